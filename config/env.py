@@ -1,0 +1,159 @@
+"""Reading the environment: typed, and loud on nonsense.
+
+Owns how a variable becomes a value. Must not import Django's settings (they import this) nor any app.
+Every reader raises `ImproperlyConfigured` with a sentence that names the variable and says what to write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+MICROCENTS_PER_USD = 100_000_000
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+def envstr(name: str, default: str = "") -> str:
+    """The text of a variable; an empty one counts as unset, as compose files write `NAME=`."""
+    return os.environ.get(name, "").strip() or default
+
+
+def envbool(name: str, default: bool) -> bool:
+    raw = envstr(name).lower()
+    if not raw:
+        return default
+    if raw in _TRUE:
+        return True
+    if raw in _FALSE:
+        return False
+    raise ImproperlyConfigured(f"{name} is {raw!r}: write on or off.")
+
+
+def envint(name: str, default: int | None, *, minimum: int = 0, maximum: int = 2**31) -> int | None:
+    raw = envstr(name)
+    if not raw:
+        return default
+    if not raw.isascii() or not raw.isdigit() or not minimum <= int(raw) <= maximum:
+        raise ImproperlyConfigured(f"{name} is {raw!r}: write a whole number from {minimum} to {maximum}.")
+    return int(raw)
+
+
+def envport(name: str, default: int) -> int:
+    return envint(name, default, minimum=1, maximum=65535) or default
+
+
+def envseconds(name: str, default: float) -> float:
+    raw = envstr(name)
+    if not raw:
+        return default
+    try:
+        value = float(raw)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 3600:
+        raise ImproperlyConfigured(f"{name} is {raw!r}: write seconds above 0, for example 2.0.")
+    return value
+
+
+def envurl(name: str, default: str = "") -> str:
+    """An http(s) address without a trailing slash."""
+    raw = envstr(name, default)
+    if not raw:
+        return ""
+    parts = urlsplit(raw)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ImproperlyConfigured(f"{name} is {raw!r}: write an address such as http://localhost:8000.")
+    return raw.rstrip("/")
+
+
+def state_dir() -> Path:
+    """Where the laptop's parts keep their data; relative paths count from the project's root."""
+    return (BASE_DIR / envstr("STATE_DIR", ".local")).resolve()
+
+
+def envsecret(name: str) -> str:
+    """A secret: the variable, else the file that `make run` made in STATE_DIR; never a default.
+
+    A secret with a built-in default is one that production runs with by accident.
+    """
+    if value := envstr(name):
+        return value
+    try:
+        return (state_dir() / "secrets" / name).read_text().strip()
+    except OSError:
+        raise ImproperlyConfigured(f"{name} is not set. Set it, or start once with `make run`.") from None
+
+
+def embedded_database() -> bool:
+    return not envstr("DATABASE_URL")
+
+
+def database_url() -> str:
+    """DATABASE_URL, else the address of the embedded server. Computes only: nothing is started."""
+    if url := envstr("DATABASE_URL"):
+        return url
+    from config.stack.postgres import embedded_database_url  # the laptop's; production sets DATABASE_URL
+
+    return embedded_database_url(state_dir())
+
+
+def database_from_url(url: str) -> dict[str, Any]:
+    """The entry for `DATABASES`, without an engine.
+
+    `postgresql://user:password@host:port/name?host=/socket/dir&sslmode=require`; what stands in the query and
+    is not `host` goes to psycopg as it is.
+    """
+    parts = urlsplit(url)
+    name = unquote(parts.path.lstrip("/"))
+    if parts.scheme not in {"postgres", "postgresql"} or not name:
+        raise ImproperlyConfigured("DATABASE_URL must read postgresql://user:password@host:5432/name.")
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    return {
+        "NAME": name,
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": query.pop("host", None) or unquote(parts.hostname or ""),
+        "PORT": str(parts.port or ""),
+        "OPTIONS": query,
+    }
+
+
+def envprices(name: str) -> dict[str, dict[str, int]]:
+    """Prices by model: `{"m": {"input": 0.15, "output": "0.60"}}`, USD per million tokens.
+
+    Returns microcents per million tokens. Decimals are read exactly, never as floats; what is not a whole
+    number of microcents, negative or missing is refused, for an unpriced side is an unlimited one.
+    """
+    raw = envstr(name)
+    if not raw:
+        return {}
+    try:
+        table = json.loads(raw, parse_float=Decimal, parse_int=Decimal)
+        return {str(model): _price(sides) for model, sides in table.items()}
+    except (ValueError, TypeError, AttributeError, KeyError, InvalidOperation) as exc:
+        example = '{"gpt-4o-mini": {"input": 0.15, "output": 0.60}}'
+        raise ImproperlyConfigured(f"{name} cannot be read ({exc}): write JSON such as {example}.") from None
+
+
+def _price(sides: dict[str, Any]) -> dict[str, int]:
+    if set(sides) != {"input", "output"}:
+        raise ValueError("each model needs exactly input and output")
+    return {side: _microcents(value) for side, value in sides.items()}
+
+
+def _microcents(usd: Any) -> int:
+    if isinstance(usd, bool) or not isinstance(usd, Decimal | str):
+        raise TypeError("a price is a number of USD")
+    amount = Decimal(usd) * MICROCENTS_PER_USD
+    if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value() or amount > 10**15:
+        raise ValueError(f"{usd} is no price: at least 0, at most 8 decimals")
+    return int(amount)

@@ -1,0 +1,226 @@
+"""Settings of the web process and the commands: one flat file.
+
+Owns wiring only. Imports no app (they are named as strings) and starts nothing: addresses are computed.
+Every variable is in .env.example with its meaning; nonsense is refused by config.env.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+from config.env import (
+    BASE_DIR,
+    database_from_url,
+    database_url,
+    embedded_database,
+    envbool,
+    envint,
+    envport,
+    envprices,
+    envseconds,
+    envsecret,
+    envstr,
+    envurl,
+    state_dir,
+)
+
+PRODUCT_NAME = "Tenantry"
+STATE_DIR = state_dir()
+DEBUG = envbool("DEBUG", False)
+SECRET_KEY = envsecret("SECRET_KEY")
+KEY_SEALING_KEY = envsecret("KEY_SEALING_KEY")
+
+# Hosts. Links to another host are built from SITE_URL, never from a Host header.
+PORT = envport("PORT", 8000)
+BASE_DOMAIN = envstr("BASE_DOMAIN", "localhost").lower().rstrip(".")
+SITE_URL = envurl("SITE_URL", f"http://{BASE_DOMAIN}:{PORT}")
+ALLOWED_HOSTS = [host for host in envstr("ALLOWED_HOSTS").split(",") if host] or [f".{BASE_DOMAIN}"]
+if urlsplit(SITE_URL).hostname != BASE_DOMAIN:
+    raise ImproperlyConfigured(f"SITE_URL is {SITE_URL!r}: its host must be BASE_DOMAIN, {BASE_DOMAIN!r}.")
+
+SHARED_APPS = [
+    "django_tenants",
+    "tenants",
+    "billing",
+    # Both sides: operators are users of the public schema; the state gate keeps tenants' requests out of it.
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django.contrib.sessions",
+    "tenants.users",
+    # No tables.
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "ninja",
+]
+TENANT_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django.contrib.sessions",
+    "tenants.users",
+    "billing.usage",
+    "chat",
+]
+INSTALLED_APPS = [*SHARED_APPS, *(app for app in TENANT_APPS if app not in SHARED_APPS)]
+
+TENANT_MODEL = "tenants.Tenant"
+TENANT_DOMAIN_MODEL = "tenants.Domain"
+AUTH_USER_MODEL = "users.User"
+# A SET once per connection and tenant rather than one per query. Must be off under a transaction pooler.
+TENANT_LIMIT_SET_CALLS = True
+SHOW_PUBLIC_IF_NO_TENANT_FOUND = False
+
+MIDDLEWARE = [
+    "tenants.middleware.HealthMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "tenants.middleware.TenantMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "tenants.users.middleware.TenantSessionMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "tenants.middleware.ApiErrorMiddleware",
+    "billing.middleware.BudgetErrorMiddleware",
+    "billing.middleware.PreflightMiddleware",
+]
+ROOT_URLCONF = "config.urls"
+PUBLIC_SCHEMA_URLCONF = "config.urls_public"
+WSGI_APPLICATION = "config.wsgi.application"
+APPEND_SLASH = True
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "config" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "tenants.context_processors.site",
+            ]
+        },
+    }
+]
+
+
+def _reset_search_path(connection: Any) -> None:
+    """Before a connection goes back to the pool: raw SQL on it then fails instead of reading the last tenant."""
+    connection.execute("RESET search_path")
+    if not connection.autocommit:
+        connection.commit()
+
+
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": {
+        **database_from_url(database_url()),
+        "ENGINE": "django_tenants.postgresql_backend",
+        "CONN_MAX_AGE": 0,
+        "CONN_HEALTH_CHECKS": True,
+        "ATOMIC_REQUESTS": False,
+        "TEST": {"NAME": "test_app"},
+    }
+}
+DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", "5")
+# Set by the process that serves. Commands have none: a forked or forgotten pool hangs (traps of psycopg_pool).
+DB_POOL_MAX = envint("DB_POOL_MAX", None, minimum=1, maximum=1000)
+if DB_POOL_MAX:
+    DATABASES["default"]["OPTIONS"]["pool"] = {
+        "min_size": min(2, DB_POOL_MAX),
+        "max_size": DB_POOL_MAX,
+        "timeout": 5,
+        # A backend keeps ~100 KB of catalogue for each tenant it has met, and gives none back.
+        "max_lifetime": 900,
+        "reset": _reset_search_path,
+    }
+# Under `make run` the demo workspace is part of being ready; a production database has none.
+EXPECT_DEMO = embedded_database()
+DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "KEY_FUNCTION": "django_tenants.cache.make_key",
+    }
+}
+
+# Who is signed in. Cookies are host-only, so that one workspace's session never reaches another's host.
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/login/"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+_HTTPS = SITE_URL.startswith("https://")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
+SESSION_COOKIE_HTTPONLY = True
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _HTTPS else None
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+CSRF_FAILURE_VIEW = "tenants.views.csrf_failed"
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "config" / "static"]
+# No build step between clone and page: whitenoise serves from the apps' folders.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+# The budget authority, by its two addresses. Whose they are is nobody's business but the supervisor's.
+_RUNTIME, _ADMIN = envurl("CYCLES_BASE_URL"), envurl("CYCLES_ADMIN_URL")
+if bool(_RUNTIME) != bool(_ADMIN):
+    missing = "CYCLES_ADMIN_URL" if _RUNTIME else "CYCLES_BASE_URL"
+    raise ImproperlyConfigured(f"{missing} is not set: an external authority needs both of its addresses.")
+if _RUNTIME and not envstr("CYCLES_ADMIN_API_KEY"):
+    raise ImproperlyConfigured("CYCLES_ADMIN_API_KEY is not set: an external authority needs its admin key.")
+CYCLES_BASE_URL = _RUNTIME or f"http://127.0.0.1:{envport('AUTHORITY_RUNTIME_PORT', 7878)}"
+CYCLES_ADMIN_URL = _ADMIN or f"http://127.0.0.1:{envport('AUTHORITY_ADMIN_PORT', 7979)}"
+CYCLES_ADMIN_API_KEY = envsecret("CYCLES_ADMIN_API_KEY")
+CYCLES_CONNECT_TIMEOUT = envseconds("CYCLES_CONNECT_TIMEOUT", 1.0)
+CYCLES_READ_TIMEOUT = envseconds("CYCLES_READ_TIMEOUT", 2.0)
+CYCLES_JOURNAL_DIR = envstr("CYCLES_JOURNAL_DIR", str(STATE_DIR / "journal"))
+
+# What /readyz asks, in order; each names what is not ready, or nothing.
+READINESS_CHECKS = [
+    "tenants.health.database_ready",
+    "billing.health.authority_ready",
+    "chat.health.model_ready",
+    "billing.health.demo_ready",
+]
+
+# The language model.
+EMBEDDED_MODEL = "smollm2-135m-instruct"
+MODEL_IS_EMBEDDED = not envstr("LLM_BASE_URL")
+LLM_BASE_URL = envurl("LLM_BASE_URL") or f"http://127.0.0.1:{envport('MODEL_PORT', 8081)}/v1"
+LLM_API_KEY = envstr("LLM_API_KEY")
+LLM_MODEL = envstr("LLM_MODEL", EMBEDDED_MODEL if MODEL_IS_EMBEDDED else "")
+if not LLM_MODEL:
+    raise ImproperlyConfigured("LLM_MODEL is not set: with LLM_BASE_URL given, name the model to call.")
+LLM_PRICES = envprices("LLM_PRICES")
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+    "loggers": {
+        # A line per HTTP request each: the settled reservation's own line says it all.
+        "httpx": {"level": "WARNING"},
+        "httpcore": {"level": "WARNING"},
+        "runcycles": {"level": "WARNING"},
+    },
+}

@@ -1,0 +1,25 @@
+"""Settings under pytest: the real ones on the test database, with a quick password hash and fixed secrets."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("SECRET_KEY", "tests-only-secret-key-of-fifty-characters-or-so-000000")
+os.environ.setdefault("KEY_SEALING_KEY", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+os.environ.setdefault("CYCLES_ADMIN_API_KEY", "tests-only-admin-key")
+# What a developer's shell says about production has no place in a test run.
+for _name in (
+    "CYCLES_BASE_URL",
+    "CYCLES_ADMIN_URL",
+    "LLM_BASE_URL",
+    "LLM_PRICES",
+    "LLM_MODEL",
+    "SITE_URL",
+    "PORT",
+    "BASE_DOMAIN",
+):
+    os.environ.pop(_name, None)
+
+from config.settings import *  # noqa: E402, F403
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
