@@ -1,0 +1,97 @@
+"""The API's frame: one NinjaAPI whose errors are ours and whose bodies are read strictly.
+
+Owns how JSON is read and how a validation error is said. Must not know any call.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse
+from ninja import NinjaAPI, Schema
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+from ninja.parser import Parser
+from pydantic import ConfigDict
+
+from tenants.http import ApiError, Forbidden, Invalid, NotFound, NotJson, TooLarge, Unauthenticated
+from tenants.users.auth import caller
+
+
+class Body(Schema):
+    """A request's body: no field beyond those named, no type guessed. `"7"` is no number and 1 is not true."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class StrictParser(Parser):
+    """Reads a JSON object or says what is wrong; nothing it lets through can upset Postgres or a model."""
+
+    def parse_body(self, request: HttpRequest) -> dict[str, Any]:
+        if request.content_type != "application/json":
+            raise NotJson
+        if int(request.META.get("CONTENT_LENGTH") or 0) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
+            raise TooLarge
+        try:
+            body = json.loads(request.body.decode("utf-8"), parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            raise Invalid({"body": ["This is not valid JSON."]}) from None
+        if not isinstance(body, dict):
+            raise Invalid({"body": ["Send a JSON object."]})
+        _refuse_unstorable(body)
+        return body
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _refuse_unstorable(body: dict[str, Any]) -> None:
+    """NUL bytes (Postgres refuses them) and lone surrogates (no UTF-8 for them), in any text, names included."""
+    for name, value in body.items():
+        text = json.dumps([name, value], ensure_ascii=False)
+        if "\\u0000" in text or any("\ud800" <= char <= "\udfff" for char in text):
+            raise Invalid({_printable(name): ["Remove NUL characters and broken surrogates."]})
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "replace").decode().replace("\x00", "")
+
+
+class Api(NinjaAPI):
+    """NinjaAPI that leaves each failure to the middleware which makes all our error answers."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(parser=StrictParser(), **kwargs)
+
+    def on_exception(self, request: HttpRequest, exc: Any) -> HttpResponse:
+        raise self._ours(exc)
+
+    def _ours(self, exc: Exception) -> Exception:
+        if isinstance(exc, ValidationError):
+            return Invalid(_fields(exc))
+        if isinstance(exc, AuthenticationError):
+            return Unauthenticated()
+        if isinstance(exc, Http404):
+            return NotFound()
+        if isinstance(exc, HttpError):
+            # Ninja wraps whatever the parser said.
+            if isinstance(exc.__cause__, ApiError):
+                return exc.__cause__
+            return Invalid({"body": [str(exc)]}) if exc.status_code < 403 else Forbidden()
+        return exc
+
+
+def _fields(exc: ValidationError) -> dict[str, list[str]]:
+    """{"prompt": ["Field required"]}: the field as the caller wrote it, not as the code names its parameters."""
+    fields: dict[str, list[str]] = {}
+    for error in exc.errors:
+        place = [str(part) for part in error["loc"] if part not in ("body", "payload", "query", "path")]
+        fields.setdefault(".".join(place) or "body", []).append(str(error["msg"]).removeprefix("Value error, "))
+    return fields
+
+
+def session_or_key(request: HttpRequest) -> Any:
+    """Ninja's `auth=`: the calling member becomes `request.auth`. Raises our own 401 or 403."""
+    return caller(request)  # type: ignore[arg-type]

@@ -1,0 +1,47 @@
+"""Which tenant the running code works for, as a context variable.
+
+Owns `current_tenant` and `tenant_scope`. The connection follows the variable, never the other way round: on another
+thread or after a close the connection says `public`, and code that believed it served the wrong customer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from django.db import connection
+
+if TYPE_CHECKING:
+    from tenants.models import Tenant
+
+_current: ContextVar[Tenant | None] = ContextVar("current_tenant", default=None)
+
+
+def current_tenant() -> Tenant | None:
+    """The tenant bound here, or None on the bare host, in a command, or in a bare thread."""
+    return _current.get()
+
+
+def enter(tenant: Tenant | None) -> None:
+    """Bind `tenant` (None: the public schema) until told otherwise. For the middleware; others use tenant_scope."""
+    _current.set(tenant)
+    if tenant is None:
+        connection.set_schema_to_public()  # type: ignore[attr-defined]  # django-tenants adds both
+    else:
+        connection.set_tenant(tenant)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def tenant_scope(tenant: Tenant) -> Iterator[None]:
+    """Work for `tenant` within the block, then for whoever it was before.
+
+    Keep the block short and never hold it across a `yield`: the consumer's code would run as this tenant.
+    """
+    before = _current.get()
+    enter(tenant)
+    try:
+        yield
+    finally:
+        enter(before)

@@ -1,0 +1,27 @@
+"""Is the database there and migrated? A sentence when not, None when it is."""
+
+from __future__ import annotations
+
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+
+from tenants.context import enter
+
+_migrated = False
+
+
+def database_ready() -> str | None:
+    global _migrated
+    try:
+        enter(None)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        if not _migrated:
+            executor = MigrationExecutor(connection)
+            # Once migrated stays migrated for this process: the plan is too dear for every probe.
+            _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
+    except DatabaseError:
+        return "database: does not answer"
+    finally:
+        connection.close()
+    return None if _migrated else "database: not migrated"

@@ -1,0 +1,181 @@
+"""The one shape of an error, for all apps.
+
+Owns `ApiError` and its response: JSON under /api/, a page that says the same elsewhere. Chat's and billing's errors
+derive from it. Must not know what any of them means.
+
+    ApiError(status, code, message)
+     ├─ Invalid              400 invalid, with `fields`
+     ├─ TenantRequired       400 tenant_required
+     ├─ TenantConflict       400 tenant_conflict
+     ├─ Unauthenticated      401 unauthenticated
+     ├─ CsrfFailed           403 csrf_failed
+     ├─ AccountOnHold        403 account_on_hold
+     ├─ Forbidden            403 forbidden
+     ├─ NotFound             404 not_found
+     ├─ MethodNotAllowed     405 method_not_allowed
+     ├─ TooLarge             413 too_large
+     ├─ NotJson              415 not_json
+     ├─ TenantNotReady       503 tenant_not_ready
+     ├─ Unavailable          503 unavailable
+     ├─ chat.errors …
+     └─ billing.errors.BudgetError …
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+
+if TYPE_CHECKING:
+    from tenants.models import Tenant
+    from tenants.users.models import ApiKey, User
+
+API_PREFIX = "/api/"
+TENANT_VARY = "Host, X-Tenant-ID, Authorization, Cookie"
+
+
+class TenantRequest(HttpRequest):
+    """A request that TenantMiddleware has let through to a tenant's urlconf."""
+
+    tenant: Tenant
+    user: User
+    api_key: ApiKey | None
+
+
+class ApiError(Exception):
+    """A failure with a status, a code for programs and a sentence for people.
+
+    `extra` goes into the body beside them. Nothing in it may change from request to request, hold a secret, or tell
+    of another tenant.
+    """
+
+    status: int = HTTPStatus.INTERNAL_SERVER_ERROR
+    code: str = "internal_error"
+    message: str = "Something went wrong on our side. Nothing was lost; please try again."
+    retry_after_ms: int | None = None
+
+    def __init__(self, message: str | None = None, *, retry_after_ms: int | None = None, **extra: Any) -> None:
+        if message is not None:
+            self.message = message
+        if retry_after_ms is not None:
+            self.retry_after_ms = retry_after_ms
+        self.extra = extra
+        super().__init__(self.message)
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "error": self.code,
+            "message": self.message,
+            "retry_after_ms": self.retry_after_ms,
+            **self.extra,
+        }
+
+
+class Invalid(ApiError):
+    """The request cannot be read as it stands; `fields` says where: {"prompt": ["Write a question."]}."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "invalid"
+    message = "Something in the request cannot be used. Correct the fields named and send it again."
+
+    def __init__(self, fields: dict[str, list[str]], message: str | None = None) -> None:
+        super().__init__(message, fields=fields)
+
+
+class TenantRequired(ApiError):
+    status = HTTPStatus.BAD_REQUEST
+    code = "tenant_required"
+    message = "Name a workspace: send X-Tenant-ID, or use the workspace's own address."
+
+
+class TenantConflict(ApiError):
+    status = HTTPStatus.BAD_REQUEST
+    code = "tenant_conflict"
+    message = "X-Tenant-ID names another workspace than this address. Send one of them."
+
+
+class Unauthenticated(ApiError):
+    status = HTTPStatus.UNAUTHORIZED
+    code = "unauthenticated"
+    message = "Send a valid API key of this workspace as Authorization: Bearer <key>, or sign in on its own address."
+
+
+class CsrfFailed(ApiError):
+    status = HTTPStatus.FORBIDDEN
+    code = "csrf_failed"
+    message = "The form's security token is missing or old. Reload the page and try again."
+
+
+class AccountOnHold(ApiError):
+    """Frozen, suspended or closed: nothing is spent until the operator lifts it."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "account_on_hold"
+    message = "This workspace's account is on hold. Its owner can ask support what to do."
+
+
+class Forbidden(ApiError):
+    status = HTTPStatus.FORBIDDEN
+    code = "forbidden"
+    message = "You may not do this."
+
+
+class NotFound(ApiError):
+    status = HTTPStatus.NOT_FOUND
+    code = "not_found"
+    message = "There is nothing at this address."
+
+
+class MethodNotAllowed(ApiError):
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    code = "method_not_allowed"
+    message = "This address does not answer that method."
+
+
+class TooLarge(ApiError):
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "too_large"
+    message = "The request is larger than 1 MiB. Send less at a time."
+
+
+class NotJson(ApiError):
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    code = "not_json"
+    message = "Send JSON, with Content-Type: application/json."
+
+
+class TenantNotReady(ApiError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "tenant_not_ready"
+    message = "This workspace is still being set up. Try again in a moment."
+    retry_after_ms = 2_000
+
+
+class Unavailable(ApiError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "unavailable"
+    message = "The service is busy. Nothing was spent; try again in a moment."
+    retry_after_ms = 2_000
+
+
+def wants_json(request: HttpRequest) -> bool:
+    return request.path_info.startswith(API_PREFIX)
+
+
+def error_response(request: HttpRequest, exc: ApiError) -> HttpResponse:
+    """The answer for `exc`: what a program reads under /api/, a page with the same words elsewhere."""
+    response: HttpResponse
+    if wants_json(request):
+        response = JsonResponse(exc.body(), status=exc.status)
+    else:
+        response = render(request, "error.html", {"error": exc}, status=exc.status)
+    if exc.retry_after_ms is not None and exc.status in (429, 503):
+        response["Retry-After"] = str(-(-exc.retry_after_ms // 1000))
+    if exc.status == HTTPStatus.UNAUTHORIZED and wants_json(request):
+        response["WWW-Authenticate"] = "Bearer"
+    response["Cache-Control"] = "private, no-store"
+    response["Vary"] = TENANT_VARY
+    return response

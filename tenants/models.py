@@ -1,0 +1,46 @@
+"""A tenant and its hosts (public schema). Written by tenants.services alone."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.db import models
+from django_tenants.models import DomainMixin, TenantMixin
+
+
+class Tenant(TenantMixin):  # type: ignore[misc]  # django-tenants carries no types
+    """A customer's workspace: one slug, one Postgres schema.
+
+    The schema's name is opaque and never used twice: a name used again after deletion would hand a new customer the
+    old one's rows. Saving never makes a schema: `tenants.services.ensure_schema` does, and may be repeated.
+    """
+
+    class Status(models.TextChoices):
+        PENDING = "pending", "Being set up"
+        ACTIVE = "active", "Active"
+        SUSPENDED = "suspended", "Suspended"
+        CLOSED = "closed", "Closed"
+
+    auto_create_schema = False
+    auto_drop_schema = False
+
+    id = models.BigAutoField(primary_key=True)
+    slug = models.CharField(max_length=32, unique=True)
+    name = models.CharField(max_length=100)
+    status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    # Set by the middleware's query: whether the schema is there.
+    schema_exists: ClassVar[bool]
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class Domain(DomainMixin):  # type: ignore[misc]
+    """A host that leads to a tenant."""
+
+    id = models.BigAutoField(primary_key=True)
+
+    def __str__(self) -> str:
+        return str(self.domain)

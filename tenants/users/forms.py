@@ -1,0 +1,44 @@
+"""What people type to get in, and to name a key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth import authenticate
+from django.http import HttpRequest
+
+from tenants.users.models import User, normal_email
+
+
+class LoginForm(forms.Form):
+    email = forms.EmailField(
+        label="E-mail", widget=forms.EmailInput(attrs={"autocomplete": "username", "autofocus": True})
+    )
+    password = forms.CharField(
+        label="Password", strip=False, widget=forms.PasswordInput(attrs={"autocomplete": "current-password"})
+    )
+
+    user: User
+
+    def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.request = request
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if self.errors:
+            return data
+        user = authenticate(self.request, username=normal_email(data["email"]), password=data["password"])
+        if not isinstance(user, User):
+            raise forms.ValidationError("This e-mail and password do not match a member of this workspace.")
+        self.user = user
+        return data
+
+
+class KeyForm(forms.Form):
+    name = forms.CharField(
+        label="Name",
+        max_length=100,
+        widget=forms.TextInput(attrs={"placeholder": "Production server", "autocomplete": "off"}),
+    )

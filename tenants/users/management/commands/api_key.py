@@ -1,0 +1,35 @@
+"""Makes an API key of a workspace and prints it once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from tenants.context import tenant_scope
+from tenants.models import Tenant
+from tenants.users.keys import create_key
+from tenants.users.models import User, normal_email
+
+
+class Command(BaseCommand):
+    help = "Make an API key for a member of a workspace (its owner, unless --email says otherwise)."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("slug")
+        parser.add_argument("--email", help="the member; default: the owner")
+        parser.add_argument("--name", default="Made on the command line")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        tenant = Tenant.objects.filter(slug=options["slug"], status=Tenant.Status.ACTIVE).first()
+        if tenant is None:
+            raise CommandError(f"There is no active workspace {options['slug']}.")
+        with tenant_scope(tenant):
+            members = User.objects.filter(is_active=True).order_by("-is_owner", "pk")
+            if options["email"]:
+                members = members.filter(email=normal_email(options["email"]))
+            member = members.first()
+            if member is None:
+                raise CommandError("No such member in this workspace.")
+            _, secret = create_key(member, name=options["name"])
+        self.stdout.write(secret)

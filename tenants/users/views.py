@@ -1,0 +1,73 @@
+"""Log-in, log-out, the hand-off's landing place, and the page of API keys. All on a tenant's host."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib.auth import logout
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods, require_POST
+
+from tenants.http import TenantRequest
+from tenants.users.auth import sign_in
+from tenants.users.forms import KeyForm, LoginForm
+from tenants.users.handoff import redeem_token
+from tenants.users.keys import create_key
+from tenants.users.models import ApiKey
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def log_in(request: TenantRequest) -> HttpResponse:
+    form = LoginForm(request.POST or None, request=request)
+    target = request.POST.get("next") or request.GET.get("next") or ""
+    if request.method == "POST" and form.is_valid():
+        sign_in(request, form.user)
+        safe = url_has_allowed_host_and_scheme(target, allowed_hosts=None)
+        return redirect(target if safe else settings.LOGIN_REDIRECT_URL)
+    status = 400 if request.method == "POST" else 200
+    return render(request, "users/login.html", {"form": form, "next": target}, status=status)
+
+
+@require_POST
+def log_out(request: TenantRequest) -> HttpResponse:
+    logout(request)
+    return redirect("login")
+
+
+@csrf_exempt  # the token is the proof, and the form comes from another host; its Origin is checked instead
+@require_POST
+def welcome(request: TenantRequest) -> HttpResponse:
+    """Signs in the person who has just signed up on the bare host."""
+    user = None
+    if request.headers.get("Origin") == settings.SITE_URL:
+        user = redeem_token(request.POST.get("token", ""))
+    if user is None:
+        response = render(request, "users/welcome_failed.html", status=400)
+    else:
+        sign_in(request, user)
+        response = redirect("/")
+    response["Referrer-Policy"] = "no-referrer"
+    return response
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def api_keys(request: TenantRequest) -> HttpResponse:
+    form = KeyForm(request.POST or None)
+    secret = None
+    if request.method == "POST" and form.is_valid():
+        _, secret = create_key(request.user, name=form.cleaned_data["name"])
+        form = KeyForm()
+    keys = ApiKey.objects.filter(user=request.user).order_by("-created_at", "-pk")
+    status = 400 if form.errors else 200
+    return render(request, "users/keys.html", {"form": form, "keys": keys, "new_secret": secret}, status=status)
+
+
+@login_required
+@require_POST
+def revoke_key(request: TenantRequest, pk: int) -> HttpResponse:
+    get_object_or_404(ApiKey, pk=pk, user=request.user).revoke()
+    return redirect("api_keys")
