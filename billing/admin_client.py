@@ -1,0 +1,111 @@
+"""The authority's admin plane: tenants, keys, budgets, funding. Must not know which authority answers.
+
+Every call is safe to repeat where the protocol lets it be; what is not says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+from django.conf import settings
+
+from billing.errors import AuthorityMisconfigured, AuthorityUnavailable
+from billing.money import UNIT
+
+logger = logging.getLogger(__name__)
+
+# Unset, a key dies after 90 days; "never" cannot be said.
+KEY_LIFETIME = timedelta(days=3_650)
+
+
+class Refused(AuthorityMisconfigured):
+    """The admin plane said no. `error` is its code, `http_status` its status."""
+
+    def __init__(self, http_status: int, error: str) -> None:
+        self.http_status = http_status
+        self.error = error
+        super().__init__()
+
+
+def call(method: str, path: str, *, body: dict[str, Any] | None = None, params: dict[str, str] | None = None) -> Any:
+    """One call under the admin key: its JSON, or Refused, or AuthorityUnavailable."""
+    timeout = httpx.Timeout(settings.CYCLES_READ_TIMEOUT * 2, connect=settings.CYCLES_CONNECT_TIMEOUT)
+    try:
+        with httpx.Client(base_url=settings.CYCLES_ADMIN_URL, timeout=timeout, trust_env=False) as http:
+            answer = http.request(
+                method,
+                path,
+                json=body,
+                params=params,
+                headers={"X-Admin-API-Key": settings.CYCLES_ADMIN_API_KEY},
+            )
+        content = answer.json() if answer.content else {}
+    except (httpx.HTTPError, ValueError) as exc:
+        logger.warning("The authority's admin plane cannot be reached: %s %s: %s", method, path, type(exc).__name__)
+        raise AuthorityUnavailable from exc
+    if answer.status_code >= 500:
+        raise AuthorityUnavailable
+    if not answer.is_success:
+        raise Refused(answer.status_code, str(content.get("error", "")))
+    return content
+
+
+def ensure_tenant(tenant_id: str) -> None:
+    """Makes the tenant or finds it. Its name is its id: a repeat is told from a clash by the name alone."""
+    found = call("POST", "/v1/admin/tenants", body={"tenant_id": tenant_id, "name": tenant_id})
+    if found.get("status") != "ACTIVE":
+        logger.error("The authority's tenant %s is %s", tenant_id, found.get("status"))
+        raise AuthorityMisconfigured
+
+
+def create_key(tenant_id: str, *, name: str) -> tuple[str, str]:
+    """(key id, secret). Not safe to repeat: each call makes a new key."""
+    expires = (datetime.now(UTC) + KEY_LIFETIME).strftime("%Y-%m-%dT%H:%M:%SZ")
+    made = call("POST", "/v1/admin/api-keys", body={"tenant_id": tenant_id, "name": name, "expires_at": expires})
+    return made["key_id"], made["key_secret"]
+
+
+def active_key_ids(tenant_id: str, *, name: str) -> list[str]:
+    page = call("GET", "/v1/admin/api-keys", params={"tenant_id": tenant_id, "status": "ACTIVE", "limit": "100"})
+    return [key["key_id"] for key in page["keys"] if key.get("name") == name]
+
+
+def revoke_key(key_id: str) -> None:
+    """Revokes it; one that is revoked already is fine."""
+    try:
+        call("DELETE", f"/v1/admin/api-keys/{key_id}")
+    except Refused as exc:
+        if exc.http_status not in (404, 409):
+            raise
+
+
+def ensure_budget(tenant_id: str, scope: str, *, allocated: int, overdraft_limit: int) -> None:
+    """Makes the scope's ledger in USD microcents, or leaves the one that is there as it is."""
+    body = {
+        "tenant_id": tenant_id,
+        "scope": scope,
+        "unit": UNIT,
+        "allocated": _amount(allocated),
+        "overdraft_limit": _amount(overdraft_limit),
+    }
+    try:
+        call("POST", "/v1/admin/budgets", body=body)
+    except Refused as exc:
+        if exc.error != "DUPLICATE_RESOURCE":
+            raise
+        call("GET", "/v1/admin/budgets/lookup", params={"scope": scope, "unit": UNIT})
+
+
+def credit(tenant_id: str, scope: str, *, amount: int, key: str, reason: str) -> dict[str, Any]:
+    """Adds `amount` to the scope's ledger, once for each key within a day (the protocol's window)."""
+    body = {"operation": "CREDIT", "amount": _amount(amount), "idempotency_key": key, "reason": reason[:512]}
+    params = {"tenant_id": tenant_id, "scope": scope, "unit": UNIT}
+    answer: dict[str, Any] = call("POST", "/v1/admin/budgets/fund", body=body, params=params)
+    return answer
+
+
+def _amount(amount: int) -> dict[str, Any]:
+    return {"unit": UNIT, "amount": amount}

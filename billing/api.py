@@ -1,0 +1,95 @@
+"""The API about money: sign-up on the bare host, balances on a tenant's."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Q
+from django.http import HttpRequest
+from django.utils import timezone
+from ninja import Router, Status
+
+from billing import balances, provisioning
+from billing.forms import SignUpForm
+from billing.models import Account
+from tenants.api import Body
+from tenants.context import tenant_scope
+from tenants.hosts import site_url, url_for
+from tenants.http import Invalid, NotFound, TenantRequest
+from tenants.users.keys import create_key
+
+router = Router(tags=["Budget"])
+public_router = Router(tags=["Sign-up"])
+
+# How long after activation the first API key may be fetched from the status address.
+FIRST_KEY_WITHIN = timedelta(minutes=10)
+
+
+class SignUpBody(Body):
+    name: str
+    slug: str
+    email: str
+    password: str
+    plan: str | None = None
+
+
+@router.get("/budget/", summary="This workspace's ledgers")
+def budget(request: TenantRequest) -> dict[str, Any]:
+    """Allocated, spent, held and remaining, of each ledger, in whole microcents."""
+    return balances.balances_for(request.tenant)
+
+
+@router.get("/budget/{slug}/", summary="The same, by name")
+def budget_of(request: TenantRequest, slug: str) -> dict[str, Any]:
+    """Only this workspace's own name; any other, existing or not, is 404."""
+    if slug != request.tenant.slug:
+        raise NotFound
+    return balances.balances_for(request.tenant)
+
+
+@public_router.post("/signup/", summary="Make a workspace", response={201: dict[str, Any], 202: dict[str, Any]})
+def sign_up(request: HttpRequest, payload: SignUpBody) -> Status[dict[str, Any]]:
+    """201 with the workspace and its first API key (shown once), or 202 while it is still being set up."""
+    form = SignUpForm(payload.model_dump())
+    if not form.is_valid():
+        raise Invalid({field: [str(text) for text in texts] for field, texts in form.errors.items()})
+    account = provisioning.sign_up(**form.cleaned_data)
+    if not provisioning.try_to_provision(account):
+        url = site_url(f"/api/signup/{provisioning.status_token(account)}/")
+        return Status(202, {"status": "pending", "status_url": url})
+    return Status(201, _active(account))
+
+
+@public_router.get("/signup/{token}/", summary="How far a workspace is", response=dict[str, Any])
+def sign_up_status(request: HttpRequest, token: str) -> dict[str, Any]:
+    """Goes on with the setting-up. The API key is in one answer only, within 10 minutes of becoming active."""
+    account = provisioning.account_for_status(token)
+    if account is None:
+        raise NotFound
+    if not provisioning.try_to_provision(account):
+        return {"status": "pending"}
+    return _active(account)
+
+
+def _active(account: Account) -> dict[str, Any]:
+    return {
+        "tenant": account.tenant.slug,
+        "url": url_for(account.tenant.slug),
+        "status": "active",
+        "api_key": _first_key(account),
+    }
+
+
+def _first_key(account: Account) -> str | None:
+    """The owner's first key, to the first who asks in time."""
+    now = timezone.now()
+    in_time = Q(activated_at__gt=now - FIRST_KEY_WITHIN)
+    mine = Account.objects.filter(in_time, pk=account.pk, first_key_given_at=None)
+    if mine.update(first_key_given_at=now) != 1:
+        return None
+    owner = provisioning.owner_of(account.tenant)
+    if owner is None:
+        return None
+    with tenant_scope(account.tenant):
+        return create_key(owner, name="First key")[1]

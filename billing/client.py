@@ -1,0 +1,327 @@
+"""One client of the budget authority for all tenants, and what its answers mean.
+
+Owns routing (each call goes under its tenant's key), `translate` (every outside failure sorted in one place) and the
+process's default client. Asks nothing of the context or the ORM inside a call: creates and extends run in bare
+threads. Must not know which authority answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import psycopg
+from django.conf import settings
+from django.db import connection
+from pydantic import BaseModel
+from runcycles import CyclesClient, CyclesConfig, set_default_client
+from runcycles.exceptions import CyclesProtocolError
+from runcycles.response import CyclesResponse
+
+from billing.errors import (
+    AuthorityMisconfigured,
+    AuthorityUnavailable,
+    BudgetDenied,
+    BudgetError,
+    NoTenantBound,
+    NotProvisioned,
+    OnHold,
+    RateLimited,
+)
+from billing.keys import unseal
+from billing.models import Account
+from billing.money import UNIT
+from tenants.context import current_tenant
+
+logger = logging.getLogger(__name__)
+
+# Under its own name here, so that the edges can catch it without speaking the client's language.
+AuthorityRefusal = CyclesProtocolError
+Body = BaseModel | dict[str, Any]
+# Splits "<tenant>~<id>": no tenant id and no UUID has one, and a path takes it unescaped.
+SEPARATOR = "~"
+
+
+class KeyRing:
+    """Authority keys by subject tenant, in memory, bounded. The calling thread fills it before it calls.
+
+    A miss happens in a background thread (a journal replayed after a restart); `find` then resolves it on a
+    connection of its own, for such a thread would keep a pooled one for ever.
+    """
+
+    def __init__(self, find: Callable[[str], str | None], *, size: int = 4_096) -> None:
+        self._find = find
+        self._size = size
+        self._keys: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, subject_tenant: str, key: str) -> None:
+        with self._lock:
+            self._keys[subject_tenant] = key
+            self._keys.move_to_end(subject_tenant)
+            while len(self._keys) > self._size:
+                self._keys.popitem(last=False)
+
+    def get(self, subject_tenant: str) -> str | None:
+        with self._lock:
+            key = self._keys.get(subject_tenant)
+        if key is None and (key := self._find(subject_tenant)) is not None:
+            self.put(subject_tenant, key)
+        return key
+
+    def forget(self, subject_tenant: str) -> None:
+        with self._lock:
+            self._keys.pop(subject_tenant, None)
+
+
+class RoutedClient(CyclesClient):
+    """A CyclesClient in which each call travels under the key of the tenant it is for.
+
+    Create, event and decide are routed by the body's `subject.tenant`; create answers `"<tenant>~<id>"` as the
+    reservation's id, which commit, release, extend and get split again. Refusals of its own come back as answers,
+    never as exceptions: the client retries an exception and reports it as "remained ambiguous", without a code.
+    """
+
+    def __init__(self, config: CyclesConfig, keys: KeyRing) -> None:
+        super().__init__(config)
+        self.keys = keys
+
+    def create_reservation(self, request: Body) -> CyclesResponse:
+        body = _as_dict(request)
+        tenant = _subject_tenant(body)
+        response = self._send("POST", "/v1/reservations", tenant, body=body)
+        if response.is_success and isinstance(response.body, dict) and "reservation_id" in response.body:
+            response.body["reservation_id"] = f"{tenant}{SEPARATOR}{response.body['reservation_id']}"
+        return response
+
+    def decide(self, request: Body) -> CyclesResponse:
+        body = _as_dict(request)
+        return self._send("POST", "/v1/decide", _subject_tenant(body), body=body)
+
+    def create_event(self, request: Body) -> CyclesResponse:
+        body = _as_dict(request)
+        return self._send("POST", "/v1/events", _subject_tenant(body), body=body)
+
+    def commit_reservation(self, reservation_id: str, request: Body) -> CyclesResponse:
+        return self._settle(reservation_id, "commit", request)
+
+    def release_reservation(self, reservation_id: str, request: Body) -> CyclesResponse:
+        return self._settle(reservation_id, "release", request)
+
+    def extend_reservation(self, reservation_id: str, request: Body) -> CyclesResponse:
+        return self._settle(reservation_id, "extend", request)
+
+    def get_reservation(self, reservation_id: str) -> CyclesResponse:
+        tenant, _, plain = reservation_id.rpartition(SEPARATOR)
+        return self._send("GET", f"/v1/reservations/{plain}", tenant)
+
+    def list_reservations(self, **query_params: str) -> CyclesResponse:
+        return self._send("GET", "/v1/reservations", query_params.get("tenant"), params=query_params)
+
+    def get_balances(self, **query_params: str) -> CyclesResponse:
+        return self._send("GET", "/v1/balances", query_params.get("tenant"), params=query_params)
+
+    def _settle(self, reservation_id: str, step: str, request: Body) -> CyclesResponse:
+        tenant, _, plain = reservation_id.rpartition(SEPARATOR)
+        return self._send("POST", f"/v1/reservations/{plain}/{step}", tenant, body=_as_dict(request))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        tenant: str | None,
+        *,
+        body: dict[str, Any] | None = None,
+        params: dict[str, str] | None = None,
+    ) -> CyclesResponse:
+        if not tenant:
+            return _own_refusal("NO_TENANT_BOUND", "No tenant is named: pass tenant=current_subject_tenant.")
+        try:
+            key = self.keys.get(tenant)
+        except psycopg.Error as exc:
+            return CyclesResponse.transport_error(exc)
+        if key is None:
+            return _own_refusal("UNKNOWN_TENANT", "No account has this subject tenant.")
+        headers = {"X-Cycles-API-Key": key}
+        if body and body.get("idempotency_key"):
+            headers["X-Idempotency-Key"] = body["idempotency_key"]
+        try:
+            answer = self._http.request(method, path, json=body, params=params, headers=headers)
+        except httpx.HTTPError as exc:
+            logger.warning("The authority cannot be reached: %s %s: %s", method, path, type(exc).__name__)
+            return CyclesResponse.transport_error(exc)
+        if answer.status_code == 401:
+            # Revoked or rotated elsewhere: the next call reads the account again.
+            self.keys.forget(tenant)
+        return self._handle_response(answer)
+
+
+def _as_dict(request: Body) -> dict[str, Any]:
+    return request.model_dump(exclude_none=True) if isinstance(request, BaseModel) else request
+
+
+def _subject_tenant(body: dict[str, Any]) -> str | None:
+    return (body.get("subject") or {}).get("tenant")
+
+
+def _own_refusal(code: str, message: str) -> CyclesResponse:
+    body = {"error": code, "message": message}
+    return CyclesResponse.http_error(400, message, body, headers={})
+
+
+# --- the process's client -------------------------------------------------------------------------------------------
+
+_client: RoutedClient | None = None
+_client_lock = threading.Lock()
+
+
+def default_client() -> RoutedClient:
+    """The process's one client."""
+    if _client is None:
+        install_default_client()
+    assert _client is not None
+    return _client
+
+
+def install_default_client() -> None:
+    """Make the routed client the one that plain `@cycles` uses. Connects to nothing.
+
+    Plain `@cycles` keeps its first client for ever; this one is right for every tenant.
+    """
+    global _client
+    with _client_lock:
+        _client = RoutedClient(
+            CyclesConfig(
+                base_url=settings.CYCLES_BASE_URL,
+                # One journal identity for all tenants; each request carries its own tenant's key instead.
+                api_key="routed",
+                # No tenant here: a `tenant=` that returns None would silently book to it.
+                tenant=None,
+                connect_timeout=settings.CYCLES_CONNECT_TIMEOUT,
+                read_timeout=settings.CYCLES_READ_TIMEOUT,
+                journal_dir=settings.CYCLES_JOURNAL_DIR,
+            ),
+            KeyRing(_find_key),
+        )
+        set_default_client(_client)
+
+
+def _find_key(subject_tenant: str) -> str | None:
+    """The key of an account, read on a connection of its own that is closed again."""
+    params = connection.get_connection_params()
+    wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
+    with psycopg.connect(**wanted, autocommit=True) as own:
+        row = own.execute(
+            "SELECT sealed_key FROM public.billing_account WHERE subject_tenant = %s AND sealed_key <> ''",
+            [subject_tenant],
+        ).fetchone()
+    return unseal(row[0]) if row else None
+
+
+def account_of(tenant: Any) -> Account:
+    """The tenant's ACTIVE account, its key made known to the client. Raises OnHold or NotProvisioned."""
+    account = Account.objects.filter(tenant_id=tenant.pk).first()
+    if account is None or account.status == Account.Status.PENDING:
+        raise NotProvisioned
+    if account.status != Account.Status.ACTIVE:
+        raise OnHold
+    default_client().keys.put(account.subject_tenant, unseal(account.sealed_key))
+    return account
+
+
+def current_subject_tenant(*args: Any, **kwargs: Any) -> str:
+    """For `@cycles(tenant=current_subject_tenant)`: who pays for the code that runs now.
+
+    Raises NoTenantBound or OnHold before the client is asked: raised inside it they would lose their names.
+    """
+    tenant = current_tenant()
+    if tenant is None:
+        raise NoTenantBound
+    return account_of(tenant).subject_tenant
+
+
+# --- what its answers mean ------------------------------------------------------------------------------------------
+
+_DENIED = {"BUDGET_EXCEEDED", "OVERDRAFT_LIMIT_EXCEEDED", "DEBT_OUTSTANDING"}
+_ON_HOLD = {"BUDGET_FROZEN", "BUDGET_CLOSED", "TENANT_CLOSED"}
+_OURS = {
+    "NOT_FOUND",
+    "BUDGET_NOT_FOUND",
+    "UNIT_MISMATCH",
+    "FORBIDDEN",
+    "UNAUTHORIZED",
+    "UNKNOWN_TENANT",
+    "INVALID_REQUEST",
+}
+
+
+def translate(exc: CyclesProtocolError, *, subject_tenant: str | None = None, needed: int | None = None) -> BudgetError:
+    """Sorts every failure of the authority:
+
+    - it said no: BudgetDenied, with the figures of one balances call after it
+    - the customer is on hold: OnHold (a 401's text is the one that must be read)
+    - we are set up wrong: AuthorityMisconfigured, logged as an error
+    - too many requests: RateLimited
+    - anything else, or no answer: AuthorityUnavailable
+    """
+    return _sorted(exc.error_code or exc.reason_code, exc.status, str(exc), subject_tenant, needed)
+
+
+def denial(response: CyclesResponse, *, subject_tenant: str, needed: int) -> BudgetError | None:
+    """What a decide's answer means: None to go on, else the error to raise. No answer is no permission."""
+    body = response.body if isinstance(response.body, dict) else {}
+    if response.is_success and body.get("decision") in ("ALLOW", "ALLOW_WITH_CAPS"):
+        return None
+    code = body.get("reason_code") or body.get("error")
+    return _sorted(code, response.status, response.error_message or "", subject_tenant, needed)
+
+
+def _sorted(code: Any, status: int, message: str, subject_tenant: str | None, needed: int | None) -> BudgetError:
+    if code == "NO_TENANT_BOUND":
+        return NoTenantBound()
+    if code in _DENIED:
+        return denied(subject_tenant, needed)
+    if code in _ON_HOLD or (status == 401 and ("TENANT_SUSPENDED" in message or "TENANT_CLOSED" in message)):
+        return OnHold()
+    if code == "LIMIT_EXCEEDED" or status == 429:
+        return RateLimited()
+    if code in _OURS and "INTERNAL_ERROR" not in message:
+        logger.error("The authority refuses us: %s %s for %s", status, code, subject_tenant)
+        return AuthorityMisconfigured()
+    return AuthorityUnavailable()
+
+
+def denied(subject_tenant: str | None, needed: int | None) -> BudgetDenied:
+    """A refusal with its figures. The authority's own carries none, so they are asked for; null where that fails."""
+    figures = balance_of(subject_tenant) if subject_tenant else None
+    budget = {**(figures or NO_FIGURES), "needed": needed, "unit": UNIT}
+    return BudgetDenied(reason=_reason(figures, needed), budget=budget)
+
+
+NO_FIGURES: dict[str, Any] = dict.fromkeys(("scope", "allocated", "spent", "reserved", "remaining"))
+
+
+def _reason(figures: dict[str, Any] | None, needed: int | None) -> str:
+    if figures is None or needed is None:
+        return "exhausted" if figures is None or figures["remaining"] <= 0 else "does_not_fit"
+    once_released = figures["remaining"] + figures["reserved"]
+    if once_released >= max(needed, 1):
+        return "held_by_others"
+    return "does_not_fit" if once_released > 0 else "exhausted"
+
+
+def balance_of(subject_tenant: str) -> dict[str, Any] | None:
+    """{scope, allocated, spent, reserved, remaining} of the tenant's own ledger; None where it cannot be had."""
+    response = default_client().get_balances(tenant=subject_tenant)
+    if not response.is_success or not isinstance(response.body, dict):
+        return None
+    path = f"tenant:{subject_tenant}"
+    for row in response.body.get("balances", []):
+        if row["scope_path"] == path and row["remaining"]["unit"] == UNIT:
+            amounts = {name: row[name]["amount"] for name in ("allocated", "spent", "reserved", "remaining")}
+            return {"scope": path, **amounts}
+    return None

@@ -1,0 +1,53 @@
+"""The sign-up form: the same rules for the page and for the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.password_validation import validate_password
+
+from billing.plans import DEFAULT_PLAN, PLANS
+from tenants.slugs import slug_problem
+from tenants.users.models import User
+
+
+class SignUpForm(forms.Form):
+    name = forms.CharField(
+        label="Workspace name",
+        max_length=100,
+        widget=forms.TextInput(attrs={"autocomplete": "organization", "autofocus": True}),
+    )
+    slug = forms.CharField(
+        label="Address",
+        max_length=32,
+        help_text="3 to 32 lower-case letters, digits and hyphens.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
+    )
+    email = forms.EmailField(label="E-mail", widget=forms.EmailInput(attrs={"autocomplete": "email"}))
+    password = forms.CharField(
+        label="Password",
+        strip=False,
+        max_length=1_024,
+        help_text="At least 10 characters.",
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+    plan = forms.ChoiceField(choices=[(name, name) for name in PLANS], required=False, widget=forms.HiddenInput)
+
+    def clean_slug(self) -> str:
+        slug: str = self.cleaned_data["slug"].lower()
+        if problem := slug_problem(slug):
+            raise forms.ValidationError(problem)
+        return slug
+
+    def clean_plan(self) -> str:
+        return self.cleaned_data["plan"] or DEFAULT_PLAN
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if password := data.get("password"):
+            try:
+                validate_password(password, User(email=data.get("email", "")))
+            except forms.ValidationError as exc:
+                self.add_error("password", exc)
+        return data

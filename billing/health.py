@@ -1,0 +1,38 @@
+"""Do both planes of the authority answer, and is the demo there? A sentence when not, None when so."""
+
+from __future__ import annotations
+
+import httpx
+from django.conf import settings
+from django.db import DatabaseError, connection
+
+from billing.models import Account
+from tenants.context import enter
+
+DEMO_SLUG = "demo"
+_PLANES = {"runtime": "CYCLES_BASE_URL", "admin": "CYCLES_ADMIN_URL"}
+
+
+def authority_ready() -> str | None:
+    for plane, setting in _PLANES.items():
+        try:
+            url = f"{getattr(settings, setting)}/actuator/health/readiness"
+            answer = httpx.get(url, timeout=1.0, trust_env=False)
+        except httpx.HTTPError:
+            return f"authority: its {plane} plane does not answer"
+        if answer.status_code != 200:
+            return f"authority: its {plane} plane is not ready"
+    return None
+
+
+def demo_ready() -> str | None:
+    if not settings.EXPECT_DEMO:
+        return None
+    try:
+        enter(None)
+        ready = Account.objects.filter(tenant__slug=DEMO_SLUG, status=Account.Status.ACTIVE).exists()
+    except DatabaseError:
+        return "demo: the database does not answer"
+    finally:
+        connection.close()
+    return None if ready else "demo: the workspace is not set up yet"

@@ -1,0 +1,73 @@
+"""Makes the demo workspace and keeps its log-in and key, readable by this user alone, in STATE_DIR."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from billing import provisioning
+from billing.health import DEMO_SLUG
+from billing.models import Account
+from billing.plans import DEFAULT_PLAN
+from tenants.context import tenant_scope
+from tenants.users.keys import create_key, digest
+from tenants.users.models import ApiKey, User
+
+EMAIL = "demo@example.com"
+
+
+class Command(BaseCommand):
+    help = "Make the workspace `demo` for a laptop. Safe to repeat; keeps password and key while they work."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        path = Path(settings.STATE_DIR) / "demo.json"
+        kept = _read(path)
+        password = kept.get("password") or secrets.token_urlsafe(12)
+        account = _account() or provisioning.sign_up(
+            name="Demo", slug=DEMO_SLUG, email=EMAIL, password=password, plan=DEFAULT_PLAN
+        )
+        try:
+            if account.status == Account.Status.PENDING:
+                provisioning.provision(account)
+        except Exception as exc:
+            raise CommandError(f"The demo workspace cannot be set up yet: {exc}") from exc
+        with tenant_scope(account.tenant):
+            key = _ensure_log_in(password, kept.get("api_key", ""))
+        _write(path, {"slug": DEMO_SLUG, "email": EMAIL, "password": password, "api_key": key})
+
+
+def _account() -> Account | None:
+    return Account.objects.select_related("tenant").filter(tenant__slug=DEMO_SLUG).first()
+
+
+def _ensure_log_in(password: str, key: str) -> str:
+    """The file and the database agree afterwards, whichever of the two was lost."""
+    user = User.objects.get(email=EMAIL)
+    if not user.check_password(password):
+        user.set_password(password)
+        user.save(update_fields=["password"])
+    if key and ApiKey.objects.filter(digest=digest(key), revoked_at=None, user=user).exists():
+        return key
+    return create_key(user, name="Demo key")[1]
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, content: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(content, file, indent=2)
+    draft.replace(path)

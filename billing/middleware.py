@@ -1,0 +1,105 @@
+"""Budgets at the edge: refusals become answers, and marked views are asked about before they work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+
+from billing.client import AuthorityRefusal, account_of, translate
+from billing.errors import BudgetError
+from billing.preflight import decide
+from tenants.http import ApiError, error_response
+from tenants.users.auth import caller
+
+View = TypeVar("View", bound=Callable[..., Any])
+GetResponse = Callable[[HttpRequest], HttpResponseBase]
+
+
+class BudgetErrorMiddleware:
+    """A refusal that a plain `@cycles` function raised becomes the same answer as ours."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if not isinstance(exception, AuthorityRefusal):
+            return None
+        return error_response(request, translate(exception, subject_tenant=_subject_tenant(request)))
+
+
+def _subject_tenant(request: HttpRequest) -> str | None:
+    tenant = getattr(request, "tenant", None)
+    try:
+        return account_of(tenant).subject_tenant if tenant else None
+    except BudgetError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What a marked view will ask money for."""
+
+    app: str
+    action_kind: str
+    action_name: str
+    estimate: int = 1
+
+
+def preflighted(*, app: str, action_kind: str, action_name: str) -> Callable[[View], View]:
+    """Marks a view for PreflightMiddleware."""
+
+    def mark(view: View) -> View:
+        view.preflight = Preflight(app, action_kind, action_name)  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+class PreflightMiddleware:
+    """Asks `decide()` before a marked view does its work; fails closed.
+
+    On for views that work before they reserve (/api/summarize/ prepares its text), so that an empty budget costs
+    nothing. Off where a view reserves at once: it would be a second round trip that proves nothing, for a decide
+    holds no money, and only the reserve is the guard. It asks for the smallest amount there is: asking for more
+    could refuse a call that the budget does cover.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
+    ) -> HttpResponseBase | None:
+        marked = _mark_of(view, request.method)
+        tenant = getattr(request, "tenant", None)
+        if marked is None or tenant is None:
+            return None
+        try:
+            # First who asks: a stranger must not learn how another's budget stands.
+            caller(request)  # type: ignore[arg-type]
+            decide(
+                tenant,
+                app=marked.app,
+                action_kind=marked.action_kind,
+                action_name=marked.action_name,
+                estimate=marked.estimate,
+            )
+        except ApiError as exc:
+            return error_response(request, exc)
+        return None
+
+
+def _mark_of(view: Callable[..., Any], method: str | None) -> Preflight | None:
+    """The mark of a plain view, or of the ninja operation behind a path."""
+    operations = getattr(getattr(view, "__self__", None), "operations", [])
+    candidates = [operation.view_func for operation in operations if method in operation.methods] or [view]
+    return getattr(candidates[0], "preflight", None)

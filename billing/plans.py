@@ -1,0 +1,26 @@
+"""What a customer may buy. Pure.
+
+Caps are kept here and not at the authority: no endpoint of a real one can write them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from billing.money import MICROCENTS_PER_USD
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """allowance and overdraft in microcents a period; max_tokens is the most one call may ask for."""
+
+    name: str
+    allowance: int
+    overdraft: int
+    max_tokens: int
+
+
+PLANS = {
+    plan.name: plan for plan in [Plan(name="trial", allowance=1 * MICROCENTS_PER_USD, overdraft=0, max_tokens=1_024)]
+}
+DEFAULT_PLAN = "trial"

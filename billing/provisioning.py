@@ -1,0 +1,170 @@
+"""From a sign-up form to a workspace that can pay: rows first, then steps that may each be repeated.
+
+Orchestrated here because tenants must not know billing. No HTTP inside a transaction; a crash anywhere leaves a
+PENDING account that the next run finishes, and nothing is made twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from django.contrib.auth.hashers import check_password, make_password
+from django.core import signing
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from billing import admin_client
+from billing.errors import SlugTaken
+from billing.keys import seal
+from billing.models import Account
+from billing.plans import PLANS
+from tenants import services
+from tenants.context import tenant_scope
+from tenants.models import Tenant
+from tenants.users.models import User, normal_email
+
+logger = logging.getLogger(__name__)
+
+
+def sign_up(*, name: str, slug: str, email: str, password: str, plan: str) -> Account:
+    """A PENDING account and its tenant, in one short transaction. The caller then runs `provision`.
+
+    The same slug, e-mail and password while pending gives the same account again; else a taken slug is SlugTaken.
+    """
+    hashed = make_password(password)
+    try:
+        with transaction.atomic(durable=True):
+            tenant = services.register_tenant(slug, name=name)
+            return Account.objects.create(
+                tenant=tenant,
+                plan=plan,
+                subject_tenant=f"ws-{secrets.token_hex(10)}",
+                owner_email=normal_email(email),
+                owner_password=hashed,
+            )
+    except IntegrityError:
+        account = pending_of(slug, email=email, password=password)
+        if account is None:
+            raise SlugTaken from None
+        return account
+
+
+def pending_of(slug: str, *, email: str, password: str) -> Account | None:
+    """The pending account that this very person has asked for before."""
+    account = _account(slug)
+    if account is None or account.status != Account.Status.PENDING or account.owner_email != normal_email(email):
+        return None
+    known = account.owner_password or _owner_hash(account)
+    return account if known and check_password(password, known) else None
+
+
+def belongs_to(slug: str, *, email: str, password: str) -> bool:
+    """Whether the slug is an active workspace of which this person is a member already."""
+    account = _account(slug)
+    if account is None or account.status != Account.Status.ACTIVE:
+        return False
+    with tenant_scope(account.tenant):
+        user = User.objects.filter(email=normal_email(email), is_active=True).first()
+    return user is not None and check_password(password, user.password)
+
+
+def _account(slug: str) -> Account | None:
+    return Account.objects.select_related("tenant").filter(tenant__slug=slug).first()
+
+
+def _owner_hash(account: Account) -> str | None:
+    with tenant_scope(account.tenant):
+        return User.objects.filter(email=account.owner_email).values_list("password", flat=True).first()
+
+
+def provision(account: Account) -> None:
+    """Make everything an account needs. Safe to run again after any failure, and twice at once."""
+    services.ensure_schema(account.tenant)
+    ensure_authority_tenant(account)
+    ensure_key(account)
+    ensure_budget(account)
+    ensure_owner(account)
+    activate(account)
+
+
+def ensure_authority_tenant(account: Account) -> None:
+    admin_client.ensure_tenant(account.subject_tenant)
+
+
+def ensure_key(account: Account) -> None:
+    """The account's authority key. Creating one cannot be repeated, so what a lost answer left is revoked.
+
+    Only the run whose key was stored revokes the others: two at once must not end with none.
+    """
+    account.refresh_from_db(fields=["sealed_key", "authority_key_id"])
+    if account.sealed_key:
+        return
+    name = f"account-{account.pk}"
+    left_behind = admin_client.active_key_ids(account.subject_tenant, name=name)
+    key_id, secret = admin_client.create_key(account.subject_tenant, name=name)
+    stored = Account.objects.filter(pk=account.pk, sealed_key="").update(
+        sealed_key=seal(secret), authority_key_id=key_id
+    )
+    for unused in left_behind if stored else [key_id]:
+        admin_client.revoke_key(unused)
+    account.refresh_from_db(fields=["sealed_key", "authority_key_id"])
+
+
+def ensure_budget(account: Account) -> None:
+    plan = PLANS[account.plan]
+    admin_client.ensure_budget(
+        account.subject_tenant, account.scope, allocated=plan.allowance, overdraft_limit=plan.overdraft
+    )
+
+
+def ensure_owner(account: Account) -> None:
+    """The owner's user in the tenant's schema; a password changed since is left alone."""
+    with tenant_scope(account.tenant):
+        User.objects.get_or_create(
+            email=account.owner_email, defaults={"password": account.owner_password, "is_owner": True}
+        )
+
+
+def activate(account: Account) -> None:
+    """Open the doors. An account that was frozen or closed meanwhile stays so."""
+    with transaction.atomic(durable=True):
+        Account.objects.filter(pk=account.pk, status=Account.Status.PENDING).update(
+            status=Account.Status.ACTIVE, activated_at=timezone.now(), owner_password=""
+        )
+        services.activate(account.tenant)
+    account.refresh_from_db()
+
+
+def try_to_provision(account: Account) -> bool:
+    """Whether the account is ready now. A failure is logged and left to the next run: the customer just waits."""
+    if account.status != Account.Status.PENDING:
+        return True
+    try:
+        provision(account)
+    except Exception:  # the edge between a customer's page and everything that may be down
+        logger.exception("Provisioning is not finished: account=%s", account.pk)
+        return False
+    return True
+
+
+# --- the unguessable address of a pending sign-up -------------------------------------------------------------------
+
+_SALT = "billing.signup-status"
+
+
+def status_token(account: Account) -> str:
+    return signing.Signer(salt=_SALT).sign(str(account.pk)).replace(":", ".")
+
+
+def account_for_status(token: str) -> Account | None:
+    try:
+        pk = signing.Signer(salt=_SALT).unsign(token.replace(".", ":", 1))
+    except signing.BadSignature:
+        return None
+    return Account.objects.select_related("tenant").filter(pk=int(pk)).first()
+
+
+def owner_of(tenant: Tenant) -> User | None:
+    with tenant_scope(tenant):
+        return User.objects.filter(is_owner=True).order_by("pk").first()

@@ -1,0 +1,42 @@
+"""Money bought: a durable row, applied at the authority once for each key."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from billing import admin_client
+from billing.models import Account, TopUp
+from billing.money import UNIT
+
+# The authority remembers a key for a day; past that a repeat would be a second payment.
+_REPEATABLE_FOR = timedelta(hours=23)
+
+
+class TopUpConflict(Exception):
+    """The key stands for another amount, or is too old to be repeated safely. The message says which."""
+
+
+def top_up(account: Account, *, amount: int, key: str) -> TopUp:
+    """Credit `amount` microcents, once for each `key` of the account, however often it is called."""
+    with transaction.atomic(durable=True):
+        row, _ = TopUp.objects.get_or_create(account=account, key=key, defaults={"amount": amount})
+    if row.amount != amount:
+        raise TopUpConflict(f"Key {key} stands for another amount already. Use a new key for a new payment.")
+    if row.applied_at is not None:
+        return row
+    if timezone.now() - row.created_at > _REPEATABLE_FOR:
+        raise TopUpConflict(f"Key {key} is over a day old and was never confirmed. Compare the ledger by hand.")
+    admin_client.credit(
+        account.subject_tenant,
+        account.scope,
+        amount=amount,
+        # A real authority's fund keys are shared by all tenants and scopes: name them all.
+        key=f"topup:{account.subject_tenant}:{account.scope}:{UNIT}:{key}",
+        reason=f"top-up {key}",
+    )
+    TopUp.objects.filter(pk=row.pk, applied_at=None).update(applied_at=timezone.now())
+    row.refresh_from_db()
+    return row

@@ -1,0 +1,39 @@
+"""UsageLine: one settled call, by what it truly cost. Lives in each tenant's schema and refers to nothing outside."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+
+class UsageLine(models.Model):
+    """Figures are microcents and tokens. `hold` is the key under which the authority knows the call."""
+
+    class Outcome(models.TextChoices):
+        EXACT = "exact", "Reported by the model"
+        PARTIAL = "partial", "Stopped early, counted"
+        ASSUMED = "assumed", "Not reported, counted"
+
+    id = models.BigAutoField(primary_key=True)
+    hold = models.UUIDField(unique=True)
+    reservation_id = models.CharField(max_length=200)
+    user_id = models.BigIntegerField(null=True)
+    app = models.CharField(max_length=128)
+    action = models.CharField(max_length=256)
+    model = models.CharField(max_length=200, blank=True)
+    tokens_input = models.BigIntegerField(null=True)
+    tokens_output = models.BigIntegerField(null=True)
+    estimate = models.BigIntegerField()
+    cost = models.BigIntegerField()
+    outcome = models.CharField(max_length=10, choices=Outcome.choices)
+    created_at = models.DateTimeField()
+    settled_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(cost__gte=0) & Q(estimate__gte=0), name="usage_is_not_negative")
+        ]
+        indexes = [models.Index(fields=["-settled_at"], name="usage_newest", include=["cost"])]
+
+    def __str__(self) -> str:
+        return f"{self.action}: {self.cost}"

@@ -1,0 +1,91 @@
+"""Pages about money: sign-up and its waiting room (bare host), the budget (tenant's host)."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_safe
+
+from billing import balances, provisioning
+from billing.errors import SlugTaken
+from billing.forms import SignUpForm
+from billing.models import Account
+from billing.usage.models import UsageLine
+from tenants.hosts import url_for
+from tenants.http import TenantRequest
+from tenants.users.handoff import issue_token
+
+# The waiting room belongs to the browser that signed up, so its address needs no secret.
+SESSION_ACCOUNT = "signup_account"
+WAIT_SECONDS = 2
+SHOWN_LINES = 50
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def sign_up(request: HttpRequest) -> HttpResponse:
+    form = SignUpForm(request.POST or None)
+    if request.method != "POST" or not form.is_valid():
+        return render(request, "billing/signup.html", {"form": form}, status=400 if form.errors else 200)
+    data = form.cleaned_data
+    try:
+        account = provisioning.sign_up(**data)
+    except SlugTaken as exc:
+        if provisioning.belongs_to(data["slug"], email=data["email"], password=data["password"]):
+            return redirect(url_for(data["slug"], "/login/"))
+        form.add_error("slug", exc.message)
+        return render(request, "billing/signup.html", {"form": form}, status=exc.status)
+    request.session.cycle_key()
+    request.session[SESSION_ACCOUNT] = account.pk
+    return _ready_or_wait(request, account)
+
+
+@require_safe
+def sign_up_wait(request: HttpRequest) -> HttpResponse:
+    pk = request.session.get(SESSION_ACCOUNT, 0)
+    account = Account.objects.select_related("tenant").filter(pk=pk).first()
+    if account is None:
+        return redirect("sign_up")
+    return _ready_or_wait(request, account)
+
+
+def _ready_or_wait(request: HttpRequest, account: Account) -> HttpResponse:
+    """Goes on with the setting-up; when it is done, hands the person over to the workspace's host, once."""
+    if not provisioning.try_to_provision(account):
+        if request.method == "POST":
+            return redirect("sign_up_wait")
+        context = {"account_name": account.tenant.name, "wait_seconds": WAIT_SECONDS}
+        return render(request, "billing/signup_wait.html", context)
+    request.session.flush()
+    owner = provisioning.owner_of(account.tenant)
+    if owner is None:
+        return redirect(url_for(account.tenant.slug, "/login/"))
+    context = {
+        "tenant_name": account.tenant.name,
+        "workspace_url": url_for(account.tenant.slug),
+        "welcome_url": url_for(account.tenant.slug, "/welcome/"),
+        "token": issue_token(account.tenant, user_id=owner.pk),
+    }
+    response = render(request, "billing/handoff.html", context)
+    response["Cache-Control"] = "private, no-store"
+    # The form's Origin header is the proof at the other end; "no-referrer" here would send "null" instead.
+    response["Referrer-Policy"] = "strict-origin-when-cross-origin"
+    return response
+
+
+@login_required
+@require_safe
+def budget(request: TenantRequest) -> HttpResponse:
+    figures = balances.figures_for(request.tenant)
+    total = balances.local_total()
+    account = Account.objects.get(tenant_id=request.tenant.pk)
+    context = {
+        "figures": figures,
+        "bar": balances.bar_of(figures),
+        "plan_name": account.plan,
+        "on_hold": account.status != Account.Status.ACTIVE,
+        "lines": UsageLine.objects.order_by("-settled_at", "-pk")[:SHOWN_LINES],
+        "local_total": total,
+        "difference": None if figures is None else figures.spent - total,
+    }
+    return render(request, "billing/budget.html", context)
