@@ -1,0 +1,18 @@
+"""The composer's form, for readers without script."""
+
+from django import forms
+
+PROMPT_MAX = 20_000
+MAX_TOKENS_MAX = 1_000_000
+
+
+class PromptForm(forms.Form):
+    prompt = forms.CharField(
+        label="Message",
+        max_length=PROMPT_MAX,
+        widget=forms.Textarea(attrs={"rows": 3, "placeholder": "Ask something…"}),
+    )
+    conversation_id = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
+    max_tokens = forms.IntegerField(
+        label="Longest answer, in tokens", required=False, min_value=1, max_value=MAX_TOKENS_MAX
+    )

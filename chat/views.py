@@ -1,0 +1,70 @@
+"""The chat page. With script the answer streams through the API; without it this page does the same, whole."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_safe
+
+from billing.balances import figures_for
+from chat import services
+from chat.forms import PromptForm
+from chat.models import Conversation
+from tenants.http import ApiError, TenantRequest
+
+SHOWN_CONVERSATIONS = 50
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def home(request: TenantRequest) -> HttpResponse:
+    if request.method != "POST":
+        return _page(request, None, PromptForm())
+    form = PromptForm(request.POST)
+    if not form.is_valid():
+        return _page(request, _named(request, form), form, status=400)
+    try:
+        reply = services.start_reply(request.tenant, user=request.user, **form.cleaned_data)
+        try:
+            for _ in reply.deltas():
+                pass
+        finally:
+            reply.close()
+    except ApiError as exc:
+        return _page(request, _named(request, form), form, refusal=exc, status=exc.status)
+    return redirect("conversation", pk=reply.conversation_id)
+
+
+def _named(request: TenantRequest, form: PromptForm) -> Conversation | None:
+    """The conversation that a refused message was meant for, so that the page keeps its place."""
+    pk = form.cleaned_data.get("conversation_id") or 0
+    return Conversation.objects.filter(pk=pk, owner=request.user).first()
+
+
+@login_required
+@require_safe
+def conversation(request: TenantRequest, pk: int) -> HttpResponse:
+    found = get_object_or_404(Conversation, pk=pk, owner=request.user)
+    return _page(request, found, PromptForm(initial={"conversation_id": found.pk}))
+
+
+def _page(
+    request: TenantRequest,
+    shown: Conversation | None,
+    form: PromptForm,
+    *,
+    refusal: ApiError | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    context = {
+        "conversations": Conversation.objects.filter(owner=request.user).order_by("-pk")[:SHOWN_CONVERSATIONS],
+        "conversation": shown,
+        "chat_messages": shown.messages.order_by("pk") if shown else [],
+        "form": form,
+        "refusal": refusal,
+        "budget": figures_for(request.tenant),
+        "model_name": settings.LLM_MODEL,
+    }
+    return render(request, "chat/home.html", context, status=status)
