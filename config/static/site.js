@@ -1,0 +1,33 @@
+// Small helps on every page; each page works without them.
+
+for (const form of document.querySelectorAll("form[data-autosubmit]")) form.requestSubmit();
+
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  if (!navigator.clipboard) continue; // only offered where it can work
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const source = document.getElementById(button.dataset.copy);
+    try {
+      await navigator.clipboard.writeText(source.textContent.trim());
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(source);
+      button.textContent = "Selected, copy it";
+    }
+  });
+}
+
+for (const form of document.querySelectorAll("form[data-suggest-slug]")) {
+  const { name, slug } = form.elements;
+  let untouched = slug.value === "";
+  slug.addEventListener("input", () => (untouched = slug.value === ""));
+  name.addEventListener("input", () => {
+    if (untouched) slug.value = slugFrom(name.value);
+  });
+}
+
+// "Åse & Söhne GmbH" → "ase-sohne-gmbh"; the server has the last word on what a slug may be.
+function slugFrom(name) {
+  const plain = name.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+  return plain.replace(/[^a-z0-9]+/g, "-").slice(0, 32).replace(/^-+|-+$/g, "");
+}
