@@ -284,8 +284,16 @@ class Garbled(ValueError):
     """Something came, but not what the protocol says."""
 
 
-# ValueError: not JSON, not UTF-8, not the protocol. RuntimeError: nested too deep, or a response closed meanwhile.
-FAILURES = (OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, TypeError, RuntimeError)
+# ValueError: not JSON, not UTF-8, not the protocol. Not TypeError and its like: those are our own mistakes.
+FAILURES = (
+    OpenAIError,
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    httpx2.InvalidURL,
+    OSError,
+    ValueError,
+    RecursionError,
+)
 
 # Before the first byte of the request is on its way.
 _NOT_SENT = (

@@ -169,9 +169,8 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 CSRF_FAILURE_VIEW = "tenants.views.csrf_failed"
 
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "config" / "static"]
-# No build step between clone and page: whitenoise serves from the apps' folders.
+# No build step between clone and page: whitenoise serves from the apps' folders, and no STATIC_ROOT is collected.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 

@@ -1,0 +1,152 @@
+"""Sign-up: nothing is made twice, and what was interrupted is finished."""
+
+import os
+import subprocess
+import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from billing import admin_client, provisioning
+from billing.errors import SlugTaken
+from billing.models import Account
+from tenants.models import Tenant
+from tests.support.cast import PASSWORD, Workspace
+
+pytestmark = pytest.mark.usefixtures("app")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def new_slug():
+    return f"new-{uuid.uuid4().hex[:10]}"
+
+
+def sign_up(slug=None, email="owner@new.example", password=PASSWORD):
+    return provisioning.sign_up(name="New", slug=slug or new_slug(), email=email, password=password, plan="trial")
+
+
+def keys_of(account):
+    return admin_client.active_key_ids(account.subject_tenant, name=f"account-{account.pk}")
+
+
+def test_sign_up_makes_a_workspace_that_can_pay():
+    account = sign_up()
+    provisioning.provision(account)
+    assert account.status == Account.Status.ACTIVE
+    assert account.tenant.status == Tenant.Status.ACTIVE
+    ledger = Workspace(account).ledger()
+    assert (ledger["allocated"], ledger["remaining"]) == (100_000_000, 100_000_000)
+
+
+def test_slug_schema_and_authority_id_are_three_different_names():
+    account = sign_up()
+    names = {account.tenant.slug, account.tenant.schema_name, account.subject_tenant}
+    assert len(names) == 3
+    assert not any(account.tenant.slug in name for name in (account.tenant.schema_name, account.subject_tenant))
+
+
+def test_provisioning_again_makes_nothing_twice():
+    account = sign_up()
+    provisioning.provision(account)
+    before = (account.authority_key_id, keys_of(account))
+    Account.objects.filter(pk=account.pk).update(status=Account.Status.PENDING)
+    account.refresh_from_db()
+    provisioning.provision(account)
+    assert (account.authority_key_id, keys_of(account)) == before
+    assert Workspace(account).ledger()["allocated"] == 100_000_000
+
+
+def test_two_runs_at_once_end_with_one_live_key():
+    account = sign_up()
+
+    def run():
+        try:
+            provisioning.provision(Account.objects.select_related("tenant").get(pk=account.pk))
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(run) for _ in range(3)]:
+            done.result()
+    account.refresh_from_db()
+    assert account.status == Account.Status.ACTIVE
+    assert keys_of(account) == [account.authority_key_id]
+
+
+def test_the_authority_key_lies_sealed():
+    account = sign_up()
+    provisioning.provision(account)
+    assert "cyc_live_" not in account.sealed_key
+
+
+def test_a_key_whose_answer_was_lost_is_revoked():
+    account = sign_up()
+    provisioning.ensure_authority_tenant(account)
+    lost, _ = admin_client.create_key(account.subject_tenant, name=f"account-{account.pk}")
+    provisioning.provision(account)
+    assert keys_of(account) == [account.authority_key_id]
+    assert account.authority_key_id != lost
+
+
+@pytest.mark.parametrize("step", ["ensure_authority_tenant", "ensure_budget", "ensure_owner"])
+def test_a_run_killed_on_the_way_is_finished_by_the_next(step, database_url, authority):
+    account = sign_up()
+    script = (
+        "import django, os; django.setup()\n"
+        "from billing import provisioning as p\n"
+        "from billing.models import Account\n"
+        f"p.{step} = lambda account: os.kill(os.getpid(), 9)\n"
+        f"p.provision(Account.objects.select_related('tenant').get(pk={account.pk}))\n"
+    )
+    env = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "DATABASE_URL": database_url,
+        "AUTHORITY_RUNTIME_PORT": authority.runtime_url.rpartition(":")[2],
+        "AUTHORITY_ADMIN_PORT": authority.admin_url.rpartition(":")[2],
+    }
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True)
+    assert killed.returncode == -9, killed.stderr.decode()
+    account.refresh_from_db()
+    assert account.status == Account.Status.PENDING
+    call_command("provision_accounts")
+    account.refresh_from_db()
+    assert account.status == Account.Status.ACTIVE
+    assert keys_of(account) == [account.authority_key_id]
+    assert Workspace(account).ledger()["allocated"] == 100_000_000
+
+
+def test_a_taken_slug_is_refused_to_anybody_else():
+    account = sign_up()
+    with pytest.raises(SlugTaken):
+        sign_up(account.tenant.slug, email="else@new.example")
+    with pytest.raises(SlugTaken):
+        sign_up(account.tenant.slug, password="another password entirely")
+
+
+def test_the_same_person_asking_again_while_pending_goes_on():
+    account = sign_up()
+    assert sign_up(account.tenant.slug) == account
+    provisioning.provision(account)
+    with pytest.raises(SlugTaken):
+        sign_up(account.tenant.slug)
+
+
+def test_the_same_person_may_ask_again_after_the_owner_was_made():
+    account = sign_up()
+    provisioning.provision(account)
+    Account.objects.filter(pk=account.pk).update(status=Account.Status.PENDING)
+    assert sign_up(account.tenant.slug) == account
+
+
+def test_a_schema_that_is_not_ours_stops_provisioning():
+    account = sign_up()
+    with connection.cursor() as cursor:
+        cursor.execute(f'CREATE SCHEMA "{account.tenant.schema_name}"')
+    assert provisioning.try_to_provision(account) is False
+    account.refresh_from_db()
+    assert account.status == Account.Status.PENDING

@@ -1,0 +1,382 @@
+"""POST /api/chat/ and /api/summarize/: the contract's lines, each way they can end, and what each has cost."""
+
+import json
+
+import pytest
+
+from tests.support.cast import events_of
+
+pytestmark = pytest.mark.usefixtures("upstream")
+
+# What the fake upstream reports, at 1,000 and 4,000 microcents a token: 10 in, 4 out.
+COST = 10 * 1_000 + 4 * 4_000
+
+
+def test_an_answer_comes_with_what_it_cost_and_what_is_left(workspace):
+    response = workspace.api().chat("hello")
+    assert response.status_code == 200
+    body = response.json()
+    assert body.keys() == {"response", "conversation_id", "model", "finish_reason", "usage", "cost", "budget"}
+    assert body["response"] == "Hello, world."
+    assert body["usage"] == {"input_tokens": 10, "output_tokens": 4}
+    assert body["cost"] == {"microcents": COST, "usd": "0.00026"}
+    assert body["budget"] == {
+        "scope": workspace.account.scope,
+        "allocated": 100_000_000,
+        "spent": COST,
+        "reserved": 0,
+        "remaining": 100_000_000 - COST,
+        "unit": "USD_MICROCENTS",
+    }
+    assert (body["model"], body["finish_reason"]) == ("test-model", "stop")
+
+
+def test_a_stream_has_the_same_facts_after_its_words(workspace):
+    response = workspace.api().chat("hello", stream=True)
+    assert response["Content-Type"] == "text/event-stream"
+    assert response["Cache-Control"] == "no-cache"
+    assert response["X-Accel-Buffering"] == "no"
+    assert not response.has_header("Content-Length")
+    *tokens, (last, facts) = events_of(response)
+    assert [name for name, _ in tokens] == ["token"] * 4
+    assert "".join(data["text"] for _, data in tokens) == "Hello, world."
+    assert last == "done"
+    assert facts.keys() == {"conversation_id", "model", "finish_reason", "usage", "cost", "budget"}
+    assert facts["cost"]["microcents"] == workspace.ledger()["spent"] == COST
+    response.close()
+    assert workspace.ledger()["spent"] == COST
+    assert workspace.holds() == 0
+
+
+def test_a_call_is_one_line_in_its_own_tenants_schema(workspace, globex):
+    before = len(globex.lines())
+    workspace.api().chat("hello")
+    (line,) = workspace.lines()
+    assert (line.cost, line.tokens_input, line.tokens_output, line.outcome) == (COST, 10, 4, "exact")
+    assert (line.app, line.model, line.user_id) == ("chat", "test-model", workspace.owner.pk)
+    assert len(globex.lines()) == before
+
+
+def test_max_tokens_is_always_sent_and_never_above_the_plans_cap(workspace, upstream):
+    api = workspace.api()
+    for asked, sent in [(None, 512), (5, 5), (100_000, 1_024)]:
+        api.chat("hello", **({} if asked is None else {"max_tokens": asked}))
+        assert upstream.calls[-1]["max_tokens"] == sent
+
+
+def test_a_conversation_goes_on_with_what_was_said(workspace, upstream):
+    api = workspace.api()
+    first = api.chat("my name is Alice").json()["conversation_id"]
+    again = api.chat("what is my name?", conversation_id=first).json()["conversation_id"]
+    assert again == first
+    assert [m["content"] for m in upstream.calls[-1]["messages"]] == [
+        "my name is Alice",
+        "Hello, world.",
+        "what is my name?",
+    ]
+
+
+def test_another_members_and_an_unknown_conversation_are_404(workspace, upstream):
+    mine = workspace.api().chat("secret").json()["conversation_id"]
+    other = workspace.member("other@example.com")
+    for conversation_id in (mine, 10**12):
+        response = workspace.api(workspace.key(other)).chat("hello", conversation_id=conversation_id)
+        assert (response.status_code, response.json()["error"]) == (404, "not_found")
+    assert len(upstream.calls) == 1
+
+
+def test_a_summary_comes_with_what_it_cost(workspace):
+    response = workspace.api().summarize("a long text")
+    assert response.status_code == 200
+    body = response.json()
+    assert body.keys() == {"summary", "model", "usage", "cost", "budget"}
+    assert body["summary"] == "Hello, world."
+    assert body["cost"] == {"microcents": COST, "usd": "0.00026"}
+    assert body["budget"]["spent"] == COST
+    (line,) = workspace.lines()
+    assert (line.cost, line.app, line.outcome, line.user_id) == (COST, "summarize", "exact", workspace.owner.pk)
+
+
+def test_a_key_works_on_the_bare_host_too(workspace):
+    key = workspace.key()
+    assert workspace.api(key, bare=True).chat("hello").status_code == 200
+    assert workspace.api(key, bare=True).summarize("hello").status_code == 200
+
+
+def test_a_session_needs_its_csrf_token_and_a_key_does_not(workspace, upstream):
+    client = workspace.client(workspace.owner, csrf=True)
+    client.handler.enforce_csrf_checks = False
+    client = workspace.client(workspace.owner)
+    client.handler.enforce_csrf_checks = True
+    body = json.dumps({"prompt": "hello"})
+    refused = client.post("/api/chat/", body, content_type="application/json")
+    assert (refused.status_code, refused.json()["error"]) == (403, "csrf_failed")
+    assert client.post("/api/summarize/", '{"text": "x"}', content_type="application/json").status_code == 403
+    assert upstream.calls == []
+    client.get("/")
+    token = client.cookies["csrftoken"].value
+    sent = client.post("/api/chat/", body, content_type="application/json", headers={"x-csrftoken": token})
+    assert sent.status_code == 200
+
+
+def test_a_bad_key_is_401_even_beside_a_good_session(workspace):
+    client = workspace.client(workspace.owner)
+    assert client.get("/api/budget/", headers={"authorization": "Bearer tk_nonsense"}).status_code == 401
+    assert client.get("/api/budget/").status_code == 200
+
+
+# --- bad input: a typed error, nothing spent, nothing kept ----------------------------------------------------------
+
+BAD_CHAT = [
+    "", "{", "[]", "null", '"text"', "1", "{}", '{"prompt": 1}', '{"prompt": null}', '{"prompt": ""}',
+    '{"prompt": "   "}', '{"prompt": ["a"]}', '{"prompt": {}}', '{"prompt": "a\\u0000b"}', '{"prompt": "\\ud800"}',
+    '{"prompt": "a", "max_tokens": 0}', '{"prompt": "a", "max_tokens": -1}', '{"prompt": "a", "max_tokens": 1.5}',
+    '{"prompt": "a", "max_tokens": "5"}', '{"prompt": "a", "max_tokens": true}',
+    '{"prompt": "a", "max_tokens": 99999999999999999999}', '{"prompt": "a", "max_tokens": NaN}',
+    '{"prompt": "a", "max_tokens": 1e999}', '{"prompt": "a", "conversation_id": -1}',
+    '{"prompt": "a", "conversation_id": "1"}', '{"prompt": "a", "conversation_id": 9223372036854775808}',
+    '{"prompt": "a", "stream": 1}', '{"prompt": "a", "stream": "true"}', '{"prompt": "a", "model": 1}',
+    '{"prompt": "a", "model": ""}', '{"prompt": "a", "model": "a\\u0000"}', '{"prompt": "a", "unknown": 1}',
+    '{"prompt": "' + "x" * 20_001 + '"}', '{"a\\ud800": 1, "prompt": "a"}', "[" * 100_000, b"\xff\xfe{}",
+    '{"prompt": "a", "max_tokens": ' + "9" * 5_000 + "}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BAD_CHAT, ids=range(len(BAD_CHAT)))
+def test_a_bad_chat_body_is_400_and_names_its_fields(acme, upstream, body):
+    response = acme.api().post("/api/chat/", body)
+    assert response.status_code == 400, response.content
+    assert response.json()["error"] == "invalid"
+    assert response.json()["fields"]
+    assert upstream.calls == []
+    assert acme.holds() == 0
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", '{"text": " "}', '{"text": "a", "max_tokens": 0}', '{"prompt": "a"}'])
+def test_a_bad_summarize_body_is_400(acme, upstream, body):
+    response = acme.api().post("/api/summarize/", body)
+    assert (response.status_code, response.json()["error"]) == (400, "invalid")
+    assert upstream.calls == []
+
+
+def test_a_body_over_1_mib_is_413(acme, upstream):
+    response = acme.api().post("/api/chat/", json.dumps({"prompt": "x" * (1024 * 1024)}))
+    assert (response.status_code, response.json()["error"]) == (413, "too_large")
+    assert upstream.calls == []
+
+
+def test_a_body_that_is_not_called_json_is_415(acme, upstream):
+    client = acme.api().client
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        response = client.post("/api/chat/", '{"prompt": "a"}', content_type=content_type)
+        assert (response.status_code, response.json()["error"]) == (415, "not_json")
+    assert upstream.calls == []
+
+
+def test_another_method_is_405_in_the_same_shape(acme):
+    response = acme.api().get("/api/chat/")
+    assert (response.status_code, response.json()["error"]) == (405, "method_not_allowed")
+    assert response["Allow"] == "POST"
+
+
+def test_errors_have_one_shape(acme):
+    for response in (
+        acme.api().post("/api/chat/", "{}"),
+        acme.api().get("/api/nothing/"),
+        acme.api().get("/api/chat/"),
+    ):
+        assert {"error", "message", "retry_after_ms"} <= response.json().keys()
+
+
+def test_a_model_without_a_price_is_422_and_never_called(workspace, upstream):
+    response = workspace.api().chat("hello", model="unheard-of")
+    assert (response.status_code, response.json()["error"]) == (422, "model_not_priced")
+    assert upstream.calls == []
+    assert workspace.holds() == 0
+    assert workspace.ledger()["reserved"] == 0
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_budget_is_402_with_figures_and_the_model_is_not_called(workspace, upstream):
+    workspace.leave(0)
+    response = workspace.api().chat("hello")
+    assert response.status_code == 402
+    body = response.json()
+    assert (body["error"], body["reason"]) == ("budget_exceeded", "exhausted")
+    assert body["budget"].keys() == {"scope", "allocated", "spent", "reserved", "remaining", "needed", "unit"}
+    assert body["budget"]["remaining"] == 0
+    assert body["budget"]["needed"] > 0
+    assert upstream.calls == []
+    assert workspace.holds() == 0
+    assert workspace.lines() == []
+    with workspace.scope():
+        from chat.models import Conversation
+
+        assert not Conversation.objects.exists()
+
+
+def test_a_call_that_could_cost_more_than_is_left_does_not_fit(workspace, upstream):
+    needed = 0
+    workspace.leave(0)
+    needed = workspace.api().chat("hello").json()["budget"]["needed"]
+    workspace.leave(needed - 1)
+    response = workspace.api().chat("hello")
+    assert (response.status_code, response.json()["reason"]) == (402, "does_not_fit")
+    assert upstream.calls == []
+
+
+def test_a_budget_that_just_covers_the_call_is_enough(workspace, upstream):
+    workspace.leave(0)
+    needed = workspace.api().chat("hello").json()["budget"]["needed"]
+    workspace.leave(needed)
+    assert workspace.api().chat("hello").status_code == 200
+
+
+def test_money_held_by_others_says_so(workspace, upstream):
+    from billing.guard import reserve
+
+    with reserve(workspace.tenant, app="test", action_kind="test", action_name="hold", estimate=99_999_000):
+        response = workspace.api().chat("hello")
+    assert (response.status_code, response.json()["reason"]) == (402, "held_by_others")
+    assert workspace.ledger()["reserved"] == 0
+
+
+def test_a_stream_is_refused_before_its_first_byte(workspace, upstream):
+    workspace.leave(0)
+    response = workspace.api().chat("hello", stream=True)
+    assert response.status_code == 402
+    assert response["Content-Type"] == "application/json"
+
+
+def test_an_empty_budget_refuses_a_summary_before_any_work(workspace, upstream):
+    workspace.leave(0)
+    response = workspace.api().summarize("hello")
+    assert (response.status_code, response.json()["reason"]) == (402, "exhausted")
+    assert response.json()["budget"]["remaining"] == 0
+    assert upstream.calls == []
+    assert workspace.holds() == 0
+
+
+def test_a_top_up_lets_the_next_call_through(workspace):
+    workspace.leave(0)
+    assert workspace.api().summarize("hello").status_code == 402
+    from django.core.management import call_command
+
+    call_command("top_up", workspace.slug, "0.50", "--key", "invoice-1")
+    assert workspace.api().summarize("hello").status_code == 200
+    call_command("top_up", workspace.slug, "0.50", "--key", "invoice-1")
+    assert workspace.ledger()["remaining"] == 50_000_000 - COST
+
+
+def test_a_frozen_account_is_403_and_its_budget_page_still_renders(workspace, upstream):
+    from billing.models import Account
+
+    Account.objects.filter(pk=workspace.account.pk).update(status=Account.Status.FROZEN)
+    response = workspace.api().chat("hello")
+    assert (response.status_code, response.json()["error"]) == (403, "account_on_hold")
+    assert workspace.api().summarize("hello").status_code == 403
+    assert upstream.calls == []
+    assert workspace.client(workspace.owner).get("/budget/").status_code == 200
+
+
+def test_a_ledger_frozen_at_the_authority_is_403(workspace, upstream):
+    from billing.admin_client import call
+
+    call("POST", "/v1/admin/budgets/freeze", params={"scope": workspace.account.scope, "unit": "USD_MICROCENTS"})
+    response = workspace.api().chat("hello")
+    assert (response.status_code, response.json()["error"]) == (403, "account_on_hold")
+    assert workspace.api().summarize("hello").json()["error"] == "account_on_hold"
+    assert upstream.calls == []
+
+
+def test_a_tenant_suspended_at_the_authority_is_403(workspace, upstream):
+    from billing.admin_client import call
+
+    call("PATCH", f"/v1/admin/tenants/{workspace.account.subject_tenant}", body={"status": "SUSPENDED"})
+    response = workspace.api().chat("hello")
+    assert (response.status_code, response.json()["error"]) == (403, "account_on_hold")
+    assert workspace.api().summarize("hello").json()["error"] == "account_on_hold"
+    assert upstream.calls == []
+
+
+def test_a_key_revoked_at_the_authority_is_our_fault_and_503(workspace, upstream):
+    from billing.admin_client import revoke_key
+
+    revoke_key(workspace.account.authority_key_id)
+    response = workspace.api().chat("hello")
+    assert (response.status_code, response.json()["error"]) == (503, "authority_unavailable")
+    assert int(response["Retry-After"]) > 0
+    assert upstream.calls == []
+
+
+# --- the model fails ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "charged"),
+    [
+        ({"status": 400}, False), ({"status": 429}, False), ({"status": 500}, True), ({"drop": True}, True),
+        ({"html": True}, True), ({"garbage": True}, True), ({"cut_after": 0}, True),
+    ],
+)  # fmt: skip
+def test_a_model_that_fails_before_its_first_word_is_502(workspace, upstream, fault, charged, stream):
+    for name, value in fault.items():
+        setattr(upstream, name, value)
+    response = workspace.api().chat("hello", stream=stream)
+    assert (response.status_code, response.json()["error"]) == (502, "model_failed")
+    assert upstream.base_url.encode() not in response.content
+    assert workspace.ledger()["reserved"] == 0
+    # What may have been billed is charged, at least its input; what was refused is not.
+    assert (workspace.ledger()["spent"] >= 10 * 1_000) is charged
+    assert workspace.holds() == 0
+
+
+def test_a_model_that_is_not_there_is_502_and_costs_nothing(workspace, settings):
+    settings.LLM_BASE_URL = "http://127.0.0.1:9/v1"
+    response = workspace.api().chat("hello")
+    assert (response.status_code, response.json()["error"]) == (502, "model_failed")
+    assert workspace.api().summarize("hello").status_code == 502
+    assert workspace.ledger()["spent"] == workspace.ledger()["reserved"] == 0
+    assert workspace.lines() == []
+
+
+def test_a_model_that_breaks_off_ends_the_stream_with_an_error_and_is_charged(workspace, upstream):
+    upstream.cut_after = 2
+    events = events_of(response := workspace.api().chat("hello", stream=True))
+    response.close()
+    assert [name for name, _ in events] == ["token", "token", "error"]
+    assert events[-1][1]["error"] == "model_failed"
+    (line,) = workspace.lines()
+    assert line.outcome == "assumed"
+    assert workspace.ledger()["spent"] == line.cost >= 2 * 4_000
+    assert workspace.ledger()["reserved"] == 0
+
+
+def test_usage_that_the_model_does_not_report_is_counted_and_never_zero(workspace, upstream):
+    upstream.usage = None
+    body = workspace.api().chat("hello").json()
+    assert body["usage"]["input_tokens"] >= 5
+    assert body["usage"]["output_tokens"] == 4
+    assert workspace.lines()[0].outcome == "assumed"
+
+
+def test_a_model_that_writes_past_max_tokens_is_cut(workspace, upstream):
+    upstream.honour_max_tokens = False
+    upstream.usage = None
+    upstream.tokens = ["x"] * 50
+    body = workspace.api().chat("hello", max_tokens=5).json()
+    assert body["usage"]["output_tokens"] <= 6
+    assert upstream.wait_until(lambda up: up.connections_open == 0)
+
+
+def test_a_cost_above_the_hold_is_recorded_as_it_is(workspace, upstream):
+    upstream.usage = {"prompt_tokens": 10, "completion_tokens": 90_000, "total_tokens": 90_010}
+    body = workspace.api().chat("hello", max_tokens=5).json()
+    true_cost = 10 * 1_000 + 90_000 * 4_000
+    assert body["cost"]["microcents"] == true_cost == workspace.lines()[0].cost
+    ledger = workspace.ledger()
+    assert ledger["spent"] == ledger["allocated"]
+    assert ledger["reserved"] == 0

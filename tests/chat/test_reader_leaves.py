@@ -1,0 +1,107 @@
+"""Whoever ends a stream, and when: what came is paid for, what did not is not, and nothing stays behind."""
+
+import threading
+
+import pytest
+from django.db import connection
+
+from chat import streams
+
+pytestmark = pytest.mark.usefixtures("upstream")
+
+
+def test_a_reader_who_leaves_pays_for_what_was_read(workspace, upstream):
+    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.05
+    response = workspace.api().chat("hello", stream=True)
+    chunks = iter(response.streaming_content)
+    for _ in range(5):
+        next(chunks)
+    response.close()
+    (line,) = workspace.lines()
+    assert line.outcome == "partial"
+    assert 5 <= line.tokens_output < 50
+    assert workspace.ledger()["spent"] == line.cost < line.estimate
+    assert workspace.ledger()["reserved"] == 0
+    assert workspace.holds() == 0
+    assert upstream.wait_until(lambda up: up.connections_open == 0)
+
+
+def test_what_was_read_is_kept_in_the_conversation(workspace, upstream):
+    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.05
+    response = workspace.api().chat("hello", stream=True)
+    next(iter(response.streaming_content))
+    response.close()
+    with workspace.scope():
+        from chat.models import Message
+
+        answer = Message.objects.get(role="assistant")
+        assert answer.text.startswith("word")
+        assert answer.cost == workspace.ledger()["spent"]
+
+
+def test_a_reader_gone_before_the_first_byte_pays_the_input_at_least(workspace, upstream):
+    response = workspace.api().chat("hello", stream=True)
+    response.close()
+    assert len(upstream.calls) == 1
+    ledger = workspace.ledger()
+    assert ledger["spent"] >= 10 * 1_000
+    assert ledger["reserved"] == 0
+    assert workspace.holds() == 0
+
+
+def test_a_reader_gone_before_the_model_answers_pays_the_input(workspace, upstream, monkeypatch):
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.2)
+    upstream.hang = True
+    response = workspace.api().chat("hello", stream=True)
+    first = next(iter(response.streaming_content))
+    assert first.startswith(b":")
+    response.close()
+    (line,) = workspace.lines()
+    assert (line.outcome, line.tokens_output) == ("partial", 0)
+    assert workspace.ledger()["spent"] == line.cost >= 10 * 1_000
+    assert workspace.ledger()["reserved"] == 0
+
+
+def test_a_silent_model_is_waited_for_with_comment_lines(workspace, upstream, monkeypatch):
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.2)
+    upstream.delay_first = 1.0
+    response = workspace.api().chat("hello", stream=True)
+    body = b"".join(response.streaming_content)
+    response.close()
+    assert body.startswith(b": ")
+    assert body.index(b": ") < body.index(b"event: token")
+    assert b"event: done" in body
+
+
+def test_closing_twice_charges_once(workspace, upstream):
+    response = workspace.api().chat("hello", stream=True)
+    list(response.streaming_content)
+    response.close()
+    response.close()
+    assert len(workspace.lines()) == 1
+    assert workspace.ledger()["spent"] == workspace.lines()[0].cost
+
+
+def test_no_connection_is_held_while_the_model_answers(workspace, upstream):
+    upstream.delay_between = 0.05
+    response = workspace.api().chat("hello", stream=True)
+    chunks = iter(response.streaming_content)
+    next(chunks)
+    assert connection.connection is None
+    list(chunks)
+    assert connection.connection is None
+    response.close()
+
+
+def test_no_thread_stays_behind(workspace, upstream):
+    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.05
+    workspace.api().chat("warm up", max_tokens=1)
+    before = {thread.name for thread in threading.enumerate()}
+    for read in (0, 1, 3):
+        response = workspace.api().chat("hello", stream=True)
+        chunks = iter(response.streaming_content)
+        for _ in range(read):
+            next(chunks)
+        response.close()
+    after = {thread.name for thread in threading.enumerate() if thread.is_alive()}
+    assert after - before == set()

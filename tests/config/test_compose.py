@@ -1,0 +1,83 @@
+"""docker-compose.yml cannot be started by every test run; it is held to the compose schema and to .env.example."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+EXAMPLE = dict(
+    line.split("=", 1) for line in (ROOT / ".env.example").read_text().splitlines() if line and not line.startswith("#")
+)
+
+
+def test_it_is_valid_by_the_compose_schema():
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "compose-spec", "docker-compose.yml"]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_every_variable_it_asks_for_is_in_the_example():
+    asked = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
+    assert asked <= EXAMPLE.keys(), asked - EXAMPLE.keys()
+
+
+def test_it_hands_the_app_no_variable_that_the_example_does_not_explain():
+    given = set(COMPOSE["services"]["web"]["environment"])
+    assert given <= EXAMPLE.keys(), given - EXAMPLE.keys()
+
+
+def test_it_has_the_production_shape():
+    assert {"postgres", "redis", "cycles-server", "cycles-admin", "web"} <= COMPOSE["services"].keys()
+    web = COMPOSE["services"]["web"]["environment"]
+    assert web["CYCLES_BASE_URL"].endswith(":7878")
+    assert web["CYCLES_ADMIN_URL"].endswith(":7979")
+
+
+@pytest.mark.parametrize("service", ["cycles-server", "cycles-admin"])
+def test_the_authority_has_its_redis_and_both_share_the_admin_key(service):
+    given = COMPOSE["services"][service]["environment"]
+    assert {"REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "ADMIN_API_KEY"} <= given.keys()
+    assert given["ADMIN_API_KEY"] == COMPOSE["services"]["web"]["environment"]["CYCLES_ADMIN_API_KEY"]
+
+
+def test_no_port_is_open_beyond_this_machine():
+    for service in COMPOSE["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_every_variable_of_the_example_has_a_line_of_meaning():
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line and not line.startswith("#"):
+            before = lines[number - 1]
+            assert before.startswith("#") or "=" in before, line
+
+
+def test_every_variable_that_settings_read_is_in_the_example():
+    readers = r'env(?:str|bool|int|port|url|seconds|secret|prices)\(\s*"([A-Z_]+)"'
+    read = {
+        name
+        for path in ["config/settings.py", "config/env.py", "config/settings_authority.py", "config/gunicorn.conf.py"]
+        for name in re.findall(readers, (ROOT / path).read_text())
+    }
+    assert read <= EXAMPLE.keys(), read - EXAMPLE.keys()
+
+
+def test_the_defaults_in_the_example_are_the_ones_of_the_code():
+    shell = {key: value for key, value in os.environ.items() if key not in EXAMPLE}
+    script = (
+        "import json; from config import settings as s; print(json.dumps({'PORT': s.PORT, 'BASE_DOMAIN': s.BASE_DOMAIN,"
+        "'CYCLES_CONNECT_TIMEOUT': s.CYCLES_CONNECT_TIMEOUT, 'CYCLES_READ_TIMEOUT': s.CYCLES_READ_TIMEOUT}))"
+    )
+    secrets = dict.fromkeys(("SECRET_KEY", "KEY_SEALING_KEY", "CYCLES_ADMIN_API_KEY"), "x")
+    env = {**shell, **secrets, "DATABASE_URL": "postgresql://u@h/n"}
+    printed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    for name, value in yaml.safe_load(printed.stdout).items():
+        assert EXAMPLE[name] == str(value)

@@ -1,0 +1,109 @@
+"""Variables: typed, loud on nonsense, exact with money."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from config import env
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(("raw", "value"), [("on", True), ("TRUE", True), ("1", True), ("off", False), ("", False)])
+def test_a_switch_is_read(monkeypatch, raw, value):
+    monkeypatch.setenv("X", raw)
+    assert env.envbool("X", False) is value
+
+
+@pytest.mark.parametrize("raw", ["maybe", "2", "-"])
+def test_a_switch_that_is_none_is_refused_by_name(monkeypatch, raw):
+    monkeypatch.setenv("X", raw)
+    with pytest.raises(ImproperlyConfigured, match="X is"):
+        env.envbool("X", False)
+
+
+@pytest.mark.parametrize("raw", ["-1", "1.5", "70000", "port", "８０８０"])
+def test_a_port_that_is_none_is_refused(monkeypatch, raw):
+    monkeypatch.setenv("X", raw)
+    with pytest.raises(ImproperlyConfigured, match="X is"):
+        env.envport("X", 1)
+
+
+@pytest.mark.parametrize("raw", ["localhost", "ftp://x", "http://"])
+def test_an_address_that_is_none_is_refused(monkeypatch, raw):
+    monkeypatch.setenv("X", raw)
+    with pytest.raises(ImproperlyConfigured, match="X is"):
+        env.envurl("X")
+
+
+def test_prices_are_read_exactly(monkeypatch):
+    monkeypatch.setenv("X", '{"m": {"input": 0.15, "output": "0.60"}, "n": {"input": 0, "output": 10}}')
+    assert env.envprices("X") == {
+        "m": {"input": 15_000_000, "output": 60_000_000},
+        "n": {"input": 0, "output": 1_000_000_000},
+    }
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "{", "[]", '{"m": 1}', '{"m": {"input": 1}}', '{"m": {"input": -1, "output": 1}}',
+        '{"m": {"input": "x", "output": 1}}', '{"m": {"input": NaN, "output": 1}}',
+        '{"m": {"input": 0.000000001, "output": 1}}', '{"m": {"input": true, "output": 1}}',
+        '{"m": {"input": null, "output": 1}}', '{"m": {"input": 1, "output": 1, "cached": 1}}',
+    ],
+)  # fmt: skip
+def test_a_price_that_is_none_is_refused(monkeypatch, raw):
+    monkeypatch.setenv("X", raw)
+    with pytest.raises(ImproperlyConfigured, match="X cannot be read"):
+        env.envprices("X")
+
+
+def settings_with(**variables):
+    clean = {
+        key: value for key, value in os.environ.items() if not key.startswith(("CYCLES_", "LLM_", "SECRET_", "KEY_"))
+    }
+    given = {
+        "DATABASE_URL": "postgresql://u:p@h/n", "SECRET_KEY": "s", "KEY_SEALING_KEY": "k", "CYCLES_ADMIN_API_KEY": "a",
+        **variables,
+    }  # fmt: skip
+    run = [sys.executable, "-c", "import config.settings"]
+    done = subprocess.run(run, cwd=ROOT, env={**clean, **given}, capture_output=True, text=True)
+    return done.returncode, done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
+
+
+def test_production_starts_with_every_secret_given():
+    assert settings_with() == (0, "")
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_SEALING_KEY", "CYCLES_ADMIN_API_KEY"])
+def test_production_refuses_to_start_without_a_secret(name, tmp_path):
+    code, said = settings_with(**{name: "", "STATE_DIR": str(tmp_path)})
+    assert code != 0
+    assert f"{name} is not set" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [("CYCLES_BASE_URL", "CYCLES_ADMIN_URL"), ("CYCLES_ADMIN_URL", "CYCLES_BASE_URL")]
+)
+def test_one_address_of_an_authority_alone_is_refused_naming_the_other(given, missing):
+    code, said = settings_with(**{given: "http://authority:1"})
+    assert code != 0
+    assert f"{missing} is not set" in said
+
+
+def test_an_external_authority_needs_its_admin_key(tmp_path):
+    urls = {"CYCLES_BASE_URL": "http://a:1", "CYCLES_ADMIN_URL": "http://a:2"}
+    code, said = settings_with(**urls, CYCLES_ADMIN_API_KEY="", STATE_DIR=str(tmp_path))
+    assert code != 0
+    assert "CYCLES_ADMIN_API_KEY is not set" in said
+
+
+def test_an_external_model_needs_its_name():
+    code, said = settings_with(LLM_BASE_URL="http://models:1/v1")
+    assert code != 0
+    assert "LLM_MODEL is not set" in said

@@ -1,0 +1,147 @@
+"""The real parts that every test stands on: Postgres, the authority, a fake upstream, and the cast.
+
+No test runs inside a transaction: the guard's own must be durable, threads and other processes must see the rows.
+Rows stay until the test database goes; a test makes what it needs, and asserts on what is its own.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from django.db import connection
+from django.test.utils import setup_databases, teardown_databases
+
+from config.env import embedded_database, state_dir
+
+_postgres = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A database for whoever runs pytest by hand; `make test` has it running already."""
+    global _postgres
+    if embedded_database() and not hasattr(config, "workerinput"):
+        from config.stack.postgres import SharedPostgres
+
+        _postgres = SharedPostgres(state_dir())
+        _postgres.acquire()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _postgres is not None:
+        connection.close()
+        _postgres.release()
+
+
+@pytest.fixture(scope="session")
+def database(django_test_environment, django_db_blocker):
+    """The test database, open to all tests of the session.
+
+    Made here and not by pytest-django, which makes one only for tests that it wraps in a transaction.
+    """
+    with django_db_blocker.unblock():
+        made = setup_databases(verbosity=0, interactive=False, aliases={"default"})
+        yield connection.settings_dict["NAME"]
+        connection.close()
+        teardown_databases(made, verbosity=0)
+
+
+@pytest.fixture(scope="session")
+def database_url(database) -> str:
+    """The test database's address, for processes of its own."""
+    from urllib.parse import quote
+
+    given = connection.settings_dict
+    password = f":{quote(given['PASSWORD'], safe='')}" if given["PASSWORD"] else ""
+    port = f":{given['PORT']}" if given["PORT"] else ""
+    return f"postgresql://{given['USER']}{password}@{port}/{database}?host={quote(given['HOST'], safe='')}"
+
+
+@pytest.fixture(scope="session")
+def authority(database_url):
+    """The embedded authority in its own processes, as in production: reached over HTTP alone."""
+    from tests.support.authority import AuthorityProcess
+
+    process = AuthorityProcess(database_url, os.environ["CYCLES_ADMIN_API_KEY"])
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="session")
+def upstream_server():
+    from tests.support.upstream import FakeUpstream
+
+    with FakeUpstream() as server:
+        yield server
+
+
+@pytest.fixture
+def upstream(upstream_server, settings):
+    """A model's server that does as it is told and counts its calls."""
+    upstream_server.reset()
+    settings.LLM_BASE_URL = upstream_server.base_url
+    settings.LLM_MODEL = "test-model"
+    # $10 in, $40 out per million tokens: 1,000 and 4,000 microcents a token.
+    settings.LLM_PRICES = {"test-model": {"input": 1_000_000_000, "output": 4_000_000_000}}
+    return upstream_server
+
+
+@pytest.fixture(scope="session")
+def app(authority, tmp_path_factory, django_db_blocker):
+    """The app of this process, set to the real authority."""
+    from django.conf import settings
+
+    from billing.client import install_default_client
+
+    settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL = authority.runtime_url, authority.admin_url
+    settings.CYCLES_JOURNAL_DIR = str(tmp_path_factory.mktemp("journal"))
+    install_default_client()
+    return settings
+
+
+@pytest.fixture(scope="session")
+def _cast(app):
+    from tests.support.factories import WorkspaceFactory
+
+    return {slug: WorkspaceFactory(slug=slug) for slug in ("acme", "globex")}
+
+
+@pytest.fixture
+def acme(_cast):
+    return _cast["acme"]
+
+
+@pytest.fixture
+def globex(_cast):
+    """The neighbour. Must never be seen."""
+    return _cast["globex"]
+
+
+@pytest.fixture
+def alice(acme):
+    return acme.member("alice@acme.example")
+
+
+@pytest.fixture
+def bob(globex):
+    return globex.member("bob@globex.example")
+
+
+@pytest.fixture
+def workspace(app):
+    """A workspace of this test's own, for those that count its money."""
+    from tests.support.factories import WorkspaceFactory
+
+    return WorkspaceFactory()
+
+
+@pytest.fixture(autouse=True)
+def _back_to_public(request):
+    """No test leaves a tenant bound, nor a connection taken."""
+    yield
+    if "database" in request.fixturenames:
+        from tenants.context import enter
+
+        enter(None)
+        connection.close()

@@ -1,0 +1,126 @@
+"""The cast: acme, globex the neighbour who must never be seen, Alice of acme, Bob of globex."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.test import Client
+
+from billing.client import balance_of
+from billing.models import Account, Hold
+from billing.money import UNIT
+from billing.topups import top_up
+from billing.usage.models import UsageLine
+from tenants.context import tenant_scope
+from tenants.hosts import host_for
+from tenants.users.keys import create_key
+from tenants.users.models import User
+
+PASSWORD = "correct horse battery staple"
+
+
+class Workspace:
+    """A tenant with its account, and short ways to act as its people and programs."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self.tenant = account.tenant
+        self.slug: str = account.tenant.slug
+        self.host = host_for(self.slug)
+
+    def scope(self):
+        return tenant_scope(self.tenant)
+
+    @property
+    def owner(self) -> User:
+        with self.scope():
+            return User.objects.get(email=self.account.owner_email)
+
+    def member(self, email: str) -> User:
+        with self.scope():
+            return User.objects.get_or_create(email=email)[0]
+
+    def key(self, user: User | None = None) -> str:
+        with self.scope():
+            return create_key(user or self.owner, name="test")[1]
+
+    def client(self, user: User | None = None, *, csrf: bool = False) -> Client:
+        """A browser on the workspace's host, signed in as `user` if one is given."""
+        client = Client(headers={"host": self.host}, enforce_csrf_checks=csrf)
+        if user is not None:
+            user.set_password(PASSWORD)
+            with self.scope():
+                user.save(update_fields=["password"])
+            answer = client.post("/login/", {"email": user.email, "password": PASSWORD})
+            assert answer.status_code == 302 or csrf, answer.content
+        return client
+
+    def api(self, key: str | None = None, *, bare: bool = False) -> Api:
+        """A program with a key, on the workspace's host or on the bare one with X-Tenant-ID."""
+        headers = {"host": "localhost", "x-tenant-id": self.slug} if bare else {"host": self.host}
+        return Api(Client(headers={**headers, "authorization": f"Bearer {key or self.key()}"}))
+
+    # --- what the ledger and the schema say ---
+
+    def ledger(self) -> dict[str, Any]:
+        figures = balance_of(self.account.subject_tenant)
+        assert figures is not None
+        return figures
+
+    def lines(self) -> list[UsageLine]:
+        with self.scope():
+            return list(UsageLine.objects.order_by("pk"))
+
+    def holds(self) -> int:
+        return Hold.objects.filter(account=self.account).count()
+
+    def leave(self, microcents: int) -> None:
+        """Bring what remains to exactly `microcents`, by a real top-up or a real event."""
+        from billing.client import default_client
+
+        ledger = self.ledger()
+        missing = microcents - ledger["remaining"]
+        if missing > 0:
+            top_up(self.account, amount=missing, key=f"leave-{ledger['allocated']}-{ledger['spent']}")
+        elif missing < 0:
+            answer = default_client().create_event(
+                {
+                    "idempotency_key": f"leave-{ledger['allocated']}-{ledger['spent']}",
+                    "subject": {"tenant": self.account.subject_tenant},
+                    "action": {"kind": "test", "name": "spend"},
+                    "actual": {"unit": UNIT, "amount": -missing},
+                }
+            )
+            assert answer.status == 201, answer
+        assert self.ledger()["remaining"] == microcents
+
+
+class Api:
+    """JSON in, JSON out."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def get(self, path: str, **extra: Any) -> Any:
+        return self.client.get(path, **extra)
+
+    def post(self, path: str, body: Any, **extra: Any) -> Any:
+        content = body if isinstance(body, str | bytes) else json.dumps(body)
+        return self.client.post(path, content, content_type="application/json", **extra)
+
+    def chat(self, prompt: str = "hello", **fields: Any) -> Any:
+        return self.post("/api/chat/", {"prompt": prompt, **fields})
+
+    def summarize(self, text: str = "a long text", **fields: Any) -> Any:
+        return self.post("/api/summarize/", {"text": text, **fields})
+
+
+def events_of(response: Any) -> list[tuple[str, Any]]:
+    """The server-sent events of a streamed answer, comments left out."""
+    found = []
+    for block in b"".join(response.streaming_content).decode().split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if line and not line.startswith(":"))
+        if "data" in lines:
+            found.append((lines.get("event", "message"), json.loads(lines["data"])))
+    return found

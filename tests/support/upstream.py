@@ -1,0 +1,339 @@
+"""A language model's HTTP server for tests: real sockets, a made-up model.
+
+Owns what it answers and what it remembers of its callers. Any process on this machine may call it; everything a
+test can set may be changed while it runs, and counts for the calls that come after.
+
+    with FakeUpstream(tokens=["Hel", "lo"]) as upstream:
+        settings.LLM_BASE_URL = upstream.base_url
+        ...
+        assert len(upstream.calls) == 1
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+Body = dict[str, Any]
+PROMPT_TOKENS = 10  # what it says of every prompt
+
+
+@dataclass
+class Behaviour:
+    """What the next calls meet."""
+
+    tokens: list[str] = field(default_factory=lambda: ["Hello", ",", " world", "."])
+    # Reported when the caller asks for it: figures, a function of the request, or None to keep silent. Unset:
+    # PROMPT_TOKENS, and one for each token that was sent.
+    usage: Body | Callable[[Body], Body | None] | None = field(default_factory=lambda: dict(COUNTED))
+    # None: the stream ends without a word why. "length" is said by itself when max_tokens cuts the tokens.
+    finish_reason: str | None = "stop"
+    honour_max_tokens: bool = True
+    delay_first: float = 0.0  # seconds, after the headers of a stream and before its first token
+    delay_between: float = 0.0
+
+    # Failures.
+    status: int | None = None  # answer with this HTTP status and an error that quotes the prompt and the key
+    hang: bool = False  # take the request and never answer
+    drop: bool = False  # take the request and drop the connection
+    cut_after: int | None = None  # drop the connection in mid-answer, after so many tokens
+    garbage: bool = False  # an event stream of what is no JSON
+    html: bool = False  # a page, as a proxy in between would send one
+    raw: bytes | None = None  # an event stream of exactly these bytes
+
+
+COUNTED: Body = {"counted": True}  # stands for "count them"
+
+
+class FakeUpstream(Behaviour):
+    """`with FakeUpstream(status=500) as upstream:` serves on a free port of loopback until the block ends.
+
+    Remembers: `calls` (the parsed bodies), `headers` (of each call), `aborted` (callers who left before the end),
+    `connections_open`. A new `tokens=` and so on may be assigned at any time; `reset()` makes it as new.
+    """
+
+    def __init__(self, **behaviour: Any) -> None:
+        super().__init__(**behaviour)
+        self._lock = threading.Lock()
+        self._calls: list[Body] = []
+        self._headers: list[dict[str, str]] = []
+        self._aborted = 0
+        self._connections: set[socket.socket] = set()
+        self._stopping = threading.Event()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.upstream = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    # For the test
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    @property
+    def calls(self) -> list[Body]:
+        """The parsed bodies of all calls for a completion, in the order they came."""
+        with self._lock:
+            return list(self._calls)
+
+    @property
+    def headers(self) -> list[dict[str, str]]:
+        """Headers of the same calls, names in lower case."""
+        with self._lock:
+            return list(self._headers)
+
+    @property
+    def aborted(self) -> int:
+        """How many callers left before their answer was complete."""
+        with self._lock:
+            return self._aborted
+
+    @property
+    def connections_open(self) -> int:
+        with self._lock:
+            return len(self._connections)
+
+    def reset(self) -> None:
+        """Forget the calls and behave as a new one."""
+        for item in fields(Behaviour):
+            setattr(self, item.name, getattr(Behaviour(), item.name))
+        with self._lock:
+            self._calls, self._headers, self._aborted = [], [], 0
+
+    def wait_until(self, condition: Callable[[FakeUpstream], bool], timeout: float = 5.0) -> bool:
+        """`upstream.wait_until(lambda u: u.aborted == 1)`: whether it came true in time."""
+        deadline = time.monotonic() + timeout
+        while not (true := condition(self)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return true
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopping.set()  # ends hanging and delayed answers
+        self._server.shutdown()
+        with self._lock:
+            for connection in self._connections:  # ends who has connected and says nothing
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        self._server.server_close()  # waits for the handlers
+        self._thread.join()
+
+    # For the handlers
+
+    def _remember(self, body: Body, headers: dict[str, str]) -> None:
+        with self._lock:
+            self._calls.append(body)
+            self._headers.append(headers)
+
+    def _left(self) -> None:
+        with self._lock:
+            self._aborted += 1
+
+    @contextmanager
+    def _connected(self, connection: socket.socket) -> Iterator[None]:
+        with self._lock:
+            self._connections.add(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connections.remove(connection)
+
+    def _words(self, body: Body) -> tuple[list[str], str | None]:
+        tokens = list(self.tokens)
+        most = body.get("max_completion_tokens") or body.get("max_tokens")
+        if self.honour_max_tokens and isinstance(most, int) and most < len(tokens):
+            return tokens[:most], "length"
+        return tokens, self.finish_reason
+
+    def _usage(self, body: Body, sent: int) -> Body | None:
+        usage = self.usage(body) if callable(self.usage) else self.usage
+        if usage == COUNTED:
+            return {
+                "prompt_tokens": PROMPT_TOKENS,
+                "completion_tokens": sent,
+                "total_tokens": PROMPT_TOKENS + sent,
+            }
+        return usage
+
+
+class _Left(Exception):
+    """The caller has gone, or the test is over."""
+
+
+class _Server(ThreadingHTTPServer):
+    upstream: FakeUpstream
+    daemon_threads = False  # the end of the block waits for every handler: none outlives its test
+    request_queue_size = 256
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller who cuts the line is what many tests are about, and no news for the terminal."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = 30
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def handle(self) -> None:
+        with self.server.upstream._connected(self.connection):
+            super().handle()
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        if self.path == "/v1/models":
+            self._json(200, {"object": "list", "data": [{"id": "fake-model", "object": "model"}]})
+        else:
+            self._json(404, {"error": {"message": "no such address", "code": 404}})
+
+    def do_POST(self) -> None:
+        # One call a connection: then `connections_open` tells callers who left from callers who rest.
+        self.close_connection = True
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path != "/v1/chat/completions":
+            self._json(404, {"error": {"message": "no such address", "code": 404}})
+            return
+        body: Body = json.loads(raw)
+        self.server.upstream._remember(body, {name.lower(): value for name, value in self.headers.items()})
+        try:
+            self._answer(body)
+        except (_Left, ConnectionError):
+            if not self.server.upstream._stopping.is_set():
+                self.server.upstream._left()
+
+    def _answer(self, body: Body) -> None:
+        upstream = self.server.upstream
+        if upstream.hang:
+            self._wait(float("inf"))
+        elif upstream.drop:
+            self._drop()
+        elif upstream.status is not None:
+            quoted = f"upstream says {upstream.status} to {self.headers.get('Authorization')}: {body['messages']}"
+            self._json(upstream.status, {"error": {"message": quoted, "code": upstream.status}})
+        elif upstream.html:
+            self._send(200, "text/html", b"<!doctype html><title>Sign in to the proxy</title>")
+        elif upstream.garbage:
+            self._send(200, "text/event-stream", b"data: {oh no\n\ndata: \xff\xfe\n\n")
+        elif upstream.raw is not None:
+            self._send(200, "text/event-stream", upstream.raw)
+        elif body.get("stream"):
+            self._stream(body)
+        else:
+            self._whole(body)
+
+    def _stream(self, body: Body) -> None:
+        upstream = self.server.upstream
+        tokens, reason = upstream._words(body)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self._wait(upstream.delay_first)
+        self._event(_chunk(body, [_choice({"role": "assistant", "content": None})]))
+        for number, token in enumerate(tokens):
+            if number == upstream.cut_after:
+                return self._drop()
+            if number:
+                self._wait(upstream.delay_between)
+            self._event(_chunk(body, [_choice({"content": token})]))
+        if upstream.cut_after is not None:
+            return self._drop()
+        if reason:
+            self._event(_chunk(body, [_choice({}, reason)]))
+        if (body.get("stream_options") or {}).get("include_usage"):
+            usage = upstream._usage(body, len(tokens))
+            if usage is not None:
+                self._event({**_chunk(body, []), "usage": usage})
+        if reason:
+            self._write(b"data: [DONE]\n\n")
+        self.wfile.write(b"0\r\n\r\n")
+        return None
+
+    def _whole(self, body: Body) -> None:
+        upstream = self.server.upstream
+        tokens, reason = upstream._words(body)
+        self._wait(upstream.delay_first + upstream.delay_between * (len(tokens) - 1))
+        if upstream.cut_after is not None:
+            return self._drop()
+        message = {"role": "assistant", "content": "".join(tokens)}
+        answer: Body = {
+            "id": "chatcmpl-fake",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body.get("model"),
+            "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+        }
+        usage = upstream._usage(body, len(tokens))
+        return self._json(200, answer if usage is None else {**answer, "usage": usage})
+
+    def _event(self, data: Body) -> None:
+        self._write(b"data: " + json.dumps(data).encode() + b"\n\n")
+
+    def _write(self, data: bytes) -> None:
+        self._wait(0)  # notices who left before a write into the void would
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def _json(self, status: int, data: Body) -> None:
+        self._send(status, "application/json", json.dumps(data).encode())
+
+    def _send(self, status: int, content_type: str, data: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _wait(self, seconds: float) -> None:
+        """Raises _Left as soon as the caller has gone."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left = max(0.0, min(deadline - time.monotonic(), 0.02))
+            if select.select([self.connection], [], [], left)[0] and not self._more():
+                raise _Left
+            if self.server.upstream._stopping.is_set():
+                raise _Left
+            if time.monotonic() >= deadline:
+                return
+
+    def _more(self) -> bool:
+        try:
+            return bool(self.connection.recv(1, socket.MSG_PEEK))
+        except ConnectionError:
+            return False
+
+    def _drop(self) -> None:
+        """As a machine that dies: a reset, and no end of anything."""
+        self.wfile.flush()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError):
+            self.connection.close()
+
+
+def _chunk(body: Body, choices: list[Body]) -> Body:
+    return {
+        "id": "chatcmpl-fake",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": body.get("model"),
+        "choices": choices,
+    }
+
+
+def _choice(delta: Body, finish_reason: str | None = None) -> Body:
+    return {"index": 0, "delta": delta, "finish_reason": finish_reason}
