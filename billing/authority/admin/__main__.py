@@ -1,0 +1,49 @@
+"""Starts the admin plane: `python -m billing.authority.admin --host … --port … --watch FD`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.wsgi import get_wsgi_application
+from gunicorn.app.base import BaseApplication
+
+from billing.authority.conf import setting
+from billing.authority.processes import plane_arguments, watch_parent
+
+KEEP_ALIVE_SECONDS = 75  # longer than any client keeps an idle connection: the client closes first, never mid-request
+
+
+class AdminPlane(BaseApplication):  # type: ignore[misc]
+    """gunicorn with its settings here instead of a file or a command line. One worker: threads are enough."""
+
+    def __init__(self, bind: str) -> None:
+        self.options: dict[str, Any] = {
+            "bind": bind,
+            "worker_class": "gthread",
+            "threads": setting("AUTHORITY_ADMIN_THREADS"),
+            "keepalive": KEEP_ALIVE_SECONDS,
+            "graceful_timeout": 3,
+            "loglevel": "warning",
+            "proc_name": "authority-admin",
+            "control_socket_disable": True,
+        }
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self.options.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        return get_wsgi_application()
+
+
+def main() -> None:
+    arguments = plane_arguments("admin")
+    watch_parent(arguments.watch)
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    AdminPlane(f"{host}:{arguments.port}").run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Who may call what on the admin plane: the admin key, or a tenant's key with the permission."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+from django.http import HttpResponse
+from django.utils import timezone
+
+from billing.authority.admin.request import AdminRequest
+from billing.authority.conf import setting
+from billing.authority.errors import Refusal, unauthorized
+from billing.authority.keys import digest_of, grants, prefix_of
+from billing.authority.models import ApiKey, Tenant
+from billing.authority.scopes import permits
+
+View = Callable[..., HttpResponse]
+
+# Below these every path needs the admin key, also one that does not exist.
+GUARDED = (
+    "/v1/admin/tenants", "/v1/admin/api-keys", "/v1/auth/validate", "/v1/admin/audit", "/v1/admin/webhooks",
+    "/v1/admin/events", "/v1/admin/overview", "/v1/admin/config", "/actuator/", "/api-docs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The admin (no tenant), or the tenant whose key came."""
+
+    tenant: Tenant | None
+    scope_filter: list[str] | None = None
+
+    def may_reach(self, scope: str) -> None:
+        if not permits(self.scope_filter, scope):
+            raise Refusal(403, "FORBIDDEN", f"API key scope_filter does not permit access to scope: {scope}")
+
+    def may_own(self, tenant_id: str) -> bool:
+        return self.tenant is None or self.tenant.tenant_id == tenant_id
+
+
+def check_admin_key(request: AdminRequest) -> None:
+    given = request.headers.get("X-Admin-API-Key", "")
+    if not given.strip():
+        raise unauthorized("Missing X-Admin-API-Key header")
+    if not hmac.compare_digest(given.encode(), setting("AUTHORITY_ADMIN_KEY").encode()):
+        raise unauthorized("Invalid admin API key")
+
+
+def admin_only(view: View) -> View:
+    @wraps(view)
+    def checked(request: AdminRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        check_admin_key(request)
+        return view(request, *args, **kwargs)
+
+    return checked
+
+
+def admin_or(permission: str) -> Callable[[View], View]:
+    """The admin key, or a tenant's key with this permission. The view gets a Caller after the request.
+
+    With both headers the admin's decides. A HEAD is not a GET here: it takes a tenant's key only.
+    """
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def checked(request: AdminRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            if request.headers.get("X-Admin-API-Key") is not None and request.method != "HEAD":
+                check_admin_key(request)
+                return view(request, Caller(None), *args, **kwargs)
+            return view(request, tenant_caller(request, permission), *args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def tenant_caller(request: AdminRequest, permission: str) -> Caller:
+    secret = request.headers.get("X-Cycles-API-Key", "").strip()
+    if not secret:
+        raise unauthorized("Missing X-Cycles-API-Key header")
+    key = ApiKey.objects.select_related("tenant").filter(prefix=prefix_of(secret)).first()
+    if reason := _why_not(key, digest_of(secret)):
+        raise Refusal(403, "FORBIDDEN", f"Invalid API key: {reason}")
+    assert key is not None
+    if not grants(key.permissions, permission):
+        raise Refusal(403, "INSUFFICIENT_PERMISSIONS", f"API key lacks required permission: {permission}")
+    return Caller(key.tenant, key.scope_filter)
+
+
+def _why_not(key: ApiKey | None, digest: bytes) -> str | None:
+    """The same reasons in the same order as the runtime plane's `caller_of`."""
+    if key is None:
+        return "KEY_NOT_FOUND"
+    if key.status == ApiKey.Status.REVOKED:
+        return "KEY_REVOKED"
+    if key.expires_at < timezone.now():
+        return "KEY_EXPIRED"
+    if not hmac.compare_digest(bytes(key.digest), digest):
+        return "INVALID_KEY"
+    if key.tenant.status != Tenant.Status.ACTIVE:
+        return f"TENANT_{key.tenant.status}"
+    return None

@@ -1,0 +1,36 @@
+"""Calling the SQL operations: names, casts, and what a database error means to a caller. No state, no connection."""
+
+from __future__ import annotations
+
+import psycopg
+
+from billing.authority.errors import Refusal, invalid
+
+# Each operation's parameters, with the casts that an untyped null needs. One call is one transaction.
+OPERATIONS = {
+    "authenticate": "%s, %s",
+    "decide": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint",
+    "reserve": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint, %s::bigint, %s::bigint, %s, %s, %s, %s, %s",
+    "commit_reservation": "%s, %s, %s::uuid, %s, %s, %s, %s::bigint, %s, %s",
+    "release_reservation": "%s, %s, %s, %s::uuid, %s, %s, %s",
+    "extend_reservation": "%s, %s, %s::uuid, %s, %s, %s::bigint",
+    "book_event": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint, %s, %s",
+    "fund": "%s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s",
+    "create_budget": "%s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s::timestamptz, %s::timestamptz, %s::jsonb",
+    "set_budget_status": "%s, %s, %s",
+    "patch_budget": "%s, %s, %s::bigint, %s, %s::jsonb",
+    "set_caps": "%s, %s, %s::jsonb",
+}
+STATEMENTS = {
+    name: f"SELECT answer_status, answer_tenant, answer_body::text FROM {name}({parameters})"  # noqa: S608 - names above
+    for name, parameters in OPERATIONS.items()
+}
+# Another transaction finished this key first; or two met in a deadlock. Either way nothing is stored: ask once more.
+TRY_AGAIN = (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+
+
+def refused_by(error: psycopg.DataError) -> Refusal:
+    """A value the database cannot keep. The transaction is gone, so nothing is stored."""
+    if isinstance(error, psycopg.errors.NumericValueOutOfRange):
+        return invalid("The amount pushes a budget past 2^63-1 in its unit. Use a smaller amount.")
+    return invalid("A value of this request cannot be stored. Send plain text and whole numbers.")

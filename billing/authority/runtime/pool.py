@@ -1,0 +1,93 @@
+"""The plane's few connections: opened when first needed, replaced after a failure. Knows SQL calls, no operation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from billing.authority.database import STATEMENTS, TRY_AGAIN, refused_by
+from billing.authority.errors import from_database
+
+Row = tuple[Any, ...]
+Connection = psycopg.AsyncConnection[Row]
+ATTEMPTS = 5
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place for one connection; `generation` tells whether it was opened before the last failure."""
+
+    connection: Connection | None = None
+    generation: int = 0
+
+    async def drop(self) -> None:
+        if self.connection is not None:
+            await self.connection.close()
+            self.connection = None
+
+
+class Pool:
+    """At most `size` connections in autocommit. After one fails all are opened anew: when Postgres restarted, the
+    idle ones are dead too, and each would fail one more request before it was found out."""
+
+    def __init__(self, settings: dict[str, Any], size: int) -> None:
+        self._settings = settings
+        self._size = size
+        self._generation = 0
+        self._free: asyncio.LifoQueue[Slot] = asyncio.LifoQueue()
+        for _ in range(size):
+            self._free.put_nowait(Slot())
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        slot = await self._free.get()
+        try:
+            if slot.connection is None or slot.connection.closed or slot.generation != self._generation:
+                await slot.drop()
+                slot.generation = self._generation
+                slot.connection = await psycopg.AsyncConnection.connect(**self._settings, autocommit=True)
+            yield slot.connection
+        except (psycopg.OperationalError, asyncio.CancelledError):
+            # Cancelled means cut in the middle of an answer: the connection may still hold the rest of it.
+            if slot.connection is not None and slot.connection.broken:
+                self._generation += 1
+            await slot.drop()
+            raise
+        finally:
+            self._free.put_nowait(slot)
+
+    async def close(self) -> None:
+        for _ in range(self._size):
+            await (await self._free.get()).drop()
+
+    async def call(self, operation: str, parameters: Sequence[object]) -> tuple[int, str | None, str]:
+        """Run one operation; give (status, tenant, body) or raise the Refusal it answered."""
+        statement = STATEMENTS[operation]
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                rows = await self.rows(statement, parameters)
+            except TRY_AGAIN:
+                if attempt == ATTEMPTS:
+                    raise
+                continue
+            except psycopg.DataError as error:
+                raise refused_by(error) from error
+            status, tenant, body = rows[0]
+            if status >= 400:
+                refusal = from_database(status, json.loads(body))
+                if tenant is not None:
+                    refusal.headers = {"x-cycles-tenant": tenant}
+                raise refusal
+            return status, tenant, body
+        raise AssertionError("unreachable")
+
+    async def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[Row]:
+        async with self.connection() as connection:
+            cursor = await connection.execute(statement.encode(), parameters)  # bytes: ours, never a caller's text
+            return await cursor.fetchall()

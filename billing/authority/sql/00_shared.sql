@@ -1,0 +1,245 @@
+-- What every operation shares: the clock, the wire's shapes, the key check, the one lock order, the replay book.
+--
+-- Functions in the language sql are those that Postgres can put into the calling query (which needs the volatility to be
+-- honest: jsonb_build_object is STABLE). Whatever it cannot is plpgsql, whose plans are kept.
+-- What reads rows that were just waited for is VOLATILE: a STABLE function would see the snapshot from before the wait.
+--
+-- Lock order, everywhere: (advisory lock of the tenant) -> reservations by id -> ledgers by scope, unit.
+-- A function that takes them otherwise can deadlock with every other one.
+
+CREATE OR REPLACE FUNCTION now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+    SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+$$;
+
+CREATE OR REPLACE FUNCTION amount(p_unit text, p_amount bigint) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object('unit', p_unit, 'amount', p_amount)
+$$;
+
+CREATE OR REPLACE FUNCTION instant(p_at timestamptz) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT replace(to_char(p_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), '.000Z', 'Z')
+$$;
+
+-- A ledger as the runtime plane shows it. No status and nothing that is zero by nature: the client refuses unknown keys.
+CREATE OR REPLACE FUNCTION balance_of(l ledger) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'scope', substring(l.scope FROM '[^/]*$'), 'scope_path', l.scope,
+        'remaining', amount(l.unit, l.remaining), 'reserved', amount(l.unit, l.reserved),
+        'spent', amount(l.unit, l.spent), 'allocated', amount(l.unit, l.allocated))
+    || CASE WHEN l.debt > 0 THEN jsonb_build_object('debt', amount(l.unit, l.debt)) ELSE '{}' END
+    || CASE WHEN l.overdraft_limit > 0
+            THEN jsonb_build_object('overdraft_limit', amount(l.unit, l.overdraft_limit)) ELSE '{}' END
+    || CASE WHEN l.is_over_limit THEN '{"is_over_limit": true}' ELSE '{}'::jsonb END
+$$;
+
+CREATE OR REPLACE FUNCTION balances_of(p_ledgers ledger[]) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT coalesce(jsonb_agg(balance_of(l) ORDER BY l.scope), '[]') FROM unnest(p_ledgers) AS l);
+END
+$$;
+
+-- A ledger as the admin plane shows it.
+CREATE OR REPLACE FUNCTION ledger_json(l ledger) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'ledger_id', l.ledger_id, 'tenant_id', (SELECT t.tenant_id FROM tenant t WHERE t.id = l.tenant_id),
+        'scope', l.scope, 'unit', l.unit, 'status', l.status,
+        'allocated', amount(l.unit, l.allocated), 'remaining', amount(l.unit, l.remaining),
+        'reserved', amount(l.unit, l.reserved), 'spent', amount(l.unit, l.spent), 'debt', amount(l.unit, l.debt),
+        'overdraft_limit', amount(l.unit, l.overdraft_limit), 'is_over_limit', l.is_over_limit,
+        'created_at', instant(l.created_at))
+    || jsonb_strip_nulls(jsonb_build_object(
+        'commit_overage_policy', l.commit_overage_policy, 'rollover_policy', l.rollover_policy,
+        'period_start', instant(l.period_start), 'period_end', instant(l.period_end),
+        'updated_at', instant(l.updated_at)))
+$$;
+
+-- A refusal's body: the code, and what its sentence needs. Python writes the sentence.
+CREATE OR REPLACE FUNCTION refusal(p_error text, p_scope text DEFAULT NULL) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_strip_nulls(jsonb_build_object('error', p_error, 'scope', p_scope))
+$$;
+
+-- Whose key is it, and why not? One row if the prefix is known. `reason` is null when the key may act.
+CREATE OR REPLACE FUNCTION caller_of(p_prefix text, p_digest bytea)
+RETURNS TABLE (reason text, id bigint, tenant_id text, default_policy text, default_ttl_ms bigint,
+               max_ttl_ms bigint, max_extensions bigint)
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+               WHEN k.status = 'REVOKED' THEN 'KEY_REVOKED'
+               WHEN k.expires_at < statement_timestamp() THEN 'KEY_EXPIRED'
+               WHEN k.digest <> p_digest THEN 'INVALID_KEY'
+               WHEN t.status = 'SUSPENDED' THEN 'TENANT_SUSPENDED'
+               WHEN t.status = 'CLOSED' THEN 'TENANT_CLOSED'
+           END,
+           t.id, t.tenant_id, t.default_commit_overage_policy, t.default_reservation_ttl_ms,
+           t.max_reservation_ttl_ms, t.max_reservation_extensions
+    FROM api_key k JOIN tenant t ON t.id = k.tenant_id
+    WHERE k.prefix = p_prefix
+$$;
+
+-- Only the key check, for requests that are refused before any operation starts.
+CREATE OR REPLACE FUNCTION authenticate(
+    p_prefix text, p_digest bytea, OUT answer_status int, OUT answer_tenant text, OUT answer_body jsonb)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    caller record;
+BEGIN
+    SELECT * INTO caller FROM caller_of(p_prefix, p_digest);
+    IF NOT FOUND OR caller.reason IS NOT NULL THEN
+        answer_status := 401;
+        answer_body := refusal(coalesce(caller.reason, 'KEY_NOT_FOUND'));
+        RETURN;
+    END IF;
+    answer_status := 200;
+    answer_tenant := caller.tenant_id;
+    answer_body := '{}';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION tenant_lock(p_tenant bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT hashtextextended('billing.authority.tenant', p_tenant)
+$$;
+
+-- The ledgers of these scopes, locked root first.
+CREATE OR REPLACE FUNCTION lock_ledgers(p_tenant bigint, p_scopes text[], p_unit text) RETURNS ledger[]
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT array_agg(locked.l) FROM (
+        SELECT l FROM ledger l
+        WHERE l.scope = ANY (p_scopes) AND l.unit = p_unit AND l.tenant_id = p_tenant
+        ORDER BY l.scope FOR NO KEY UPDATE
+    ) AS locked);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION read_ledgers(p_tenant bigint, p_scopes text[], p_unit text) RETURNS ledger[]
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT array_agg(l ORDER BY l.scope) FROM ledger l
+            WHERE l.scope = ANY (p_scopes) AND l.unit = p_unit AND l.tenant_id = p_tenant);
+END
+$$;
+
+-- No ledger in this unit: is there one in another (a mistake of the caller) or none at all?
+CREATE OR REPLACE FUNCTION missing_ledger(p_tenant bigint, p_scopes text[], p_unit text)
+RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    other record;
+BEGIN
+    SELECT l.scope, array_agg(l.unit ORDER BY
+               array_position(ARRAY['USD_MICROCENTS', 'TOKENS', 'CREDITS', 'RISK_POINTS'], l.unit)) AS units
+    INTO other
+    FROM ledger l WHERE l.scope = ANY (p_scopes) AND l.tenant_id = p_tenant
+    GROUP BY l.scope ORDER BY l.scope LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN refusal('NOT_FOUND', p_scopes[cardinality(p_scopes)]) || '{"what": "budget"}';
+    END IF;
+    RETURN refusal('UNIT_MISMATCH', other.scope) || jsonb_build_object('details', jsonb_build_object(
+        'scope', other.scope, 'requested_unit', p_unit, 'expected_units', to_jsonb(other.units)));
+END
+$$;
+
+-- The first reason, from the root down, why this amount cannot be held; both null if it can.
+CREATE OR REPLACE FUNCTION obstacle(p_ledgers ledger[], p_amount bigint, OUT code text, OUT scope text)
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    l ledger;
+BEGIN
+    FOREACH l IN ARRAY p_ledgers LOOP
+        code := CASE
+            WHEN l.status = 'FROZEN' THEN 'BUDGET_FROZEN'
+            WHEN l.status = 'CLOSED' THEN 'BUDGET_CLOSED'
+            WHEN l.is_over_limit THEN 'OVERDRAFT_LIMIT_EXCEEDED'
+            WHEN l.debt > 0 AND l.overdraft_limit = 0 THEN 'DEBT_OUTSTANDING'
+            WHEN l.remaining < p_amount THEN 'BUDGET_EXCEEDED'
+        END;
+        IF code IS NOT NULL THEN
+            scope := l.scope;
+            RETURN;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- ALLOW, or ALLOW_WITH_CAPS when the leaf scope's own ledger has caps.
+CREATE OR REPLACE FUNCTION allowance(p_ledgers ledger[], p_scopes text[]) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    leaf ledger := p_ledgers[cardinality(p_ledgers)];
+BEGIN
+    IF leaf.scope = p_scopes[cardinality(p_scopes)] AND leaf.caps IS NOT NULL THEN
+        RETURN jsonb_build_object('decision', 'ALLOW_WITH_CAPS', 'affected_scopes', p_scopes, 'caps', leaf.caps);
+    END IF;
+    RETURN jsonb_build_object('decision', 'ALLOW', 'affected_scopes', p_scopes);
+END
+$$;
+
+-- Was this key used before? Null: no. Otherwise the answer given then, or a refusal if the request was another.
+CREATE OR REPLACE FUNCTION recall(p_tenant bigint, p_operation text, p_key text, p_digest bytea)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (
+        SELECT CASE WHEN r.digest = p_digest THEN r.body ELSE refusal('IDEMPOTENCY_MISMATCH') END
+        FROM replay r
+        WHERE r.tenant_id = p_tenant AND r.operation = p_operation AND r.key = p_key AND r.expires_at_ms > now_ms());
+END
+$$;
+
+-- Write the finished answer down. Whoever comes second fails with unique_violation, loses its whole transaction,
+-- and finds this row when its caller tries again.
+CREATE OR REPLACE FUNCTION remember(
+    p_tenant bigint, p_operation text, p_key text, p_digest bytea, p_body jsonb, p_expires_at_ms bigint)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO replay (tenant_id, operation, key, digest, body, expires_at_ms)
+    VALUES (p_tenant, p_operation, p_key, p_digest, p_body, p_expires_at_ms)
+    ON CONFLICT (tenant_id, operation, key) DO UPDATE
+        SET digest = excluded.digest, body = excluded.body, expires_at_ms = excluded.expires_at_ms
+        WHERE replay.expires_at_ms <= now_ms();  -- a key past its window that is not yet swept
+    IF NOT FOUND THEN
+        RAISE unique_violation USING MESSAGE = 'idempotency key taken meanwhile';
+    END IF;
+END
+$$;
+
+-- Book an actual amount against locked ledgers, giving back the estimate held for it (0 for an event).
+-- One update of all ledgers. `code` is set, and nothing changed, if the overage policy refuses.
+CREATE OR REPLACE FUNCTION charge(
+    p_ledgers ledger[], p_estimate bigint, p_actual bigint, p_policy text,
+    OUT code text, OUT charged bigint, OUT balances jsonb)
+LANGUAGE plpgsql AS $$
+DECLARE
+    delta bigint := p_actual - p_estimate;
+    overdraft boolean := p_policy = 'ALLOW_WITH_OVERDRAFT';
+    extra bigint;  -- what is charged beyond the estimate; below zero when less was used
+BEGIN
+    -- A ledger caps the extra at what it has left, unless it may go into debt for it.
+    SELECT least(delta, min(greatest(l.remaining, 0)) FILTER (WHERE NOT (overdraft AND l.overdraft_limit > 0)))
+    INTO extra FROM unnest(p_ledgers) AS l;
+    extra := CASE WHEN delta <= 0 THEN delta ELSE extra END;
+    IF delta > 0 AND overdraft THEN
+        PERFORM 1 FROM unnest(p_ledgers) AS l
+        WHERE l.overdraft_limit > 0 AND l.remaining < extra
+          AND l.debt::numeric + extra - greatest(l.remaining, 0) > l.overdraft_limit;
+        IF FOUND THEN
+            code := 'OVERDRAFT_LIMIT_EXCEEDED';
+            RETURN;
+        END IF;
+    END IF;
+    charged := p_estimate + extra;
+    WITH deficit AS (
+        SELECT l.id,
+               CASE WHEN overdraft AND l.overdraft_limit > 0 AND extra > 0
+                    THEN greatest(extra - greatest(l.remaining, 0), 0) ELSE 0 END AS debt,
+               extra < delta AND l.remaining < delta
+                   AND NOT (overdraft AND l.overdraft_limit > 0) AS short
+        FROM unnest(p_ledgers) AS l
+    ), changed AS (
+        UPDATE ledger AS l
+        SET reserved = l.reserved - p_estimate,
+            spent = l.spent + charged - d.debt,
+            debt = l.debt + d.debt,
+            is_over_limit = l.is_over_limit OR d.short
+        FROM deficit d WHERE l.id = d.id
+        RETURNING l AS changed_ledger
+    )
+    SELECT jsonb_agg(balance_of(changed_ledger) ORDER BY (changed_ledger).scope) INTO balances FROM changed;
+END
+$$;

@@ -1,0 +1,91 @@
+-- reserve: hold an estimate on every budgeted scope, or refuse and change nothing.
+-- A dry run answers what would happen; it shares the keys of live reservations, so that one key means one request.
+CREATE OR REPLACE FUNCTION reserve(
+    p_prefix text, p_digest bytea, p_subject_tenant text, p_key text, p_request bytea,
+    p_scopes text[], p_unit text, p_amount bigint,
+    p_ttl_ms bigint, p_grace_ms bigint, p_policy text, p_dry_run boolean,
+    p_subject text, p_action text, p_metadata text,
+    OUT answer_status int, OUT answer_tenant text, OUT answer_body jsonb)
+LANGUAGE plpgsql AS $$
+DECLARE
+    caller record;
+    ledgers ledger[];
+    blocker text;
+    blocked_scope text;
+    balances jsonb;
+    hold uuid;
+    created bigint;
+    ttl bigint;
+BEGIN
+    SELECT * INTO caller FROM caller_of(p_prefix, p_digest);
+    IF NOT FOUND OR caller.reason IS NOT NULL THEN
+        answer_status := 401; answer_body := refusal(coalesce(caller.reason, 'KEY_NOT_FOUND')); RETURN;
+    END IF;
+    answer_tenant := caller.tenant_id;
+    IF p_subject_tenant <> caller.tenant_id THEN
+        answer_status := 403; answer_body := refusal('FORBIDDEN'); RETURN;
+    END IF;
+
+    -- Shared with other reserves, exclusive in a close: without it a hold made beside a close would outlive it.
+    -- After waiting for a close the ledgers below are found CLOSED.
+    PERFORM pg_advisory_xact_lock_shared(tenant_lock(caller.id));
+    ledgers := CASE WHEN p_dry_run THEN read_ledgers(caller.id, p_scopes, p_unit)
+                    ELSE lock_ledgers(caller.id, p_scopes, p_unit) END;
+
+    answer_body := recall(caller.id, 'reserve', p_key, p_request);
+    IF answer_body IS NOT NULL THEN
+        answer_status := CASE WHEN answer_body ? 'error' THEN 409 ELSE 200 END;
+        IF answer_body ? 'expires_at_ms' THEN
+            answer_body := answer_body || jsonb_build_object('remaining_ttl_ms', coalesce(
+                (SELECT greatest((answer_body ->> 'expires_at_ms')::bigint - now_ms(), 0) FROM reservation r
+                 WHERE r.id = (answer_body ->> 'reservation_id')::uuid AND r.status = 'ACTIVE'), 0));
+        END IF;
+        RETURN;
+    END IF;
+
+    IF ledgers IS NULL THEN
+        answer_body := missing_ledger(caller.id, p_scopes, p_unit);
+        answer_status := CASE answer_body ->> 'error' WHEN 'UNIT_MISMATCH' THEN 400 ELSE 404 END;
+    ELSE
+        SELECT o.code, o.scope INTO blocker, blocked_scope FROM obstacle(ledgers, p_amount) AS o;
+        answer_status := CASE WHEN blocker IS NULL THEN 200 ELSE 409 END;
+        answer_body := refusal(blocker, blocked_scope);
+    END IF;
+
+    IF p_dry_run AND answer_status <> 400 THEN
+        answer_body := CASE WHEN answer_status = 200
+            THEN allowance(ledgers, p_scopes) || jsonb_build_object(
+                'reserved', amount(p_unit, p_amount), 'balances', balances_of(ledgers))
+            ELSE jsonb_build_object('decision', 'DENY', 'affected_scopes', p_scopes, 'reason_code', coalesce(blocker, 'BUDGET_NOT_FOUND')) END
+            || jsonb_build_object('scope_path', p_scopes[cardinality(p_scopes)]);
+        answer_status := 200;
+        PERFORM remember(caller.id, 'reserve', p_key, p_request, answer_body, now_ms() + 86400000);
+        RETURN;
+    END IF;
+    IF answer_status <> 200 THEN
+        RETURN;
+    END IF;
+
+    WITH changed AS (
+        UPDATE ledger AS l SET reserved = l.reserved + p_amount
+        FROM unnest(ledgers) AS held WHERE l.id = held.id
+        RETURNING l AS changed_ledger
+    )
+    SELECT jsonb_agg(balance_of(changed_ledger) ORDER BY (changed_ledger).scope) INTO balances FROM changed;
+
+    hold := gen_random_uuid();
+    created := now_ms();
+    ttl := least(coalesce(p_ttl_ms, caller.default_ttl_ms), caller.max_ttl_ms);
+    INSERT INTO reservation (id, tenant_id, idempotency_key, unit, reserved, overage_policy, scopes, budgeted,
+        subject, action, metadata, created_at_ms, expires_at_ms, deadline_ms, max_extensions)
+    VALUES (hold, caller.id, p_key, p_unit, p_amount, coalesce(p_policy, caller.default_policy), p_scopes,
+        ARRAY(SELECT l.scope FROM unnest(ledgers) AS l),
+        p_subject, p_action, p_metadata, created, created + ttl, created + ttl + p_grace_ms, caller.max_extensions);
+
+    answer_body := allowance(ledgers, p_scopes) || jsonb_build_object(
+        'reservation_id', hold, 'expires_at_ms', created + ttl, 'remaining_ttl_ms', ttl,
+        'scope_path', p_scopes[cardinality(p_scopes)], 'reserved', amount(p_unit, p_amount), 'balances', balances);
+    PERFORM remember(caller.id, 'reserve', p_key, p_request, answer_body,
+                     created + greatest(ttl + p_grace_ms, 86400000));
+END
+$$;
