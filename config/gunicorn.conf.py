@@ -1,0 +1,33 @@
+"""How the web process serves, on a laptop and in production.
+
+Owns workers, threads and time-outs. Must not load the application before the fork: a pool that crosses a fork
+hangs.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # gunicorn's own script does not
+
+from config.env import envint, envport
+
+bind = f"127.0.0.1:{envport('PORT', 8000)}"  # a container says --bind
+worker_class = "gthread"
+workers = envint("WEB_WORKERS", 2, minimum=1, maximum=64)
+threads = envint("WEB_THREADS", 32, minimum=1, maximum=1000)
+preload_app = False
+
+# Each thread may need a connection, none needs two.
+os.environ.setdefault("DB_POOL_MAX", str(threads))
+
+# Longer than a proxy or client keeps an idle connection: else it writes to one that is closing.
+keepalive = 75
+# A gthread worker's heartbeat comes from its main loop: a long stream is not silence, a starved machine is.
+timeout = 60
+graceful_timeout = 10
+
+accesslog = None
+errorlog = "-"
+# One socket per user, in $HOME: two copies on one machine would take it from each other.
+control_socket_disable = True

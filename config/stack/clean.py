@@ -1,0 +1,74 @@
+"""`make clean`: deletes what the stack keeps for one STATE_DIR, after asking.
+
+Owns that list. Must not delete a file it does not know: STATE_DIR may be a folder with other things in it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from config.env import state_dir
+from config.stack import StackError
+from config.stack.places import MOVED, fingerprint
+from config.stack.postgres import unused
+from config.stack.supervisor import only_one
+
+OURS = (
+    "pg",
+    "pg-moved",
+    "secrets",
+    "model",
+    "journal",
+    "logs",
+    "demo.json",
+    "processes.json",
+    "postgres.lock",
+    "postgres-start.lock",
+    "supervisor.lock",
+)
+
+
+def main() -> int:
+    state = state_dir()
+    away = MOVED / fingerprint(state)
+    found = [path for path in (*(state / name for name in OURS), away) if path.exists()]
+    if not found:
+        print(f"There is nothing in {state}.")
+        return 0
+    with only_one(state), unused(state):
+        print("This deletes every workspace, its conversations and ledgers, and the keys that seal them:")
+        print("\n".join(f"  {path}" for path in found))
+        if input_line("Type yes to delete: ") != "yes":
+            print("Nothing was deleted.")
+            return 1
+        for path in found:
+            _delete(path)
+    for folder in (state, MOVED):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    print("Deleted. The next `make run` starts anew.")
+    return 0
+
+
+def input_line(question: str) -> str:
+    try:
+        return input(question).strip().lower()
+    except EOFError:
+        print()
+        return ""
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except StackError as error:
+        sys.exit(str(error))

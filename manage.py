@@ -1,0 +1,78 @@
+#!/usr/bin/env python
+"""Django's entry point. On a laptop it also brings up what a command needs: secrets and Postgres.
+
+Must do neither when DATABASE_URL is set: production imports nothing of config.stack.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from importlib.util import find_spec
+from types import FrameType
+
+# These read no rows. Everything else gets a database, for a command nobody thought of is better off with one.
+START_NOTHING = {
+    "help",
+    "version",
+    "check",
+    "collectstatic",
+    "compilemessages",
+    "diffsettings",
+    "findstatic",
+    "makemessages",
+    "startapp",
+    "startproject",
+}
+
+
+def needs_database(arguments: list[str]) -> bool:
+    """By the command's name and options alone: Django is not loaded yet."""
+    command, options = (arguments[0], arguments[1:]) if arguments else ("help", [])
+    if command.startswith("-") or {"-h", "--help", "--version"} & set(options):
+        return False
+    if command == "makemigrations":
+        return not {"--check", "--dry-run"} & set(options)
+    if command == "check":
+        return any(option.startswith("--database") for option in options)
+    return command not in START_NOTHING
+
+
+def main() -> None:
+    if find_spec("django") is None:
+        sys.exit(f"This Python has no Django: write .venv/bin/python manage.py {' '.join(sys.argv[1:])}")
+    authority = sys.argv[1:2] == ["authority"]
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings_authority" if authority else "config.settings")
+    with ExitStack() as held:
+        if not os.environ.get("DATABASE_URL", "").strip():
+            _start_laptop(held, sys.argv[1:])
+        from django.core.management import execute_from_command_line
+
+        execute_from_command_line(sys.argv)
+
+
+def _start_laptop(held: ExitStack, arguments: list[str]) -> None:
+    from config.env import state_dir
+    from config.stack import StackError
+    from config.stack.secrets import ensure_secrets
+
+    try:
+        ensure_secrets(state_dir())
+        if needs_database(arguments):
+            from config.stack.postgres import SharedPostgres
+
+            # A plain TERM would skip the release, and the last command would leave its server behind.
+            signal.signal(signal.SIGTERM, _leave)
+            held.enter_context(SharedPostgres(state_dir()))
+    except StackError as error:
+        sys.exit(str(error))
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

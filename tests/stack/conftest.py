@@ -1,0 +1,122 @@
+"""Folders, ports and processes for the stack's tests. Each test has a STATE_DIR of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from config.env import BASE_DIR
+from config.stack import processes
+from config.stack.places import places_for
+from config.stack.postgres import SharedPostgres
+
+GIVEN = (
+    "DATABASE_URL",
+    "CYCLES_BASE_URL",
+    "CYCLES_ADMIN_URL",
+    "LLM_BASE_URL",
+    "DB_POOL_MAX",
+    "SITE_URL",
+    "BASE_DOMAIN",
+)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not pytest's own: that lies below a 0700 folder, where root's server would move its data away."""
+    path = Path(tempfile.mkdtemp(prefix="stack-", dir="/tmp")).resolve()
+    path.chmod(0o755)
+    yield path
+    for state in path.glob("*/pg"):
+        kill_server(state.parent)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def state(folder: Path) -> Path:
+    return folder / "state"
+
+
+@pytest.fixture(scope="session")
+def made_once() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="stack-", dir="/tmp")).resolve()
+    path.chmod(0o755)
+    with SharedPostgres(path):
+        pass
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def warm(state: Path, made_once: Path) -> Path:
+    """A STATE_DIR whose database exists: a copy, for making one takes a second of every test."""
+    state.mkdir()
+    subprocess.run(["cp", "-a", str(made_once / "pg"), str(state / "pg")], check=True)  # noqa: S607
+    return state
+
+
+def environment(state: Path, **extra: str) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if name not in GIVEN}
+    return env | {"STATE_DIR": str(state), "PYTHONDONTWRITEBYTECODE": "1"} | extra
+
+
+def start(*command: str, state: Path, **options: object) -> subprocess.Popen[str]:
+    """A Python command in a process of its own, its output in one pipe."""
+    options = {"env": environment(state), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options
+    started: subprocess.Popen[str] = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=BASE_DIR,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+    return started
+
+
+def run(*command: str, state: Path, **options: object) -> tuple[int, str]:
+    process = start(*command, state=state, **options)
+    output = process.communicate(timeout=60)[0]
+    return process.returncode, output
+
+
+def server(state: Path) -> list[processes.Process]:
+    return processes.postgres_on(places_for(state).data)
+
+
+def kill_server(state: Path) -> None:
+    for process in server(state):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: not server(state))
+
+
+def ask(url: str, sql: str) -> object:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(sql)
+        return cursor.fetchone()[0] if cursor.description else None  # type: ignore[index]
+
+
+def wait_until(true: Callable[[], object], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.02)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]

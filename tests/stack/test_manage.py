@@ -1,0 +1,50 @@
+"""What manage.py brings up, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from manage import needs_database
+from tests.stack.conftest import run
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "help", "help migrate", "--help", "--version", "version", "check", "check --deploy"),
+        *("migrate --help", "makemigrations --check", "makemigrations --dry-run authority", "findstatic x"),
+    ],
+)
+def test_what_reads_no_rows_starts_no_database(line):
+    assert not needs_database(line.split())
+
+
+@pytest.mark.parametrize("line", ["migrate_schemas --shared", "makemigrations", "shell", "authority", "own_command"])
+def test_everything_else_gets_one(line):
+    assert needs_database(line.split())
+
+
+def test_a_check_of_the_database_gets_one_too():
+    assert needs_database(["check", "--database", "default"])
+
+
+@pytest.mark.parametrize("command", ["help", "check"])
+def test_help_and_check_make_secrets_and_no_server(state, command):
+    code, said = run("manage.py", command, state=state)
+    assert code == 0, said
+    assert {path.name for path in state.iterdir()} == {"secrets"}
+
+
+def test_with_a_given_database_nothing_of_the_stack_is_imported(state):
+    script = (
+        "import sys, manage; sys.argv = ['manage.py', 'help']; manage.main();"
+        "sys.exit(any(name.startswith('config.stack') for name in sys.modules))"
+    )
+    given = {"DATABASE_URL": "postgresql://acme@db.example/app", "SECRET_KEY": "x" * 50, "STATE_DIR": str(state)}
+    sealing = {"KEY_SEALING_KEY": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", "CYCLES_ADMIN_API_KEY": "x"}
+    env = {**os.environ, **given, **sealing, "DJANGO_SETTINGS_MODULE": "config.settings"}
+    code, said = run("-c", script, state=state, env=env)
+    assert code == 0, said
+    assert not state.exists()

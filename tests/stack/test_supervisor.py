@@ -1,0 +1,243 @@
+"""`make run` from its first line to its last process, over stand-ins for the parts it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from config.stack import StackError, processes
+from config.stack.ports import check_ports
+from config.stack.supervisor import authority_is_embedded
+from tests.stack.conftest import environment, free_ports, kill_server, run, server, start, wait_until
+
+PORTS = ("PORT", "AUTHORITY_RUNTIME_PORT", "AUTHORITY_ADMIN_PORT", "MODEL_PORT")
+STACK = ("-m", "tests.stack.stand_in")
+
+
+class Stack:
+    """A running stack of one STATE_DIR, its output read as it comes."""
+
+    def __init__(self, state: Path, **extra: str) -> None:
+        self.state = state
+        self.env = environment(state, **dict(zip(PORTS, map(str, free_ports(4)), strict=True)), **extra)
+        self.begin()
+
+    def begin(self) -> None:
+        self.lines: list[str] = []
+        self.process = start(*STACK, state=self.state, env=self.env)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(ValueError):
+            self.lines += iter(self.process.stdout.readline, "")  # type: ignore[union-attr]
+
+    @property
+    def said(self) -> str:
+        return "".join(self.lines)
+
+    def until_ready(self) -> Stack:
+        wait_until(lambda: "Ctrl-C stops" in self.said or self.process.poll() is not None, 40)
+        assert self.process.poll() is None, self.said
+        return self
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(40)
+        self._reader.join(10)
+        self.process.stdout.close()  # type: ignore[union-attr]
+        return code
+
+    def parts(self) -> dict[str, int]:
+        return {row["name"]: row["pid"] for row in json.loads((self.state / "processes.json").read_text())}
+
+    def alive(self) -> list[int]:
+        """Every process that was started for this STATE_DIR, the server's apart."""
+        mine = str(self.state)
+        others = {os.getpid(), self.process.pid}
+        found = [p.pid for p in processes.table() if processes.environment(p.pid).get("STATE_DIR") == mine]
+        return [pid for pid in found if pid not in others]
+
+    def ports_are_free(self) -> bool:
+        check_ports({name: int(self.env[name]) for name in PORTS})
+        return True
+
+
+@pytest.fixture
+def stack(warm: Path):
+    one = Stack(warm)
+    yield one
+    one.end()
+    for pid in one.alive():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def locked(path: Path) -> bool:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def test_it_starts_says_where_and_leaves_nothing_behind(stack):
+    stack.until_ready()
+    site = f"http://localhost:{stack.env['PORT']}"
+    assert site in stack.said
+    assert f"http://demo.localhost:{stack.env['PORT']}" in stack.said
+    assert f"curl -N {site}/api/chat/ -H 'X-Tenant-ID: demo' -H 'Authorization: Bearer key'" in stack.said
+    assert "alice@demo.example  with  pass" in stack.said
+    assert locked(stack.state / "supervisor.lock")
+
+    second, said = run(*STACK, state=stack.state, env=stack.env)
+    assert (second, said.count("\n")) == (1, 1)
+    assert f"already running (pid {stack.process.pid})" in said
+
+    code, said = run("-m", "config.stack.clean", state=stack.state, stdin=subprocess.DEVNULL)
+    assert code == 1
+    assert "already running" in said
+
+    assert stack.end() == 0
+    assert stack.alive() == []
+    assert not server(stack.state)
+    assert stack.ports_are_free()
+    assert not any(locked(path) for path in stack.state.glob("*.lock"))
+    assert not (stack.state / "processes.json").exists()
+
+
+def test_a_kill_of_the_supervisor_ends_its_parts_and_the_next_run_works(stack):
+    stack.until_ready()
+    stack.end(signal.SIGKILL)
+    wait_until(lambda: stack.alive() == [])
+    stack.begin()
+    stack.until_ready()
+
+
+def test_what_a_kill_of_supervisor_and_watchers_left_is_ended_by_the_next_run(stack):
+    stack.until_ready()
+    watchers = list(stack.parts().values())
+    stack.process.send_signal(signal.SIGSTOP)  # so that it cannot clean up after the first of them
+    for pid in watchers:
+        os.kill(pid, signal.SIGKILL)
+    stack.end(signal.SIGKILL)
+    left = stack.alive()
+    assert left
+    stack.begin()
+    stack.until_ready()
+    assert "ended web, left behind by an earlier run" in stack.said
+    assert not set(left) & set(stack.alive())
+
+
+@pytest.mark.parametrize(("part", "victim"), [("model", "watcher"), ("web", "process")])
+def test_a_part_that_dies_stops_everything_and_is_named(stack, part, victim):
+    stack.until_ready()
+    watcher = stack.parts()[part]
+    process = next(p.pid for p in processes.in_group(watcher) if p.parent == watcher)
+    os.kill(watcher if victim == "watcher" else process, signal.SIGKILL)
+    assert stack.process.wait(20) == 1
+    assert stack.alive() == []
+    stack.end()
+    assert f"{part} ended by itself" in stack.said
+
+
+def test_a_killed_server_stops_everything_and_is_named(stack):
+    stack.until_ready()
+    kill_server(stack.state)
+    assert stack.process.wait(20) == 1
+    stack.end()
+    assert "Postgres ended by itself" in stack.said
+
+
+def test_a_step_that_fails_shows_the_end_of_its_log(warm):
+    code, said = run(*STACK, state=warm, env=stack_env(warm, STAND_IN_FAILS="migrate_schemas"))
+    assert code == 1
+    assert "migrate_schemas cannot go on" in said
+    assert "migrations failed with exit code 3" in said
+    assert not server(warm)
+
+
+def stack_env(state: Path, **extra: str) -> dict[str, str]:
+    return environment(state, **dict(zip(PORTS, map(str, free_ports(4)), strict=True)), **extra)
+
+
+def test_a_busy_port_is_one_sentence_that_names_its_variable(state):
+    env = stack_env(state)
+    with listening(int(env["MODEL_PORT"])):
+        code, said = run(*STACK, state=state, env=env)
+    assert (code, said.count("\n")) == (1, 1)
+    assert env["MODEL_PORT"] in said
+    assert "MODEL_PORT" in said
+    assert not server(state)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_whoever_could_answer_in_our_place_makes_a_port_busy(host):
+    (port,) = free_ports(1)
+    with listening(port, host), pytest.raises(StackError, match=f"{port}.*PORT"):
+        check_ports({"PORT": port})
+    check_ports({"PORT": port})
+
+
+@contextlib.contextmanager
+def listening(port: int, host: str = "127.0.0.1") -> Iterator[None]:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind((host, port))
+        except OSError:
+            pytest.skip(f"{host} is no address of this machine")
+        other.listen()
+        yield
+
+
+def test_two_variables_with_one_port_are_refused():
+    (port,) = free_ports(1)
+    with pytest.raises(StackError, match="MODEL_PORT and PORT"):
+        check_ports({"PORT": port, "MODEL_PORT": port})
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"CYCLES_BASE_URL": "http://cycles.example"}, "CYCLES_ADMIN_URL"),
+        ({"CYCLES_ADMIN_URL": "http://cycles.example"}, "CYCLES_BASE_URL"),
+        ({"CYCLES_BASE_URL": "http://a.example", "CYCLES_ADMIN_URL": "http://a.example"}, "CYCLES_ADMIN_API_KEY"),
+    ],
+)
+def test_half_an_external_authority_is_refused_and_names_the_other_half(monkeypatch, given, missing):
+    for name in ("CYCLES_BASE_URL", "CYCLES_ADMIN_URL", "CYCLES_ADMIN_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StackError, match=f"^{missing} is not set"):
+        authority_is_embedded()
+
+
+def test_more_threads_than_connections_are_refused(state):
+    code, said = run(*STACK, state=state, env=stack_env(state, WEB_WORKERS="10", WEB_THREADS="50"))
+    assert (code, said.count("\n")) == (1, 1)
+    assert "WEB_THREADS" in said
+
+
+def test_clean_asks_first_and_deletes_only_what_is_ours(warm):
+    (warm / "mine.txt").write_text("keep")
+    code, _ = run("-m", "config.stack.clean", state=warm, stdin=subprocess.DEVNULL)
+    assert code == 1
+    assert (warm / "pg").exists()
+    process = start("-m", "config.stack.clean", state=warm, stdin=subprocess.PIPE)
+    said, _ = process.communicate("yes\n", timeout=30)
+    assert process.returncode == 0, said
+    assert [path.name for path in warm.iterdir()] == ["mine.txt"]
