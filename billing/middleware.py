@@ -51,11 +51,20 @@ class Preflight:
     estimate: int = 1
 
 
-def preflighted(*, app: str, action_kind: str, action_name: str) -> Callable[[View], View]:
-    """Marks a view for PreflightMiddleware."""
+# Marks of views that reach Django wrapped, as ninja's operations do: by the name of their address.
+_by_name: dict[str, Preflight] = {}
+
+
+def preflighted(
+    *, app: str, action_kind: str, action_name: str, view_name: str | None = None
+) -> Callable[[View], View]:
+    """Marks a view for PreflightMiddleware. An operation of ninja names its address too: "tenant-api:summarize"."""
 
     def mark(view: View) -> View:
-        view.preflight = Preflight(app, action_kind, action_name)  # type: ignore[attr-defined]
+        preflight = Preflight(app, action_kind, action_name)
+        if view_name is not None:
+            _by_name[view_name] = preflight
+        view.preflight = preflight  # type: ignore[attr-defined]
         return view
 
     return mark
@@ -79,7 +88,7 @@ class PreflightMiddleware:
     def process_view(
         self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
     ) -> HttpResponseBase | None:
-        marked = _mark_of(view, request.method)
+        marked = getattr(view, "preflight", None) or _by_name.get(_name_of(request))
         tenant = getattr(request, "tenant", None)
         if marked is None or tenant is None:
             return None
@@ -98,8 +107,5 @@ class PreflightMiddleware:
         return None
 
 
-def _mark_of(view: Callable[..., Any], method: str | None) -> Preflight | None:
-    """The mark of a plain view, or of the ninja operation behind a path."""
-    operations = getattr(getattr(view, "__self__", None), "operations", [])
-    candidates = [operation.view_func for operation in operations if method in operation.methods] or [view]
-    return getattr(candidates[0], "preflight", None)
+def _name_of(request: HttpRequest) -> str:
+    return request.resolver_match.view_name if request.resolver_match else ""

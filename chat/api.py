@@ -78,8 +78,8 @@ def event_stream(stream: ReplyStream, *, conversation_id: int) -> HttpResponseBa
     return response
 
 
-@router.post("/summarize/", summary="Summarize a text")
-@preflighted(app="summarize", action_kind=services.ACTION, action_name="summarize")
+@router.post("/summarize/", summary="Summarize a text", url_name="summarize")
+@preflighted(app="summarize", action_kind=services.ACTION, action_name="summarize", view_name="tenant-api:summarize")
 def summarize(request: TenantRequest, payload: SummarizeBody) -> dict[str, Any]:
     """A few sentences for a long text."""
     return services.summarize(

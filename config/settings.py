@@ -219,6 +219,7 @@ LOGGING = {
     "loggers": {
         # A line per HTTP request each: the settled reservation's own line says it all.
         "httpx": {"level": "WARNING"},
+        "httpx2": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
         "runcycles": {"level": "WARNING"},
     },

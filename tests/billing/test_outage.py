@@ -1,0 +1,139 @@
+"""The authority stopped, or hung: 503 within 5 seconds, no model call, and pages still render."""
+
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from billing.client import default_client, install_default_client
+
+pytestmark = pytest.mark.usefixtures("upstream")
+
+PATHS = [("/api/chat/", {"prompt": "hello"}), ("/api/summarize/", {"text": "hello"})]
+
+
+@pytest.fixture
+def stopped(settings):
+    """Nobody listens where the authority should be."""
+    yield from _authority_at(settings, "http://127.0.0.1:9")
+
+
+@pytest.fixture
+def hung(settings):
+    """A server that takes every connection and never answers."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    taken, done = [], threading.Event()
+
+    def take():
+        listener.settimeout(0.1)
+        while not done.is_set():
+            try:
+                taken.append(listener.accept()[0])
+            except TimeoutError:
+                continue
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    yield from _authority_at(settings, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    done.set()
+    thread.join()
+    for connection in [*taken, listener]:
+        connection.close()
+
+
+def _authority_at(settings, url):
+    before = (settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL)
+    settings.CYCLES_BASE_URL = settings.CYCLES_ADMIN_URL = url
+    install_default_client()
+    yield
+    settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL = before
+    install_default_client()
+
+
+@pytest.mark.parametrize("state", ["stopped", "hung"])
+@pytest.mark.parametrize(("path", "body"), PATHS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_call_is_made_that_nobody_could_check(request, workspace, upstream, state, path, body, stream):
+    api = workspace.api()
+    request.getfixturevalue(state)
+    if stream and path == "/api/chat/":
+        body = {**body, "stream": True}
+    started = time.monotonic()
+    response = api.post(path, body)
+    assert time.monotonic() - started < 5
+    assert (response.status_code, response.json()["error"]) == (503, "authority_unavailable")
+    assert int(response["Retry-After"]) > 0
+    assert response.json()["retry_after_ms"] > 0
+    assert upstream.calls == []
+    assert workspace.holds() == 0
+
+
+@pytest.mark.parametrize("state", ["stopped", "hung"])
+def test_pages_still_render_and_say_that_figures_are_unknown(request, workspace, state):
+    client = workspace.client(workspace.owner)
+    request.getfixturevalue(state)
+    for path in ("/", "/budget/", "/settings/keys/"):
+        started = time.monotonic()
+        response = client.get(path)
+        assert response.status_code == 200
+        assert time.monotonic() - started < 5
+    page = client.get("/budget/").content.decode()
+    assert "—" in page
+    response = client.get("/api/budget/")
+    assert (response.status_code, response.json()["error"]) == (503, "authority_unavailable")
+
+
+@pytest.mark.parametrize("state", ["stopped", "hung"])
+def test_readiness_names_what_is_missing(request, app, client, state):
+    request.getfixturevalue(state)
+    response = client.get("/readyz")
+    assert response.status_code == 503
+    assert any(problem.startswith("authority") for problem in response.json()["not_ready"])
+
+
+def test_a_sign_up_waits_for_the_authority_and_is_finished_by_its_status(client, stopped, settings, request):
+    import json
+
+    body = {"name": "Patient", "slug": "patient", "email": "p@patient.example", "password": "correct horse battery"}
+    made = client.post("/api/signup/", json.dumps(body), content_type="application/json", headers={"host": "localhost"})
+    assert made.status_code == 202
+    assert made.json()["status"] == "pending"
+    status = made.json()["status_url"].removeprefix("http://localhost:8000")
+    assert client.get(status, headers={"host": "localhost"}).json() == {"status": "pending"}
+    again = client.post(
+        "/api/signup/", json.dumps(body), content_type="application/json", headers={"host": "localhost"}
+    )
+    assert again.status_code == 202
+
+
+def test_an_authority_that_is_killed_and_comes_back_is_used_again(workspace, upstream, authority):
+    api = workspace.api()
+    assert api.chat("hello").status_code == 200
+    authority.process.send_signal(signal.SIGTERM)
+    authority.process.wait(15)
+    assert api.chat("hello").status_code == 503
+    authority.start()
+    assert api.chat("hello").status_code == 200
+    assert len(upstream.calls) == 2
+    assert default_client().get_balances(tenant=workspace.account.subject_tenant).is_success
+
+
+def test_an_authority_that_is_frozen_in_its_tracks_is_503(workspace, upstream, authority):
+    import psutil
+
+    api = workspace.api()
+    children = psutil.Process(authority.process.pid).children(recursive=True)
+    for child in children:
+        child.send_signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        response = api.chat("hello")
+        assert time.monotonic() - started < 5
+        assert response.status_code == 503
+        assert upstream.calls == []
+    finally:
+        for child in children:
+            child.send_signal(signal.SIGCONT)
+    assert api.chat("hello").status_code == 200

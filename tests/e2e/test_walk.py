@@ -1,0 +1,157 @@
+"""The main job in a real browser: sign up, ask, see what it cost, run out, top up, go on."""
+
+import re
+import uuid
+
+import httpx
+import pytest
+from django.core.management import call_command
+
+from billing.models import Account
+from tests.support.cast import PASSWORD, Workspace
+
+pytestmark = pytest.mark.browser
+
+
+def sign_up(page, web, slug):
+    page.goto(web.address() + "/signup/")
+    page.get_by_label("Workspace name").fill("Acme Robotics")
+    page.get_by_label("Address").fill(slug)
+    page.get_by_label("E-mail").fill("alice@acme.example")
+    page.get_by_label("Password").fill(PASSWORD)
+
+
+def ask(page, words):
+    before = page.locator(".turn__facts:not(:empty)").count()
+    page.locator("textarea[name=prompt]").fill(words)
+    page.get_by_role("button", name="Send").click()
+    return page.locator(".turn__facts:not(:empty)").nth(before)
+
+
+def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, web, picture):
+    slug = f"acme-{uuid.uuid4().hex[:8]}"
+    sign_up(page, web, slug)
+    picture(page, "sign-up")
+    page.get_by_role("button", name=re.compile("create|sign up", re.IGNORECASE)).click()
+    page.wait_for_url(web.address(slug) + "/")
+    workspace = Workspace(Account.objects.select_related("tenant").get(tenant__slug=slug))
+
+    # An answer streams in; its cost and what is left stand under it.
+    facts = ask(page, "Name three things a small robot can do.")
+    facts.wait_for()
+    assert re.search(r"\$0\.\d+ · \d+ in / \d+ out · \$0\.\d+ left", facts.inner_text())
+    ledger = workspace.ledger()
+    assert ledger["spent"] == sum(line.cost for line in workspace.lines()) > 0
+    picture(page, "chat")
+
+    # A reload shows the conversation.
+    assert re.search(r"/c/\d+/$", page.url)
+    answer = page.locator(".turn__text").nth(1).inner_text()
+    page.reload()
+    assert page.locator(".turn__text").nth(0).inner_text() == "Name three things a small robot can do."
+    assert page.locator(".turn__text").nth(1).inner_text().split() == answer.split()
+
+    # A key made on the page opens the API on the bare host.
+    page.goto(web.address(slug) + "/settings/keys/")
+    page.get_by_label("Name").fill("Server")
+    page.get_by_role("button", name=re.compile("key", re.IGNORECASE)).first.click()
+    secret = re.search(r"tk_[A-Za-z0-9_-]{43}", page.content()).group(0)
+    with web.client(workspace, secret) as program:
+        assert program.post("/api/chat/", json={"prompt": "hi", "max_tokens": 4}).status_code == 200
+        assert program.post("/api/summarize/", json={"text": "Robots help.", "max_tokens": 4}).status_code == 200
+
+    page.goto(web.address(slug) + "/budget/")
+    assert page.locator("tbody tr").count() == 3
+    picture(page, "budget")
+
+    # The budget refuses: the page says so in words and keeps the draft; the model is not called.
+    workspace.leave(0)
+    calls = len(workspace.lines())
+    page.goto(web.address(slug) + "/")
+    page.locator("textarea[name=prompt]").fill("One more question, please")
+    page.get_by_role("button", name="Send").click()
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    assert "used up" in alert.inner_text()
+    assert page.locator("textarea[name=prompt]").input_value() == "One more question, please"
+    assert len(workspace.lines()) == calls
+
+    # A top-up, once for its key, and the same message goes through.
+    for _ in range(2):
+        call_command("top_up", slug, "0.25", "--key", "walk-1")
+    assert workspace.ledger()["remaining"] == 25_000_000
+    page.get_by_role("button", name="Send").click()
+    page.locator(".turn__facts:not(:empty)").wait_for()
+    assert len(workspace.lines()) == calls + 1
+    assert workspace.ledger()["reserved"] == 0
+
+
+def test_stopping_an_answer_pays_for_what_came(page, web):
+    slug = f"stop-{uuid.uuid4().hex[:8]}"
+    sign_up(page, web, slug)
+    page.get_by_role("button", name=re.compile("create|sign up", re.IGNORECASE)).click()
+    page.wait_for_url(web.address(slug) + "/")
+    workspace = Workspace(Account.objects.select_related("tenant").get(tenant__slug=slug))
+    page.locator("textarea[name=prompt]").fill("Write a very long story about a lighthouse.")
+    page.get_by_role("button", name="Send").click()
+    page.wait_for_function("document.querySelectorAll('.turn__text')[1]?.textContent.length > 40")
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("what was used is booked").wait_for()
+    page.wait_for_timeout(1_500)
+    (line,) = workspace.lines()
+    assert line.outcome == "partial"
+    assert 0 < line.tokens_output < 512
+    assert workspace.ledger()["spent"] == line.cost < line.estimate
+    assert workspace.ledger()["reserved"] == 0
+    assert re.search(r"/c/\d+/$", page.url)
+
+
+def test_without_script_all_but_streaming_works(browser, web):
+    slug = f"plain-{uuid.uuid4().hex[:8]}"
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    sign_up(page, web, slug)
+    page.get_by_role("button", name=re.compile("create|sign up", re.IGNORECASE)).click()
+    page.get_by_role("button").first.click()  # what the script would have sent
+    page.wait_for_url(web.address(slug) + "/")
+    page.locator("textarea[name=prompt]").fill("Say hello.")
+    page.locator("input[name=max_tokens]").fill("8")
+    page.get_by_role("button", name="Send").click()
+    page.wait_for_url(re.compile(r"/c/\d+/$"))
+    assert page.locator(".turn__text").count() >= 2
+    page.get_by_role("link", name="Budget").click()
+    assert page.locator("tbody tr").count() == 1
+    page.get_by_role("button", name=re.compile("log out|sign out", re.IGNORECASE)).click()
+    page.wait_for_url(re.compile(r"/login/$"))
+    page.get_by_label("E-mail").fill("alice@acme.example")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name=re.compile("log in|sign in", re.IGNORECASE)).click()
+    page.wait_for_url(web.address(slug) + "/")
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_scrolls_sideways_on_a_small_screen(browser, web, acme, scheme):
+    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    page = context.new_page()
+    for address in (web.address() + "/", web.address() + "/signup/", web.address("acme") + "/login/"):
+        page.goto(address)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    context.close()
+
+
+def test_every_page_is_reached_by_keyboard_and_nothing_comes_from_elsewhere(page, web):
+    foreign = []
+    page.on("request", lambda request: foreign.append(request.url) if "localhost" not in request.url else None)
+    page.goto(web.address() + "/")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.tagName") == "A"
+    for path in ("/signup/", "/api/docs"):
+        page.goto(web.address() + path)
+    assert foreign == []
+
+
+def test_the_web_process_answers_its_health(web):
+    assert httpx.get(f"http://127.0.0.1:{web.port}/healthz").status_code == 200
+    ready = httpx.get(f"http://127.0.0.1:{web.port}/readyz")
+    assert (ready.status_code, ready.json()["not_ready"]) == (200, [])

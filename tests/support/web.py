@@ -1,0 +1,74 @@
+"""The web process as production runs it: gunicorn with its workers, on a free port, against the test's own parts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from tests.support.authority import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class WebProcess:
+    """`with WebProcess(database_url=…, authority=…) as web:` serves until the block ends."""
+
+    def __init__(self, *, database_url: str, authority, workers: int = 2, threads: int = 32, **variables: str) -> None:
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}"
+        self._env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "CYCLES_BASE"))},
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "DATABASE_URL": database_url,
+            "DB_POOL_MAX": str(threads),
+            "WEB_WORKERS": str(workers),
+            "WEB_THREADS": str(threads),
+            "PORT": str(self.port),
+            "AUTHORITY_RUNTIME_PORT": authority.runtime_url.rpartition(":")[2],
+            "AUTHORITY_ADMIN_PORT": authority.admin_url.rpartition(":")[2],
+            **variables,
+        }
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.conf.py", "config.wsgi"]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+        self._wait()
+        return self
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"web did not start: {self.process.stderr.read().decode()[-2000:]}")
+            try:
+                if httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=1).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.1)
+        raise RuntimeError("web did not start in 30 s")
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def address(self, slug: str | None = None) -> str:
+        """The address as a browser types it; programs connect to 127.0.0.1 with a Host header instead."""
+        return self.url if slug is None else f"http://{slug}.localhost:{self.port}"
+
+    def client(self, workspace, key: str) -> httpx.Client:
+        """A program of `workspace` on the bare host."""
+        headers = {"Host": f"localhost:{self.port}", "X-Tenant-ID": workspace.slug, "Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=60, trust_env=False)

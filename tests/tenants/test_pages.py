@@ -1,0 +1,156 @@
+"""Log-in, keys and the pages of a workspace, without script."""
+
+import re
+
+import pytest
+from django.test import Client
+
+from tests.support.cast import PASSWORD
+
+pytestmark = pytest.mark.usefixtures("upstream")
+
+
+def test_a_wrong_password_says_so_and_signs_nobody_in(acme, alice):
+    client = acme.client()
+    response = client.post("/login/", {"email": alice.email, "password": "wrong"})
+    assert response.status_code == 400
+    assert alice.email.encode() in response.content
+    assert client.get("/").status_code == 302
+
+
+def test_globexs_member_cannot_log_in_at_acme(acme, globex, bob):
+    globex.client(bob)
+    assert acme.client().post("/login/", {"email": bob.email, "password": PASSWORD}).status_code == 400
+
+
+def test_email_is_typed_in_any_case(acme, alice):
+    acme.client(alice)
+    response = acme.client().post("/login/", {"email": alice.email.upper(), "password": PASSWORD})
+    assert response.status_code == 302
+
+
+@pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example", "javascript:alert(1)", "/budget/"])
+def test_after_log_in_only_this_host_is_gone_to(acme, alice, target):
+    acme.client(alice)
+    response = acme.client().post("/login/", {"email": alice.email, "password": PASSWORD, "next": target})
+    assert response["Location"] == ("/budget/" if target == "/budget/" else "/")
+
+
+def test_log_out_ends_the_session_and_is_no_link(acme, alice):
+    client = acme.client(alice)
+    assert client.get("/logout/").status_code == 405
+    assert client.post("/logout/").status_code == 302
+    assert client.get("/").status_code == 302
+
+
+def test_a_key_is_shown_once_and_its_hash_is_kept(acme, alice):
+    client = acme.client(alice)
+    page = client.post("/settings/keys/", {"name": "Server"}).content.decode()
+    secret = re.search(r"tk_[A-Za-z0-9_-]{43}", page).group(0)
+    assert secret not in client.get("/settings/keys/").content.decode()
+    assert acme.api(secret).get("/api/budget/").status_code == 200
+    with acme.scope():
+        from tenants.users.models import ApiKey
+
+        key = ApiKey.objects.latest("pk")
+        assert secret not in (key.digest, key.prefix)
+        assert key.last_used_at is not None
+
+
+def test_a_revoked_key_opens_nothing_from_that_moment(acme, alice):
+    secret = acme.key(alice)
+    with acme.scope():
+        from tenants.users.models import ApiKey
+
+        pk = ApiKey.objects.latest("pk").pk
+    assert acme.api(secret).get("/api/budget/").status_code == 200
+    assert acme.client(alice).post(f"/settings/keys/{pk}/revoke/").status_code == 302
+    assert acme.api(secret).get("/api/budget/").status_code == 401
+
+
+def test_another_members_key_cannot_be_revoked(acme, alice):
+    acme.key(acme.owner)
+    with acme.scope():
+        from tenants.users.models import ApiKey
+
+        pk = ApiKey.objects.latest("pk").pk
+    assert acme.client(alice).post(f"/settings/keys/{pk}/revoke/").status_code == 404
+
+
+def test_acmes_key_opens_nothing_at_globex(acme, globex):
+    assert globex.api(acme.key()).get("/api/budget/").status_code == 401
+
+
+def test_the_command_makes_a_key(acme, capsys):
+    from django.core.management import CommandError, call_command
+
+    call_command("api_key", "acme")
+    secret = capsys.readouterr().out.strip()
+    assert acme.api(secret, bare=True).get("/api/budget/").status_code == 200
+    with pytest.raises(CommandError, match="no active workspace"):
+        call_command("api_key", "nobody")
+
+
+def test_chat_without_script_answers_with_a_page(workspace):
+    client = workspace.client(workspace.owner)
+    response = client.post("/", {"prompt": "hello there"})
+    assert response.status_code == 302
+    page = client.get(response["Location"]).content.decode()
+    assert "hello there" in page
+    assert "Hello, world." in page
+    assert "$0.00026" in page
+
+
+def test_a_refused_message_is_kept_and_the_page_says_why(workspace):
+    workspace.leave(0)
+    response = workspace.client(workspace.owner).post("/", {"prompt": "my precious draft"})
+    assert response.status_code == 402
+    page = response.content.decode()
+    assert "my precious draft" in page
+    assert "used up" in page
+
+
+def test_a_prompt_that_is_too_long_is_kept_too(workspace):
+    response = workspace.client(workspace.owner).post("/", {"prompt": "x" * 20_001})
+    assert response.status_code == 400
+    assert b"x" * 20_001 in response.content
+
+
+def test_the_budget_page_shows_the_ledger_the_calls_and_their_agreement(workspace):
+    workspace.api().chat("hello")
+    page = workspace.client(workspace.owner).get("/budget/").content.decode()
+    assert "$0.00026" in page
+    assert "test-model" in page
+    assert "$1.00" in page
+
+
+def test_pages_that_need_a_person_send_strangers_to_log_in(acme):
+    for path in ("/", "/budget/", "/settings/keys/", "/c/1/"):
+        response = acme.client().get(path)
+        assert (response.status_code, response["Location"]) == (302, f"/login/?next={path}")
+
+
+def test_an_unknown_page_is_a_page(acme):
+    response = acme.client().get("/nothing/")
+    assert response.status_code == 404
+    assert response["Content-Type"].startswith("text/html")
+
+
+def test_every_answer_names_a_budget_and_globexs_is_404_like_an_unknown_one(acme, globex):
+    api = acme.api()
+    own, foreign, unknown = (api.get(f"/api/budget/{slug}/") for slug in ("acme", "globex", "nobody"))
+    assert own.json()["tenant"] == "acme"
+    assert own.json().keys() == {"tenant", "subject_tenant", "balances", "as_of"}
+    assert own.json()["balances"][0].keys() == {
+        "scope", "scope_path", "unit", "allocated", "spent", "reserved", "remaining", "debt",
+    }  # fmt: skip
+    assert (foreign.status_code, unknown.status_code) == (404, 404)
+    assert foreign.content == unknown.content
+
+
+def test_the_api_documents_itself_without_a_foreign_server(acme):
+    for client in (acme.client(), Client(headers={"host": "localhost"})):
+        page = client.get("/api/docs")
+        assert page.status_code == 200
+        assert not re.search(rb'(src|href)="(https?:)?//', page.content)
+        assert client.get("/api/openapi.json").json()["paths"]
