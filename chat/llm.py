@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT = httpx2.Timeout(connect=2.0, read=60.0, write=10.0, pool=2.0)
 
 # What a chat template adds, with room: the markers around each message, and around the whole a system prompt of the
-# model's own, a date, the opening of the answer. SmolLM2 adds 5 tokens a message and 25 in all.
+# model's own, a date, the opening of the answer. SmolLM2 adds 5 or 6 tokens a message, and 25 once.
 MESSAGE_OVERHEAD = 32
 PROMPT_OVERHEAD = 256
 

@@ -16,7 +16,7 @@ from chat.errors import ModelFailed
 from chat.models import Conversation, Message
 from chat.pricing import Usage, cost, estimate, price_for
 from chat.streams import Pump, Reply, Terms
-from tenants.http import NotFound
+from tenants.http import Forbidden, NotFound
 from tenants.models import Tenant
 from tenants.users.models import User
 
@@ -58,7 +58,7 @@ def start_reply(
                 workflow=f"conversation-{conversation.pk}" if conversation else None,
             )
         )
-        allowed = reservation.cap(allowed)
+        allowed = _some(reservation.cap(allowed))
         conversation = conversation or Conversation.objects.create(owner=user, title=_title(prompt))
         Message.objects.create(conversation=conversation, role=Message.Role.USER, text=prompt)
         pump = reservation.dispatch(Pump, partial(llm.open_stream, messages, model=model, max_tokens=allowed))
@@ -68,6 +68,13 @@ def start_reply(
         reply.wait_for_first()
         stack.pop_all()  # from here the caller owns the reply, and the reply the reservation
         return reply
+
+
+def _some(max_tokens: int) -> int:
+    """A cap of 0 is a cap: it allows no answer, and some models read a 0 as "without limit"."""
+    if max_tokens < 1:
+        raise Forbidden("This workspace's limits allow no answer just now.")
+    return max_tokens
 
 
 def _conversation(user: User, conversation_id: int | None) -> Conversation | None:
@@ -129,7 +136,12 @@ def _summary(messages: list[llm.Message], *, model: str, max_tokens: int, user_i
     reservation = current_reservation()
     assert reservation is not None
     try:
-        answer = llm.complete(messages, model=model, max_tokens=reservation.cap(max_tokens))
+        allowed = _some(reservation.cap(max_tokens))
+    except Forbidden:
+        reservation.void()
+        raise
+    try:
+        answer = llm.complete(messages, model=model, max_tokens=allowed)
     except ModelFailed as exc:
         if not exc.reached:
             reservation.void()

@@ -380,3 +380,20 @@ def test_a_cost_above_the_hold_is_recorded_as_it_is(workspace, upstream):
     ledger = workspace.ledger()
     assert ledger["spent"] == ledger["allocated"]
     assert ledger["reserved"] == 0
+
+
+def test_a_cap_of_zero_allows_no_answer_and_costs_nothing(workspace, upstream):
+    from billing.admin_client import call
+
+    for app in ("chat", "summarize"):
+        scope = f"{workspace.account.scope}/workspace:user-{workspace.owner.pk}/app:{app}"
+        body = {"tenant_id": workspace.account.subject_tenant, "scope": scope, "unit": "USD_MICROCENTS",
+                "allocated": {"unit": "USD_MICROCENTS", "amount": 50_000_000}}  # fmt: skip
+        call("POST", "/v1/admin/budgets", body=body)
+        params = {"scope": scope, "unit": "USD_MICROCENTS"}
+        call("PUT", "/v1/x-embedded/budgets/caps", params=params, body={"max_tokens": 0})
+    for response in (workspace.api().chat("hello"), workspace.api().summarize("hello")):
+        assert (response.status_code, response.json()["error"]) == (403, "forbidden")
+    assert upstream.calls == []
+    assert workspace.ledger()["reserved"] == workspace.ledger()["spent"] == 0
+    assert workspace.holds() == 0

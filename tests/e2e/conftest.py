@@ -94,6 +94,6 @@ def picture():
     def take(page, name: str) -> None:
         if os.environ.get("UPDATE_SCREENSHOTS"):
             SCREENSHOTS.mkdir(exist_ok=True)
-            page.screenshot(path=SCREENSHOTS / f"{name}.png")
+            page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
     return take

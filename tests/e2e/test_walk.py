@@ -24,12 +24,13 @@ def sign_up(page, web, slug):
 def ask(page, words):
     before = page.locator(".turn__facts:not(:empty)").count()
     page.locator("textarea[name=prompt]").fill(words)
+    page.locator("input[name=max_tokens]").fill("60")
     page.get_by_role("button", name="Send").click()
     return page.locator(".turn__facts:not(:empty)").nth(before)
 
 
 def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, web, picture):
-    slug = f"acme-{uuid.uuid4().hex[:8]}"
+    slug = "acme-robotics"
     sign_up(page, web, slug)
     picture(page, "sign-up")
     page.get_by_role("button", name=re.compile("create|sign up", re.IGNORECASE)).click()
@@ -69,6 +70,7 @@ def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, w
     calls = len(workspace.lines())
     page.goto(web.address(slug) + "/")
     page.locator("textarea[name=prompt]").fill("One more question, please")
+    page.locator("input[name=max_tokens]").fill("20")
     page.get_by_role("button", name="Send").click()
     alert = page.get_by_role("alert")
     alert.wait_for()

@@ -11,7 +11,7 @@ from tenants.users.models import User
 from tests.support.cast import PASSWORD, Workspace
 
 
-class WorkspaceFactory(factory.Factory):
+class WorkspaceFactory(factory.Factory[Workspace]):
     """A workspace that has been through sign-up: schema, ledger, key, owner, all real. About 0.3 s each."""
 
     class Meta:
@@ -32,7 +32,7 @@ class WorkspaceFactory(factory.Factory):
         return model_class(account)
 
 
-class UserFactory(factory.django.DjangoModelFactory):
+class UserFactory(factory.django.DjangoModelFactory[User]):
     """A member of the workspace whose scope is entered."""
 
     class Meta:
@@ -43,7 +43,7 @@ class UserFactory(factory.django.DjangoModelFactory):
     password = factory.django.Password(PASSWORD)
 
 
-class ConversationFactory(factory.django.DjangoModelFactory):
+class ConversationFactory(factory.django.DjangoModelFactory[Conversation]):
     class Meta:
         model = Conversation
 
@@ -51,7 +51,7 @@ class ConversationFactory(factory.django.DjangoModelFactory):
     title = factory.Sequence(lambda n: f"Conversation {n}")
 
 
-class MessageFactory(factory.django.DjangoModelFactory):
+class MessageFactory(factory.django.DjangoModelFactory[Message]):
     class Meta:
         model = Message
 
@@ -60,7 +60,7 @@ class MessageFactory(factory.django.DjangoModelFactory):
     text = factory.Sequence(lambda n: f"Message {n}")
 
 
-class UsageLineFactory(factory.django.DjangoModelFactory):
+class UsageLineFactory(factory.django.DjangoModelFactory[UsageLine]):
     class Meta:
         model = UsageLine
 

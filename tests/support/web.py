@@ -48,7 +48,8 @@ class WebProcess:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise RuntimeError(f"web did not start: {self.process.stderr.read().decode()[-2000:]}")
+                said = self.process.stderr.read() if self.process.stderr else b""
+                raise RuntimeError(f"web did not start: {said.decode()[-2000:]}")
             try:
                 if httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=1).status_code == 200:
                     return
