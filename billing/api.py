@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from django.db.models import Q
 from django.http import HttpRequest
 from django.utils import timezone
-from ninja import Router, Status
+from ninja import Router, Schema, Status
 
 from billing import balances, provisioning
 from billing.forms import SignUpForm
 from billing.models import Account
-from tenants.api import Body
+from tenants.api import Body, failures
 from tenants.context import tenant_scope
 from tenants.hosts import site_url, url_for
 from tenants.http import Invalid, NotFound, TenantRequest
@@ -26,6 +26,60 @@ public_router = Router(tags=["Sign-up"])
 FIRST_KEY_WITHIN = timedelta(minutes=10)
 
 
+class Budget(Schema):
+    """The tenant's own ledger, in whole microcents."""
+
+    scope: str
+    allocated: int
+    spent: int
+    reserved: int
+    remaining: int
+    unit: str
+
+
+class Balance(Schema):
+    scope: str
+    scope_path: str
+    unit: str
+    allocated: int
+    spent: int
+    reserved: int
+    remaining: int
+    debt: int
+
+
+class Balances(Schema):
+    tenant: str
+    subject_tenant: str
+    balances: list[Balance]
+    as_of: str
+
+
+class Cost(Schema):
+    """`usd` is exact, 2 to 8 places."""
+
+    microcents: int
+    usd: str
+
+
+class Active(Schema):
+    """`api_key` is given once; null ever after."""
+
+    tenant: str
+    url: str
+    status: Literal["active"]
+    api_key: str | None
+
+
+class Pending(Schema):
+    status: Literal["pending"]
+    status_url: str
+
+
+class StillPending(Schema):
+    status: Literal["pending"]
+
+
 class SignUpBody(Body):
     name: str
     slug: str
@@ -34,13 +88,13 @@ class SignUpBody(Body):
     plan: str | None = None
 
 
-@router.get("/budget/", summary="This workspace's ledgers")
+@router.get("/budget/", summary="This workspace's ledgers", response={200: Balances, **failures(401, 403, 503)})
 def budget(request: TenantRequest) -> dict[str, Any]:
     """Allocated, spent, held and remaining, of each ledger, in whole microcents."""
     return balances.balances_for(request.tenant)
 
 
-@router.get("/budget/{slug}/", summary="The same, by name")
+@router.get("/budget/{slug}/", summary="The same, by name", response={200: Balances, **failures(401, 403, 404, 503)})
 def budget_of(request: TenantRequest, slug: str) -> dict[str, Any]:
     """Only this workspace's own name; any other, existing or not, is 404."""
     if slug != request.tenant.slug:
@@ -48,7 +102,9 @@ def budget_of(request: TenantRequest, slug: str) -> dict[str, Any]:
     return balances.balances_for(request.tenant)
 
 
-@public_router.post("/signup/", summary="Make a workspace", response={201: dict[str, Any], 202: dict[str, Any]})
+@public_router.post(
+    "/signup/", summary="Make a workspace", response={201: Active, 202: Pending, **failures(400, 409, 413, 415)}
+)
 def sign_up(request: HttpRequest, payload: SignUpBody) -> Status[dict[str, Any]]:
     """201 with the workspace and its first API key (shown once), or 202 while it is still being set up."""
     form = SignUpForm(payload.model_dump())
@@ -61,7 +117,9 @@ def sign_up(request: HttpRequest, payload: SignUpBody) -> Status[dict[str, Any]]
     return Status(201, _active(account))
 
 
-@public_router.get("/signup/{token}/", summary="How far a workspace is", response=dict[str, Any])
+@public_router.get(
+    "/signup/{token}/", summary="How far a workspace is", response={200: Active | StillPending, **failures(404)}
+)
 def sign_up_status(request: HttpRequest, token: str) -> dict[str, Any]:
     """Goes on with the setting-up. The API key is in one answer only, within 10 minutes of becoming active."""
     account = provisioning.account_for_status(token)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from django.http import HttpResponseBase, StreamingHttpResponse
-from ninja import Router
+from ninja import Router, Schema
 from pydantic import Field, field_validator
 
+from billing.api import Budget, Cost
 from billing.middleware import preflighted
 from chat import services
 from chat.forms import MAX_TOKENS_MAX, PROMPT_MAX
 from chat.streams import ReplyStream
-from tenants.api import Body
+from tenants.api import Body, failures
 from tenants.http import TenantRequest
 
 router = Router(tags=["Chat"])
@@ -44,7 +45,35 @@ class SummarizeBody(Body):
     _text = field_validator("text")(_not_blank)
 
 
-@router.post("/chat/", summary="Ask, and pay for the answer")
+class Tokens(Schema):
+    input_tokens: int
+    output_tokens: int
+
+
+class Summary(Schema):
+    """`budget` is null where the authority cannot be asked just now; the cost is booked all the same."""
+
+    summary: str
+    model: str
+    usage: Tokens
+    cost: Cost
+    budget: Budget | None
+
+
+class Answer(Schema):
+    response: str
+    conversation_id: int
+    model: str
+    finish_reason: str
+    usage: Tokens
+    cost: Cost
+    budget: Budget | None
+
+
+_FAILURES = failures(400, 401, 402, 403, 404, 413, 415, 422, 502, 503)
+
+
+@router.post("/chat/", summary="Ask, and pay for the answer", response={200: Answer, **_FAILURES})
 def chat(request: TenantRequest, payload: ChatBody) -> Any:
     """The whole answer with its cost, or with `stream` its words as server-sent events.
 
@@ -78,7 +107,7 @@ def event_stream(stream: ReplyStream, *, conversation_id: int) -> HttpResponseBa
     return response
 
 
-@router.post("/summarize/", summary="Summarize a text", url_name="summarize")
+@router.post("/summarize/", summary="Summarize a text", url_name="summarize", response={200: Summary, **_FAILURES})
 @preflighted(app="summarize", action_kind=services.ACTION, action_name="summarize", view_name="tenant-api:summarize")
 def summarize(request: TenantRequest, payload: SummarizeBody) -> dict[str, Any]:
     """A few sentences for a long text."""

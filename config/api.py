@@ -3,20 +3,27 @@
 from django.utils.module_loading import import_string
 
 _Api = import_string("tenants.api.Api")
+_key = import_string("tenants.api.session_or_key")
 
 tenant_api = _Api(
     title="Workspace API",
     description="Chat and summaries, each paid for before it is made. Send `Authorization: Bearer <key>`; on the "
     "bare host also `X-Tenant-ID: <workspace>`. Money is whole USD microcents: $1 = 100,000,000.",
     urls_namespace="tenant-api",
-    auth=import_string("tenants.api.session_or_key"),
+    auth=_key,
 )
 tenant_api.add_router("", "chat.api.router")
 tenant_api.add_router("", "billing.api.router")
 
+# The bare host: sign-up, and the same calls, which there want X-Tenant-ID. With it a request is the tenant's and never
+# comes here, so these routes serve the documentation and say what is missing.
 public_api = _Api(
-    title="Sign-up API",
-    description="Make a workspace. Everything else is on the workspace's own address, or here with X-Tenant-ID.",
+    title="API",
+    description="Make a workspace; then chat and summarize in it, each call paid for before it is made. On this host "
+    "send `X-Tenant-ID: <workspace>` and `Authorization: Bearer <key>`; on the workspace's own host the key, or a session. "
+    "Money is whole USD microcents: $1 = 100,000,000.",
     urls_namespace="public-api",
 )
 public_api.add_router("", "billing.api.public_router")
+public_api.add_router("", "chat.api.router", auth=_key)
+public_api.add_router("", "billing.api.router", auth=_key)

@@ -1,7 +1,6 @@
 """The bare host: landing, sign-up, and the way in for programs that name their workspace in a header."""
 
-from django.urls import include, path, re_path
-from django.utils.module_loading import import_string
+from django.urls import include, path
 from django.views.generic import TemplateView
 
 from config.api import public_api
@@ -13,5 +12,4 @@ urlpatterns = [
     path("", TemplateView.as_view(template_name="landing.html"), name="landing"),
     path("", include("billing.urls_public")),
     path("api/", public_api.urls),
-    re_path(r"^api/", import_string("tenants.views.bare_host_api")),
 ]

@@ -15,7 +15,7 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.parser import Parser
 from pydantic import ConfigDict
 
-from tenants.http import ApiError, Forbidden, Invalid, NotFound, NotJson, TooLarge, Unauthenticated
+from tenants.http import ApiError, Forbidden, Invalid, NotFound, NotJson, TenantRequired, TooLarge, Unauthenticated
 from tenants.users.auth import caller
 
 
@@ -23,6 +23,19 @@ class Body(Schema):
     """A request's body: no field beyond those named, no type guessed. `"7"` is no number and 1 is not true."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ErrorBody(Schema):
+    """What every failure says; some say more beside it (`fields`, `reason`, `budget`)."""
+
+    error: str
+    message: str
+    retry_after_ms: int | None
+
+
+def failures(*statuses: int) -> dict[int, type[ErrorBody]]:
+    """For `response=`: the statuses that a call's page of documentation names."""
+    return dict.fromkeys(statuses, ErrorBody)
 
 
 class StrictParser(Parser):
@@ -93,5 +106,10 @@ def _fields(exc: ValidationError) -> dict[str, list[str]]:
 
 
 def session_or_key(request: HttpRequest) -> Any:
-    """Ninja's `auth=`: the calling member becomes `request.auth`. Raises our own 401 or 403."""
+    """Ninja's `auth=`: the calling member becomes `request.auth`. Raises our own 401 or 403.
+
+    On the bare host without X-Tenant-ID there is nobody to ask as: 400.
+    """
+    if request.tenant is None:  # type: ignore[attr-defined]
+        raise TenantRequired
     return caller(request)  # type: ignore[arg-type]

@@ -54,8 +54,11 @@ def test_header_and_host_that_disagree_are_a_conflict(acme, globex):
 
 
 def test_the_bare_host_without_a_header_asks_for_a_tenant(acme):
-    for path in ("/api/budget/", "/api/budget/acme/", "/api/chat/", "/api/summarize/"):
-        response = get(path, "localhost", authorization=f"Bearer {acme.key()}")
+    client = Client(headers={"host": "localhost", "authorization": f"Bearer {acme.key()}"})
+    answers = [client.get(path) for path in ("/api/budget/", "/api/budget/acme/", "/api/budget/nobody/")]
+    for path in ("/api/chat/", "/api/summarize/"):
+        answers += [client.post(path, body, content_type="application/json") for body in ("{}", '{"prompt": "x"}', "{")]
+    for response in answers:
         assert (response.status_code, response.json()["error"]) == (400, "tenant_required")
 
 
