@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -74,6 +75,8 @@ class Pump:
             stream = self.stream
         if stream is not None:
             stream.close()
+        # A reader that waits for a model which has not answered must not wait on.
+        self._items.put(_END)
         # Bounded: a model that has not answered at all is left to its own time-out, on its own thread.
         self._thread.join(timeout=2.0)
 
@@ -88,6 +91,19 @@ class Terms:
     tokens_input: int
 
 
+# The answers under way in this process, so that a process which is told to stop can end them properly.
+_live: weakref.WeakSet[Reply] = weakref.WeakSet()
+
+
+def cut_all() -> None:
+    """Cut every model's connection: each reader then gets its last event, and each hold is settled by what came.
+
+    For a web process near the end of its grace: killed instead, it would leave the holds open and the readers nothing.
+    """
+    for reply in list(_live):
+        reply.cut()
+
+
 class Reply:
     """An answer under way, and the reservation that pays for it."""
 
@@ -100,9 +116,11 @@ class Reply:
         self._waiting: list[Any] = []
         self._ended = False
         self._closed = False
+        self._closing = threading.Lock()
         self._failure: ModelFailed | None = None
         self._finish_reason: str | None = None
         self._usage = Usage(tokens_input=0, tokens_output=0)
+        _live.add(self)
 
     def wait_for_first(self) -> None:
         """Wait for the first words, so that a model that fails at once gets a status and not half an answer."""
@@ -126,10 +144,13 @@ class Reply:
             return item
         if item is not None:
             self._parts.append(item)
-            if len(self._parts) >= self._terms.max_tokens + 1:
-                # A model that writes past max_tokens writes past its hold: cut it, whatever it still has to say.
-                self._ended = True
+            # A model that writes past max_tokens writes past its hold: cut it, whatever it still has to say.
+            self._ended = self._is_too_long
         return item
+
+    @property
+    def _is_too_long(self) -> bool:
+        return len(self._parts) > self._terms.max_tokens
 
     @property
     def conversation_id(self) -> int:
@@ -139,11 +160,16 @@ class Reply:
     def text(self) -> str:
         return "".join(self._parts)
 
+    def cut(self) -> None:
+        """Stop the model; whoever reads then comes to the end, and closes. From any thread."""
+        self._pump.close()
+
     def close(self) -> None:
         """Cut the model, settle, keep the answer. Once, whoever calls and however often."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
         try:
             self._pump.close()
             self._record()
@@ -179,7 +205,8 @@ class Reply:
         usage = stream.usage
         if not usage.counted:
             return usage, Outcome.EXACT
-        return usage, Outcome.ASSUMED if self._ended else Outcome.PARTIAL
+        # A whole answer says why it ended.
+        return usage, Outcome.PARTIAL if stream.finish_reason is None else Outcome.ASSUMED
 
     def _keep(self) -> None:
         if not self._parts:
@@ -204,7 +231,7 @@ class Reply:
         return {
             "conversation_id": self._conversation.pk,
             "model": self._terms.model,
-            "finish_reason": self._finish_reason or ("length" if self._ended else "cancelled"),
+            "finish_reason": self._finish_reason or ("length" if self._is_too_long else "cancelled"),
             "usage": {"input_tokens": self._usage.tokens_input, "output_tokens": self._usage.tokens_output},
             "cost": {"microcents": self._reservation.cost, "usd": usd(self._reservation.cost)},
             "budget": figures.as_budget() if figures else None,

@@ -20,7 +20,7 @@ tenant_api.add_router("", "billing.api.router")
 public_api = _Api(
     title="API",
     description="Make a workspace; then chat and summarize in it, each call paid for before it is made. On this host "
-    "send `X-Tenant-ID: <workspace>` and `Authorization: Bearer <key>`; on the workspace's own host the key, or a session. "
+    "send `X-Tenant-ID: <workspace>` and `Authorization: Bearer <key>`; on its own host the key, or a session. "
     "Money is whole USD microcents: $1 = 100,000,000.",
     urls_namespace="public-api",
 )

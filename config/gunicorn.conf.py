@@ -5,8 +5,12 @@ hangs.
 """
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # gunicorn's own script does not
 
@@ -26,6 +30,27 @@ keepalive = 75
 # A gthread worker's heartbeat comes from its main loop: a long stream is not silence, a starved machine is.
 timeout = 60
 graceful_timeout = 10
+
+
+def post_worker_init(worker: Any) -> None:
+    """Near the end of their grace the streams that still run are cut, settled and told so.
+
+    Killed with the process instead, they would leave their holds open and their readers without an end.
+    """
+    from django.utils.module_loading import import_string
+
+    cut_all = import_string("chat.streams.cut_all")
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        timer = threading.Timer(graceful_timeout - 3, cut_all)
+        timer.daemon = True
+        timer.start()
+        if callable(stop):
+            stop(number, frame)
+
+    signal.signal(signal.SIGTERM, leave)
+
 
 accesslog = None
 errorlog = "-"

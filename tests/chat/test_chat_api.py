@@ -367,9 +367,10 @@ def test_a_model_that_writes_past_max_tokens_is_cut(workspace, upstream):
     upstream.honour_max_tokens = False
     upstream.usage = None
     upstream.tokens = ["x"] * 50
+    before = upstream.connections_open
     body = workspace.api().chat("hello", max_tokens=5).json()
     assert body["usage"]["output_tokens"] <= 6
-    assert upstream.wait_until(lambda up: up.connections_open == 0)
+    assert upstream.wait_until(lambda up: up.connections_open <= before)
 
 
 def test_a_cost_above_the_hold_is_recorded_as_it_is(workspace, upstream):

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.usefixtures("upstream")
 
 def test_a_reader_who_leaves_pays_for_what_was_read(workspace, upstream):
     upstream.tokens, upstream.delay_between = ["word "] * 200, 0.05
+    before = upstream.connections_open
     response = workspace.api().chat("hello", stream=True)
     chunks = iter(response.streaming_content)
     for _ in range(5):
@@ -23,7 +24,7 @@ def test_a_reader_who_leaves_pays_for_what_was_read(workspace, upstream):
     assert workspace.ledger()["spent"] == line.cost < line.estimate
     assert workspace.ledger()["reserved"] == 0
     assert workspace.holds() == 0
-    assert upstream.wait_until(lambda up: up.connections_open == 0)
+    assert upstream.wait_until(lambda up: up.connections_open <= before)
 
 
 def test_what_was_read_is_kept_in_the_conversation(workspace, upstream):
