@@ -17,9 +17,13 @@ from config.env import (
     database_url,
     embedded_database,
     envbool,
+    envdomain,
+    envhosts,
     envint,
+    envorigin,
     envport,
     envprices,
+    envsealingkey,
     envseconds,
     envsecret,
     envstr,
@@ -31,13 +35,13 @@ PRODUCT_NAME = "Tenantry"
 STATE_DIR = state_dir()
 DEBUG = envbool("DEBUG", False)
 SECRET_KEY = envsecret("SECRET_KEY")
-KEY_SEALING_KEY = envsecret("KEY_SEALING_KEY")
+KEY_SEALING_KEY = envsealingkey("KEY_SEALING_KEY")
 
 # Hosts. Links to another host are built from SITE_URL, never from a Host header.
 PORT = envport("PORT", 8000)
-BASE_DOMAIN = envstr("BASE_DOMAIN", "localhost").lower().rstrip(".")
-SITE_URL = envurl("SITE_URL", f"http://{BASE_DOMAIN}:{PORT}")
-ALLOWED_HOSTS = [host for host in envstr("ALLOWED_HOSTS").split(",") if host] or [f".{BASE_DOMAIN}"]
+BASE_DOMAIN = envdomain("BASE_DOMAIN", "localhost")
+SITE_URL = envorigin("SITE_URL", f"http://{BASE_DOMAIN}:{PORT}")
+ALLOWED_HOSTS = envhosts("ALLOWED_HOSTS", [f".{BASE_DOMAIN}"])
 if urlsplit(SITE_URL).hostname != BASE_DOMAIN:
     raise ImproperlyConfigured(f"SITE_URL is {SITE_URL!r}: its host must be BASE_DOMAIN, {BASE_DOMAIN!r}.")
 
@@ -71,6 +75,7 @@ AUTH_USER_MODEL = "users.User"
 # A SET once per connection and tenant rather than one per query. Must be off under a transaction pooler.
 TENANT_LIMIT_SET_CALLS = True
 SHOW_PUBLIC_IF_NO_TENANT_FOUND = False
+GET_EXECUTOR_FUNCTION = "tenants.executor.get_executor"
 
 MIDDLEWARE = [
     "tenants.middleware.HealthMiddleware",
@@ -78,7 +83,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "tenants.middleware.TenantMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.common.CommonMiddleware",
+    "tenants.middleware.SlashMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "tenants.users.middleware.TenantSessionMiddleware",
@@ -196,6 +201,7 @@ CYCLES_JOURNAL_DIR = envstr("CYCLES_JOURNAL_DIR", str(STATE_DIR / "journal"))
 READINESS_CHECKS = [
     "tenants.health.database_ready",
     "billing.health.authority_ready",
+    "billing.health.keys_ready",
     "chat.health.model_ready",
     "billing.health.demo_ready",
 ]
@@ -214,7 +220,8 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"no_tokens": {"()": "tenants.logs.NoTokens"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["no_tokens"]}},
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {
         # A line per HTTP request each: the settled reservation's own line says it all.

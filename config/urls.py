@@ -4,6 +4,7 @@ from django.urls import include, path
 
 from config.api import tenant_api
 
+handler400 = "tenants.views.bad_request"
 handler404 = "tenants.views.not_found"
 handler500 = "tenants.views.server_error"
 

@@ -5,6 +5,7 @@ from django.views.generic import TemplateView
 
 from config.api import public_api
 
+handler400 = "tenants.views.bad_request"
 handler404 = "tenants.views.not_found"
 handler500 = "tenants.views.server_error"
 

@@ -6,6 +6,7 @@ Owns how JSON is read and how a validation error is said. Must not know any call
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -52,7 +53,10 @@ class StrictParser(Parser):
             raise Invalid({"body": ["This is not valid JSON."]}) from None
         if not isinstance(body, dict):
             raise Invalid({"body": ["Send a JSON object."]})
-        _refuse_unstorable(body)
+        try:
+            _refuse_unstorable(body)
+        except RecursionError:
+            raise Invalid({"body": ["This is nested too deep."]}) from None
         return body
 
 
@@ -63,9 +67,20 @@ def _no_constant(name: str) -> NoReturn:
 def _refuse_unstorable(body: dict[str, Any]) -> None:
     """NUL bytes (Postgres refuses them) and lone surrogates (no UTF-8 for them), in any text, names included."""
     for name, value in body.items():
-        text = json.dumps([name, value], ensure_ascii=False)
-        if "\\u0000" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        if any(char == "\x00" or "\ud800" <= char <= "\udfff" for text in _texts([name, value]) for char in text):
             raise Invalid({_printable(name): ["Remove NUL characters and broken surrogates."]})
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def _printable(name: str) -> str:

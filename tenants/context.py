@@ -24,23 +24,27 @@ def current_tenant() -> Tenant | None:
     return _current.get()
 
 
-def enter(tenant: Tenant | None) -> None:
-    """Bind `tenant` (None: the public schema) until told otherwise. For the middleware; others use tenant_scope."""
+def enter(tenant: Tenant | None, *, alone: bool = False) -> None:
+    """Bind `tenant` (None: the public schema) until told otherwise. For the middleware; others use tenant_scope.
+
+    `alone` leaves public out of the search path: a table that the tenant's schema lacks is then an error, and not
+    public's table of the same name.
+    """
     _current.set(tenant)
     if tenant is None:
         connection.set_schema_to_public()  # type: ignore[attr-defined]  # django-tenants adds both
     else:
-        connection.set_tenant(tenant)  # type: ignore[attr-defined]
+        connection.set_tenant(tenant, include_public=not alone)  # type: ignore[attr-defined]
 
 
 @contextmanager
-def tenant_scope(tenant: Tenant) -> Iterator[None]:
+def tenant_scope(tenant: Tenant, *, alone: bool = False) -> Iterator[None]:
     """Work for `tenant` within the block, then for whoever it was before.
 
     Keep the block short and never hold it across a `yield`: the consumer's code would run as this tenant.
     """
     before = _current.get()
-    enter(tenant)
+    enter(tenant, alone=alone)
     try:
         yield
     finally:

@@ -81,8 +81,9 @@ class Invalid(ApiError):
     code = "invalid"
     message = "Something in the request cannot be used. Correct the fields named and send it again."
 
-    def __init__(self, fields: dict[str, list[str]], message: str | None = None) -> None:
-        super().__init__(message, fields=fields)
+    def __init__(self, fields: dict[str, list[str]]) -> None:
+        # What concerns the whole of it is the sentence for people, too: a page has no fields to show it beside.
+        super().__init__(" ".join(fields["body"]) if fields.keys() == {"body"} else None, fields=fields)
 
 
 class TenantRequired(ApiError):
@@ -157,7 +158,7 @@ class TenantNotReady(ApiError):
 class Unavailable(ApiError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "unavailable"
-    message = "The service is busy. Nothing was spent; try again in a moment."
+    message = "The service is busy. Try again in a moment."
     retry_after_ms = 2_000
 
 

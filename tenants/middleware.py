@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.conf import settings
-from django.core.exceptions import DisallowedHost, RequestDataTooBig
-from django.db import InterfaceError, OperationalError
+from django.core.exceptions import BadRequest, DisallowedHost, RequestDataTooBig, SuspiciousOperation
+from django.db import InterfaceError, OperationalError, ProgrammingError
 from django.db.models.expressions import RawSQL
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+from django.middleware.common import CommonMiddleware
 from django.utils.cache import patch_vary_headers
 from django.utils.module_loading import import_string
 from django_tenants.middleware.main import TenantMainMiddleware
@@ -22,6 +24,7 @@ from tenants.hosts import host_for, normal_host
 from tenants.http import (
     AccountOnHold,
     ApiError,
+    Invalid,
     MethodNotAllowed,
     NotFound,
     TenantConflict,
@@ -33,7 +36,8 @@ from tenants.http import (
     wants_json,
 )
 from tenants.models import Domain, Tenant
-from tenants.users.keys import key_from_header
+from tenants.slugs import SLUG
+from tenants.users.keys import bearer_secret, key_from_header, key_in_schema
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -44,6 +48,9 @@ def as_api_error(exc: Exception) -> ApiError | None:
         return exc
     if isinstance(exc, RequestDataTooBig):
         return TooLarge()
+    # Too many fields, a broken multipart body, a charset that is not UTF-8.
+    if isinstance(exc, SuspiciousOperation | MultiPartParserError | BadRequest | UnreadablePostError):
+        return Invalid({"body": ["This cannot be read as it was sent."]})
     # The database is down, or every connection of the pool is taken: say so, rather than a stack.
     if isinstance(exc, OperationalError | InterfaceError):
         return Unavailable()
@@ -98,6 +105,9 @@ class TenantMiddleware(TenantMainMiddleware):  # type: ignore[misc]
     def process_request(self, request: HttpRequest) -> None:
         request.tenant = request.api_key = None  # type: ignore[attr-defined]
         request.urlconf = settings.PUBLIC_SCHEMA_URLCONF
+        if (request.content_params or {}).get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
+            # Python knows encodings, such as hex, under which reading a form fails in ways nobody expects.
+            raise Invalid({"body": ["Send it as UTF-8."]})
         try:
             host = normal_host(request)
         except DisallowedHost:
@@ -117,11 +127,18 @@ class TenantMiddleware(TenantMainMiddleware):  # type: ignore[misc]
         if host not in (settings.BASE_DOMAIN, host_for(slug)):
             raise TenantConflict
         # The header opens the API only: pages are for people, who have the workspace's own address.
-        tenant = self.get_tenant(Domain, host_for(slug)) if slug and wants_json(request) else None
+        known = wants_json(request) and SLUG.fullmatch(slug)
+        tenant = self.get_tenant(Domain, host_for(slug)) if known else None
         if tenant is None or not tenant.schema_exists:
+            # The look-up that a known name would have cost: the time must not tell either.
+            key_in_schema(bearer_secret(request))
             raise Unauthenticated
-        enter(tenant)
-        key = key_from_header(request)
+        # Without public: a schema that is still being built has no keys, and an operator's must not count as one.
+        enter(tenant, alone=True)
+        try:
+            key = key_from_header(request)
+        except ProgrammingError:
+            key = None
         if key is None:
             raise Unauthenticated
         request.api_key = key  # type: ignore[attr-defined]
@@ -161,6 +178,13 @@ class TenantMiddleware(TenantMainMiddleware):  # type: ignore[misc]
             response["Cache-Control"] = "private, no-store"
 
 
+class SlashMiddleware(CommonMiddleware):
+    """Django's, but for the API: a redirect to the slash would lose a POST's body."""
+
+    def should_redirect_with_slash(self, request: HttpRequest) -> bool:
+        return not wants_json(request) and super().should_redirect_with_slash(request)
+
+
 class ApiErrorMiddleware:
     """The one place where an ApiError raised below becomes its response."""
 
@@ -169,7 +193,7 @@ class ApiErrorMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
-        if response.status_code == 405 and wants_json(request):
+        if response.status_code == 405:
             allow = response.headers.get("Allow", "")
             response = error_response(request, MethodNotAllowed())
             response["Allow"] = allow

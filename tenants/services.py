@@ -36,21 +36,21 @@ def register_tenant(slug: str, *, name: str) -> Tenant:
 
 def activate(tenant: Tenant) -> None:
     """From PENDING to ACTIVE; a tenant that was suspended meanwhile stays so."""
-    Tenant.objects.filter(pk=tenant.pk, status=Tenant.Status.PENDING).update(status=Tenant.Status.ACTIVE)
-    tenant.refresh_from_db(fields=["status"])
+    _change(tenant, Tenant.Status.PENDING, Tenant.Status.ACTIVE)
 
 
 def suspend(tenant: Tenant) -> None:
-    _set_status(tenant, Tenant.Status.SUSPENDED)
+    _change(tenant, Tenant.Status.ACTIVE, Tenant.Status.SUSPENDED)
 
 
 def reactivate(tenant: Tenant) -> None:
-    _set_status(tenant, Tenant.Status.ACTIVE)
+    """Lift a suspension; what is closed stays closed."""
+    _change(tenant, Tenant.Status.SUSPENDED, Tenant.Status.ACTIVE)
 
 
-def _set_status(tenant: Tenant, status: Tenant.Status) -> None:
-    Tenant.objects.filter(pk=tenant.pk).update(status=status)
-    tenant.status = status
+def _change(tenant: Tenant, before: Tenant.Status, after: Tenant.Status) -> None:
+    Tenant.objects.filter(pk=tenant.pk, status=before).update(status=after)
+    tenant.refresh_from_db(fields=["status"])
 
 
 def ensure_schema(tenant: Tenant) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from django.http import HttpRequest, HttpResponse
 
-from tenants.http import ApiError, CsrfFailed, NotFound, error_response
+from tenants.http import ApiError, CsrfFailed, Invalid, NotFound, error_response
+from tenants.middleware import as_api_error
 
 
 def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
@@ -15,5 +18,15 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
     return error_response(request, NotFound())
 
 
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """What Django refuses before any middleware of ours may see it. Reads nothing of the request again."""
+    return error_response(
+        request, as_api_error(exception) or Invalid({"body": ["This cannot be read as it was sent."]})
+    )
+
+
 def server_error(request: HttpRequest) -> HttpResponse:
-    return error_response(request, ApiError())
+    """Django's last resort, called while the failure is still being handled: a lost database is said as such."""
+    failure = sys.exc_info()[1]
+    known = as_api_error(failure) if isinstance(failure, Exception) else None
+    return error_response(request, known or ApiError())

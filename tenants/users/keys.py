@@ -35,23 +35,27 @@ def bearer_secret(request: HttpRequest) -> str | None:
     if header is None:
         return None
     scheme, _, secret = header.partition(" ")
-    usable = scheme.lower() == "bearer" and secret.isascii() and len(secret) <= 200
+    usable = scheme.lower() == "bearer" and secret.isascii() and secret.isprintable() and len(secret) <= 200
     return secret.strip() if usable else ""
 
 
 def key_from_header(request: HttpRequest) -> ApiKey | None:
     """The live key of this schema that the request carries, or None."""
-    secret = bearer_secret(request)
+    key = key_in_schema(bearer_secret(request))
+    if key is not None:
+        _note_use(key)
+    return key
+
+
+def key_in_schema(secret: str | None) -> ApiKey | None:
+    """The live key of that secret in the schema that is entered."""
     if not secret:
         return None
-    key = (
+    return (
         ApiKey.objects.select_related("user")
         .filter(prefix=secret[:PREFIX_LENGTH], digest=digest(secret), revoked_at=None, user__is_active=True)
         .first()
     )
-    if key is not None:
-        _note_use(key)
-    return key
 
 
 def _note_use(key: ApiKey) -> None:

@@ -19,7 +19,12 @@ class TenantSessionMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: TenantRequest) -> HttpResponseBase:
-        if settings.SESSION_COOKIE_NAME in request.COOKIES and self._is_foreign(request):
+        # A request with a key ignores cookies; its session is not even read.
+        cookie = None if "Authorization" in request.headers else request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+        if cookie is not None and not cookie.isprintable():
+            # Postgres refuses a NUL, and no session of ours has one in its key.
+            request.session = type(request.session)()
+        elif cookie is not None and self._is_foreign(request):
             logout(request)
         return self.get_response(request)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.contrib.auth import logout
 from django.contrib.auth.decorators import login_required
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.csrf import csrf_exempt
@@ -25,8 +25,8 @@ def log_in(request: TenantRequest) -> HttpResponse:
     target = request.POST.get("next") or request.GET.get("next") or ""
     if request.method == "POST" and form.is_valid():
         sign_in(request, form.user)
-        safe = url_has_allowed_host_and_scheme(target, allowed_hosts=None)
-        return redirect(target if safe else settings.LOGIN_REDIRECT_URL)
+        safe = target.startswith("/") and url_has_allowed_host_and_scheme(target, allowed_hosts=None)
+        return HttpResponseRedirect(target if safe else settings.LOGIN_REDIRECT_URL)
     status = 400 if request.method == "POST" else 200
     return render(request, "users/login.html", {"form": form, "next": target}, status=status)
 

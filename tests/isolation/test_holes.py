@@ -47,6 +47,19 @@ def test_a_tenant_that_is_not_ready_is_503_even_with_a_schema(app):
     assert Client(headers={"host": "localhost", "x-tenant-id": workspace.slug}).get("/api/budget/").status_code == 401
 
 
+def test_an_operators_key_opens_no_workspace_that_is_still_being_built(app):
+    from tenants.users.keys import create_key
+    from tenants.users.models import ApiKey
+
+    account = sign_up(name="Half", slug="half-built", email="a@half.example", password=PASSWORD, plan="trial")
+    with connection.cursor() as cursor:
+        cursor.execute(f'CREATE SCHEMA "{account.tenant.schema_name}"')
+    key, secret = create_key(User.objects.create_user("op-half@example.com", PASSWORD), name="operator")
+    headers = {"host": "localhost", "x-tenant-id": "half-built", "authorization": f"Bearer {secret}"}
+    assert Client(headers=headers).get("/api/budget/").status_code == 401
+    assert ApiKey.objects.get(pk=key.pk).last_used_at is None
+
+
 def test_a_suspended_tenant_is_on_hold(app):
     workspace = WorkspaceFactory()
     key = workspace.key()
@@ -93,7 +106,8 @@ def test_overlapping_threads_come_back_each_to_its_own_tenant(acme, globex):
     assert problems == []
 
 
-def test_a_session_of_acme_means_nothing_at_globex_even_as_superuser(acme, globex):
+def test_a_session_of_acme_means_nothing_at_globex_even_as_superuser(app):
+    acme, globex = WorkspaceFactory(), WorkspaceFactory()
     with acme.scope():
         mallory = User.objects.create_user("twin@example.com", PASSWORD, is_superuser=True)
     with globex.scope():
@@ -108,7 +122,8 @@ def test_a_session_of_acme_means_nothing_at_globex_even_as_superuser(acme, globe
     assert acmes.get("/budget/").status_code == 200
 
 
-def test_a_session_in_a_store_that_tenants_share_is_refused_by_its_tenant(acme, globex, settings):
+def test_a_session_in_a_store_that_tenants_share_is_refused_by_its_tenant(app, settings):
+    acme, globex = WorkspaceFactory(), WorkspaceFactory()
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
     with acme.scope():
         mallory = User.objects.create_user("twin2@example.com", PASSWORD, is_superuser=True)

@@ -62,6 +62,12 @@ def test_the_bare_host_without_a_header_asks_for_a_tenant(acme):
         assert (response.status_code, response.json()["error"]) == (400, "tenant_required")
 
 
+def test_a_call_without_its_last_slash_is_404_and_not_sent_elsewhere(acme):
+    for api in (acme.api(), acme.api(bare=True)):
+        response = api.post("/api/chat", {"prompt": "hello"})
+        assert (response.status_code, response.json()["error"]) == (404, "not_found")
+
+
 def test_an_unknown_path_of_the_api_is_404_on_either_host(acme):
     for host in ("localhost", acme.host):
         assert get("/api/nothing/", host).json()["error"] == "not_found"

@@ -29,11 +29,63 @@ def test_email_is_typed_in_any_case(acme, alice):
     assert response.status_code == 302
 
 
-@pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example", "javascript:alert(1)", "/budget/"])
+@pytest.mark.parametrize(
+    "target", ["https://evil.example/", "//evil.example", "javascript:alert(1)", "foo", "\\\\evil", "/budget/"]
+)
 def test_after_log_in_only_this_host_is_gone_to(acme, alice, target):
     acme.client(alice)
     response = acme.client().post("/login/", {"email": alice.email, "password": PASSWORD, "next": target})
     assert response["Location"] == ("/budget/" if target == "/budget/" else "/")
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "utf-16", "hex", "rot13", "zlib", "undefined", "no-such"])
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_a_form_in_another_charset_is_400(acme, alice, charset, kind):
+    client = acme.client(alice)
+    client.handler.enforce_csrf_checks = True
+    for path in ("/login/", "/", "/welcome/", "/api/chat/"):
+        response = client.generic("POST", path, b"email=a&password=b", content_type=f"{kind}; charset={charset}")
+        assert response.status_code == 400, (path, response.content)
+    assert response.json()["error"] == "invalid"
+
+
+def test_a_form_that_is_too_large_or_broken_is_said_in_our_own_words(acme, alice):
+    client = acme.client(alice)
+    client.handler.enforce_csrf_checks = True
+    large = client.post("/login/", {"email": "x" * (1024 * 1024 + 1)})
+    assert large.status_code in (400, 413)
+    large = client.post("/login/", b"a=" + b"x" * (1024 * 1024), content_type="application/x-www-form-urlencoded")
+    assert large.status_code == 413
+    assert b"1 MiB" in large.content
+    many = client.post(
+        "/", b"&".join(b"f%d=" % n for n in range(2_000)), content_type="application/x-www-form-urlencoded"
+    )
+    assert many.status_code == 400
+    assert b"cannot be read" in many.content
+    broken = client.post("/api/chat/", b"x", content_type="multipart/form-data")
+    assert (broken.status_code, broken["Content-Type"]) == (400, "application/json")
+
+
+def test_a_key_ignores_cookies_altogether(acme, globex, alice):
+    client = globex.api().client
+    client.cookies["sessionid"] = acme.client(alice).cookies["sessionid"].value
+    response = client.get("/api/budget/")
+    assert response.status_code == 200
+    assert "sessionid" not in response.cookies
+
+
+def test_a_page_refuses_another_method_in_words(acme, alice):
+    response = acme.client(alice).post("/budget/")
+    assert response.status_code == 405
+    assert b"does not answer" in response.content
+
+
+@pytest.mark.parametrize("cookie", ["\x00aaaaaaaaaaaa", "a" * 5_000, "../../etc", "é"])
+def test_a_session_cookie_of_nonsense_is_nobody(acme, cookie):
+    client = acme.client()
+    client.cookies["sessionid"] = cookie
+    assert client.get("/").status_code == 302
+    assert client.get("/api/budget/").status_code == 401
 
 
 def test_log_out_ends_the_session_and_is_no_link(acme, alice):

@@ -4,7 +4,9 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.core.management import call_command
 from django.db import IntegrityError, connection
+from django.db.migrations.recorder import MigrationRecorder
 
 from tenants import services
 from tenants.context import current_tenant, tenant_scope
@@ -91,3 +93,10 @@ def test_ensure_schema_leaves_the_caller_where_it_was(acme, tenant):
         assert connection.schema_name == acme.tenant.schema_name
     assert current_tenant() is None
     assert connection.schema_name == "public"
+
+
+def test_a_tenant_without_a_schema_holds_up_no_other_ones_migrations(acme, tenant):
+    call_command("migrate_schemas", verbosity=0)
+    assert comment_of(tenant.schema_name) is None
+    with acme.scope():
+        assert MigrationRecorder(connection).applied_migrations()
