@@ -6,8 +6,10 @@ Every reader raises `ImproperlyConfigured` with a sentence that names the variab
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -69,10 +71,37 @@ def envurl(name: str, default: str = "") -> str:
     raw = envstr(name, default)
     if not raw:
         return ""
-    parts = urlsplit(raw)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(raw)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good or "@" in parts.netloc or parts.query or parts.fragment or any(map(str.isspace, raw)):
         raise ImproperlyConfigured(f"{name} is {raw!r}: write an address such as http://localhost:8000.")
     return raw.rstrip("/")
+
+
+def envorigin(name: str, default: str) -> str:
+    """Scheme, host and port alone, as browsers write an Origin: in lower case, without a default port."""
+    url = envurl(name, default)
+    parts = urlsplit(url)
+    if parts.path:
+        raise ImproperlyConfigured(f"{name} is {url!r}: write it without a path.")
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    port = f":{parts.port}" if parts.port and parts.port != usual else ""
+    return f"{parts.scheme}://{parts.hostname}{port}"
+
+
+def envdomain(name: str, default: str) -> str:
+    """A host name in lower case, without a port."""
+    value = envstr(name, default).lower().rstrip(".")
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", value):
+        raise ImproperlyConfigured(f"{name} is {value!r}: write a host name such as example.com.")
+    return value
+
+
+def envhosts(name: str, default: list[str]) -> list[str]:
+    return [host.strip() for host in envstr(name).split(",") if host.strip()] or default
 
 
 def state_dir() -> Path:
@@ -91,6 +120,18 @@ def envsecret(name: str) -> str:
         return (state_dir() / "secrets" / name).read_text().strip()
     except OSError:
         raise ImproperlyConfigured(f"{name} is not set. Set it, or start once with `make run`.") from None
+
+
+def envsealingkey(name: str) -> str:
+    """A secret of 32 bytes in URL-safe base64, as Fernet makes them."""
+    value = envsecret(name)
+    try:
+        good = len(base64.b64decode(value, altchars=b"-_", validate=True)) == 32
+    except ValueError:
+        good = False
+    if not good:
+        raise ImproperlyConfigured(f"{name} must be 32 bytes in URL-safe base64, as Fernet.generate_key() makes them.")
+    return value
 
 
 def embedded_database() -> bool:
@@ -112,7 +153,11 @@ def database_from_url(url: str) -> dict[str, Any]:
     `postgresql://user:password@host:port/name?host=/socket/dir&sslmode=require`; what stands in the query and
     is not `host` goes to psycopg as it is.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = str(parts.port or "")
+    except ValueError:
+        parts, port = urlsplit(""), ""
     name = unquote(parts.path.lstrip("/"))
     if parts.scheme not in {"postgres", "postgresql"} or not name:
         raise ImproperlyConfigured("DATABASE_URL must read postgresql://user:password@host:5432/name.")
@@ -122,7 +167,7 @@ def database_from_url(url: str) -> dict[str, Any]:
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
         "HOST": query.pop("host", None) or unquote(parts.hostname or ""),
-        "PORT": str(parts.port or ""),
+        "PORT": port,
         "OPTIONS": query,
     }
 
@@ -137,11 +182,18 @@ def envprices(name: str) -> dict[str, dict[str, int]]:
     if not raw:
         return {}
     try:
-        table = json.loads(raw, parse_float=Decimal, parse_int=Decimal)
+        table = json.loads(raw, parse_float=Decimal, parse_int=Decimal, object_pairs_hook=_once)
         return {str(model): _price(sides) for model, sides in table.items()}
     except (ValueError, TypeError, AttributeError, KeyError, InvalidOperation) as exc:
         example = '{"gpt-4o-mini": {"input": 0.15, "output": 0.60}}'
         raise ImproperlyConfigured(f"{name} cannot be read ({exc}): write JSON such as {example}.") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return table
 
 
 def _price(sides: dict[str, Any]) -> dict[str, int]:

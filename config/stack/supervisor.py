@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -93,6 +94,11 @@ class Supervisor:
         ensure_secrets(self.state)
         for folder in ("logs", "journal"):
             (self.state / folder).mkdir(mode=0o700, exist_ok=True)
+        try:
+            # Here rather than in the first child that reads them: one sentence instead of its traceback.
+            import_module("config.settings")
+        except ImproperlyConfigured as nonsense:
+            raise StackError(str(nonsense)) from None
 
     def _start(self, stack: ExitStack) -> None:
         if self.embedded_database:
@@ -108,7 +114,7 @@ class Supervisor:
         if self.embedded_authority:
             ports = ["--runtime-port", str(self.runtime_port), "--admin-port", str(self.admin_port)]
             self._spawn("authority", [*MANAGE, "authority", *ports], grace=8, DB_POOL_MAX=str(AUTHORITY_POOL))
-        self._command("migrations", "migrate_schemas", "--shared")
+        self._command("migrations", "migrate_schemas")
         if self.embedded_authority:
             with self._step("budget authority"):
                 self._wait_for_answer(self.runtime_port, HEALTH)

@@ -75,7 +75,7 @@ def test_the_defaults_in_the_example_are_the_ones_of_the_code():
         "import json; from config import settings as s; print(json.dumps({'PORT': s.PORT, 'BASE_DOMAIN': s.BASE_DOMAIN,"
         "'CYCLES_CONNECT_TIMEOUT': s.CYCLES_CONNECT_TIMEOUT, 'CYCLES_READ_TIMEOUT': s.CYCLES_READ_TIMEOUT}))"
     )
-    secrets = dict.fromkeys(("SECRET_KEY", "KEY_SEALING_KEY", "CYCLES_ADMIN_API_KEY"), "x")
+    secrets = {"SECRET_KEY": "x", "CYCLES_ADMIN_API_KEY": "x", "KEY_SEALING_KEY": "MDEy" * 10 + "MDE="}
     env = {**shell, **secrets, "DATABASE_URL": "postgresql://u@h/n"}
     printed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert printed.returncode == 0, printed.stderr

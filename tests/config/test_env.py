@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from config import env
 
+SEALING = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -63,15 +64,16 @@ def test_a_price_that_is_none_is_refused(monkeypatch, raw):
         env.envprices("X")
 
 
-def settings_with(**variables):
+def settings_with(script="import config.settings", **variables):
     clean = {
         key: value for key, value in os.environ.items() if not key.startswith(("CYCLES_", "LLM_", "SECRET_", "KEY_"))
     }
     given = {
-        "DATABASE_URL": "postgresql://u:p@h/n", "SECRET_KEY": "s", "KEY_SEALING_KEY": "k", "CYCLES_ADMIN_API_KEY": "a",
+        "DATABASE_URL": "postgresql://u:p@h/n", "SECRET_KEY": "s", "KEY_SEALING_KEY": SEALING,
+        "CYCLES_ADMIN_API_KEY": "a",
         **variables,
     }  # fmt: skip
-    run = [sys.executable, "-c", "import config.settings"]
+    run = [sys.executable, "-c", script]
     done = subprocess.run(run, cwd=ROOT, env={**clean, **given}, capture_output=True, text=True)
     return done.returncode, done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
 
@@ -101,6 +103,43 @@ def test_an_external_authority_needs_its_admin_key(tmp_path):
     code, said = settings_with(**urls, CYCLES_ADMIN_API_KEY="", STATE_DIR=str(tmp_path))
     assert code != 0
     assert "CYCLES_ADMIN_API_KEY is not set" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SITE_URL", "http://localhost:abc"), ("SITE_URL", "http://localhost:8000/path"),
+        ("SITE_URL", "http://u:p@localhost"), ("SITE_URL", "http://elsewhere:8000"), ("BASE_DOMAIN", "foo bar"),
+        ("BASE_DOMAIN", "*"), ("BASE_DOMAIN", "localhost:8000"), ("LLM_BASE_URL", "http://[::1"),
+        ("LLM_BASE_URL", "http://a:b"), ("DATABASE_URL", "postgresql://h:abc/db"), ("DATABASE_URL", "mysql://h/db"),
+        ("KEY_SEALING_KEY", "x"), ("LLM_PRICES", '{"m":{"input":1,"output":1},"m":{"input":0,"output":0}}'),
+        ("DEBUG", "perhaps"), ("CYCLES_READ_TIMEOUT", "-1"), ("DB_POOL_MAX", "many"),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_by_the_variables_name(name, value):
+    code, said = settings_with(**{name: value})
+    assert code != 0
+    assert "ImproperlyConfigured" in said
+    assert name in said
+
+
+def test_hosts_may_be_written_with_spaces():
+    script = "import config.settings as s; import sys; sys.stderr.write(','.join(s.ALLOWED_HOSTS))"
+    assert settings_with(script, ALLOWED_HOSTS="a.example, b.example") == (0, "a.example,b.example")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://example.com:443", "https://example.com"),
+        ("http://example.com:80", "http://example.com"),
+        ("https://example.com:8443/", "https://example.com:8443"),
+        ("http://example.com:443", "http://example.com:443"),
+    ],
+)
+def test_the_sites_address_is_written_as_browsers_write_an_origin(given, kept):
+    script = "import config.settings as s; import sys; sys.stderr.write(s.SITE_URL)"
+    assert settings_with(script, SITE_URL=given, BASE_DOMAIN="example.com") == (0, kept)
 
 
 def test_an_external_model_needs_its_name():
