@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Literal
 
-from django.db.models import Q
+from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone
 from ninja import Router, Schema, Status
@@ -142,12 +142,12 @@ def _active(account: Account) -> dict[str, Any]:
 def _first_key(account: Account) -> str | None:
     """The owner's first key, to the first who asks in time."""
     now = timezone.now()
-    in_time = Q(activated_at__gt=now - FIRST_KEY_WITHIN)
-    mine = Account.objects.filter(in_time, pk=account.pk, first_key_given_at=None)
-    if mine.update(first_key_given_at=now) != 1:
-        return None
     owner = provisioning.owner_of(account.tenant)
     if owner is None:
         return None
-    with tenant_scope(account.tenant):
+    mine = Account.objects.filter(pk=account.pk, first_key_given_at=None, activated_at__gt=now - FIRST_KEY_WITHIN)
+    # Together: a key that could not be made must not count as given.
+    with tenant_scope(account.tenant), transaction.atomic(durable=True):
+        if mine.update(first_key_given_at=now) != 1:
+            return None
         return create_key(owner, name="First key")[1]

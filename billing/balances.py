@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import django.db
 from django.db.models import Sum
 from django.utils import timezone
 
-from billing.client import account_of, default_client
+from billing.client import account_of, default_client, failure_of
 from billing.errors import AuthorityUnavailable, BudgetError
 from billing.money import UNIT
 from billing.usage.models import UsageLine
@@ -51,11 +52,15 @@ def balances_for(tenant: Tenant) -> dict[str, Any]:
     account = account_of(tenant)
     response = default_client().get_balances(tenant=account.subject_tenant, limit="200")
     if not response.is_success or not isinstance(response.body, dict):
-        raise AuthorityUnavailable
+        raise failure_of(response, subject_tenant=account.subject_tenant)
+    try:
+        rows = [_row(row) for row in response.body["balances"]]
+    except (KeyError, TypeError):
+        raise AuthorityUnavailable from None
     return {
         "tenant": tenant.slug,
         "subject_tenant": account.subject_tenant,
-        "balances": [_row(row) for row in response.body["balances"]],
+        "balances": rows,
         "as_of": timezone.now().isoformat().replace("+00:00", "Z"),
     }
 
@@ -73,10 +78,10 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def figures_for(tenant: Tenant) -> Figures | None:
-    """The tenant's own ledger; None where it cannot be had just now."""
+    """The tenant's own ledger; None where it cannot be had just now. A paid answer must not fail for its figures."""
     try:
         found = balances_for(tenant)
-    except BudgetError:
+    except (BudgetError, django.db.Error):
         return None
     path = f"tenant:{found['subject_tenant']}"
     for row in found["balances"]:

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import psycopg
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from pydantic import BaseModel
 from runcycles import CyclesClient, CyclesConfig, set_default_client
@@ -44,6 +45,8 @@ AuthorityRefusal = CyclesProtocolError
 Body = BaseModel | dict[str, Any]
 # Splits "<tenant>~<id>": no tenant id and no UUID has one, and a path takes it unescaped.
 SEPARATOR = "~"
+# Of a request that did not leave this machine.
+NOT_SENT = "NOT_SENT"
 
 
 class KeyRing:
@@ -58,6 +61,7 @@ class KeyRing:
         self._size = size
         self._keys: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
+        self._finding = threading.Lock()
 
     def put(self, subject_tenant: str, key: str) -> None:
         with self._lock:
@@ -67,11 +71,19 @@ class KeyRing:
                 self._keys.popitem(last=False)
 
     def get(self, subject_tenant: str) -> str | None:
-        with self._lock:
-            key = self._keys.get(subject_tenant)
-        if key is None and (key := self._find(subject_tenant)) is not None:
-            self.put(subject_tenant, key)
+        key = self._known(subject_tenant)
+        if key is not None:
+            return key
+        # One at a time: a replayed journal has a thread for each entry, and each would open a connection at once.
+        with self._finding:
+            key = self._known(subject_tenant) or self._find(subject_tenant)
+            if key is not None:
+                self.put(subject_tenant, key)
         return key
+
+    def _known(self, subject_tenant: str) -> str | None:
+        with self._lock:
+            return self._keys.get(subject_tenant)
 
     def forget(self, subject_tenant: str) -> None:
         with self._lock:
@@ -89,6 +101,10 @@ class RoutedClient(CyclesClient):
     def __init__(self, config: CyclesConfig, keys: KeyRing) -> None:
         super().__init__(config)
         self.keys = keys
+        # Instead of the parent's: a proxy named in the environment would see every key, and cannot know loopback.
+        headers, timeout = self._http.headers, self._http.timeout
+        self._http.close()
+        self._http = httpx.Client(base_url=config.base_url, headers=headers, timeout=timeout, trust_env=False)
 
     def create_reservation(self, request: Body) -> CyclesResponse:
         body = _as_dict(request)
@@ -151,6 +167,9 @@ class RoutedClient(CyclesClient):
             headers["X-Idempotency-Key"] = body["idempotency_key"]
         try:
             answer = self._http.request(method, path, json=body, params=params, headers=headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
+            logger.warning("The authority cannot be reached: %s %s: %s", method, path, type(exc).__name__)
+            return _own_refusal(NOT_SENT, "The authority cannot be reached.", status=503)
         except httpx.HTTPError as exc:
             logger.warning("The authority cannot be reached: %s %s: %s", method, path, type(exc).__name__)
             return CyclesResponse.transport_error(exc)
@@ -168,9 +187,9 @@ def _subject_tenant(body: dict[str, Any]) -> str | None:
     return (body.get("subject") or {}).get("tenant")
 
 
-def _own_refusal(code: str, message: str) -> CyclesResponse:
+def _own_refusal(code: str, message: str, *, status: int = 400) -> CyclesResponse:
     body = {"error": code, "message": message}
-    return CyclesResponse.http_error(400, message, body, headers={})
+    return CyclesResponse.http_error(status, message, body, headers={})
 
 
 # --- the process's client -------------------------------------------------------------------------------------------
@@ -204,6 +223,11 @@ def install_default_client() -> None:
                 connect_timeout=settings.CYCLES_CONNECT_TIMEOUT,
                 read_timeout=settings.CYCLES_READ_TIMEOUT,
                 journal_dir=settings.CYCLES_JOURNAL_DIR,
+                # A commit that cannot be delivered is tried for an hour and more, every half minute at last: with the
+                # client's five attempts an outage of 16 s left a call unpaid until the process was started again.
+                retry_max_attempts=200,
+                # What is left at the end is in the journal; nobody should wait for it.
+                retry_flush_timeout=2.0,
             ),
             KeyRing(_find_key),
         )
@@ -229,7 +253,12 @@ def account_of(tenant: Any) -> Account:
         raise NotProvisioned
     if account.status != Account.Status.ACTIVE:
         raise OnHold
-    default_client().keys.put(account.subject_tenant, unseal(account.sealed_key))
+    try:
+        key = unseal(account.sealed_key)
+    except ImproperlyConfigured:
+        logger.exception("No account's authority key can be read")
+        raise AuthorityMisconfigured from None
+    default_client().keys.put(account.subject_tenant, key)
     return account
 
 
@@ -245,6 +274,12 @@ def current_subject_tenant(*args: Any, **kwargs: Any) -> str:
 
 
 # --- what its answers mean ------------------------------------------------------------------------------------------
+
+
+def was_not_reserved(exc: CyclesProtocolError) -> bool:
+    """Whether a failed create certainly holds nothing: refused, or never sent. A lost answer may hold money."""
+    return exc.error_code == NOT_SENT or 400 <= (exc.status or 0) < 500
+
 
 _DENIED = {"BUDGET_EXCEEDED", "OVERDRAFT_LIMIT_EXCEEDED", "DEBT_OUTSTANDING"}
 _ON_HOLD = {"BUDGET_FROZEN", "BUDGET_CLOSED", "TENANT_CLOSED"}
@@ -278,6 +313,12 @@ def denial(response: CyclesResponse, *, subject_tenant: str, needed: int) -> Bud
         return None
     code = body.get("reason_code") or body.get("error")
     return _sorted(code, response.status, response.error_message or "", subject_tenant, needed)
+
+
+def failure_of(response: CyclesResponse, *, subject_tenant: str) -> BudgetError:
+    """What an answer that is no success means."""
+    code = response.body.get("error") if isinstance(response.body, dict) else None
+    return _sorted(code, response.status, response.error_message or "", subject_tenant, None)
 
 
 def _sorted(code: Any, status: int, message: str, subject_tenant: str | None, needed: int | None) -> BudgetError:
@@ -320,8 +361,11 @@ def balance_of(subject_tenant: str) -> dict[str, Any] | None:
     if not response.is_success or not isinstance(response.body, dict):
         return None
     path = f"tenant:{subject_tenant}"
-    for row in response.body.get("balances", []):
-        if row["scope_path"] == path and row["remaining"]["unit"] == UNIT:
-            amounts = {name: row[name]["amount"] for name in ("allocated", "spent", "reserved", "remaining")}
-            return {"scope": path, **amounts}
+    try:
+        for row in response.body["balances"]:
+            if row["scope_path"] == path and row["remaining"]["unit"] == UNIT:
+                amounts = {name: row[name]["amount"] for name in ("allocated", "spent", "reserved", "remaining")}
+                return {"scope": path, **amounts}
+    except (KeyError, TypeError):
+        logger.warning("The authority's balances cannot be read")
     return None

@@ -21,10 +21,11 @@ class SignUpForm(forms.Form):
     slug = forms.CharField(
         label="Address",
         max_length=32,
+        strip=False,
         help_text="3 to 32 lower-case letters, digits and hyphens.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
     )
-    email = forms.EmailField(label="E-mail", widget=forms.EmailInput(attrs={"autocomplete": "email"}))
+    email = forms.EmailField(label="E-mail", max_length=254, widget=forms.EmailInput(attrs={"autocomplete": "email"}))
     password = forms.CharField(
         label="Password",
         strip=False,
@@ -35,7 +36,7 @@ class SignUpForm(forms.Form):
     plan = forms.ChoiceField(choices=[(name, name) for name in PLANS], required=False, widget=forms.HiddenInput)
 
     def clean_slug(self) -> str:
-        slug: str = self.cleaned_data["slug"].lower()
+        slug: str = self.cleaned_data["slug"]
         if problem := slug_problem(slug):
             raise forms.ValidationError(problem)
         return slug

@@ -12,21 +12,24 @@ import functools
 import inspect
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from django.db import DatabaseError, connection, transaction
+import django.db
+from django.db import connection, transaction
 from django.utils import timezone
 from runcycles import Action, Amount, Caps, CyclesMetrics, Subject, Unit, get_cycles_context
+from runcycles.context import CyclesContext
 from runcycles.exceptions import CyclesProtocolError
 from runcycles.streaming import StreamReservation
 
-from billing.client import account_of, default_client, translate
+from billing.client import account_of, default_client, translate, was_not_reserved
 from billing.errors import NoTenantBound
 from billing.models import Account, Hold
-from billing.plans import PLANS
+from billing.plans import PLANS, Plan
 from billing.usage.models import UsageLine
 from tenants.context import current_tenant, tenant_scope
 from tenants.http import Unavailable
@@ -74,17 +77,18 @@ def reserve(
     action_tags: list[str] | None = None,
     ttl_ms: int = TTL_MS,
     grace_period_ms: int | None = None,
-    overage_policy: str = "ALLOW_IF_AVAILABLE",
 ) -> Reservation:
     """Hold `estimate` microcents of the tenant's budget (default: the current tenant's), or raise a BudgetError.
 
     `estimate` is the most the call can be billed. Use the result with `with`, or hand it on and call `settle()`.
-    Raises BudgetDenied, OnHold, AuthorityUnavailable …; the model must then not be called.
+    Raises BudgetDenied, OnHold, AuthorityUnavailable …; the model must then not be called. Not inside a transaction:
+    its rollback would take the hold and the line of a call that was paid.
     """
     tenant = tenant or current_tenant()
     if tenant is None:
         raise NoTenantBound
     account = account_of(tenant)
+    plan = PLANS[account.plan]
     subject = Subject(
         tenant=account.subject_tenant,
         workspace=f"user-{user_id}" if user_id is not None else None,
@@ -93,33 +97,46 @@ def reserve(
         dimensions=dimensions,
     )
     action = Action(kind=action_kind, name=action_name, tags=action_tags)
-    hold = Hold.objects.create(
-        account=account,
-        subject=subject.model_dump(exclude_none=True),
-        action_kind=action_kind,
-        action_name=action_name,
-        estimate=estimate,
-    )
-    paid = default_client().stream_reservation(
-        subject=subject,
-        action=action,
-        estimate=Amount(unit=Unit.USD_MICROCENTS, amount=estimate),
-        ttl_ms=ttl_ms,
-        grace_period_ms=grace_period_ms,
-        overage_policy=overage_policy,
-        # From the hold, so that whoever finishes this call later repeats the same keys and changes nothing twice.
-        idempotency_key=str(hold.pk),
-    )
+    with transaction.atomic(durable=True):
+        hold = Hold.objects.create(
+            account=account,
+            subject=subject.model_dump(exclude_none=True),
+            action_kind=action_kind,
+            action_name=action_name,
+            estimate=estimate,
+        )
     try:
+        paid = default_client().stream_reservation(
+            subject=subject,
+            action=action,
+            estimate=Amount(unit=Unit.USD_MICROCENTS, amount=estimate),
+            ttl_ms=ttl_ms,
+            grace_period_ms=grace_period_ms,
+            # The only policy under which a commit of what was truly used cannot be refused and dropped.
+            overage_policy="ALLOW_IF_AVAILABLE",
+            # From the hold, so that whoever finishes this call later repeats the same keys and changes nothing twice.
+            idempotency_key=str(hold.pk),
+        )
         paid.__enter__()
-    except BaseException as exc:
-        # Refused, or not known: either way the model is not called, and what the authority may have kept of it
-        # runs out by itself, for no heartbeat extends it.
+    except CyclesProtocolError as exc:
+        if was_not_reserved(exc):
+            _forget(hold)
+        raise translate(exc, subject_tenant=account.subject_tenant, needed=estimate) from exc
+    reservation = Reservation(tenant, account, hold, paid, user_id=user_id, plan=plan)
+    try:
+        Hold.objects.filter(pk=hold.pk).update(reservation_id=paid.reservation_id)
+    except django.db.Error as exc:
+        reservation.settle()
+        raise Unavailable from exc
+    return reservation
+
+
+def _forget(hold: Hold) -> None:
+    """The authority holds nothing for it. Failing here must not hide why."""
+    try:
         Hold.objects.filter(pk=hold.pk).delete()
-        if isinstance(exc, CyclesProtocolError):
-            raise translate(exc, subject_tenant=account.subject_tenant, needed=estimate) from exc
-        raise
-    return Reservation(tenant, account, hold, paid, user_id=user_id)
+    except django.db.Error:
+        logger.exception("A refused hold stays in the table: hold=%s", hold.pk)
 
 
 class Reservation:
@@ -130,7 +147,14 @@ class Reservation:
     """
 
     def __init__(
-        self, tenant: Tenant, account: Account, hold: Hold, paid: StreamReservation, *, user_id: int | None
+        self,
+        tenant: Tenant,
+        account: Account,
+        hold: Hold,
+        paid: StreamReservation,
+        *,
+        user_id: int | None,
+        plan: Plan,
     ) -> None:
         self.tenant = tenant
         self.account = account
@@ -145,14 +169,10 @@ class Reservation:
         self._model = ""
         self._tokens: tuple[int | None, int | None] = (None, None)
         self._outcome: str = Outcome.ASSUMED
-        self.caps = _merged(paid.caps, PLANS[account.plan].max_tokens)
+        self.caps = _merged(paid.caps, plan.max_tokens)
+        self._lease = _Lease(paid, get_cycles_context())
         if (context := get_cycles_context()) is not None:
             context.caps = self.caps
-        try:
-            Hold.objects.filter(pk=hold.pk).update(reservation_id=paid.reservation_id)
-        except DatabaseError:
-            self.settle()
-            raise
 
     @property
     def estimate(self) -> int:
@@ -169,6 +189,10 @@ class Reservation:
     def outcome(self) -> str:
         return self._outcome
 
+    def lease_left(self) -> float:
+        """Seconds for which the authority still holds the money. Past it another call may be given the same."""
+        return self._lease.left()
+
     def cap(self, max_tokens: int) -> int:
         """`max_tokens`, lowered to what the caps allow. A cap of 0 is a cap."""
         return max_tokens if self.caps.max_tokens is None else min(max_tokens, self.caps.max_tokens)
@@ -179,9 +203,12 @@ class Reservation:
         The provider may bill from here on, whatever comes back, so a hold that cannot say so pays for nothing.
         """
         try:
-            Hold.objects.filter(pk=self._hold.pk).update(dispatched_at=timezone.now())
-        except DatabaseError as exc:
+            mine = Hold.objects.filter(pk=self._hold.pk, dispatched_at=None).update(dispatched_at=timezone.now())
+        except django.db.Error as exc:
             raise Unavailable from exc
+        if mine != 1:
+            # Swept, or dispatched before: whatever pays for this call, it is not this hold.
+            raise Unavailable
         self._dispatched = True
         # Held through a model's answer, connections run out at the eleventh stream of a pool of ten.
         if not connection.in_atomic_block:
@@ -198,8 +225,8 @@ class Reservation:
         tokens_output: int | None = None,
     ) -> None:
         """What was used so far, in microcents; the last word before settling counts."""
-        if cost < 0:
-            raise ValueError(f"A cost is never negative: {cost}")
+        if min(cost, tokens_input or 0, tokens_output or 0) < 0:
+            raise ValueError("A cost or a count is never negative.")
         self._cost, self._outcome = cost, outcome
         self._model, self._tokens = model, (tokens_input, tokens_output)
 
@@ -213,36 +240,57 @@ class Reservation:
             if self._settled:
                 return
             self._settled = True
-        if self._dispatched and not self._void:
-            # Unset, the client would commit the full estimate and call it measured.
-            self._paid.usage.actual_cost = self.cost
-            self._paid.usage.tokens_input = self._tokens[0] or 0
-            self._paid.usage.tokens_output = self._tokens[1] or 0
-            self._paid.usage.model_version = self._model[:128] or None
-            self._paid.__exit__(None, None, None)
-        else:
-            self._paid.__exit__(NothingUsed, NothingUsed(), None)
-        self._write_down()
+        landed = False
+        try:
+            landed = self._settle_at_the_authority()
+        except Exception:  # whatever it was, what was used is written down here
+            logger.exception("Settling failed on the way: hold=%s", self._hold.pk)
+        finally:
+            self._write_down(landed)
 
-    def _write_down(self) -> None:
-        charged = self._dispatched and not self._void
+    @property
+    def _charged(self) -> bool:
+        return self._dispatched and not self._void
+
+    def _settle_at_the_authority(self) -> bool:
+        """Whether the authority knows the outcome now."""
+        if not self._charged:
+            self._paid.__exit__(NothingUsed, NothingUsed(), None)
+            # A release that was lost costs nothing but the lease's time.
+            return True
+        # Unset, the client would commit the full estimate and call it measured.
+        self._paid.usage.actual_cost = self.cost
+        self._paid.usage.tokens_input = self._tokens[0] or 0
+        self._paid.usage.tokens_output = self._tokens[1] or 0
+        self._paid.usage.model_version = self._model[:128] or None
+        self._paid.__exit__(None, None, None)
+        return self._paid.settlement_error is None
+
+    def _write_down(self, landed: bool) -> None:
+        """The line, and the hold's end: but a commit that has not landed keeps its hold, or nobody would repeat it.
+
+        The client repeats it for some seconds and from its journal at the next start; past that only the row knows.
+        """
         try:
             with tenant_scope(self.tenant), transaction.atomic():
-                if charged:
+                if self._charged:
                     UsageLine.objects.create(**self._line())
-                Hold.objects.filter(pk=self._hold.pk).delete()
-        except DatabaseError:
+                if landed:
+                    Hold.objects.filter(pk=self._hold.pk).delete()
+        except django.db.Error:
             # The authority has the truth and the row stays for the sweep; the customer keeps the answer.
             logger.exception("A settled call could not be written down: hold=%s", self._hold.pk)
-        logger.info(
-            "settled tenant=%s reservation=%s action=%s/%s estimate=%d actual=%d outcome=%s",
+        logger.log(
+            logging.INFO if landed else logging.ERROR,
+            "%s tenant=%s reservation=%s action=%s/%s estimate=%d actual=%d outcome=%s",
+            "settled" if landed else "not settled at the authority yet",
             self.tenant.slug,
             self._paid.reservation_id,
             self._hold.action_kind,
             self._hold.action_name,
             self.estimate,
             self.cost,
-            self._outcome if charged else "released",
+            self._outcome if self._charged else "released",
         )
 
     def _line(self) -> dict[str, Any]:
@@ -270,6 +318,21 @@ class Reservation:
         self.settle()
 
 
+class _Lease:
+    """How long the authority holds the money, on this machine's clock: only differences of the server's are used."""
+
+    def __init__(self, paid: StreamReservation, context: CyclesContext | None) -> None:
+        self._context = context
+        self._first = (context.expires_at_ms if context else None) or 0
+        granted = paid._initial_remaining
+        self._until = time.monotonic() + (TTL_MS if granted is None else granted) / 1_000
+
+    def left(self) -> float:
+        # The client's heartbeat writes each extension into the context.
+        extended = (self._context.expires_at_ms or self._first) - self._first if self._context else 0
+        return self._until + extended / 1_000 - time.monotonic()
+
+
 def _merged(caps: Caps | None, max_tokens: int) -> Caps:
     """The authority's caps and the plan's: the lower of both, for an authority cannot be told a plan's."""
     theirs = caps.max_tokens if caps else None
@@ -290,7 +353,6 @@ def guarded(
     user_id: int | Callable[..., int | None] | None = None,
     ttl_ms: int = TTL_MS,
     grace_period_ms: int | None = None,
-    overage_policy: str = "ALLOW_IF_AVAILABLE",
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Pay for each call of a plain function from the current tenant's budget. Options are `runcycles.cycles`'s.
 
@@ -321,12 +383,13 @@ def guarded(
                 dimensions=given(dimensions),
                 ttl_ms=ttl_ms,
                 grace_period_ms=grace_period_ms,
-                overage_policy=overage_policy,
             )
             token = _current.set(reservation)
             try:
                 with reservation:
                     result = reservation.dispatch(function, *args, **kwargs)
+                    if inspect.isawaitable(result) or inspect.isgenerator(result):
+                        raise TypeError(f"{function.__qualname__} returned work for later, unpaid. Use reserve().")
                     _record_result(reservation, actual, result)
                     return result
             finally:

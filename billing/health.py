@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import httpx
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection
 
+from billing.keys import unseal
 from billing.models import Account
 from tenants.context import enter
 
@@ -22,6 +24,22 @@ def authority_ready() -> str | None:
             return f"authority: its {plane} plane does not answer"
         if answer.status_code != 200:
             return f"authority: its {plane} plane is not ready"
+    return None
+
+
+def keys_ready() -> str | None:
+    """One account's key stands for all: they were sealed under one."""
+    try:
+        enter(None)
+        sealed = Account.objects.exclude(sealed_key="").order_by("-pk").values_list("sealed_key", flat=True).first()
+        if sealed is not None:
+            unseal(sealed)
+    except DatabaseError:
+        return "accounts: the database does not answer"
+    except ImproperlyConfigured:
+        return "accounts: KEY_SEALING_KEY is not the one under which their keys were sealed"
+    finally:
+        connection.close()
     return None
 
 

@@ -11,9 +11,11 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from billing.client import AuthorityRefusal, account_of, translate
 from billing.errors import BudgetError
 from billing.preflight import decide
-from tenants.http import ApiError, error_response
+from tenants.http import error_response
+from tenants.middleware import as_api_error
 from tenants.users.auth import caller
 
+Needs = Callable[[HttpRequest], int | None]
 View = TypeVar("View", bound=Callable[..., Any])
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -43,12 +45,12 @@ def _subject_tenant(request: HttpRequest) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What a marked view will ask money for."""
+    """What a marked view will ask money for. `needs` reads it off the request: microcents, or None not to ask."""
 
     app: str
     action_kind: str
     action_name: str
-    estimate: int = 1
+    needs: Needs
 
 
 # Marks of views that reach Django wrapped, as ninja's operations do: by the name of their address.
@@ -56,12 +58,12 @@ _by_name: dict[str, Preflight] = {}
 
 
 def preflighted(
-    *, app: str, action_kind: str, action_name: str, view_name: str | None = None
+    *, app: str, action_kind: str, action_name: str, needs: Needs, view_name: str | None = None
 ) -> Callable[[View], View]:
     """Marks a view for PreflightMiddleware. An operation of ninja names its address too: "tenant-api:summarize"."""
 
     def mark(view: View) -> View:
-        preflight = Preflight(app, action_kind, action_name)
+        preflight = Preflight(app, action_kind, action_name, needs)
         if view_name is not None:
             _by_name[view_name] = preflight
         view.preflight = preflight  # type: ignore[attr-defined]
@@ -75,8 +77,8 @@ class PreflightMiddleware:
 
     On for views that work before they reserve (/api/summarize/ prepares its text), so that an empty budget costs
     nothing. Off where a view reserves at once: it would be a second round trip that proves nothing, for a decide
-    holds no money, and only the reserve is the guard. It asks for the smallest amount there is: asking for more
-    could refuse a call that the budget does cover.
+    holds no money, and only the reserve is the guard. It asks for what the view will reserve, so that it refuses
+    nothing that the budget covers; a request that the view will refuse for itself is not asked about.
     """
 
     def __init__(self, get_response: GetResponse) -> None:
@@ -95,15 +97,21 @@ class PreflightMiddleware:
         try:
             # First who asks: a stranger must not learn how another's budget stands.
             caller(request)  # type: ignore[arg-type]
+            needed = marked.needs(request)
+            if needed is None:
+                return None
             decide(
                 tenant,
                 app=marked.app,
                 action_kind=marked.action_kind,
                 action_name=marked.action_name,
-                estimate=marked.estimate,
+                estimate=needed,
             )
-        except ApiError as exc:
-            return error_response(request, exc)
+        except Exception as exc:  # what is raised here, no middleware's process_exception gets to see
+            error = as_api_error(exc)
+            if error is None:
+                raise
+            return error_response(request, error)
         return None
 
 

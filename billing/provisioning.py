@@ -64,7 +64,7 @@ def belongs_to(slug: str, *, email: str, password: str) -> bool:
     account = _account(slug)
     if account is None or account.status != Account.Status.ACTIVE:
         return False
-    with tenant_scope(account.tenant):
+    with tenant_scope(account.tenant, alone=True):
         user = User.objects.filter(email=normal_email(email), is_active=True).first()
     return user is not None and check_password(password, user.password)
 
@@ -74,7 +74,7 @@ def _account(slug: str) -> Account | None:
 
 
 def _owner_hash(account: Account) -> str | None:
-    with tenant_scope(account.tenant):
+    with tenant_scope(account.tenant, alone=True):
         return User.objects.filter(email=account.owner_email).values_list("password", flat=True).first()
 
 
@@ -120,7 +120,7 @@ def ensure_budget(account: Account) -> None:
 
 def ensure_owner(account: Account) -> None:
     """The owner's user in the tenant's schema; a password changed since is left alone."""
-    with tenant_scope(account.tenant):
+    with tenant_scope(account.tenant, alone=True):
         User.objects.get_or_create(
             email=account.owner_email, defaults={"password": account.owner_password, "is_owner": True}
         )
@@ -166,5 +166,5 @@ def account_for_status(token: str) -> Account | None:
 
 
 def owner_of(tenant: Tenant) -> User | None:
-    with tenant_scope(tenant):
+    with tenant_scope(tenant, alone=True):
         return User.objects.filter(is_owner=True).order_by("pk").first()

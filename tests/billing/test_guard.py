@@ -4,14 +4,15 @@ import threading
 import time
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from runcycles import cycles
 
 from billing import guard
-from billing.client import current_subject_tenant, default_client
+from billing.client import KeyRing, current_subject_tenant, default_client
 from billing.errors import AuthorityUnavailable, BudgetDenied, NoTenantBound, NotProvisioned, OnHold
 from billing.guard import Metrics, current_reservation, get_context, guarded, reserve
 from billing.models import Account, Hold
+from tenants.http import Unavailable
 
 pytestmark = pytest.mark.usefixtures("app")
 
@@ -129,9 +130,52 @@ def test_the_authoritys_caps_count_where_they_are_lower(workspace, authority):
         assert get_context().caps.max_tokens == 0
 
 
-def test_a_cost_is_never_negative(workspace):
+@pytest.mark.parametrize("use", [{"cost": -1}, {"cost": 1, "tokens_input": -1}, {"cost": 1, "tokens_output": -1}])
+def test_a_cost_or_a_count_is_never_negative(workspace, use):
     with reserve(workspace.tenant, **ASK, estimate=10) as paid, pytest.raises(ValueError):
-        paid.record(cost=-1)
+        paid.record(**use)
+    assert workspace.ledger()["reserved"] == 0
+
+
+def test_a_hold_that_was_swept_pays_for_nothing(workspace):
+    called = []
+    with reserve(workspace.tenant, **ASK, estimate=10) as paid:
+        Hold.objects.filter(account=workspace.account).delete()
+        with pytest.raises(Unavailable):
+            paid.dispatch(lambda: called.append(1))
+    assert called == []
+    assert workspace.ledger()["spent"] == workspace.ledger()["reserved"] == 0
+
+
+def test_a_hold_is_dispatched_once(workspace):
+    called = []
+    with reserve(workspace.tenant, **ASK, estimate=10) as paid:
+        paid.dispatch(lambda: called.append(1))
+        with pytest.raises(Unavailable):
+            paid.dispatch(lambda: called.append(2))
+        paid.record(cost=3)
+    assert called == [1]
+    assert workspace.ledger()["spent"] == 3
+
+
+def test_reserving_inside_a_transaction_is_refused(workspace):
+    with pytest.raises(RuntimeError), transaction.atomic():
+        reserve(workspace.tenant, **ASK, estimate=10)
+    assert workspace.ledger()["reserved"] == 0
+
+
+def test_a_reservation_knows_how_long_its_money_is_held(workspace):
+    with reserve(workspace.tenant, **ASK, estimate=10, ttl_ms=60_000) as paid:
+        assert 50 < paid.lease_left() <= 60
+
+
+def test_a_function_that_returns_work_for_later_is_refused(workspace):
+    def words():
+        yield 1
+
+    with workspace.scope(), pytest.raises(TypeError, match="for later"):
+        guarded(10)(lambda: words())()
+    assert workspace.ledger()["reserved"] == 0
 
 
 # --- guarded --------------------------------------------------------------------------------------------------------
@@ -268,6 +312,32 @@ def test_a_key_that_is_not_in_memory_is_found_again(workspace):
     assert client.get_balances(tenant=workspace.account.subject_tenant).is_success
 
 
+def test_many_threads_that_miss_a_key_look_it_up_once():
+    looked = []
+
+    def find(subject_tenant):
+        looked.append(subject_tenant)
+        time.sleep(0.05)
+        return "key"
+
+    ring = KeyRing(find)
+    threads = [threading.Thread(target=ring.get, args=("ws-1",)) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert looked == ["ws-1"]
+
+
+def test_no_proxy_of_the_environment_sees_a_key(workspace, monkeypatch):
+    from billing.client import install_default_client
+
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    install_default_client()
+    assert workspace.ledger()["allocated"] == 100_000_000
+
+
 def test_a_tenant_that_nobody_knows_is_answered_and_not_raised():
     response = default_client().get_balances(tenant="ws-nobody")
     assert response.get_body_attribute("error") == "UNKNOWN_TENANT"
@@ -284,6 +354,8 @@ def test_a_commit_that_could_not_be_delivered_is_replayed_under_its_tenants_key(
     finally:
         client._http.base_url = working
     assert workspace.lines()[0].cost == 250
+    # Until the authority has it, the row stays: nobody else would know that something is owed.
+    assert workspace.holds() == 1
     client.keys.forget(workspace.account.subject_tenant)
     deadline = time.monotonic() + 10
     while workspace.ledger()["spent"] != 250 and time.monotonic() < deadline:
@@ -301,6 +373,15 @@ def test_an_authority_that_is_not_there_is_unavailable_and_keeps_no_hold(workspa
     finally:
         client._http.base_url = working
     assert workspace.holds() == 0
+
+
+def test_a_sealing_key_that_is_not_ours_stops_every_call_and_readiness(workspace, settings, client):
+    from billing.errors import AuthorityMisconfigured
+
+    settings.KEY_SEALING_KEY = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="
+    with pytest.raises(AuthorityMisconfigured):
+        reserve(workspace.tenant, **ASK, estimate=1)
+    assert any("KEY_SEALING_KEY" in problem for problem in client.get("/readyz").json()["not_ready"])
 
 
 def test_the_client_is_the_processs_default_and_has_no_tenant_of_its_own():

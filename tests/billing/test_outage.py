@@ -67,7 +67,8 @@ def test_no_call_is_made_that_nobody_could_check(request, workspace, upstream, s
     assert int(response["Retry-After"]) > 0
     assert response.json()["retry_after_ms"] > 0
     assert upstream.calls == []
-    assert workspace.holds() == 0
+    # A lost reserve may hold money, so its row stays; one that was never sent, or only asked about, leaves none.
+    assert workspace.holds() == (1 if (state, path) == ("hung", "/api/chat/") else 0)
 
 
 @pytest.mark.parametrize("state", ["stopped", "hung"])

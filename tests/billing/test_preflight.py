@@ -39,6 +39,19 @@ def test_a_stranger_is_401_and_nothing_is_asked(workspace, decided):
     assert decided == []
 
 
+def test_a_database_that_is_lost_while_asking_is_503(workspace, monkeypatch):
+    from django.db import OperationalError
+
+    from billing import middleware
+
+    def lose(*args, **kwargs):
+        raise OperationalError
+
+    monkeypatch.setattr(middleware, "decide", lose)
+    response = workspace.api().summarize("text")
+    assert (response.status_code, response.json()["error"]) == (503, "unavailable")
+
+
 def test_a_refusal_is_not_remembered_after_a_top_up(workspace, decided):
     workspace.leave(0)
     assert workspace.api().summarize("text").status_code == 402

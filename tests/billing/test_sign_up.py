@@ -61,7 +61,9 @@ def test_the_api_makes_a_workspace_and_shows_its_key_once(bare):
     [
         ("name", ""), ("name", "x" * 101), ("slug", "Under_score"), ("slug", "www"), ("slug", "a"), ("email", "nobody"),
         ("email", ""), ("password", "short"), ("password", "password1234"), ("plan", "unlimited"), ("name", 5),
-        ("password", None), ("slug", "a\u0000b"), ("unknown", "x"),
+        ("password", None), ("slug", "ACME-UPPER"), ("slug", " spaced "), ("slug", "newline\n"),
+        ("email", "a" * 250 + "@b.io"),
+        ("slug", "a\u0000b"), ("unknown", "x"),
     ],
 )  # fmt: skip
 def test_a_field_that_cannot_be_used_is_named(bare, field, value):
@@ -107,6 +109,30 @@ def test_the_first_key_is_not_given_after_ten_minutes(bare):
     provision(account)
     Account.objects.filter(pk=account.pk).update(activated_at=timezone.now() - timedelta(minutes=11))
     assert bare.get(f"/api/signup/{status_token(account)}/").json()["api_key"] is None
+
+
+def test_a_first_key_that_could_not_be_made_is_not_lost(bare, monkeypatch):
+    from django.db import OperationalError
+
+    from billing import api
+    from billing.provisioning import sign_up, status_token
+
+    account = sign_up(**{**form(), "plan": "trial"})
+    url = f"/api/signup/{status_token(account)}/"
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "create_key", lambda *args, **kwargs: (_ for _ in ()).throw(OperationalError))
+        assert bare.get(url).status_code == 503
+    assert bare.get(url).json()["api_key"].startswith("tk_")
+
+
+def test_logs_do_not_say_the_token_of_a_status_address(caplog):
+    import logging
+
+    from tenants.logs import NoTokens
+
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "%s: %s", ("Not Found", "/api/signup/12.secret/"), None)
+    assert NoTokens().filter(record)
+    assert record.getMessage() == "Not Found: /api/signup/…/"
 
 
 # --- the page and the hand-off --------------------------------------------------------------------------------------
