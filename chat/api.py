@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from django.http import HttpResponseBase, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from ninja import Router, Schema
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from billing.api import Budget, Cost
 from billing.middleware import preflighted
 from chat import services
 from chat.forms import MAX_TOKENS_MAX, PROMPT_MAX
 from chat.streams import ReplyStream
-from tenants.api import Body, failures
-from tenants.http import TenantRequest
+from tenants.api import Body, StrictParser, failures
+from tenants.http import ApiError, TenantRequest
+from tenants.models import Tenant
 
 router = Router(tags=["Chat"])
 
@@ -107,8 +108,26 @@ def event_stream(stream: ReplyStream, *, conversation_id: int) -> HttpResponseBa
     return response
 
 
+def _summary_needs(request: HttpRequest) -> int | None:
+    """What the summary asked for will reserve; None for a request that the view refuses by itself."""
+    if request.method != "POST":
+        return None
+    try:
+        body = SummarizeBody.model_validate(StrictParser().parse_body(request))
+    except (ApiError, ValidationError):
+        return None
+    tenant: Tenant = request.tenant  # type: ignore[attr-defined]
+    return services.summary_estimate(tenant, text=body.text, max_tokens=body.max_tokens)
+
+
 @router.post("/summarize/", summary="Summarize a text", url_name="summarize", response={200: Summary, **_FAILURES})
-@preflighted(app="summarize", action_kind=services.ACTION, action_name="summarize", view_name="tenant-api:summarize")
+@preflighted(
+    app="summarize",
+    action_kind=services.ACTION,
+    action_name="summarize",
+    needs=_summary_needs,
+    view_name="tenant-api:summarize",
+)
 def summarize(request: TenantRequest, payload: SummarizeBody) -> dict[str, Any]:
     """A few sentences for a long text."""
     return services.summarize(

@@ -12,9 +12,11 @@ import logging
 import os
 import socket
 import threading
+import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self, TypedDict, cast
 from urllib.parse import urlsplit
@@ -32,6 +34,9 @@ logger = logging.getLogger(__name__)
 # A model that is up accepts at once. One that reads a long prompt on a small machine is silent for many seconds, and
 # a provider under load for more; after a minute nobody is waiting any longer.
 TIMEOUT = httpx2.Timeout(connect=2.0, read=60.0, write=10.0, pool=2.0)
+
+# For a whole answer. An upstream that trickles for ever would hold money and a thread for ever.
+CALL_SECONDS = 600.0
 
 # What a chat template adds, with room: the markers around each message, and around the whole a system prompt of the
 # model's own, a date, the opening of the answer. SmolLM2 adds 5 or 6 tokens a message, and 25 once.
@@ -78,18 +83,66 @@ def _most_bytes(text: str) -> int:
     return max(len(form.encode("utf-8", "surrogatepass")) for form in forms)
 
 
-def complete(messages: Sequence[Message], *, model: str, max_tokens: int) -> Completion:
-    """The whole answer at once. Raises ModelFailed; its usage has what the part that came has cost."""
+def complete(
+    messages: Sequence[Message], *, model: str, max_tokens: int, until: Callable[[], bool] = lambda: False
+) -> Completion:
+    """The whole answer at once, or as much of it as comes until `until()`. Raises ModelFailed; its usage has what the
+    part that came has cost.
+    """
+    parts = []
     with open_stream(messages, model=model, max_tokens=max_tokens) as stream:
-        text = "".join(stream)
-    return Completion(text=text, usage=stream.usage, finish_reason=stream.finish_reason, model=model)
+        for text in stream:
+            parts.append(text)
+            if until():
+                break
+    return Completion(text="".join(parts), usage=stream.usage, finish_reason=stream.finish_reason, model=model)
 
 
-def open_stream(messages: Sequence[Message], *, model: str, max_tokens: int) -> ChatStream:
-    """Call the model. Comes back when it has accepted; the caller must close the stream. Raises ModelFailed."""
+class Cut:
+    """Ends a call from another thread, whatever it waits for: an upstream that has not answered yet, too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._done = False
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._done = True
+            self._shut()
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Told by the transport of each step; a connection's socket comes with its completion."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            with self._lock:
+                self._socket = info["return_value"].get_extra_info("socket")
+                if self._done:
+                    self._shut()
+
+    def _shut(self) -> None:
+        # Wakes the reader, which closing the socket under it would not. Each call has a connection of its own.
+        if self._socket is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+_cut: ContextVar[Cut | None] = ContextVar("model_call_cut", default=None)
+
+
+def _watch(request: httpx2.Request) -> None:
+    if (cut := _cut.get()) is not None:
+        request.extensions = {**request.extensions, "trace": cut.trace}
+
+
+def open_stream(messages: Sequence[Message], *, model: str, max_tokens: int, cut: Cut | None = None) -> ChatStream:
+    """Call the model. Comes back when it has accepted; the caller must close the stream. Raises ModelFailed.
+
+    `cut`, called from any thread, ends the call also before it comes back.
+    """
     if max_tokens < 1:
         raise ValueError("max_tokens must be at least 1: below it, some upstreams read 'without limit'")
     bound = prompt_bound(messages)
+    token = _cut.set(cut)
     try:
         source = _client(os.getpid(), settings.LLM_BASE_URL, settings.LLM_API_KEY).chat.completions.create(
             messages=cast(Any, messages),
@@ -102,6 +155,8 @@ def open_stream(messages: Sequence[Message], *, model: str, max_tokens: int) -> 
         )
     except FAILURES as exc:
         raise _failure(exc, model=model, usage=Usage(bound, 0, counted=True)) from None
+    finally:
+        _cut.reset(token)
     stream = ChatStream(source, model=model, tokens_input=bound, max_tokens=max_tokens)
     content_type = source.response.headers.get("content-type", "")
     if not content_type.lower().startswith("text/event-stream"):
@@ -130,6 +185,7 @@ class ChatStream:
         self._reported: Usage | None = None
         self._stale = False  # words came after the report
         self._closed = False
+        self._deadline = time.monotonic() + CALL_SECONDS
         # Held while reading. Re-entrant: the reader closes what it has read to the end.
         self._reading = threading.RLock()
         self._socket = source.response.extensions["network_stream"].get_extra_info("socket")
@@ -140,6 +196,9 @@ class ChatStream:
     def __next__(self) -> str:
         with self._reading:
             while not self._closed:
+                if time.monotonic() > self._deadline:
+                    self.close()
+                    raise _failure(Garbled("too slow"), model=self.model, usage=self.usage)
                 text = self._read()
                 if text:
                     return text
@@ -190,6 +249,10 @@ class ChatStream:
             self._deltas += 1
             self._bytes += len(billed.encode())
             self._stale = True
+        if self._deltas > self._max_tokens:
+            # Past max_tokens it writes past what was held for it: cut it, whatever it still has to say.
+            self.finish_reason = self.finish_reason or "length"
+            self.close()
         return text
 
     def _plausible(self, usage: Any) -> Usage | None:
@@ -255,6 +318,7 @@ def _client(pid: int, base_url: str, api_key: str) -> OpenAI:
         follow_redirects=False,
         # The environment's proxy is the way out of many data centres, but it cannot know this machine's loopback.
         trust_env=not _is_loopback(base_url),
+        event_hooks={"request": [_watch]},
     )
     return OpenAI(
         base_url=base_url,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import django.db
 from django.conf import settings
+from django.db import transaction
 
 from billing.balances import figures_for
 from billing.guard import Outcome, current_reservation, guarded, plan_max_tokens, reserve
@@ -15,8 +17,8 @@ from chat import llm
 from chat.errors import ModelFailed
 from chat.models import Conversation, Message
 from chat.pricing import Usage, cost, estimate, price_for
-from chat.streams import Pump, Reply, Terms
-from tenants.http import Forbidden, NotFound
+from chat.streams import LEASE_MARGIN_SECONDS, Pump, Reply, Terms
+from tenants.http import Forbidden, NotFound, Unavailable
 from tenants.models import Tenant
 from tenants.users.models import User
 
@@ -38,7 +40,8 @@ def start_reply(
 ) -> Reply:
     """Hold the most this answer can cost, call the model, and give back the reply as it comes.
 
-    The caller must close it. Raises NotFound, ModelNotPriced, a BudgetError, or ModelFailed; nothing is then kept.
+    The caller must close it. Raises NotFound, ModelNotPriced, a BudgetError, or ModelFailed; the conversation is then
+    as it was before.
     """
     model = model or settings.LLM_MODEL
     price = price_for(model)
@@ -59,9 +62,15 @@ def start_reply(
             )
         )
         allowed = _some(reservation.cap(allowed))
-        conversation = conversation or Conversation.objects.create(owner=user, title=_title(prompt))
-        Message.objects.create(conversation=conversation, role=Message.Role.USER, text=prompt)
-        pump = reservation.dispatch(Pump, partial(llm.open_stream, messages, model=model, max_tokens=allowed))
+        asked = stack.enter_context(_asked(conversation, user=user, prompt=prompt))
+        conversation = asked.conversation
+        pump = Pump(lambda cut: llm.open_stream(messages, model=model, max_tokens=allowed, cut=cut))
+        try:
+            reservation.dispatch(pump.start)
+        except RuntimeError as exc:
+            # No thread to be had: the model was not called after all.
+            reservation.void()
+            raise Unavailable from exc
         terms = Terms(model=model, price=price, max_tokens=allowed, tokens_input=tokens_input)
         reply = Reply(reservation, pump, terms=terms, conversation=conversation)
         stack.callback(reply.close)
@@ -86,6 +95,21 @@ def _conversation(user: User, conversation_id: int | None) -> Conversation | Non
     return found
 
 
+@contextmanager
+def _asked(conversation: Conversation | None, *, user: User, prompt: str) -> Iterator[Message]:
+    """The question's row, taken back where the block fails: asked again, it would stand there twice, and be paid so."""
+    with transaction.atomic():
+        conversation = conversation or Conversation.objects.create(owner=user, title=_title(prompt))
+        asked = Message.objects.create(conversation=conversation, role=Message.Role.USER, text=prompt)
+    try:
+        yield asked
+    except Exception:
+        with suppress(django.db.Error), transaction.atomic():
+            asked.delete()
+            Conversation.objects.filter(pk=conversation.pk, messages=None).delete()
+        raise
+
+
 def _history(conversation: Conversation | None) -> list[llm.Message]:
     """The latest messages that fit, oldest first."""
     if conversation is None:
@@ -108,8 +132,7 @@ def _title(prompt: str) -> str:
 def summarize(tenant: Tenant, *, user: User, text: str, max_tokens: int | None = None) -> dict[str, Any]:
     """{summary, model, usage, cost, budget}. Raises ModelNotPriced, a BudgetError, or ModelFailed."""
     model = settings.LLM_MODEL
-    allowed = min(max_tokens or DEFAULT_MAX_TOKENS, plan_max_tokens(tenant))
-    messages: list[llm.Message] = [{"role": "user", "content": f"Summarize this in a few sentences:\n\n{text}"}]
+    messages, allowed = _summary_terms(tenant, text=text, max_tokens=max_tokens)
     answer, charged = _summary(messages, model=model, max_tokens=allowed, user_id=user.pk)
     figures = figures_for(tenant)
     return {
@@ -119,6 +142,17 @@ def summarize(tenant: Tenant, *, user: User, text: str, max_tokens: int | None =
         "cost": {"microcents": charged, "usd": usd(charged)},
         "budget": figures.as_budget() if figures else None,
     }
+
+
+def summary_estimate(tenant: Tenant, *, text: str, max_tokens: int | None) -> int:
+    """Microcents that `summarize` will reserve for the same request."""
+    messages, allowed = _summary_terms(tenant, text=text, max_tokens=max_tokens)
+    return _most(messages, model=settings.LLM_MODEL, max_tokens=allowed, user_id=0)
+
+
+def _summary_terms(tenant: Tenant, *, text: str, max_tokens: int | None) -> tuple[list[llm.Message], int]:
+    allowed = min(max_tokens or DEFAULT_MAX_TOKENS, plan_max_tokens(tenant))
+    return [{"role": "user", "content": f"Summarize this in a few sentences:\n\n{text}"}], allowed
 
 
 def _most(messages: list[llm.Message], *, model: str, max_tokens: int, user_id: int) -> int:
@@ -141,13 +175,18 @@ def _summary(messages: list[llm.Message], *, model: str, max_tokens: int, user_i
         reservation.void()
         raise
     try:
-        answer = llm.complete(messages, model=model, max_tokens=allowed)
+        answer = llm.complete(messages, model=model, max_tokens=allowed, until=_lease_ends)
     except ModelFailed as exc:
         if not exc.reached:
             reservation.void()
         _record(exc.usage, model)
         raise
     return answer, _record(answer.usage, model)
+
+
+def _lease_ends() -> bool:
+    reservation = current_reservation()
+    return reservation is not None and reservation.lease_left() < LEASE_MARGIN_SECONDS
 
 
 def _record(usage: Usage, model: str) -> int:

@@ -6,6 +6,7 @@ it is settled once, by what was used. Holds no transaction and no tenant while i
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import weakref
@@ -13,39 +14,48 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from django.db import DatabaseError, connection
+import django.db
+from django.db import connection
 
 from billing.balances import figures_for
 from billing.guard import Outcome, Reservation
 from billing.money import usd
 from chat.errors import ModelFailed
-from chat.llm import ChatStream
+from chat.llm import ChatStream, Cut
 from chat.models import Conversation, Message
 from chat.pricing import Price, Usage, cost
 from chat.sse import comment, event
 from tenants.context import tenant_scope
-from tenants.http import ApiError
+from tenants.http import ApiError, Unavailable
+
+logger = logging.getLogger(__name__)
 
 # A reader, or a proxy between, gives up on a silent line; and only by writing is a reader who left noticed.
 KEEP_ALIVE_SECONDS = 10.0
+# Longer than one wait for words: a call is cut before its hold runs out, not after.
+LEASE_MARGIN_SECONDS = 15.0
 _END = object()
 
 
 class Pump:
     """Reads the model on a thread of its own, so that waiting for it can be interrupted. Touches no database."""
 
-    def __init__(self, open_stream: Callable[[], ChatStream]) -> None:
+    def __init__(self, open_stream: Callable[[Cut], ChatStream]) -> None:
         self._open_stream = open_stream
+        self._cut = Cut()
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
         self.stream: ChatStream | None = None
         self._thread = threading.Thread(target=self._run, name="model-reader", daemon=True)
+
+    def start(self) -> None:
+        """Call the model. Raises RuntimeError where the machine has no thread left for it."""
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            stream = self._open_stream()
+            stream = self._open_stream(self._cut)
             with self._lock:
                 self.stream = stream
                 closed = self._closed
@@ -73,12 +83,14 @@ class Pump:
         with self._lock:
             self._closed = True
             stream = self.stream
+        self._cut()
         if stream is not None:
             stream.close()
         # A reader that waits for a model which has not answered must not wait on.
         self._items.put(_END)
-        # Bounded: a model that has not answered at all is left to its own time-out, on its own thread.
-        self._thread.join(timeout=2.0)
+        # Bounded: a host name that does not resolve cannot be interrupted, and then nothing is bought either.
+        if self._thread.ident is not None:
+            self._thread.join(timeout=2.0)
 
 
 @dataclass(slots=True)
@@ -144,13 +156,10 @@ class Reply:
             return item
         if item is not None:
             self._parts.append(item)
-            # A model that writes past max_tokens writes past its hold: cut it, whatever it still has to say.
-            self._ended = self._is_too_long
+        if self._reservation.lease_left() < LEASE_MARGIN_SECONDS:
+            # The heartbeat fails, or the call outlives all its extensions: another call may soon be given this money.
+            self._ended = True
         return item
-
-    @property
-    def _is_too_long(self) -> bool:
-        return len(self._parts) > self._terms.max_tokens
 
     @property
     def conversation_id(self) -> int:
@@ -175,7 +184,11 @@ class Reply:
             self._record()
         finally:
             self._reservation.settle()
-        self._keep()
+        try:
+            self._keep()
+        except django.db.Error:
+            # It is paid for and the reader has it: failing now would have it paid for twice.
+            logger.exception("A paid answer could not be kept: conversation=%s", self._conversation.pk)
 
     def _record(self) -> None:
         usage, outcome = self._used()
@@ -231,7 +244,7 @@ class Reply:
         return {
             "conversation_id": self._conversation.pk,
             "model": self._terms.model,
-            "finish_reason": self._finish_reason or ("length" if self._is_too_long else "cancelled"),
+            "finish_reason": self._finish_reason or "cancelled",
             "usage": {"input_tokens": self._usage.tokens_input, "output_tokens": self._usage.tokens_output},
             "cost": {"microcents": self._reservation.cost, "usd": usd(self._reservation.cost)},
             "budget": figures.as_budget() if figures else None,
@@ -258,8 +271,8 @@ class ReplyStream:
         except ApiError as exc:
             last = event("error", exc.body())
             self._reply.close()
-        except DatabaseError:
-            last = event("error", ApiError().body())
+        except django.db.Error:
+            last = event("error", Unavailable().body())
         finally:
             connection.close()
         yield last
@@ -271,9 +284,11 @@ class ReplyStream:
         return next(self._events)
 
     def close(self) -> None:
-        # The generator first: closing it in the middle must not race with the settling below.
-        self._events.close()  # type: ignore[attr-defined]
         try:
-            self._reply.close()
+            # First, so that its end does not race with the settling below.
+            self._events.close()  # type: ignore[attr-defined]
         finally:
-            connection.close()
+            try:
+                self._reply.close()
+            finally:
+                connection.close()

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from django.db import connection
 
 from tests.support.cast import events_of
 
@@ -255,8 +256,12 @@ def test_an_empty_budget_refuses_a_summary_before_any_work(workspace, upstream):
     response = workspace.api().summarize("hello")
     assert (response.status_code, response.json()["reason"]) == (402, "exhausted")
     assert response.json()["budget"]["remaining"] == 0
+    assert response.json()["budget"]["needed"] > 2_000_000
     assert upstream.calls == []
     assert workspace.holds() == 0
+    # What is wrong with the request itself is said first.
+    assert workspace.api().post("/api/summarize/", "{").status_code == 400
+    assert workspace.api().get("/api/summarize/").status_code == 405
 
 
 def test_a_top_up_lets_the_next_call_through(workspace):
@@ -298,6 +303,7 @@ def test_a_tenant_suspended_at_the_authority_is_403(workspace, upstream):
     response = workspace.api().chat("hello")
     assert (response.status_code, response.json()["error"]) == (403, "account_on_hold")
     assert workspace.api().summarize("hello").json()["error"] == "account_on_hold"
+    assert workspace.api().get("/api/budget/").json()["error"] == "account_on_hold"
     assert upstream.calls == []
 
 
@@ -371,6 +377,53 @@ def test_a_model_that_writes_past_max_tokens_is_cut(workspace, upstream):
     body = workspace.api().chat("hello", max_tokens=5).json()
     assert body["usage"]["output_tokens"] <= 6
     assert upstream.wait_until(lambda up: up.connections_open <= before)
+
+
+def test_a_summary_that_writes_past_max_tokens_is_cut(workspace, upstream):
+    upstream.honour_max_tokens, upstream.usage = False, None
+    upstream.tokens = ["x"] * 3_000
+    body = workspace.api().summarize("hello", max_tokens=4).json()
+    assert body["usage"]["output_tokens"] <= 5
+    assert workspace.lines()[0].cost <= workspace.lines()[0].estimate
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_paid_answer_is_given_even_where_it_cannot_be_kept(workspace, upstream, stream):
+    def lose_the_table(body):
+        with workspace.scope(), connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE chat_message RENAME TO chat_message_lost")
+        connection.close()
+        return {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
+
+    upstream.usage = lose_the_table
+    response = workspace.api().chat("hello", stream=stream)
+    assert response.status_code == 200
+    if stream:
+        assert events_of(response)[-1][0] == "done"
+        response.close()
+    else:
+        assert response.json()["response"] == "Hello, world."
+    assert workspace.ledger()["spent"] == COST
+
+
+def test_a_failed_question_does_not_stand_in_the_conversation_twice(workspace, upstream):
+    from chat.models import Conversation, Message
+
+    api = workspace.api()
+    conversation = api.chat("first").json()["conversation_id"]
+    upstream.status = 500
+    assert api.chat("second", conversation_id=conversation).status_code == 502
+    assert api.chat("alone").status_code == 502
+    upstream.status = None
+    assert api.chat("second", conversation_id=conversation).status_code == 200
+    with workspace.scope():
+        said = list(Message.objects.filter(role="user").order_by("pk").values_list("text", flat=True))
+        assert said == ["first", "second"]
+        assert Conversation.objects.count() == 1
+
+
+def test_a_backslash_u_that_somebody_typed_is_text(workspace):
+    assert workspace.api().chat("what is \\u0000 in JSON?").status_code == 200
 
 
 def test_a_cost_above_the_hold_is_recorded_as_it_is(workspace, upstream):

@@ -53,12 +53,14 @@ def test_a_reader_gone_before_the_first_byte_pays_the_input_at_least(workspace, 
 def test_a_reader_gone_before_the_model_answers_pays_the_input(workspace, upstream, monkeypatch):
     monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.2)
     upstream.hang = True
+    before = upstream.connections_open
     response = workspace.api().chat("hello", stream=True)
     first = next(iter(response.streaming_content))
     assert first.startswith(b":")
     response.close()
     (line,) = workspace.lines()
     assert (line.outcome, line.tokens_output) == ("partial", 0)
+    assert upstream.wait_until(lambda up: up.connections_open == before)
     assert workspace.ledger()["spent"] == line.cost >= 10 * 1_000
     assert workspace.ledger()["reserved"] == 0
 
@@ -72,6 +74,15 @@ def test_a_silent_model_is_waited_for_with_comment_lines(workspace, upstream, mo
     assert body.startswith(b": ")
     assert body.index(b": ") < body.index(b"event: token")
     assert b"event: done" in body
+
+
+def test_a_call_is_cut_before_its_hold_runs_out(workspace, upstream, monkeypatch):
+    monkeypatch.setattr(streams, "LEASE_MARGIN_SECONDS", 1_000.0)
+    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.02
+    body = workspace.api().chat("hello").json()
+    assert body["finish_reason"] == "cancelled"
+    (line,) = workspace.lines()
+    assert (line.outcome, line.tokens_output < 50) == ("partial", True)
 
 
 def test_closing_twice_charges_once(workspace, upstream):
