@@ -44,6 +44,7 @@ def keys_ready() -> str | None:
 
 
 def demo_ready() -> str | None:
+    """Under `make run` the demo workspace is part of being ready."""
     if not settings.EXPECT_DEMO:
         return None
     try:
@@ -54,3 +55,6 @@ def demo_ready() -> str | None:
     finally:
         connection.close()
     return None if ready else "demo: the workspace is not set up yet"
+
+
+keys_ready.asks_the_database = demo_ready.asks_the_database = True  # type: ignore[attr-defined]

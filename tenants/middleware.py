@@ -71,7 +71,13 @@ class HealthMiddleware:
         return self.get_response(request)
 
     def _ready(self) -> HttpResponse:
-        problems = [problem for check in settings.READINESS_CHECKS if (problem := import_string(check)())]
+        problems: list[str] = []
+        for check in map(import_string, settings.READINESS_CHECKS):
+            # A database that is away is waited for once, not by each that would ask it.
+            if problems and getattr(check, "asks_the_database", False):
+                continue
+            if problem := check():
+                problems.append(problem)
         body = {"status": "not_ready" if problems else "ready", "not_ready": problems}
         return JsonResponse(body, status=503 if problems else 200, headers={"Cache-Control": "no-store"})
 

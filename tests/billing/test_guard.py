@@ -1,10 +1,12 @@
 """The guard: settled once, by what was used, however the block ended."""
 
+import json
 import threading
 import time
 
 import pytest
 from django.db import connection, transaction
+from django.test import RequestFactory
 from runcycles import cycles
 
 from billing import guard
@@ -291,7 +293,7 @@ def test_plain_cycles_that_names_no_tenant_is_refused_with_a_sentence():
 def test_plain_cycles_is_refused_like_ours(workspace):
     from runcycles.exceptions import BudgetExceededError
 
-    from billing.client import translate
+    from billing.middleware import BudgetErrorMiddleware
 
     @cycles(estimate=100_000_001, tenant=current_subject_tenant)
     def call():
@@ -299,8 +301,13 @@ def test_plain_cycles_is_refused_like_ours(workspace):
 
     with workspace.scope(), pytest.raises(BudgetExceededError) as refused:
         call()
-    error = translate(refused.value, subject_tenant=workspace.account.subject_tenant)
-    assert (error.status, error.code) == (402, "budget_exceeded")
+    request = RequestFactory().get("/api/anything/")
+    request.tenant = workspace.tenant
+    response = BudgetErrorMiddleware(lambda request: None).process_exception(request, refused.value)
+    body = json.loads(response.content)
+    assert (response.status_code, body["error"], body["reason"]) == (402, "budget_exceeded", "does_not_fit")
+    assert body["budget"].keys() == {"scope", "allocated", "spent", "reserved", "remaining", "needed", "unit"}
+    assert body["budget"]["remaining"] == 100_000_000
 
 
 # --- the client -----------------------------------------------------------------------------------------------------

@@ -83,6 +83,16 @@ def test_the_authority_key_lies_sealed():
     assert "cyc_live_" not in account.sealed_key
 
 
+def test_the_authority_key_lives_for_ten_years():
+    from datetime import UTC, datetime
+
+    account = sign_up()
+    provisioning.provision(account)
+    page = admin_client.call("GET", "/v1/admin/api-keys", params={"tenant_id": account.subject_tenant})
+    (key,) = page["keys"]
+    assert (datetime.fromisoformat(key["expires_at"]) - datetime.now(UTC)).days > 9 * 365
+
+
 def test_a_key_whose_answer_was_lost_is_revoked():
     account = sign_up()
     provisioning.ensure_authority_tenant(account)
