@@ -1,0 +1,32 @@
+"""The application as gunicorn serves it: a chunked body is a body, and one that is too large is refused."""
+
+import json
+
+import pytest
+
+from tests.support.web import WebProcess
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def web(app, database_url, authority):
+    with WebProcess(database_url=database_url, authority=authority, workers=1, threads=4) as web:
+        yield web
+
+
+def chunked(size):
+    """A JSON body without a length: httpx sends an iterator in chunks."""
+    body = json.dumps({"name": "x" * size}).encode()
+    return (body[at : at + 4_096] for at in range(0, len(body), 4_096))
+
+
+@pytest.mark.parametrize(("size", "status", "code"), [(10, 400, "invalid"), (1_100_000, 413, "too_large")])
+def test_a_chunked_body_is_read_and_bounded(web, acme, size, status, code):
+    with web.client(acme, acme.key()) as client:
+        headers = {"Content-Type": "application/json"}
+        response = client.post("/api/chat/", content=chunked(size), headers=headers)
+    assert (response.status_code, response.json()["error"]) == (status, code)
+    if status == 400:
+        # It was read: what is wrong is its field, not that there is nothing.
+        assert "name" in response.json()["fields"]
