@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
@@ -48,7 +48,7 @@ class StrictParser(Parser):
         if int(request.META.get("CONTENT_LENGTH") or 0) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
             raise TooLarge
         try:
-            body = json.loads(request.body.decode("utf-8"), parse_constant=_no_constant)
+            body = json.loads(request.body.decode("utf-8"))
         except (ValueError, RecursionError):
             raise Invalid({"body": ["This is not valid JSON."]}) from None
         if not isinstance(body, dict):
@@ -58,10 +58,6 @@ class StrictParser(Parser):
         except RecursionError:
             raise Invalid({"body": ["This is nested too deep."]}) from None
         return body
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _refuse_unstorable(body: dict[str, Any]) -> None:

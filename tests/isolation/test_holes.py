@@ -106,37 +106,41 @@ def test_overlapping_threads_come_back_each_to_its_own_tenant(acme, globex):
     assert problems == []
 
 
-def test_a_session_of_acme_means_nothing_at_globex_even_as_superuser(app):
-    acme, globex = WorkspaceFactory(), WorkspaceFactory()
-    with acme.scope():
-        mallory = User.objects.create_user("twin@example.com", PASSWORD, is_superuser=True)
-    with globex.scope():
-        # The worst case: the same id and the same password hash, as cloned seed data has.
-        User.objects.filter(pk=mallory.pk).delete()
-        User.objects.create(pk=mallory.pk, email="twin@example.com", password=mallory.password, is_superuser=True)
-    acmes = acme.client(mallory)
-    stolen = acmes.cookies["sessionid"].value
-    at_globex = globex.client()
-    at_globex.cookies["sessionid"] = stolen
-    assert at_globex.get("/budget/").status_code == 302
-    assert acmes.get("/budget/").status_code == 200
+@pytest.fixture
+def twins(app):
+    """Two workspaces, each with a superuser of the same id and the same password hash, as cloned seed data has."""
+    first, second = WorkspaceFactory(), WorkspaceFactory()
+    with first.scope():
+        twin = User.objects.create_user("twin@example.com", PASSWORD, is_superuser=True)
+
+    def stolen():
+        """A browser of the first, signed in, and one of the second with the first's session cookie."""
+        signed_in = first.client(twin)
+        with second.scope():
+            User.objects.filter(pk=twin.pk).delete()
+            # After the log-in, which sets the password anew: the hash is part of what a session proves.
+            User.objects.create(pk=twin.pk, email="twin@example.com", password=twin.password, is_superuser=True)
+        other = second.client()
+        other.cookies["sessionid"] = signed_in.cookies["sessionid"].value
+        return signed_in, other
+
+    return first, stolen
 
 
-def test_a_session_in_a_store_that_tenants_share_is_refused_by_its_tenant(app, settings):
-    acme, globex = WorkspaceFactory(), WorkspaceFactory()
+def test_a_session_of_one_tenant_means_nothing_at_another_even_as_superuser(twins):
+    _, stolen = twins
+    signed_in, other = stolen()
+    assert other.get("/budget/").status_code == 302
+    assert signed_in.get("/budget/").status_code == 200
+
+
+def test_a_session_in_a_store_that_tenants_share_is_refused_by_its_tenant(twins, settings):
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
-    with acme.scope():
-        mallory = User.objects.create_user("twin2@example.com", PASSWORD, is_superuser=True)
-    with globex.scope():
-        User.objects.filter(pk=mallory.pk).delete()
-        User.objects.create(pk=mallory.pk, email="twin2@example.com", password=mallory.password, is_superuser=True)
-    acmes = acme.client(mallory)
-    stolen = acmes.cookies["sessionid"].value
-    assert SessionStore(stolen).load()["tenant_id"] == acme.tenant.pk
-    at_globex = globex.client()
-    at_globex.cookies["sessionid"] = stolen
-    assert at_globex.get("/budget/").status_code == 302
-    assert acmes.get("/budget/").status_code == 200
+    first, stolen = twins
+    signed_in, other = stolen()
+    assert SessionStore(signed_in.cookies["sessionid"].value).load()["tenant_id"] == first.tenant.pk
+    assert other.get("/budget/").status_code == 302
+    assert signed_in.get("/budget/").status_code == 200
 
 
 def test_session_and_csrf_cookies_are_host_only(acme, alice):

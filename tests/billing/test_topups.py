@@ -1,0 +1,85 @@
+"""Money bought: a durable row, applied once for each key."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from billing import admin_client
+from billing.errors import AuthorityUnavailable
+from billing.models import TopUp
+from billing.topups import TopUpConflict, top_up
+
+pytestmark = pytest.mark.usefixtures("app")
+
+
+def test_the_same_key_adds_once_from_many_threads(workspace):
+    def buy(_):
+        try:
+            top_up(workspace.account, amount=1_000, key="invoice-1")
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(buy, range(16)))
+    assert workspace.ledger()["allocated"] == 100_001_000
+    assert TopUp.objects.filter(account=workspace.account, applied_at__isnull=False).count() == 1
+
+
+def test_what_is_applied_is_not_asked_for_again(workspace, monkeypatch):
+    top_up(workspace.account, amount=1_000, key="invoice-1")
+    # The authority forgets a key after a day; by then only the row knows.
+    monkeypatch.setattr(admin_client, "credit", lambda *args, **kwargs: pytest.fail("asked again"))
+    assert top_up(workspace.account, amount=1_000, key="invoice-1").applied_at is not None
+
+
+def test_two_keys_add_twice_and_the_neighbour_nothing(workspace, globex):
+    before = globex.ledger()["allocated"]
+    for key in ("invoice-1", "invoice-2"):
+        top_up(workspace.account, amount=1_000, key=key)
+    assert workspace.ledger()["allocated"] == 100_002_000
+    assert globex.ledger()["allocated"] == before
+
+
+def test_the_same_key_of_two_workspaces_is_two_payments(workspace, globex):
+    before = globex.ledger()["allocated"]
+    for account in (workspace.account, globex.account):
+        top_up(account, amount=1_000, key="shared-name")
+    assert workspace.ledger()["allocated"] == 100_001_000
+    assert globex.ledger()["allocated"] == before + 1_000
+
+
+def test_a_key_stands_for_one_amount(workspace):
+    top_up(workspace.account, amount=1_000, key="invoice-1")
+    with pytest.raises(TopUpConflict):
+        top_up(workspace.account, amount=2_000, key="invoice-1")
+
+
+def test_a_payment_whose_answer_was_lost_is_finished_and_added_once(workspace, settings):
+    working, settings.CYCLES_ADMIN_URL = settings.CYCLES_ADMIN_URL, "http://127.0.0.1:9"
+    with pytest.raises(AuthorityUnavailable):
+        top_up(workspace.account, amount=1_000, key="invoice-1")
+    settings.CYCLES_ADMIN_URL = working
+    top_up(workspace.account, amount=1_000, key="invoice-1")
+    assert workspace.ledger()["allocated"] == 100_001_000
+
+
+def test_an_unconfirmed_payment_of_yesterday_is_left_to_a_person(workspace):
+    row = TopUp.objects.create(account=workspace.account, key="old", amount=1_000)
+    TopUp.objects.filter(pk=row.pk).update(created_at=row.created_at - timedelta(hours=24))
+    with pytest.raises(TopUpConflict, match="by hand"):
+        top_up(workspace.account, amount=1_000, key="old")
+
+
+@pytest.mark.parametrize("usd", ["0", "-1", "1.123456789", "NaN", "Infinity", "five", "1e20"])
+def test_the_command_takes_real_amounts_only(workspace, usd):
+    with pytest.raises(CommandError):
+        call_command("top_up", workspace.slug, "--key", "k", "--", usd)
+    assert workspace.ledger()["allocated"] == 100_000_000
+
+
+def test_the_command_names_a_workspace_that_is_not_there():
+    with pytest.raises(CommandError, match="nobody-here"):
+        call_command("top_up", "nobody-here", "5", "--key", "k")
