@@ -41,7 +41,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Whole percents of the allowance, for the eye."""
+    """Whole percents of the allowance, for the eye: rounded up, for what is little is not nothing."""
 
     spent_pct: int
     reserved_pct: int
@@ -96,7 +96,7 @@ def figures_for(tenant: Tenant) -> Figures | None:
 def bar_of(figures: Figures | None) -> Bar | None:
     if figures is None or figures.allocated <= 0:
         return None
-    spent = min(100, figures.spent * 100 // figures.allocated)
+    spent = min(100, -(-figures.spent * 100 // figures.allocated))
     held = min(100 - spent, -(-figures.reserved * 100 // figures.allocated))
     return Bar(spent_pct=spent, reserved_pct=held)
 
