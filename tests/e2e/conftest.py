@@ -81,7 +81,8 @@ def page(browser):
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_default_timeout(30_000)
+    # A small model on a machine that does other things as well.
+    page.set_default_timeout(90_000)
     yield page
     context.close()
     assert errors == []

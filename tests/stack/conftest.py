@@ -39,9 +39,7 @@ def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="stack-", dir="/tmp")).resolve()
     path.chmod(0o755)
     yield path
-    for state in path.glob("*/pg"):
-        kill_server(state.parent)
-    shutil.rmtree(path, ignore_errors=True)
+    forget(path)
 
 
 @pytest.fixture
@@ -56,12 +54,24 @@ def made_once() -> Iterator[Path]:
     with SharedPostgres(path):
         pass
     yield path
-    shutil.rmtree(path, ignore_errors=True)
+    forget(path)
+
+
+def forget(folder: Path) -> None:
+    """The folder, and what root's servers of it have kept elsewhere because they could not reach this checkout."""
+    for state in (folder, *folder.glob("*/")):
+        kill_server(state)
+        if (places := places_for(state)).moved:
+            shutil.rmtree(places.home, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
 def warm(state: Path, made_once: Path) -> Path:
     """A STATE_DIR whose database exists: a copy, for making one takes a second of every test."""
+    if places_for(made_once).moved:
+        with SharedPostgres(state):
+            return state
     state.mkdir()
     subprocess.run(["cp", "-a", str(made_once / "pg"), str(state / "pg")], check=True)  # noqa: S607
     return state

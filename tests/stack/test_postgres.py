@@ -175,13 +175,16 @@ def test_a_path_no_socket_could_have_is_no_obstacle(folder, name):
     state = folder / name
     with SharedPostgres(state) as url:
         assert ask(url, "SELECT 1") == 1
-        sockets = places_for(state).sockets
-        assert len(str(sockets)) < 50
-    assert not sockets.exists()
+        at = places_for(state)
+        assert len(str(at.sockets)) < 50
+    # Moved data has its sockets beside it, in a place of its own; any other folder goes with its server.
+    assert at.moved or not at.sockets.exists()
 
 
 def test_a_socket_folder_that_somebody_else_made_first_is_refused(folder):
     state = folder / ("long-" * 25)
+    if places_for(state).moved:
+        pytest.skip("the server's user cannot reach this checkout, so its sockets are in a folder of its own")
     sockets = places_for(state).sockets
     sockets.mkdir(mode=0o777)
     sockets.chmod(0o777)

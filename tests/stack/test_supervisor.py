@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from config.stack import StackError, processes
+from config.stack.places import places_for
 from config.stack.ports import check_ports
 from config.stack.supervisor import authority_is_embedded
 from tests.stack.conftest import environment, free_ports, kill_server, run, server, start, wait_until
@@ -236,7 +237,7 @@ def test_clean_asks_first_and_deletes_only_what_is_ours(warm):
     (warm / "mine.txt").write_text("keep")
     code, _ = run("-m", "config.stack.clean", state=warm, stdin=subprocess.DEVNULL)
     assert code == 1
-    assert (warm / "pg").exists()
+    assert places_for(warm).data.exists()
     process = start("-m", "config.stack.clean", state=warm, stdin=subprocess.PIPE)
     said, _ = process.communicate("yes\n", timeout=30)
     assert process.returncode == 0, said
