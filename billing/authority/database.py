@@ -9,12 +9,12 @@ from billing.authority.errors import Refusal, invalid
 # Each operation's parameters, with the casts that an untyped null needs. One call is one transaction.
 OPERATIONS = {
     "authenticate": "%s, %s",
-    "decide": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint",
-    "reserve": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint, %s::bigint, %s::bigint, %s, %s, %s, %s, %s",
-    "commit_reservation": "%s, %s, %s::uuid, %s, %s, %s, %s::bigint, %s, %s",
-    "release_reservation": "%s, %s, %s, %s::uuid, %s, %s, %s",
+    "decide": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint, %s, %s, %s::jsonb",
+    "reserve": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint, %s::bigint, %s::bigint, %s, %s, %s, %s, %s, %s::jsonb",
+    "commit_reservation": "%s, %s, %s::uuid, %s, %s, %s, %s::bigint, %s, %s, %s::jsonb",
+    "release_reservation": "%s, %s, %s, %s::uuid, %s, %s, %s, %s::jsonb",
     "extend_reservation": "%s, %s, %s::uuid, %s, %s, %s::bigint",
-    "book_event": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint, %s, %s",
+    "book_event": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint, %s, %s, %s::jsonb",
     "fund": "%s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s",
     "create_budget": "%s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s::timestamptz, %s::timestamptz, %s::jsonb",
     "set_budget_status": "%s, %s, %s",

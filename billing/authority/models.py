@@ -273,3 +273,19 @@ class Event(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+# The rest of the tables, which Django looks for here.
+from billing.authority.records import (  # noqa: E402
+    AuditEntry,
+    Delivery,
+    EmittedEvent,
+    KeptPolicy,
+    Setting,
+    Subscription,
+)
+
+__all__ = [
+    "ApiKey", "AuditEntry", "Delivery", "EmittedEvent", "Event", "FundOperation", "KeptPolicy", "Ledger", "Policy",
+    "Replay", "Reservation", "Setting", "Subscription", "Tenant",
+]  # fmt: skip

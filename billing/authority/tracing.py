@@ -11,6 +11,11 @@ _ZERO = "0" * 32
 HEALTH_MEDIA = "application/vnd.spring-boot.actuator.v3+json"  # what probes written for the real servers expect
 
 
+def storable(text: str | None) -> str | None:
+    """A header's text, short enough to keep and without the character that jsonb refuses."""
+    return None if text is None else text.replace("\x00", "")[:512]
+
+
 def trace_id(traceparent: str | None, header: str | None) -> str:
     """The trace of `traceparent`, else of X-Cycles-Trace-Id, else a new one."""
     parent = _PARENT.fullmatch(traceparent or "")

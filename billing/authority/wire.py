@@ -34,7 +34,7 @@ def _storable(value: str) -> str:
     return value
 
 
-def _not_blank(value: str) -> str:
+def not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be blank")
     return value
@@ -63,8 +63,8 @@ Text256 = Annotated[str, Field(max_length=256), AfterValidator(_storable)]
 Text512 = Annotated[str, Field(max_length=512), AfterValidator(_storable)]
 Text1024 = Annotated[str, Field(max_length=1024), AfterValidator(_storable)]
 FreeText = Annotated[str, AfterValidator(_storable)]
-Key = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable), AfterValidator(_not_blank)]
-Name = Annotated[Text256, AfterValidator(_not_blank)]
+Key = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable), AfterValidator(not_blank)]
+Name = Annotated[Text256, AfterValidator(not_blank)]
 SubjectId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 TenantId = Annotated[str, Field(pattern=r"^[a-z0-9-]{3,64}$")]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
@@ -97,7 +97,7 @@ class Subject(Shape):
 
 
 class Action(Shape):
-    kind: Annotated[Text64, AfterValidator(_not_blank)]
+    kind: Annotated[Text64, AfterValidator(not_blank)]
     name: Name
     tags: Annotated[list[Text64], Field(max_length=10)] | None = None
 
@@ -175,7 +175,7 @@ class PatchTenant(TenantSettings):
 
 
 class CreateKey(Shape):
-    tenant_id: Annotated[FreeText, AfterValidator(_not_blank)]
+    tenant_id: Annotated[FreeText, AfterValidator(not_blank)]
     name: Name
     description: Text1024 | None = None
     permissions: list[str] | None = None
@@ -193,8 +193,8 @@ class PatchKey(Shape):
 
 
 class CreateBudget(Shape):
-    tenant_id: Annotated[FreeText, AfterValidator(_not_blank)] | None = None
-    scope: Annotated[FreeText, AfterValidator(_not_blank)]
+    tenant_id: Annotated[FreeText, AfterValidator(not_blank)] | None = None
+    scope: Annotated[FreeText, AfterValidator(not_blank)]
     unit: Unit
     allocated: Amount
     overdraft_limit: Amount | None = None

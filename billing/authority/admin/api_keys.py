@@ -13,6 +13,7 @@ from django.utils import timezone
 from billing.authority import wire
 from billing.authority.admin.auth import admin_only
 from billing.authority.admin.request import AdminRequest, choice, iso, page, search
+from billing.authority.admin.trail import audit, emit
 from billing.authority.errors import Refusal, invalid
 from billing.authority.keys import DEFAULT_PERMISSIONS, PERMISSIONS, digest_of, new_key_id, new_secret, prefix_of
 from billing.authority.models import ApiKey, Tenant
@@ -69,6 +70,9 @@ def create(request: AdminRequest) -> HttpResponse:
             created_at=timezone.now(),
             expires_at=body.expires_at or timezone.now() + DEFAULT_LIFE,
         )
+        told = {"new_status": key.status, **({} if body.permissions is None else {"permissions": key.permissions})}
+        _tell(request, key, "created", {"key_name": key.name, **told})
+        _note(request, key, "createApiKey", 201, {"name": key.name})
     answer = shown(key)
     made = {name: answer[name] for name in ("key_id", "key_prefix", "tenant_id", "permissions", "created_at")}
     return JsonResponse({**made, "key_secret": secret, "expires_at": answer["expires_at"]}, status=201)
@@ -110,6 +114,9 @@ def change(request: AdminRequest, key_id: str) -> HttpResponse:
         for name, value in changes.items():
             setattr(key, name, value)
         key.save(update_fields=list(changes))
+        if "permissions" in changes:
+            _tell(request, key, "permissions_changed", {"key_name": key.name, "permissions": key.permissions})
+        _note(request, key, "updateApiKey", 200, {"name": key.name})
     return JsonResponse(shown(key))
 
 
@@ -123,7 +130,20 @@ def revoke(request: AdminRequest, key_id: str) -> HttpResponse:
         key.revoked_at = timezone.now()
         key.revoked_reason = request.GET.get("reason")
         key.save(update_fields=["status", "revoked_at", "revoked_reason"])
+        _tell(request, key, "revoked", {"new_status": key.status})
+        _note(request, key, "revokeApiKey", 200, {"name": key.name, "reason": key.revoked_reason})
     return JsonResponse(shown(key))
+
+
+def _tell(request: AdminRequest, key: ApiKey, what: str, told: dict[str, Any]) -> None:
+    emit(request, key.tenant.tenant_id, f"api_key.{what}", {"key_id": key.key_id, **told})
+
+
+def _note(request: AdminRequest, key: ApiKey, operation: str, status: int, metadata: dict[str, Any]) -> None:
+    audit(
+        request, key.tenant.tenant_id, operation, status, key_id=key.key_id, resource=("api_key", key.key_id),
+        metadata=metadata,
+    )  # fmt: skip
 
 
 def _get(key_id: str) -> ApiKey:

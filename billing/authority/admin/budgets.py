@@ -11,8 +11,9 @@ from django.db.models.functions import Cast, Coalesce
 from django.http import HttpResponse, JsonResponse
 
 from billing.authority import wire
-from billing.authority.admin.auth import Caller, admin_only, admin_or
+from billing.authority.admin.auth import Caller, admin_only, admin_or, tenant_only
 from billing.authority.admin.request import AdminRequest, call, choice, flag, page, required, search
+from billing.authority.admin.trail import ON_BEHALF, actor_of, audit, emit
 from billing.authority.errors import Refusal, invalid
 from billing.authority.models import Ledger
 from billing.authority.scopes import ScopeError, parse_scope
@@ -34,10 +35,20 @@ SORTS = {
 }
 
 
+FUNDED = {
+    "CREDIT": "funded",
+    "DEBIT": "debited",
+    "RESET": "reset",
+    "RESET_SPENT": "reset_spent",
+    "REPAY_DEBT": "debt_repaid",
+}
+FIGURES = ("allocated", "remaining", "debt", "spent")
+
+
 @admin_or("budgets:write")
 def create(request: AdminRequest, caller: Caller) -> HttpResponse:
     body = wire.read(wire.CreateBudget, request.body)
-    tenant_id = _owner(caller, body)
+    tenant_id = caller.owner(body.tenant_id)
     try:
         scope = parse_scope(body.scope, tenant_id)
     except ScopeError as error:
@@ -49,17 +60,22 @@ def create(request: AdminRequest, caller: Caller) -> HttpResponse:
         "create_budget", tenant_id, scope, body.unit, body.allocated.amount,
         body.overdraft_limit.amount if body.overdraft_limit else None, body.commit_overage_policy,
         body.rollover_policy, body.period_start, body.period_end, wire.dumped(body.metadata),
+        then=lambda ledger: _tell_created(request, caller, ledger),
     )  # fmt: skip
 
 
-def _owner(caller: Caller, body: wire.CreateBudget) -> str:
-    if caller.tenant is None:
-        if body.tenant_id is None:
-            raise invalid("tenant_id: required with the admin key.")
-        return body.tenant_id
-    if body.tenant_id is not None:
-        raise invalid("tenant_id: leave it out, the API key says whose budget this is.")
-    return caller.tenant.tenant_id
+def _tell_created(request: AdminRequest, caller: Caller, ledger: dict[str, Any]) -> None:
+    tenant_id, place_of = ledger["tenant_id"], {"scope": ledger["scope"], "unit": ledger["unit"]}
+    told = {"ledger_id": ledger["ledger_id"], **place_of, "operation": "CREATE"}
+    emit(request, tenant_id, "budget.created", told, scope=ledger["scope"], actor=actor_of(caller.key_id, ON_BEHALF))
+    audit(
+        request, tenant_id, "createBudget", 201, key_id=caller.key_id, resource=("budget", ledger["ledger_id"]),
+        metadata={
+            **place_of,
+            "allocated": ledger["allocated"]["amount"],
+            "actor_type": ON_BEHALF["type"] if caller.key_id is None else None,
+        },
+    )  # fmt: skip
 
 
 @admin_or("budgets:read")
@@ -72,29 +88,43 @@ def listing(request: AdminRequest, caller: Caller) -> HttpResponse:
         rows = rows.filter(tenant=caller.tenant)
     elif tenant_id := request.GET.get("tenant_id"):
         rows = rows.filter(tenant__tenant_id=tenant_id)
-    rows = _filtered(request, rows).filter(scope__startswith=prefix)
+    rows = rows.filter(_asked(request), scope__startswith=prefix)
     return page(request, rows, "ledgers", shown, sorts=SORTS, default="utilization", identity="ledger_id")
 
 
-def _filtered(request: AdminRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
-    if "unit" in request.GET:
-        rows = rows.filter(unit=choice(request, "unit", wire.UNITS, ""))
-    if "status" in request.GET:
-        rows = rows.filter(status=choice(request, "status", tuple(Ledger.Status.values), ""))
-    if (over := flag(request, "over_limit")) is not None:
-        rows = rows.filter(is_over_limit=over)
-    if (owing := flag(request, "has_debt")) is not None:
-        rows = rows.filter(debt__gt=0) if owing else rows.filter(debt=0)
-    least, most = _share(request, "utilization_min"), _share(request, "utilization_max")
-    if least is not None and most is not None and least > most:
+def _asked(request: AdminRequest) -> Q:
+    return matching(
+        unit=choice(request, "unit", wire.UNITS, "") if "unit" in request.GET else None,
+        status=choice(request, "status", tuple(Ledger.Status.values), "") if "status" in request.GET else None,
+        over_limit=flag(request, "over_limit"),
+        has_debt=flag(request, "has_debt"),
+        utilization_min=_share(request, "utilization_min"),
+        utilization_max=_share(request, "utilization_max"),
+        text=search(request),
+    )
+
+
+def matching(
+    *, unit: str | None = None, status: str | None = None, over_limit: bool | None = None,
+    has_debt: bool | None = None, utilization_min: float | None = None, utilization_max: float | None = None,
+    text: str | None = None,
+) -> Q:  # fmt: skip
+    """Which ledgers a list or a bulk action means. They must be annotated with their utilization."""
+    if utilization_min is not None and utilization_max is not None and utilization_min > utilization_max:
         raise invalid("utilization_min is above utilization_max.")
-    if least is not None:
-        rows = rows.filter(utilization__gte=least)
-    if most is not None:
-        rows = rows.filter(utilization__lte=most)
-    if text := search(request):
-        rows = rows.filter(Q(scope__icontains=text) | Q(tenant__tenant_id__icontains=text))
-    return rows
+    plain = {
+        "unit": unit,
+        "status": status,
+        "is_over_limit": over_limit,
+        "utilization__gte": utilization_min,
+        "utilization__lte": utilization_max,
+    }
+    wanted = Q(**{name: value for name, value in plain.items() if value is not None})
+    if has_debt is not None:
+        wanted &= Q(debt__gt=0) if has_debt else Q(debt=0)
+    if text:
+        wanted &= Q(scope__icontains=text) | Q(tenant__tenant_id__icontains=text)
+    return wanted
 
 
 def _share(request: AdminRequest, name: str) -> float | None:
@@ -131,7 +161,26 @@ def change(request: AdminRequest) -> HttpResponse:
     body = wire.read(wire.PatchBudget, request.body)
     _check_unit(body.overdraft_limit, unit)
     limit = body.overdraft_limit.amount if body.overdraft_limit else None
-    return call("patch_budget", scope, unit, limit, body.commit_overage_policy, wire.dumped(body.metadata))
+    return call(
+        "patch_budget", scope, unit, limit, body.commit_overage_policy, wire.dumped(body.metadata),
+        then=lambda ledger: _tell_changed(
+            request, ledger, "budget.updated", "updateBudget", {"operation": "UPDATE"},
+            {"overdraft_limit": limit, "commit_overage_policy": body.commit_overage_policy},
+        ),
+    )  # fmt: skip
+
+
+def _tell_changed(
+    request: AdminRequest, ledger: dict[str, Any], event_type: str, operation: str, told: dict[str, Any],
+    noted: dict[str, Any],
+) -> None:  # fmt: skip
+    place_of = {"scope": ledger["scope"], "unit": ledger["unit"]}
+    data = {"ledger_id": ledger["ledger_id"], **place_of, **told}
+    emit(request, ledger["tenant_id"], event_type, data, scope=ledger["scope"])
+    audit(
+        request, ledger["tenant_id"], operation, 200, resource=("budget", ledger["ledger_id"]),
+        metadata={**place_of, **noted},
+    )  # fmt: skip
 
 
 @admin_or("budgets:write")
@@ -147,7 +196,40 @@ def fund(request: AdminRequest, caller: Caller) -> HttpResponse:
     return call(
         "fund", tenant_id, scope, unit, body.operation, body.amount.amount,
         body.spent.amount if body.spent else None, body.reason, body.idempotency_key, wire.digest(body),
+        then=lambda answer: _tell_funded(request, caller, (tenant_id, scope, unit), body, answer),
     )  # fmt: skip
+
+
+def _tell_funded(
+    request: AdminRequest, caller: Caller, ledger: tuple[str, str, str], body: wire.Fund, answer: dict[str, Any]
+) -> None:
+    tenant_id, scope, unit = ledger
+    emit_funded(request, ledger, answer, body.reason, spent_given=body.spent is not None, key_id=caller.key_id)
+    audit(
+        request, tenant_id, "fundBudget", 200, key_id=caller.key_id, resource=("budget", f"{scope}:{unit}"),
+        metadata={
+            "scope": scope, "unit": unit, "funding_operation": body.operation, "amount": body.amount.amount,
+            "reason": body.reason, "idempotency_key": body.idempotency_key,
+            "previous_spent": answer["previous_spent"]["amount"], "new_spent": answer["new_spent"]["amount"],
+        },
+    )  # fmt: skip
+
+
+def emit_funded(
+    request: AdminRequest, ledger: tuple[str, str, str], answer: dict[str, Any], reason: str | None, *,
+    spent_given: bool, key_id: str | None = None,
+) -> None:  # fmt: skip
+    """Told for a repeated call too: a listener learns that it was asked for again."""
+    tenant_id, scope, unit = ledger
+    operation = answer["operation"]
+    data: dict[str, Any] = {"scope": scope, "unit": unit, "operation": operation}
+    for state in ("previous", "new"):
+        data[f"{state}_state"] = {name: answer[f"{state}_{name}"]["amount"] for name in FIGURES}
+    if operation == "RESET_SPENT":
+        data["spent_override_provided"] = spent_given
+    if reason is not None:
+        data["reason"] = reason
+    emit(request, tenant_id, f"budget.{FUNDED[operation]}", data, scope=scope, actor=actor_of(key_id))
 
 
 @admin_only
@@ -162,9 +244,15 @@ def unfreeze(request: AdminRequest) -> HttpResponse:
 
 def _set_status(request: AdminRequest, status: str) -> HttpResponse:
     scope, unit = place(request)
-    if request.body:
-        wire.read(wire.Freeze, request.body)
-    return call("set_budget_status", scope, unit, status)
+    reason = wire.read(wire.Freeze, request.body).reason if request.body else None
+    verb = "freeze" if status == Ledger.Status.FROZEN else "unfreeze"
+    told = {"operation": "STATUS_CHANGE", **({} if reason is None else {"reason": reason})}
+    return call(
+        "set_budget_status", scope, unit, status,
+        then=lambda ledger: _tell_changed(
+            request, ledger, "budget.frozen" if verb == "freeze" else "budget.unfrozen", f"{verb}Budget", told, {}
+        ),
+    )  # fmt: skip
 
 
 @admin_only
@@ -173,7 +261,14 @@ def caps(request: AdminRequest) -> HttpResponse:
     scope, unit = place(request)
     if request.method == "PUT":
         body = wire.read(wire.Caps, request.body)
-        return call("set_caps", scope, unit, json.dumps(body.model_dump(exclude_none=True)))
+        caps = body.model_dump(exclude_none=True)
+        owner = scope.split("/")[0].partition(":")[2]
+        return call(
+            "set_caps", scope, unit, json.dumps(caps),
+            then=lambda _: audit(
+                request, owner, "setBudgetCaps", 200, resource=("budget", f"{scope}:{unit}"), metadata={"caps": caps}
+            ),
+        )  # fmt: skip
     ledger = Ledger.objects.filter(scope=scope, unit=unit).first()
     if ledger is None:
         raise Refusal(404, "BUDGET_NOT_FOUND", facts={"scope": scope})
@@ -193,3 +288,23 @@ def place(request: AdminRequest) -> tuple[str, str]:
 def _check_unit(amount: wire.Amount | None, unit: str) -> None:
     if amount is not None and amount.unit != unit:
         raise Refusal(400, "UNIT_MISMATCH", f"An amount is in {amount.unit}, the budget in {unit}. Use {unit}.")
+
+
+@tenant_only("balances:read")
+def balances(request: AdminRequest, caller: Caller) -> HttpResponse:
+    """The tenant's own ledgers, as the admin plane shows them. A tenant in the query does not count."""
+    rows: QuerySet[Any] = Ledger.objects.annotate(json=JSON).filter(
+        tenant=caller.tenant, scope__startswith=request.GET.get("scope_prefix", "").lower()
+    )
+    if "unit" in request.GET:
+        rows = rows.filter(unit=choice(request, "unit", wire.UNITS, ""))
+    limit = wire.parse_limit(request.GET.get("limit"), default=50, largest=100)
+    if cursor := request.GET.get("cursor"):
+        last = rows.filter(ledger_id=cursor).first() if wire.UUID.fullmatch(cursor) else None
+        if last is None:
+            raise invalid("The cursor belongs to no row of this list. Start again without it.")
+        rows = rows.filter(Q(scope__gt=last.scope) | Q(scope=last.scope, unit__gt=last.unit))
+    found = list(rows.order_by("scope", "unit")[: limit + 1])
+    page_rows, more = found[:limit], len(found) > limit
+    follow = str(page_rows[-1].ledger_id) if more else None
+    return JsonResponse({"balances": [shown(row) for row in page_rows], "has_more": more, "next_cursor": follow})

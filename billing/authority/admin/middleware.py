@@ -11,7 +11,8 @@ from django.db import DataError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 
 from billing.authority.admin.auth import GUARDED, check_admin_key
-from billing.authority.admin.request import AdminRequest
+from billing.authority.admin.request import UNKNOWN, AdminRequest
+from billing.authority.admin.trail import record_failure
 from billing.authority.errors import Refusal, body_of, internal, invalid
 from billing.authority.tracing import trace_id
 
@@ -27,6 +28,7 @@ class EnvelopeMiddleware:
     def __call__(self, request: AdminRequest) -> HttpResponse:
         request.request_id = request.headers.get("X-Request-Id") or str(uuid.uuid4())
         request.trace_id = trace_id(request.headers.get("traceparent"), request.headers.get("X-Cycles-Trace-Id"))
+        request.answers_to = UNKNOWN
         response = self.get_response(request)
         if request.method == "HEAD":
             response.content = b""
@@ -42,6 +44,7 @@ class EnvelopeMiddleware:
         if not isinstance(exception, Refusal):
             log.exception("%s %s failed, request %s", request.method, request.path, request.request_id)
             exception = internal()
+        record_failure(request, exception)
         return JsonResponse(
             body_of(exception, request.request_id, request.trace_id),
             status=exception.status,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.exceptions import ValidationError
-from django.db import DataError, IntegrityError, OperationalError, connection
-from django.db.models import Q, QuerySet
+from django.db import DataError, IntegrityError, OperationalError, connection, transaction
+from django.db.models import F, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from billing.authority.database import STATEMENTS, TRY_AGAIN, refused_by
 from billing.authority.errors import Refusal, from_database, invalid
+from billing.authority.wire import parse_instant
 
 ATTEMPTS = 5
 
@@ -23,6 +24,11 @@ class AdminRequest(HttpRequest):
 
     request_id: str
     trace_id: str
+    answers_to: str  # whom the trail names as the caller: a tenant, or one of the two below
+
+
+ADMIN = "__admin__"
+UNKNOWN = "__unauth__"
 
 
 def by_method(**views: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -46,22 +52,43 @@ def by_method(**views: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
     return dispatch
 
 
-def call(operation: str, *parameters: Any) -> HttpResponse:
-    """Run one SQL operation, in a transaction of its own, and answer with what it says."""
+def call(operation: str, *parameters: Any, then: Callable[[dict[str, Any]], None] | None = None) -> HttpResponse:
+    """Run one SQL operation and what it is told by, in one transaction, and answer with what it says."""
+
+    def act() -> HttpResponse:
+        status, body = run(operation, *parameters)
+        if status >= 400:
+            raise from_database(status, json.loads(body))
+        if then is not None:
+            then(json.loads(body))
+        return HttpResponse(body, status=status, content_type="application/json")
+
+    return durably(act)
+
+
+def run(operation: str, *parameters: Any) -> tuple[int, str]:
+    """One SQL operation inside the caller's transaction: its status and its body as text."""
+    with connection.cursor() as cursor:
+        cursor.execute(STATEMENTS[operation], parameters)
+        status, _, body = cursor.fetchone()
+    return int(status), str(body)
+
+
+Result = TypeVar("Result")
+
+
+def durably(act: Callable[[], Result]) -> Result:
+    """Act in a transaction of its own, and once more when another one won the race for a key or a lock."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(STATEMENTS[operation], parameters)
-                status, _, body = cursor.fetchone()
-            break
+            with transaction.atomic(durable=True):
+                return act()
         except (IntegrityError, OperationalError) as error:
             if attempt == ATTEMPTS or not isinstance(error.__cause__, TRY_AGAIN):
                 raise
         except DataError as error:
             raise refused_by(error.__cause__) from error  # type: ignore[arg-type]
-    if status >= 400:
-        raise from_database(status, json.loads(body))
-    return HttpResponse(body, status=status, content_type="application/json")
+    raise AssertionError("unreachable")
 
 
 def required(request: AdminRequest, name: str) -> str:
@@ -90,11 +117,13 @@ def page(
     sorts: Mapping[str, Any], default: str, identity: str,
 ) -> JsonResponse:  # fmt: skip
     """One page of rows. The cursor is the public id of the last row shown; it is looked up among the same rows, so
-    another list's cursor is refused."""
-    sort = choice(request, "sort_by", tuple(sorts), default)
+    another list's cursor is refused. The default sort need not be one that can be asked for."""
+    order_by = sorts.get(default, F(default))
+    if "sort_by" in request.GET:
+        order_by = sorts[choice(request, "sort_by", tuple(sorts), "")]
     descending = choice(request, "sort_dir", ("asc", "desc"), "desc") == "desc"
     limit = _limit(request)
-    rows = rows.annotate(sort_value=sorts[sort])
+    rows = rows.annotate(sort_value=order_by)
     if cursor := request.GET.get("cursor"):
         last = _last_shown(rows, identity, cursor)
         if last is None:
@@ -108,6 +137,14 @@ def page(
     if more:
         body["next_cursor"] = str(getattr(shown[-1], identity.partition("__")[0]))
     return JsonResponse(body)
+
+
+def moment(request: AdminRequest, name: str) -> datetime | None:
+    text = request.GET.get(name, "").strip().replace(" ", "+")
+    try:
+        return parse_instant(text) if text else None
+    except ValueError as error:
+        raise invalid(f"{name}: {error}.") from None
 
 
 def search(request: AdminRequest) -> str:

@@ -12,6 +12,7 @@ from django.utils import timezone
 from billing.authority import wire
 from billing.authority.admin.auth import admin_only
 from billing.authority.admin.request import AdminRequest, choice, iso, page, search
+from billing.authority.admin.trail import audit, context, emit
 from billing.authority.errors import Refusal, invalid
 from billing.authority.models import Tenant
 
@@ -45,14 +46,29 @@ def shown(tenant: Tenant) -> dict[str, Any]:
 def create(request: AdminRequest) -> HttpResponse:
     """201 for a new tenant, 200 for the same id and name again, 409 for the same id under another name."""
     body = wire.read(wire.CreateTenant, request.body)
-    try:
-        made = Tenant.objects.create(**body.model_dump(exclude_none=True))
-    except IntegrityError:
-        there = Tenant.objects.get(tenant_id=body.tenant_id)
-        if there.name != body.name:
-            raise Refusal(409, "DUPLICATE_RESOURCE", facts={"scope": f"tenant {body.tenant_id}"}) from None
-        return JsonResponse(shown(there))
-    return JsonResponse(shown(Tenant.objects.get(pk=made.pk)), status=201)
+    with transaction.atomic(durable=True):
+        try:
+            with transaction.atomic():
+                Tenant.objects.create(**body.model_dump(exclude_none=True))
+            status = 201
+        except IntegrityError:
+            status = 200
+        tenant = Tenant.objects.get(tenant_id=body.tenant_id)
+        if tenant.name != body.name:
+            raise Refusal(409, "DUPLICATE_RESOURCE", facts={"scope": f"tenant {body.tenant_id}"})
+        _tell(request, tenant, "created")
+        _note(request, tenant, "createTenant", status, {"name": tenant.name})
+    return JsonResponse(shown(tenant), status=status)
+
+
+def _tell(request: AdminRequest, tenant: Tenant, what: str) -> None:
+    told = {"tenant_id": tenant.tenant_id, "new_status": tenant.status, "changed_fields": []}
+    emit(request, tenant.tenant_id, f"tenant.{what}", told)
+
+
+def _note(request: AdminRequest, tenant: Tenant, operation: str, status: int, metadata: dict[str, Any]) -> None:
+    resource = ("tenant", tenant.tenant_id)
+    audit(request, tenant.tenant_id, operation, status, resource=resource, metadata=metadata)
 
 
 @admin_only
@@ -79,26 +95,33 @@ def change(request: AdminRequest, tenant_id: str) -> HttpResponse:
         tenant = _get(tenant_id, lock=True)
         for name, value in body.model_dump(exclude_none=True, exclude={"status"}).items():
             setattr(tenant, name, value)
-        if body.status is not None:
-            _change_status(tenant, body.status)
         tenant.updated_at = timezone.now()
-        tenant.save()
+        if body.status is None or not change_status(request, tenant, body.status):
+            tenant.save()
+            _tell(request, tenant, "updated")
+        _note(request, tenant, "updateTenant", 200, body.model_dump(exclude_none=True))
     return JsonResponse(shown(tenant))
 
 
-def _change_status(tenant: Tenant, status: str) -> None:
-    """CLOSED is for good. `suspended_at` stays after a reactivation: it says when it was last suspended."""
+def change_status(request: AdminRequest, tenant: Tenant, status: str) -> bool:
+    """Save the locked tenant in another status; False if it is in it already. CLOSED is for good.
+    `suspended_at` stays after a reactivation: it says when it was last suspended."""
     if tenant.status == Tenant.Status.CLOSED and status != Tenant.Status.CLOSED:
         raise invalid("Cannot transition from CLOSED: a closed tenant stays closed. Create another.")
     if status == tenant.status:
-        return
-    tenant.status = status
+        return False
+    previous, tenant.status, tenant.updated_at = tenant.status, status, timezone.now()
     if status == Tenant.Status.SUSPENDED:
         tenant.suspended_at = timezone.now()
     if status == Tenant.Status.CLOSED:
         tenant.closed_at = timezone.now()
+        tenant.save()
         with connection.cursor() as cursor:
-            cursor.execute("SELECT close_tenant(%s)", [tenant.pk])
+            cursor.execute("SELECT close_tenant(%s, %s, %s::jsonb)", [tenant.pk, previous, context(request)])
+        return True
+    tenant.save()
+    _tell(request, tenant, "suspended" if status == Tenant.Status.SUSPENDED else "reactivated")
+    return True
 
 
 def _get(tenant_id: str, *, lock: bool = False) -> Tenant:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from billing.authority.errors import Refusal, body_of
-from billing.authority.tracing import trace_id
+from billing.authority.tracing import storable, trace_id
 from billing.authority.wire import MAX_BODY
 
 RATE_HEADERS = {"x-ratelimit-remaining": "-1", "x-ratelimit-reset": "0"}
@@ -27,10 +27,23 @@ class Call:
     body: bytes
     request_id: str
     trace_id: str
+    source_ip: str | None = None
 
     @property
     def secret(self) -> str:
         return self.headers.get("x-cycles-api-key", "").strip()
+
+    @property
+    def context(self) -> str:
+        """What an event or an audit row says of the request it came by."""
+        return json.dumps(
+            {
+                "request_id": self.request_id,
+                "trace_id": self.trace_id,
+                "source_ip": self.source_ip,
+                "user_agent": storable(self.headers.get("user-agent")),
+            }
+        )
 
     @property
     def admin_key(self) -> str | None:
@@ -54,8 +67,9 @@ async def read_call(scope: Mapping[str, Any], receive: Any) -> Call:
     for name, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
         query.setdefault(name, value)
     traced = trace_id(headers.get("traceparent"), headers.get("x-cycles-trace-id", "").lower())
+    source_ip = scope["client"][0] if scope.get("client") else None
     body = await _read_body(receive)
-    return Call(scope["method"], scope["path"], query, headers, body, str(uuid.uuid4()), traced)
+    return Call(scope["method"], scope["path"], query, headers, body, str(uuid.uuid4()), traced, source_ip)
 
 
 async def _read_body(receive: Any) -> bytes:

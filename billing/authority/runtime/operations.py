@@ -20,6 +20,7 @@ async def decide(pool: Pool, call: Call) -> Answer:
     return await _answer(
         pool, "decide", *credentials(call), body.subject.tenant, body.idempotency_key, wire.digest(body),
         _scopes(body.subject), body.estimate.unit, body.estimate.amount,
+        wire.dumped(body.subject), wire.dumped(body.action), call.context,
     )  # fmt: skip
 
 
@@ -32,7 +33,7 @@ async def reserve(pool: Pool, call: Call) -> Answer:
         pool, "reserve", *credentials(call), body.subject.tenant, body.idempotency_key, wire.digest(body),
         _scopes(body.subject), body.estimate.unit, body.estimate.amount,
         body.ttl_ms, body.grace_period_ms, body.overage_policy, body.dry_run,
-        wire.dumped(body.subject), wire.dumped(body.action), wire.dumped(body.metadata),
+        wire.dumped(body.subject), wire.dumped(body.action), wire.dumped(body.metadata), call.context,
     )  # fmt: skip
 
 
@@ -42,6 +43,7 @@ async def commit(pool: Pool, call: Call, reservation: str) -> Answer:
     return await _answer(
         pool, "commit_reservation", *credentials(call), known_id(reservation), body.idempotency_key,
         wire.digest(body), body.actual.unit, body.actual.amount, wire.dumped(body.metrics), wire.dumped(body.metadata),
+        call.context,
     )  # fmt: skip
 
 
@@ -50,7 +52,7 @@ async def release(pool: Pool, call: Call, reservation: str, *, operator: bool = 
     _check_key(call, body)
     return await _answer(
         pool, "release_reservation", *credentials(call), operator, known_id(reservation), body.idempotency_key,
-        wire.digest(body), body.reason,
+        wire.digest(body), body.reason, call.context,
     )  # fmt: skip
 
 
@@ -69,6 +71,7 @@ async def event(pool: Pool, call: Call) -> Answer:
     return await _answer(
         pool, "book_event", *credentials(call), body.subject.tenant, body.idempotency_key, wire.digest(body),
         _scopes(body.subject), body.actual.unit, body.actual.amount, body.overage_policy, wire.dumped(body),
+        call.context,
     )  # fmt: skip
 
 

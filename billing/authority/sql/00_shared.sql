@@ -60,7 +60,7 @@ $$;
 -- Whose key is it, and why not? One row if the prefix is known. `reason` is null when the key may act.
 CREATE OR REPLACE FUNCTION caller_of(p_prefix text, p_digest bytea)
 RETURNS TABLE (reason text, id bigint, tenant_id text, default_policy text, default_ttl_ms bigint,
-               max_ttl_ms bigint, max_extensions bigint)
+               max_ttl_ms bigint, max_extensions bigint, key_id text)
 LANGUAGE sql STABLE AS $$
     SELECT CASE
                WHEN k.status = 'REVOKED' THEN 'KEY_REVOKED'
@@ -70,7 +70,7 @@ LANGUAGE sql STABLE AS $$
                WHEN t.status = 'CLOSED' THEN 'TENANT_CLOSED'
            END,
            t.id, t.tenant_id, t.default_commit_overage_policy, t.default_reservation_ttl_ms,
-           t.max_reservation_ttl_ms, t.max_reservation_extensions
+           t.max_reservation_ttl_ms, t.max_reservation_extensions, k.key_id
     FROM api_key k JOIN tenant t ON t.id = k.tenant_id
     WHERE k.prefix = p_prefix
 $$;
@@ -201,9 +201,10 @@ $$;
 
 -- Book an actual amount against locked ledgers, giving back the estimate held for it (0 for an event).
 -- One update of all ledgers. `code` is set, and nothing changed, if the overage policy refuses.
+-- `notable` says that a ledger ran out, went over its limit or into debt: the caller then tells, see emit_movements.
 CREATE OR REPLACE FUNCTION charge(
     p_ledgers ledger[], p_estimate bigint, p_actual bigint, p_policy text,
-    OUT code text, OUT charged bigint, OUT balances jsonb)
+    OUT code text, OUT charged bigint, OUT balances jsonb, OUT notable boolean)
 LANGUAGE plpgsql AS $$
 DECLARE
     delta bigint := p_actual - p_estimate;
@@ -225,7 +226,7 @@ BEGIN
     END IF;
     charged := p_estimate + extra;
     WITH deficit AS (
-        SELECT l.id,
+        SELECT l.id, l.remaining AS had, l.is_over_limit AS was_over,
                CASE WHEN overdraft AND l.overdraft_limit > 0 AND extra > 0
                     THEN greatest(extra - greatest(l.remaining, 0), 0) ELSE 0 END AS debt,
                extra < delta AND l.remaining < delta
@@ -238,8 +239,10 @@ BEGIN
             debt = l.debt + d.debt,
             is_over_limit = l.is_over_limit OR d.short
         FROM deficit d WHERE l.id = d.id
-        RETURNING l AS changed_ledger
+        RETURNING l AS changed_ledger,
+            d.debt > 0 OR (d.short AND NOT d.was_over) OR (l.remaining = 0 AND d.had > 0) AS moved
     )
-    SELECT jsonb_agg(balance_of(changed_ledger) ORDER BY (changed_ledger).scope) INTO balances FROM changed;
+    SELECT jsonb_agg(balance_of(changed_ledger) ORDER BY (changed_ledger).scope), bool_or(moved)
+    INTO balances, notable FROM changed;
 END
 $$;

@@ -115,22 +115,30 @@ $$;
 
 -- End everything a tenant owns, in the transaction that closes it. Its running holds are given back here and now:
 -- a hold that outlived its tenant would be given back a second time by the sweep.
-CREATE OR REPLACE FUNCTION close_tenant(p_tenant bigint) RETURNS void LANGUAGE plpgsql AS $$
+-- Everybody who listens is told before the tenant's own webhooks are disabled, under one correlation id.
+CREATE OR REPLACE FUNCTION close_tenant(p_tenant bigint, p_previous text, p_context jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
 DECLARE
     held uuid[];
+    owned ledger[];
 BEGIN
     PERFORM pg_advisory_xact_lock(tenant_lock(p_tenant));  -- no reserve is under way after this
     SELECT array_agg(h.id) INTO held FROM (
         SELECT r.id FROM reservation r WHERE r.tenant_id = p_tenant AND r.status = 'ACTIVE'
         ORDER BY r.id FOR NO KEY UPDATE
     ) AS h;
+    SELECT array_agg(locked.l) INTO owned FROM (
+        SELECT l FROM ledger l WHERE l.tenant_id = p_tenant ORDER BY l.scope, l.unit FOR NO KEY UPDATE
+    ) AS locked;
     IF held IS NOT NULL THEN
         PERFORM give_back(held, 'RELEASED');
     END IF;
-    PERFORM 1 FROM ledger l WHERE l.tenant_id = p_tenant ORDER BY l.scope, l.unit FOR NO KEY UPDATE;
+    PERFORM emit_close(p_tenant, p_previous, owned, p_context);
     UPDATE ledger SET status = 'CLOSED', updated_at = clock_timestamp()
     WHERE tenant_id = p_tenant AND status <> 'CLOSED';
     UPDATE api_key SET status = 'REVOKED', revoked_at = clock_timestamp(), revoked_reason = 'tenant_closed'
     WHERE tenant_id = p_tenant AND status <> 'REVOKED';
+    UPDATE subscription SET status = 'DISABLED', updated_at = clock_timestamp()
+    WHERE tenant_id = (SELECT t.tenant_id FROM tenant t WHERE t.id = p_tenant) AND status <> 'DISABLED';
 END
 $$;

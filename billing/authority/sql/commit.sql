@@ -1,12 +1,13 @@
 -- commit: turn a hold into spend, once. Works on frozen ledgers: a freeze stops new holds, not running calls.
 CREATE OR REPLACE FUNCTION commit_reservation(
     p_prefix text, p_digest bytea, p_reservation uuid, p_key text, p_request bytea,
-    p_unit text, p_actual bigint, p_metrics text, p_metadata text,
+    p_unit text, p_actual bigint, p_metrics text, p_metadata text, p_context jsonb DEFAULT NULL,
     OUT answer_status int, OUT answer_tenant text, OUT answer_body jsonb)
 LANGUAGE plpgsql AS $$
 DECLARE
     caller record;
     hold reservation;
+    ledgers ledger[];
     result record;
 BEGIN
     SELECT * INTO caller FROM caller_of(p_prefix, p_digest);
@@ -30,8 +31,8 @@ BEGIN
         answer_status := 409; answer_body := refusal('BUDGET_EXCEEDED') || '{"what": "commit"}'; RETURN;
     END IF;
 
-    SELECT * INTO result FROM charge(
-        lock_ledgers(hold.tenant_id, hold.budgeted, hold.unit), hold.reserved, p_actual, hold.overage_policy);
+    ledgers := lock_ledgers(hold.tenant_id, hold.budgeted, hold.unit);
+    SELECT * INTO result FROM charge(ledgers, hold.reserved, p_actual, hold.overage_policy);
     IF result.code IS NOT NULL THEN
         answer_status := 409; answer_body := refusal(result.code) || '{"what": "commit"}'; RETURN;
     END IF;
@@ -45,5 +46,11 @@ BEGIN
         metrics = p_metrics, committed_metadata = p_metadata,
         finish_key = p_key, finish_digest = p_request, finish_body = answer_body
     WHERE id = hold.id;
+    IF p_actual > hold.reserved THEN
+        PERFORM emit_overage(caller.tenant_id, caller.key_id, hold, p_actual, ledgers, p_context);
+    END IF;
+    IF result.notable THEN
+        PERFORM emit_movements(caller.tenant_id, caller.key_id, ledgers, hold.id, hold.overage_policy, p_context);
+    END IF;
 END
 $$;

@@ -2,6 +2,7 @@
 CREATE OR REPLACE FUNCTION decide(
     p_prefix text, p_digest bytea, p_subject_tenant text, p_key text, p_request bytea,
     p_scopes text[], p_unit text, p_amount bigint,
+    p_subject text DEFAULT NULL, p_action text DEFAULT NULL, p_context jsonb DEFAULT NULL,
     OUT answer_status int, OUT answer_tenant text, OUT answer_body jsonb)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -39,5 +40,9 @@ BEGIN
     END IF;
     answer_status := 200;
     PERFORM remember(caller.id, 'decide', p_key, p_request, answer_body, now_ms() + 86400000);
+    IF answer_body ->> 'decision' = 'DENY' THEN
+        PERFORM emit_denial(caller.tenant_id, caller.key_id, p_scopes, p_unit, p_amount,
+                            answer_body ->> 'reason_code', p_subject, p_action, p_context);
+    END IF;
 END
 $$;

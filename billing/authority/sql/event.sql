@@ -2,6 +2,7 @@
 CREATE OR REPLACE FUNCTION book_event(
     p_prefix text, p_digest bytea, p_subject_tenant text, p_key text, p_request bytea,
     p_scopes text[], p_unit text, p_actual bigint, p_policy text, p_details text,
+    p_context jsonb DEFAULT NULL,
     OUT answer_status int, OUT answer_tenant text, OUT answer_body jsonb)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -57,5 +58,8 @@ BEGIN
     VALUES (event_id, caller.id, p_key, p_unit, result.charged, p_actual,
             ARRAY(SELECT e.scope FROM unnest(ledgers) AS e), p_details, now_ms());
     PERFORM remember(caller.id, 'event', p_key, p_request, answer_body, now_ms() + 7 * 86400000::bigint);
+    IF result.notable THEN
+        PERFORM emit_movements(caller.tenant_id, caller.key_id, ledgers, NULL, policy, p_context);
+    END IF;
 END
 $$;

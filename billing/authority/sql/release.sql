@@ -1,6 +1,7 @@
 -- release: give a hold back, once. An operator (no key) may do it for a suspended tenant, not for a closed one.
 CREATE OR REPLACE FUNCTION release_reservation(
     p_prefix text, p_digest bytea, p_operator boolean, p_reservation uuid, p_key text, p_request bytea, p_reason text,
+    p_context jsonb DEFAULT NULL,
     OUT answer_status int, OUT answer_tenant text, OUT answer_body jsonb)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -41,5 +42,10 @@ BEGIN
     UPDATE reservation SET status = 'RELEASED', finalized_at_ms = now_ms(), release_reason = p_reason,
         finish_key = p_key, finish_digest = p_request, finish_body = answer_body
     WHERE id = hold.id;
+    IF p_operator THEN
+        PERFORM write_audit((SELECT t.tenant_id FROM tenant t WHERE t.id = hold.tenant_id), NULL, 'releaseReservation',
+            200, 'reservation', hold.id::text, NULL,
+            jsonb_strip_nulls(jsonb_build_object('reason', p_reason, 'actor_type', 'admin_on_behalf_of')), p_context);
+    END IF;
 END
 $$;

@@ -4,7 +4,7 @@ CREATE OR REPLACE FUNCTION reserve(
     p_prefix text, p_digest bytea, p_subject_tenant text, p_key text, p_request bytea,
     p_scopes text[], p_unit text, p_amount bigint,
     p_ttl_ms bigint, p_grace_ms bigint, p_policy text, p_dry_run boolean,
-    p_subject text, p_action text, p_metadata text,
+    p_subject text, p_action text, p_metadata text, p_context jsonb DEFAULT NULL,
     OUT answer_status int, OUT answer_tenant text, OUT answer_body jsonb)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -13,6 +13,7 @@ DECLARE
     blocker text;
     blocked_scope text;
     balances jsonb;
+    drained boolean;
     hold uuid;
     created bigint;
     ttl bigint;
@@ -60,6 +61,10 @@ BEGIN
             || jsonb_build_object('scope_path', p_scopes[cardinality(p_scopes)]);
         answer_status := 200;
         PERFORM remember(caller.id, 'reserve', p_key, p_request, answer_body, now_ms() + 86400000);
+        IF answer_body ->> 'decision' = 'DENY' THEN
+            PERFORM emit_denial(caller.tenant_id, caller.key_id, p_scopes, p_unit, p_amount,
+                                answer_body ->> 'reason_code', p_subject, p_action, p_context);
+        END IF;
         RETURN;
     END IF;
     IF answer_status <> 200 THEN
@@ -71,7 +76,9 @@ BEGIN
         FROM unnest(ledgers) AS held WHERE l.id = held.id
         RETURNING l AS changed_ledger
     )
-    SELECT jsonb_agg(balance_of(changed_ledger) ORDER BY (changed_ledger).scope) INTO balances FROM changed;
+    SELECT jsonb_agg(balance_of(changed_ledger) ORDER BY (changed_ledger).scope),
+           p_amount > 0 AND bool_or((changed_ledger).remaining = 0)
+    INTO balances, drained FROM changed;
 
     hold := gen_random_uuid();
     created := now_ms();
@@ -87,5 +94,8 @@ BEGIN
         'scope_path', p_scopes[cardinality(p_scopes)], 'reserved', amount(p_unit, p_amount), 'balances', balances);
     PERFORM remember(caller.id, 'reserve', p_key, p_request, answer_body,
                      created + greatest(ttl + p_grace_ms, 86400000));
+    IF drained THEN
+        PERFORM emit_movements(caller.tenant_id, caller.key_id, ledgers, NULL, NULL, p_context);
+    END IF;
 END
 $$;

@@ -10,6 +10,7 @@ BEGIN
     ) AS d;
     IF due IS NOT NULL THEN
         PERFORM give_back(due, 'EXPIRED');
+        PERFORM emit_expiries(due);
     END IF;
     RETURN coalesce(cardinality(due), 0);
 END
@@ -52,6 +53,6 @@ BEGIN
           AND coalesce(r.finalized_at_ms, r.deadline_ms) < month_ago
         LIMIT p_limit FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS more = ROW_COUNT;
-    RETURN gone + more;
+    RETURN gone + more + purge_trail(p_limit);
 END
 $$;
