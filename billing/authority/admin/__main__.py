@@ -26,6 +26,7 @@ class AdminPlane(BaseApplication):  # type: ignore[misc]
             "loglevel": "warning",
             "proc_name": "authority-admin",
             "control_socket_disable": True,
+            "post_worker_init": start_webhooks,
         }
         super().__init__()
 
@@ -36,6 +37,13 @@ class AdminPlane(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         return get_wsgi_application()
+
+
+def start_webhooks(worker: Any) -> None:
+    """In the worker, after the fork: threads do not live through one."""
+    from billing.authority.webhooks import start  # needs Django's settings to be set up
+
+    start()
 
 
 def main() -> None:
