@@ -43,6 +43,17 @@ def parse_scope(text: str, tenant_id: str) -> str:
     return scope
 
 
+def parse_pattern(text: str, tenant_id: str) -> str:
+    """A policy's pattern: a scope whose last segment, or the id in it, may be `*`. The tenant must be named."""
+    head, slash, last = text.rpartition("/")
+    kind, _, value = last.partition(":")
+    if not slash or (last != "*" and value != "*"):
+        return parse_scope(text, tenant_id)
+    if last == "*":
+        return f"{parse_scope(head, tenant_id)}/*"
+    return parse_scope(f"{head}/{kind}:any", tenant_id).rpartition("/")[0] + f"/{kind}:*"
+
+
 def permits(scope_filter: list[str] | None, scope: str) -> bool:
     """Does a key's filter let it reach this scope? An entry is one segment, or `kind:*`; no entries, no filter."""
     segments = scope.split("/")
