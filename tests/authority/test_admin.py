@@ -168,6 +168,6 @@ def test_an_operator_releases_a_suspended_tenants_hold_on_the_runtime_plane(auth
 
 
 def test_what_is_not_built_answers_404_in_the_error_shape(probe):
-    answer = probe.admin.get("/v1/admin/policies")
+    answer = probe.admin.get("/v1/admin/quotas")
     assert (answer.status_code, answer.json()["error"]) == (404, "NOT_FOUND")
     assert answer.json()["trace_id"] == answer.headers["x-cycles-trace-id"]

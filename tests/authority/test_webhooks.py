@@ -1,0 +1,280 @@
+"""Webhooks on the wire: a real receiver, what it is sent, what happens when it refuses, and who may see what."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import socket
+import threading
+import time
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from billing.authority.destinations import Security
+from billing.authority.outbound import Message, send
+from tests.support.authority import AuthorityProcess
+
+QUICK = {"max_retries": 2, "initial_delay_ms": 100, "backoff_multiplier": 1.0, "max_delay_ms": 1_000}
+OPEN = {"allow_http": True, "blocked_cidr_ranges": []}
+
+
+class Receiver:
+    """A subscriber's server on loopback: keeps what it got, answers as it is told."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.statuses: list[int] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.got.append(({k.lower(): v for k, v in self.headers.items()}, body))
+                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/hook"
+
+    def wait_for(self, count: int, seconds: float = 8) -> list[tuple[dict[str, str], bytes]]:
+        until = time.monotonic() + seconds
+        while len(self.got) < count and time.monotonic() < until:
+            time.sleep(0.05)
+        return self.got
+
+
+@pytest.fixture
+def receiver():
+    receiver = Receiver()
+    yield receiver
+    receiver.server.shutdown()
+    receiver.server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _loopback_is_allowed(probe):
+    path = "/v1/admin/config/webhook-security"
+    before = probe.admin.get(path).json()
+    assert probe.admin.put(path, json=OPEN).status_code == 200
+    yield
+    probe.admin.put(path, json=before)
+
+
+def subscribe(probe, owner: str, url: str, **settings):
+    body = {"url": url, "event_types": ["budget.funded"], "retry_policy": QUICK, **settings}
+    answer = probe.admin.post("/v1/admin/webhooks", params={"tenant_id": owner}, json=body)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def state(probe, made):
+    return probe.admin.get(f"/v1/admin/webhooks/{made['subscription']['subscription_id']}").json()
+
+
+def eventually(condition, seconds: float = 8) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_delivery_is_signed_over_its_raw_body_with_the_whole_secret(acme, probe, receiver):
+    made = subscribe(probe, acme.tenant_id, receiver.url, headers={"X-Team": "ops", "X-Cycles-Event-Id": "forged"})
+    probe.fund(acme.tenant_id, "CREDIT", 5)
+    headers, body = receiver.wait_for(1)[0]
+    wanted = hmac.new(made["signing_secret"].encode(), body, hashlib.sha256).hexdigest()
+    assert made["signing_secret"].startswith("whsec_")
+    assert headers["x-cycles-signature"] == f"sha256={wanted}"
+    event = json.loads(body)
+    assert (event["event_type"], event["tenant_id"]) == ("budget.funded", acme.tenant_id)
+    assert headers["x-cycles-event-id"] == event["event_id"]
+    assert headers["x-cycles-trace-id"] == event["trace_id"]
+    assert headers["traceparent"].split("-")[1] == event["trace_id"]
+    assert headers["x-team"] == "ops"
+    assert probe.admin.get(f"/v1/admin/events/{event['event_id']}").json() == event
+
+
+def test_a_refused_delivery_is_tried_again_with_the_same_event(acme, probe, receiver):
+    receiver.statuses = [500, 302]
+    made = subscribe(probe, acme.tenant_id, receiver.url)
+    probe.fund(acme.tenant_id, "CREDIT", 5)
+    got = receiver.wait_for(3)
+    assert len({headers["x-cycles-event-id"] for headers, _ in got}) == 1
+    path = f"/v1/admin/webhooks/{made['subscription']['subscription_id']}/deliveries"
+    assert eventually(lambda: probe.admin.get(path).json()["deliveries"][0]["status"] == "SUCCESS")
+    delivery = probe.admin.get(path).json()["deliveries"][0]
+    assert (delivery["attempts"], delivery["response_status"]) == (3, 200)
+    assert state(probe, made)["consecutive_failures"] == 0
+
+
+def test_a_subscription_that_keeps_failing_is_disabled_and_told_of(acme, probe, receiver):
+    receiver.statuses = [503] * 20
+    policy = {**QUICK, "max_retries": 0}
+    made = subscribe(probe, acme.tenant_id, receiver.url, retry_policy=policy, disable_after_failures=2)
+    for _ in range(3):
+        probe.fund(acme.tenant_id, "CREDIT", 1)
+        time.sleep(0.1)
+    assert eventually(lambda: state(probe, made)["status"] == "DISABLED")
+    query = {"tenant_id": acme.tenant_id, "event_type": "webhook.disabled"}
+    assert len(probe.admin.get("/v1/admin/events", params=query).json()["events"]) == 1
+    seen = len(receiver.got)
+    probe.fund(acme.tenant_id, "CREDIT", 1)
+    time.sleep(1.2)
+    assert len(receiver.got) == seen
+    identity = made["subscription"]["subscription_id"]
+    resumed = probe.admin.patch(f"/v1/admin/webhooks/{identity}", json={"status": "ACTIVE"}).json()
+    assert (resumed["status"], resumed["consecutive_failures"]) == ("ACTIVE", 0)
+
+
+@pytest.mark.slow
+def test_two_workers_deliver_once(authority, acme, probe, receiver):
+    another = AuthorityProcess(authority.database_url, authority.admin_key)
+    another.start()
+    try:
+        subscribe(probe, acme.tenant_id, receiver.url)
+        for _ in range(25):
+            probe.fund(acme.tenant_id, "CREDIT", 1)
+        assert len(receiver.wait_for(25)) == 25
+        time.sleep(1.5)
+    finally:
+        another.stop()
+    ids = [headers["x-cycles-event-id"] for headers, _ in receiver.got]
+    assert len(ids) == len(set(ids)) == 25
+
+
+def test_a_refused_operation_tells_nobody(acme, probe, receiver):
+    subscribe(probe, acme.tenant_id, receiver.url, event_types=["budget.debited", "budget.exhausted"])
+    query = {"tenant_id": acme.tenant_id, "scope": acme.scope, "unit": "USD_MICROCENTS"}
+    body = {"operation": "DEBIT", "amount": {"unit": "USD_MICROCENTS", "amount": 1_001}}
+    assert probe.admin.post("/v1/admin/budgets/fund", params=query, json=body).status_code == 409
+    assert acme.app.reserve(1_001).status_code == 409
+    probe.fund(acme.tenant_id, "DEBIT", 400)
+    acme.app.hold(600)
+    kinds = [json.loads(body)["event_type"] for _, body in receiver.wait_for(2)]
+    assert sorted(kinds) == ["budget.debited", "budget.exhausted"]
+
+
+def test_a_paused_subscription_gets_nothing_and_a_replay_brings_it_later(acme, probe, receiver):
+    made = subscribe(probe, acme.tenant_id, receiver.url)
+    path = f"/v1/admin/webhooks/{made['subscription']['subscription_id']}"
+    probe.admin.patch(path, json={"status": "PAUSED"})
+    probe.fund(acme.tenant_id, "CREDIT", 5)
+    time.sleep(1)
+    assert receiver.got == []
+    probe.admin.patch(path, json={"status": "ACTIVE"})
+    assert probe.admin.post(f"{path}/replay", json={}).json()["events_queued"] == 1
+    assert len(receiver.wait_for(1)) == 1
+
+
+def test_a_close_disables_the_tenants_webhooks(acme, globex, probe, receiver):
+    mine = subscribe(probe, acme.tenant_id, receiver.url)
+    theirs = subscribe(probe, globex.tenant_id, receiver.url)
+    probe.change_tenant(acme.tenant_id, status="CLOSED")
+    assert state(probe, mine)["status"] == "DISABLED"
+    assert state(probe, theirs)["status"] == "ACTIVE"
+    refused = probe.admin.delete(f"/v1/admin/webhooks/{mine['subscription']['subscription_id']}")
+    assert (refused.status_code, refused.json()["error"]) == (409, "TENANT_CLOSED")
+    probe.admin.delete(f"/v1/admin/webhooks/{theirs['subscription']['subscription_id']}")
+
+
+def test_a_test_call_is_signed_and_sent_at_once(acme, probe, receiver):
+    made = subscribe(probe, acme.tenant_id, receiver.url)
+    path = f"/v1/admin/webhooks/{made['subscription']['subscription_id']}/test"
+    answer = probe.admin.post(path).json()
+    assert (answer["success"], answer["response_status"]) == (True, 200)
+    headers, body = receiver.got[0]
+    assert headers["x-cycles-signature"].removeprefix("sha256=") == (
+        hmac.new(made["signing_secret"].encode(), body, hashlib.sha256).hexdigest()
+    )
+    receiver.statuses = [418]
+    assert probe.admin.post(path).json()["success"] is False
+
+
+def test_the_neighbour_sees_neither_webhooks_nor_events_nor_policies(authority, acme, globex, probe, receiver):
+    made = subscribe(probe, acme.tenant_id, receiver.url)
+    body = {"tenant_id": acme.tenant_id, "name": "p", "scope_pattern": f"{acme.scope}/*"}
+    policy = probe.admin.post("/v1/admin/policies", json=body).json()
+    key = probe.create_key(globex.tenant_id, permissions=["admin:read", "admin:write"])["key_secret"]
+
+    def as_globex(method: str, path: str, **more):
+        request = probe.admin.build_request(method, path, **more)
+        del request.headers["X-Admin-API-Key"]
+        request.headers["X-Cycles-API-Key"] = key
+        return probe.admin.send(request)
+
+    hook = f"/v1/webhooks/{made['subscription']['subscription_id']}"
+    for method, path in (("GET", hook), ("DELETE", hook), ("POST", f"{hook}/test"), ("GET", f"{hook}/deliveries")):
+        assert as_globex(method, path).json()["error"] == "WEBHOOK_NOT_FOUND"
+    assert as_globex("PATCH", hook, json={"name": "mine now"}).json()["error"] == "WEBHOOK_NOT_FOUND"
+    assert as_globex("PATCH", f"/v1/admin/policies/{policy['policy_id']}", json={"name": "x"}).status_code == 403
+    assert acme.tenant_id not in as_globex("GET", "/v1/webhooks").text
+    assert acme.tenant_id not in as_globex("GET", "/v1/admin/policies", params={"tenant_id": acme.tenant_id}).text
+    assert acme.tenant_id not in as_globex("GET", "/v1/balances", params={"tenant_id": acme.tenant_id}).text
+    events = as_globex("GET", "/v1/events", params={"tenant_id": acme.tenant_id, "limit": "100"})
+    assert events.json()["events"]
+    assert acme.tenant_id not in events.text
+    assert as_globex("GET", "/v1/admin/events").status_code == 401
+    assert receiver.got == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://127.0.0.1/x", "https://[::1]/x", "https://[::ffff:10.0.0.1]/x", "https://0.0.0.0/x", "https://localhost/x",
+     "https://a.localhost/x", "https://user@203.0.113.10/x", "http://203.0.113.10/x", "https://169.254.169.254/x",
+     "https://203.0.113.10:99999/x", "https://bücher.example/x"],
+)  # fmt: skip
+def test_a_url_that_leads_inside_is_refused(url):
+    assert Security().why_not(url) is not None
+
+
+def test_an_address_is_judged_again_when_the_name_is_resolved(receiver):
+    """A name that is public when it is stored and local when it is used must not reach the local server."""
+    strict = Security(allow_http=True)
+    message = Message(receiver.url.replace("127.0.0.1", "127.1"), "s" * 16, b"{}", "evt_1", "budget.funded", "0" * 32)
+    outcome = send(message, strict)
+    assert not outcome.delivered
+    assert receiver.got == []
+
+
+def test_a_receiver_who_never_finishes_is_cut_off(monkeypatch):
+    monkeypatch.setattr("billing.authority.outbound.SECONDS_IN_ALL", 0.6)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        threading.Thread(target=_drip, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        message = Message(url, "s" * 16, b"{}", "evt_1", "budget.funded", "0" * 32)
+        outcome = send(message, Security(allow_http=True, blocked_cidr_ranges=()))
+    assert outcome.error is not None
+    assert "0.6 seconds" in outcome.error
+
+
+def _drip(listener: socket.socket) -> None:
+    peer, _ = listener.accept()
+    try:
+        while True:
+            peer.sendall(b"H")
+            time.sleep(0.1)
+    except OSError:
+        pass
+
+
+def test_a_webhook_for_a_tenant_hears_of_no_keys(acme, probe):
+    body = {"url": "https://203.0.113.10/x", "event_types": ["api_key.created"]}
+    answer = probe.admin.post("/v1/admin/webhooks", params={"tenant_id": acme.tenant_id}, json=body)
+    assert (answer.status_code, answer.json()["error"]) == (400, "INVALID_REQUEST")
+    name = f"acme-{uuid.uuid4().hex[:8]}"
+    assert probe.admin.post("/v1/admin/webhooks", params={"tenant_id": name}, json=body).status_code == 400
