@@ -5,7 +5,7 @@ Owns the two ports, the admin key and the schema its tables live in. Nothing her
 
 from __future__ import annotations
 
-from config.env import database_from_url, database_url, envint, envport, envsecret
+from config.env import database_from_url, database_url, envbool, envint, envport, envsecret
 
 SCHEMA = "authority"
 
@@ -25,6 +25,8 @@ AUTHORITY_ADMIN_PORT = envport("AUTHORITY_ADMIN_PORT", 7979)
 AUTHORITY_ADMIN_KEY = envsecret("CYCLES_ADMIN_API_KEY")
 AUTHORITY_CONNECTIONS = envint("DB_POOL_MAX", 2, minimum=1, maximum=100) or 2
 AUTHORITY_ADMIN_THREADS = 4
+# Reserves and commits that come at the same moment go to the database together; off: each by itself.
+AUTHORITY_GATHER = envbool("AUTHORITY_GATHER", True)
 
 # A schema of its own in the shared database: its tables never meet the web's, and its migrations have their own book.
 # Whole answers are computed in the database, so jit would only cost time.

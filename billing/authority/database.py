@@ -25,6 +25,20 @@ STATEMENTS = {
     name: f"SELECT answer_status, answer_tenant, answer_body::text FROM {name}({parameters})"  # noqa: S608 - names above
     for name, parameters in OPERATIONS.items()
 }
+# The operations that can be done together, with what `gathered` calls their parameters.
+# fmt: off
+PARAMETERS = {
+    "reserve": (
+        "prefix", "digest", "subject_tenant", "key", "request", "scopes", "unit", "amount", "ttl_ms", "grace_ms",
+        "policy", "dry_run", "subject", "action", "metadata", "context",
+    ),
+    "commit_reservation": (
+        "prefix", "digest", "reservation", "key", "request", "unit", "amount", "metrics", "metadata",
+        "context",
+    ),
+}
+# fmt: on
+GATHERED = "SELECT answer_place, answer_status, answer_tenant, answer_body::text FROM gathered(%s::json)"
 # Another transaction finished this key first; or two met in a deadlock. Either way nothing is stored: ask once more.
 TRY_AGAIN = (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 

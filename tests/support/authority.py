@@ -29,7 +29,10 @@ def free_port() -> int:
 class AuthorityProcess:
     """`manage.py authority` on free loopback ports, against the given database."""
 
-    def __init__(self, database_url: str, admin_key: str, *, state_dir: Path | None = None) -> None:
+    def __init__(
+        self, database_url: str, admin_key: str, *, state_dir: Path | None = None, gather: bool | None = None
+    ) -> None:
+        self.gather = gather  # none: as the environment says, so that a whole run can be made either way
         self.database_url = database_url
         self.admin_key = admin_key
         self.state_dir = state_dir
@@ -59,6 +62,8 @@ class AuthorityProcess:
             "CYCLES_ADMIN_API_KEY": self.admin_key,
             "DB_POOL_MAX": "2",
         }
+        if self.gather is not None:
+            environment["AUTHORITY_GATHER"] = "on" if self.gather else "off"
         if self.state_dir is not None:
             environment["STATE_DIR"] = str(self.state_dir)
         command = [sys.executable, "manage.py", "authority"]

@@ -23,7 +23,8 @@ def main() -> None:
         parameters.pop(name, None)
     # A call that waits longer than its client does is better refused than queued.
     parameters["options"] += " -c statement_timeout=10s"
-    app = Runtime(Pool(parameters, setting("AUTHORITY_CONNECTIONS")), setting("AUTHORITY_ADMIN_KEY"))
+    pool = Pool(parameters, setting("AUTHORITY_CONNECTIONS"))
+    app = Runtime(pool, setting("AUTHORITY_ADMIN_KEY"), gather=setting("AUTHORITY_GATHER"))
     config = uvicorn.Config(
         app,
         host=arguments.host,

@@ -19,8 +19,9 @@ import psycopg
 from billing.authority.database import refused_by
 from billing.authority.errors import Refusal, internal, unauthorized
 from billing.authority.runtime import operations, reads
+from billing.authority.runtime.gather import Gatherer
 from billing.authority.runtime.http import Answer, Call, read_call, refused, send_answer
-from billing.authority.runtime.pool import Pool
+from billing.authority.runtime.pool import Caller, Pool
 from billing.authority.runtime.sweep import sweep_forever
 from billing.authority.tracing import HEALTH_MEDIA
 
@@ -51,8 +52,9 @@ UP = json.dumps({"status": "UP"})
 class Runtime:
     """The plane as an ASGI app. Its lifespan opens the connections and runs the sweep."""
 
-    def __init__(self, pool: Pool, admin_key: str) -> None:
+    def __init__(self, pool: Pool, admin_key: str, *, gather: bool) -> None:
         self.pool = pool
+        self.money: Caller = Gatherer(pool) if gather else pool
         self._admin_key = admin_key.encode()
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -87,7 +89,7 @@ class Runtime:
         try:
             check_route(call, operation, methods)
             if operation in MONEY:
-                return await MONEY[operation](self.pool, call, *arguments)
+                return await MONEY[operation](self.money, call, *arguments)
         except Refusal as refusal:
             if refusal.status == 401 or "x-cycles-tenant" in refusal.headers:
                 raise

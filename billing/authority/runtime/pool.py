@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 
@@ -16,7 +16,14 @@ from billing.authority.errors import from_database
 
 Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
+Answered = tuple[int, str | None, str]  # status, tenant, body
 ATTEMPTS = 5
+
+
+class Caller(Protocol):
+    """Whoever runs an operation: the pool one by one, the gatherer several together."""
+
+    async def call(self, operation: str, parameters: Sequence[object]) -> Answered: ...
 
 
 @dataclass(slots=True)
@@ -66,28 +73,36 @@ class Pool:
         for _ in range(self._size):
             await (await self._free.get()).drop()
 
-    async def call(self, operation: str, parameters: Sequence[object]) -> tuple[int, str | None, str]:
+    async def call(self, operation: str, parameters: Sequence[object]) -> Answered:
         """Run one operation; give (status, tenant, body) or raise the Refusal it answered."""
+        return settled(await self.ask(operation, parameters))
+
+    async def ask(self, operation: str, parameters: Sequence[object]) -> Answered:
+        """Run one operation; give its answer, a refusal's too."""
         statement = STATEMENTS[operation]
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                rows = await self.rows(statement, parameters)
+                status, tenant, body = (await self.rows(statement, parameters))[0]
+                return status, tenant, body
             except TRY_AGAIN:
                 if attempt == ATTEMPTS:
                     raise
-                continue
             except psycopg.DataError as error:
                 raise refused_by(error) from error
-            status, tenant, body = rows[0]
-            if status >= 400:
-                refusal = from_database(status, json.loads(body))
-                if tenant is not None:
-                    refusal.headers = {"x-cycles-tenant": tenant}
-                raise refusal
-            return status, tenant, body
         raise AssertionError("unreachable")
 
     async def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[Row]:
         async with self.connection() as connection:
             cursor = await connection.execute(statement.encode(), parameters)  # bytes: ours, never a caller's text
             return await cursor.fetchall()
+
+
+def settled(answer: Answered) -> Answered:
+    """A success as it is; a refusal raised."""
+    status, tenant, body = answer
+    if status < 400:
+        return answer
+    refusal = from_database(status, json.loads(body))
+    if tenant is not None:
+        refusal.headers = {"x-cycles-tenant": tenant}
+    raise refusal

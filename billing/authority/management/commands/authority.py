@@ -31,7 +31,8 @@ variables:
   AUTHORITY_ADMIN_PORT    port of the admin plane (7979)
   CYCLES_ADMIN_API_KEY    the admin key; without it the file secrets/CYCLES_ADMIN_API_KEY in STATE_DIR
   DATABASE_URL            the database; its schema `authority` is used
-  DB_POOL_MAX             connections of the runtime plane (2)"""
+  DB_POOL_MAX             connections of the runtime plane (2)
+  AUTHORITY_GATHER        reserves and commits of the same moment together: on or off (on)"""
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         return super().create_parser(prog_name, subcommand, formatter_class=RawDescriptionHelpFormatter, **kwargs)

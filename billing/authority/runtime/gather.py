@@ -1,0 +1,89 @@
+"""What comes at the same moment goes to the database together: one lock hand-over, one ledger update, one flush.
+
+Owns the queue, not the answers. No timer and no added delay: a lone call starts at the next turn of the loop, and what
+comes while a batch is under way makes the next one. What the set-wise function leaves out, and every member of a batch
+that failed, asks its one-op function by itself, which finds by its key whatever was stored already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from billing.authority.database import GATHERED, PARAMETERS
+from billing.authority.runtime.pool import Answered, Pool, settled
+
+log = logging.getLogger(__name__)
+
+LARGEST = 64
+
+
+@dataclass(slots=True)
+class Member:
+    """One waiting call. Its answer is null when it must ask by itself."""
+
+    operation: str
+    parameters: Sequence[object]
+    answer: asyncio.Future[Answered | None]
+
+
+class Gatherer:
+    """Takes the place of `Pool.call` for the operations that can be done together."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._waiting: deque[Member] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def call(self, operation: str, parameters: Sequence[object]) -> Answered:
+        if operation not in PARAMETERS:
+            return await self._pool.call(operation, parameters)
+        member = Member(operation, parameters, asyncio.get_running_loop().create_future())
+        self._waiting.append(member)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        answer = await member.answer
+        return settled(answer) if answer is not None else await self._pool.call(operation, parameters)
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                await self._serve([self._waiting.popleft() for _ in range(min(LARGEST, len(self._waiting)))])
+        finally:
+            self._worker = None
+
+    async def _serve(self, batch: list[Member]) -> None:
+        answers: dict[int, Answered] = {}
+        try:
+            answers = await self._ask(batch)
+        except (
+            Exception
+        ) as error:  # whatever it was: each member finds out for itself, and its neighbours do not suffer
+            log.warning("a batch of %d runs singly: %s", len(batch), str(error).strip())
+        finally:
+            for place, member in enumerate(batch):
+                if not member.answer.done():  # its caller may be gone
+                    member.answer.set_result(answers.get(place))
+
+    async def _ask(self, batch: list[Member]) -> dict[int, Answered]:
+        if len(batch) == 1:  # the one-op function does one in less
+            return {0: await self._pool.ask(batch[0].operation, batch[0].parameters)}
+        rows = await self._pool.rows(GATHERED, [_as_json(batch)])
+        return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+
+def _as_json(batch: list[Member]) -> str:
+    members = [
+        {"place": place, "operation": m.operation, **dict(zip(PARAMETERS[m.operation], m.parameters, strict=True))}
+        for place, m in enumerate(batch)
+    ]
+    return json.dumps(members, default=_as_bytea)
+
+
+def _as_bytea(value: object) -> str:
+    assert isinstance(value, bytes)
+    return "\\x" + value.hex()
