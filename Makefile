@@ -15,13 +15,14 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt clean model
+.PHONY: help run test check fmt clean model bench-authority
 
 help:
 	@echo "make run     start everything and print the addresses (Ctrl-C stops it)"
 	@echo "make test    check, then every test; ARGS='-k budget' picks some"
 	@echo "make check   format, lint, types, import contracts, missing migrations"
 	@echo "make fmt     format, and fix what can be fixed"
+	@echo "make bench-authority   what the embedded authority can do here; ARGS='--seconds 1' and more"
 	@echo "make clean   delete the database and all local state, after asking"
 
 run: $(VENV)/run-installed model
@@ -41,6 +42,9 @@ check: $(VENV)/dev-installed
 	$(PY) $(VENV)/bin/lint-imports
 	$(PY) $(MISSING)
 	DJANGO_SETTINGS_MODULE=config.settings_authority $(PY) $(MISSING) authority
+
+bench-authority: $(VENV)/dev-installed
+	@$(PY) -m tests.bench.authority $(ARGS)
 
 fmt: $(VENV)/dev-installed
 	$(PY) -m ruff check --fix .
