@@ -9,6 +9,7 @@ import asyncio
 import re
 import uuid
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -44,7 +45,7 @@ class Plane:
         transport = httpx.ASGITransport(app=self.app)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://authority", timeout=30)
 
-    async def post(self, who, path: str, body: dict, key: str | None = None) -> httpx.Response:
+    async def post(self, who, path: str, body: dict[str, object], key: str | None = None) -> httpx.Response:
         body = {"idempotency_key": uuid.uuid4().hex, **body}
         return await self.http.post(path, json=body, headers={"X-Cycles-API-Key": key or who.app.key})
 
@@ -79,7 +80,7 @@ def in_plane(authority, story):
 
 
 # Every request of a tenant's life, plain or not. `{hold}` is the hold of the step of that name.
-STEPS = [
+STEPS: list[tuple[str, str, int | None, dict[str, Any]]] = [
     ("plain", "reserve", 100, {"app": "chat", "ttl_ms": 30_000, "overage_policy": "REJECT", "metadata": {"a": "é"}}),
     ("less", "commit", 70, {"of": "plain", "metrics": {"tokens_input": 3}, "metadata": {"b": 1}}),
     ("twice", "commit", 70, {"of": "plain"}),
