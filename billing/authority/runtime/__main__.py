@@ -35,6 +35,7 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody's address matters here, and looking for it costs each request
         ws="none",
         backlog=2048,
     )
