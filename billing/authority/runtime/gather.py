@@ -63,7 +63,8 @@ class Gatherer:
         except (
             Exception
         ) as error:  # whatever it was: each member finds out for itself, and its neighbours do not suffer
-            log.warning("a batch of %d runs singly: %s", len(batch), str(error).strip())
+            # Its name only: the text of a database error quotes what the callers sent.
+            log.warning("a batch of %d runs singly: %s", len(batch), type(error).__name__)
         finally:
             for place, member in enumerate(batch):
                 if not member.answer.done():  # its caller may be gone
