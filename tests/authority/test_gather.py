@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from billing.authority.database import GATHERED
+from billing.authority.database import GATHERED, PARAMETERS
 from billing.authority.errors import Refusal
 from billing.authority.keys import digest_of, prefix_of
 from billing.authority.runtime.app import Runtime
@@ -266,6 +266,7 @@ def test_a_poisoned_member_does_not_hurt_its_neighbours(authority, acme):
         good = [plane.reserve(acme, 10) for _ in range(5)]
         credentials = (prefix_of(acme.app.key), digest_of(acme.app.key))
         poison = [*credentials, acme.tenant_id, "\x00", b"x", [acme.scope], UNIT, 1, 1_000, 0, None, False, "", "", ""]
+        poison += [None] * (len(PARAMETERS["reserve"]) - len(poison))
         await plane.reserve(acme, 0)
         await asyncio.gather(plane.reserve(acme, 0), plane.reserve(acme, 0))
         return await asyncio.gather(*good, plane.app.money.call("reserve", poison), return_exceptions=True)
