@@ -1,0 +1,76 @@
+"""A proxy that loses answers: the request arrives and is worked on, and the caller never hears of it."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+import httpx
+
+
+class LossyProxy:
+    """`with LossyProxy(target) as proxy:` passes all on. `proxy.lose["/commit"] = 2` loses the next two answers to
+    paths that end so; `proxy.refuse["/extend"] = 3` answers the next three with a 500 and passes nothing on.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.lose: dict[str, int] = {}
+        self.refuse: dict[str, int] = {}
+        self.seen: list[tuple[str, str]] = []
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, target))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def taken(self, counts: dict[str, int], path: str) -> bool:
+        with self._lock:
+            for suffix, left in counts.items():
+                if path.endswith(suffix) and left > 0:
+                    counts[suffix] = left - 1
+                    return True
+        return False
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _handler(proxy: LossyProxy, target: str) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            proxy.seen.append((self.command, self.path))
+            if proxy.taken(proxy.refuse, self.path):
+                return self._say(500, b'{"error": "INTERNAL_ERROR", "message": "refused on the way"}')
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            answer = httpx.request(self.command, target + self.path, content=body, headers=headers, timeout=20)
+            if proxy.taken(proxy.lose, self.path):
+                self.close_connection = True
+                return None
+            return self._say(answer.status_code, answer.content)
+
+        def _say(self, status: int, content: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = _pass_on
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    return Handler
