@@ -122,6 +122,10 @@ def reserve(
         if was_not_reserved(exc):
             _forget(hold)
         raise translate(exc, subject_tenant=account.subject_tenant, needed=estimate) from exc
+    except ValueError:
+        # What the client refuses to send, such as a ttl out of range: nothing was held.
+        _forget(hold)
+        raise
     reservation = Reservation(tenant, account, hold, paid, user_id=user_id, plan=plan)
     try:
         Hold.objects.filter(pk=hold.pk).update(reservation_id=paid.reservation_id)
@@ -269,7 +273,7 @@ class Reservation:
     def _write_down(self, landed: bool) -> None:
         """The line, and the hold's end: but a commit that has not landed keeps its hold, or nobody would repeat it.
 
-        The client repeats it for some seconds and from its journal at the next start; past that only the row knows.
+        The client repeats it for over an hour, and from its journal at the next start; past that only the row knows.
         """
         try:
             with tenant_scope(self.tenant), transaction.atomic():

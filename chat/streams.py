@@ -47,6 +47,8 @@ class Pump:
         self._lock = threading.Lock()
         self._closed = False
         self.stream: ChatStream | None = None
+        # How the model's side failed by itself, also where no reader is left to be told.
+        self.failure: ModelFailed | None = None
         self._thread = threading.Thread(target=self._run, name="model-reader", daemon=True)
 
     def start(self) -> None:
@@ -66,6 +68,9 @@ class Pump:
                 self._items.put(delta)
             self._items.put(_END)
         except BaseException as exc:  # handed to the reader's thread, which raises it
+            with self._lock:
+                if isinstance(exc, ModelFailed) and not self._closed:
+                    self.failure = exc
             self._items.put(exc)
 
     def get(self, timeout: float) -> Any:
@@ -129,7 +134,6 @@ class Reply:
         self._ended = False
         self._closed = False
         self._closing = threading.Lock()
-        self._failure: ModelFailed | None = None
         self._finish_reason: str | None = None
         self._usage = Usage(tokens_input=0, tokens_output=0)
         _live.add(self)
@@ -148,8 +152,8 @@ class Reply:
     def _next(self, timeout: float) -> Any:
         try:
             item = self._pump.get(timeout)
-        except ModelFailed as exc:
-            self._ended, self._failure = True, exc
+        except ModelFailed:
+            self._ended = True
             raise
         if item is _END:
             self._ended = True
@@ -196,7 +200,7 @@ class Reply:
         stream = self._pump.stream
         if stream is not None:
             self._finish_reason = stream.finish_reason
-        if self._failure is not None and not self._failure.reached:
+        if self._pump.failure is not None and not self._pump.failure.reached:
             self._reservation.void()
             return
         self._reservation.record(
@@ -208,8 +212,8 @@ class Reply:
         )
 
     def _used(self) -> tuple[Usage, str]:
-        if self._failure is not None:
-            usage = self._failure.usage
+        if self._pump.failure is not None:
+            usage = self._pump.failure.usage
             return usage, Outcome.ASSUMED if usage.counted else Outcome.EXACT
         stream = self._pump.stream
         if stream is None:

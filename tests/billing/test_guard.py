@@ -149,6 +149,13 @@ def test_a_hold_that_was_swept_pays_for_nothing(workspace):
     assert workspace.ledger()["spent"] == workspace.ledger()["reserved"] == 0
 
 
+def test_what_the_client_will_not_send_leaves_no_hold(workspace):
+    with pytest.raises(ValueError):
+        reserve(workspace.tenant, **ASK, estimate=10, ttl_ms=1)
+    assert workspace.holds() == 0
+    assert workspace.ledger()["reserved"] == 0
+
+
 def test_a_hold_is_dispatched_once(workspace):
     called = []
     with reserve(workspace.tenant, **ASK, estimate=10) as paid:

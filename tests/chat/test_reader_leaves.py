@@ -1,11 +1,12 @@
 """Whoever ends a stream, and when: what came is paid for, what did not is not, and nothing stays behind."""
 
 import threading
+import time
 
 import pytest
 from django.db import connection
 
-from chat import streams
+from chat import services, streams
 
 pytestmark = pytest.mark.usefixtures("upstream")
 
@@ -63,6 +64,27 @@ def test_a_reader_gone_before_the_model_answers_pays_the_input(workspace, upstre
     assert upstream.wait_until(lambda up: up.connections_open == before)
     assert workspace.ledger()["spent"] == line.cost >= 10 * 1_000
     assert workspace.ledger()["reserved"] == 0
+
+
+def test_a_model_that_refused_unheard_costs_nothing(workspace, upstream, monkeypatch):
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.2)
+    slow, before = threading.Event(), upstream.connections_open
+
+    def refuse_late(messages, *, model, max_tokens, cut):
+        slow.wait(10)
+        upstream.status = 429
+        return open_stream(messages, model=model, max_tokens=max_tokens, cut=cut)
+
+    open_stream = services.llm.open_stream
+    monkeypatch.setattr(services.llm, "open_stream", refuse_late)
+    response = workspace.api().chat("hello", stream=True)
+    assert next(iter(response.streaming_content)).startswith(b":")
+    slow.set()
+    assert upstream.wait_until(lambda up: len(up.calls) == 1 and up.connections_open <= before)
+    time.sleep(0.2)
+    response.close()  # the reader leaves without having heard of the refusal
+    assert workspace.ledger()["spent"] == workspace.ledger()["reserved"] == 0
+    assert workspace.lines() == []
 
 
 def test_a_silent_model_is_waited_for_with_comment_lines(workspace, upstream, monkeypatch):
