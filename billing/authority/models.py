@@ -16,7 +16,8 @@ from typing import ClassVar
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
-from django.db.models.functions import Now
+from django.db.models.functions import Least, Now
+from django.db.models.lookups import GreaterThanOrEqual
 
 
 class Policy(models.TextChoices):
@@ -130,11 +131,11 @@ class Ledger(models.Model):
         db_table = "ledger"
         constraints = [
             models.UniqueConstraint(fields=["scope", "unit"], name="ledger_once_per_scope_and_unit"),
-            models.CheckConstraint(condition=Q(allocated__gte=0), name="ledger_allocated_not_negative"),
-            models.CheckConstraint(condition=Q(reserved__gte=0), name="ledger_reserved_not_negative"),
-            models.CheckConstraint(condition=Q(spent__gte=0), name="ledger_spent_not_negative"),
-            models.CheckConstraint(condition=Q(debt__gte=0), name="ledger_debt_not_negative"),
-            models.CheckConstraint(condition=Q(overdraft_limit__gte=0), name="ledger_overdraft_limit_not_negative"),
+            # One for all: Postgres reads each constraint anew for each statement.
+            models.CheckConstraint(
+                condition=GreaterThanOrEqual(Least("allocated", "reserved", "spent", "debt", "overdraft_limit"), 0),
+                name="ledger_nothing_negative",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -187,13 +188,12 @@ class Reservation(models.Model):
     class Meta:
         db_table = "reservation"
         constraints = [
-            models.CheckConstraint(condition=Q(reserved__gte=0), name="reservation_reserved_not_negative"),
             models.CheckConstraint(
-                condition=Q(committed__isnull=True) | Q(committed__gte=0), name="reservation_committed_not_negative"
-            ),
-            models.CheckConstraint(
-                condition=Q(status="COMMITTED", committed__isnull=False)
-                | (~Q(status="COMMITTED") & Q(committed__isnull=True)),
+                condition=GreaterThanOrEqual(Least("reserved", "committed"), 0)  # LEAST leaves a null out
+                & (
+                    Q(status="COMMITTED", committed__isnull=False)
+                    | (~Q(status="COMMITTED") & Q(committed__isnull=True))
+                ),
                 name="reservation_committed_if_committed",
             ),
         ]

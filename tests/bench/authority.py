@@ -22,11 +22,13 @@ import psutil
 import psycopg
 import uvloop
 
+from billing.authority.database import BY_INDEX
 from config.env import database_url, embedded_database, state_dir
 from tests.bench.load import UNIT, Tally, run_load
 from tests.support.authority import AuthorityProcess
 
 BUDGET = 10**15
+OPTIONS = f"-c search_path=authority -c jit=off {BY_INDEX}"
 ONE_RESERVE = """SELECT answer_body ->> 'reservation_id' FROM reserve(
     %s, %s, %s, %s, %s, %s::text[], %s, 100::bigint, 60000::bigint, 5000::bigint, 'ALLOW_IF_AVAILABLE', false,
     '{}', '{}', null)"""
@@ -91,7 +93,7 @@ def run(options: argparse.Namespace, url: str) -> None:
         process = AuthorityProcess(url, "bench-" + secrets.token_hex(8), gather=gather == "on")
         process.start()
         try:
-            with psycopg.connect(url, autocommit=True, options="-c search_path=authority -c jit=off") as connection:
+            with psycopg.connect(url, autocommit=True, options=OPTIONS) as connection:
                 for tenants in options.tenants:
                     keys = make_tenants(connection, tenants)
                     for clients in options.clients:
@@ -191,7 +193,7 @@ def print_floor(connection: Any, seconds: float) -> None:
 
     async def async_lifecycles(url: str) -> tuple[int, float]:
         async with await psycopg.AsyncConnection.connect(
-            url, autocommit=True, options="-c search_path=authority -c jit=off"
+            url, autocommit=True, options=OPTIONS
         ) as line:
             count, started = 0, time.monotonic()
             while time.monotonic() - started < seconds:

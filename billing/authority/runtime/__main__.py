@@ -7,6 +7,7 @@ import uvicorn
 from django.db import connection
 
 from billing.authority.conf import setting
+from billing.authority.database import BY_INDEX
 from billing.authority.processes import plane_arguments, watch_parent
 from billing.authority.runtime.app import Runtime
 from billing.authority.runtime.pool import Pool
@@ -22,7 +23,7 @@ def main() -> None:
     for name in ("cursor_factory", "context", "prepare_threshold"):
         parameters.pop(name, None)
     # A call that waits longer than its client does is better refused than queued.
-    parameters["options"] += " -c statement_timeout=10s"
+    parameters["options"] += f" -c statement_timeout=10s {BY_INDEX}"
     pool = Pool(parameters, setting("AUTHORITY_CONNECTIONS"))
     app = Runtime(pool, setting("AUTHORITY_ADMIN_KEY"), gather=setting("AUTHORITY_GATHER"))
     config = uvicorn.Config(

@@ -48,7 +48,7 @@ async def balances(pool: Pool, call: Call, tenant: str) -> Answer:
     limit = parse_limit(call.query.get("limit"), default=50, largest=200)
     after = read_cursor(call.query.get("cursor"), ["scope", "unit"]) or {"scope": "", "unit": ""}
     rows = await pool.rows(
-        """SELECT balance_of(l), l.scope, l.unit FROM ledger l JOIN tenant t ON t.id = l.tenant_id
+        """SELECT balances_of(ARRAY[l]) -> 0, l.scope, l.unit FROM ledger l JOIN tenant t ON t.id = l.tenant_id
         WHERE t.tenant_id = %s AND string_to_array(l.scope, '/') @> %s::text[] AND (l.scope, l.unit) > (%s, %s)
         ORDER BY l.scope, l.unit LIMIT %s""",
         (tenant, segments, after["scope"], after["unit"], limit + 1),

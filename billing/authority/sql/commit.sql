@@ -16,10 +16,9 @@ BEGIN
     END IF;
     answer_tenant := caller.tenant_id;
     SELECT * INTO hold FROM reservation r WHERE r.id = p_reservation FOR NO KEY UPDATE;
-    SELECT e.status, e.body INTO answer_status, answer_body
-    FROM ended(hold, caller.id, 'COMMITTED', p_key, p_request) AS e;
-    IF answer_status IS NOT NULL THEN
-        RETURN;
+    result := ended(hold, caller.id, 'COMMITTED', p_key, p_request);
+    IF result.status IS NOT NULL THEN
+        answer_status := result.status; answer_body := result.body; RETURN;
     END IF;
     IF hold.unit <> p_unit THEN
         answer_status := 400; answer_body := refusal('UNIT_MISMATCH'); RETURN;
@@ -32,7 +31,7 @@ BEGIN
     END IF;
 
     ledgers := lock_ledgers(hold.tenant_id, hold.budgeted, hold.unit);
-    SELECT * INTO result FROM charge(ledgers, hold.reserved, p_actual, hold.overage_policy);
+    result := charge(ledgers, hold.reserved, p_actual, hold.overage_policy);
     IF result.code IS NOT NULL THEN
         answer_status := 409; answer_body := refusal(result.code) || '{"what": "commit"}'; RETURN;
     END IF;

@@ -34,7 +34,7 @@ BEGIN
         answer_body := jsonb_build_object(
             'decision', 'DENY', 'affected_scopes', p_scopes, 'reason_code', 'BUDGET_NOT_FOUND');
     ELSE
-        SELECT * INTO why FROM obstacle(ledgers, p_amount);
+        why := obstacle(ledgers, p_amount);
         answer_body := CASE WHEN why.code IS NULL THEN allowance(ledgers, p_scopes)
             ELSE jsonb_build_object('decision', 'DENY', 'affected_scopes', p_scopes, 'reason_code', why.code) END;
     END IF;

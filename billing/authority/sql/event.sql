@@ -45,7 +45,7 @@ BEGIN
             answer_status := 409; answer_body := refusal(blocker, l.scope); RETURN;
         END IF;
     END LOOP;
-    SELECT * INTO result FROM charge(ledgers, 0, p_actual, policy);
+    result := charge(ledgers, 0, p_actual, policy);
     IF result.code IS NOT NULL THEN
         answer_status := 409; answer_body := refusal(result.code) || '{"what": "commit"}'; RETURN;
     END IF;

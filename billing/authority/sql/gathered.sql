@@ -31,31 +31,9 @@ BEGIN
 END
 $$;
 
--- Copies of ledgers after a change of what is held and spent. Null when one comes to exactly 0: then there is more to do
--- than to change figures, and the one-op functions do it.
-CREATE OR REPLACE FUNCTION moved(p_ledgers ledger[], p_reserved bigint, p_spent bigint) RETURNS ledger[]
-LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    l ledger;
-BEGIN
-    FOR i IN 1 .. cardinality(p_ledgers) LOOP
-        l := p_ledgers[i];
-        l.reserved := l.reserved + p_reserved;
-        l.spent := l.spent + p_spent;
-        l.remaining := l.remaining - p_reserved - p_spent;
-        IF l.remaining = 0 THEN
-            RETURN NULL;
-        END IF;
-        p_ledgers[i] := l;
-    END LOOP;
-    RETURN p_ledgers;
-END
-$$;
-
--- The planner guesses the sizes of arrays; where it guesses wrong, reading a whole table costs more than all the rest.
 CREATE OR REPLACE FUNCTION gathered(p_members json)
 RETURNS TABLE (answer_place int, answer_status int, answer_tenant text, answer_body jsonb)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_mergejoin = off SET enable_hashjoin = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     members gathered_member[] := ARRAY(SELECT m FROM json_populate_recordset(NULL::gathered_member, p_members) AS m);
     tenants bigint[];
@@ -71,7 +49,7 @@ DECLARE
     ended reservation[] := '{}';
     answers replay[] := '{}';
     moment bigint;
-    after ledger[];    -- and after it
+    change record;     -- and after it
     blocker record;
 BEGIN
     -- Locks first, each kind in a statement of its own and in the one lock order; what follows then sees the rows as
@@ -105,14 +83,14 @@ BEGIN
         CONTINUE WHEN hold.tenant_id <> member.tenant OR hold.status <> 'ACTIVE' OR hold.unit <> member.unit
                       OR hold.reserved < member.amount OR hold.deadline_ms < moment;
         own := places_of(places, hold.budgeted, hold.unit);
-        after := moved(ARRAY(SELECT books[o.place] FROM unnest(own) AS o(place)), -hold.reserved, member.amount);
-        CONTINUE WHEN after IS NULL;
+        change := moved(ARRAY(SELECT books[o.place] FROM unnest(own) AS o(place)), -hold.reserved, member.amount);
+        CONTINUE WHEN change.drained;
         FOR i IN 1 .. cardinality(own) LOOP
-            books[own[i]] := after[i];
+            books[own[i]] := change.after[i];
         END LOOP;
         answer_place := member.place; answer_status := 200; answer_tenant := member.tenant_id;
         answer_body := jsonb_build_object('status', 'COMMITTED',
-                'charged', amount(hold.unit, member.amount), 'balances', balances_of(after))
+                'charged', amount(hold.unit, member.amount), 'balances', balances_of(change.after))
             || CASE WHEN member.amount < hold.reserved
                     THEN jsonb_build_object('released', amount(hold.unit, hold.reserved - member.amount))
                     ELSE '{}' END;
@@ -137,7 +115,7 @@ BEGIN
         own := places_of(places, member.scopes, member.unit);
         CONTINUE WHEN own = '{}';
         mine := ARRAY(SELECT books[o.place] FROM unnest(own) AS o(place));
-        SELECT o.code, o.scope INTO blocker FROM obstacle(mine, member.amount) AS o;
+        blocker := obstacle(mine, member.amount);
         CONTINUE WHEN blocker.code <> 'BUDGET_EXCEEDED' OR mine[1].tenant_id <> member.tenant;
         answer_place := member.place; answer_tenant := member.tenant_id;
         IF blocker.code IS NOT NULL THEN
@@ -145,14 +123,14 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         END IF;
-        after := moved(mine, member.amount, 0);
-        CONTINUE WHEN after IS NULL;
+        change := moved(mine, member.amount, 0);
+        CONTINUE WHEN change.drained;
         FOR i IN 1 .. cardinality(own) LOOP
-            books[own[i]] := after[i];
+            books[own[i]] := change.after[i];
         END LOOP;
 
         hold := NULL;
-        hold.id := gen_random_uuid(); hold.tenant_id := member.tenant; hold.idempotency_key := member.key;
+        hold.id := new_id(moment); hold.tenant_id := member.tenant; hold.idempotency_key := member.key;
         hold.unit := member.unit; hold.reserved := member.amount; hold.overage_policy := member.overage_policy;
         hold.scopes := member.scopes; hold.budgeted := ARRAY(SELECT l.scope FROM unnest(mine) AS l);
         hold.subject := member.subject; hold.action := member.action; hold.metadata := member.metadata;
@@ -163,7 +141,7 @@ BEGIN
         answer_body := allowance(mine, member.scopes) || jsonb_build_object(
             'reservation_id', hold.id, 'expires_at_ms', hold.expires_at_ms, 'remaining_ttl_ms', member.ttl,
             'scope_path', member.scopes[cardinality(member.scopes)], 'reserved', amount(member.unit, member.amount),
-            'balances', balances_of(after));
+            'balances', balances_of(change.after));
         RETURN NEXT;
         answer.tenant_id := member.tenant; answer.key := member.key; answer.digest := member.request;
         answer.body := answer_body;

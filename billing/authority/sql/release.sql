@@ -25,16 +25,15 @@ BEGIN
             answer_status := 409; answer_body := refusal('TENANT_CLOSED'); RETURN;
         END IF;
     END IF;
-    SELECT e.status, e.body INTO answer_status, answer_body
-    FROM ended(hold, coalesce(owner, hold.tenant_id), 'RELEASED', p_key, p_request) AS e;
-    IF answer_status IS NOT NULL THEN
-        RETURN;
+    result := ended(hold, coalesce(owner, hold.tenant_id), 'RELEASED', p_key, p_request);
+    IF result.status IS NOT NULL THEN
+        answer_status := result.status; answer_body := result.body; RETURN;
     END IF;
     IF now_ms() > hold.deadline_ms THEN
         answer_status := 410; answer_body := refusal('RESERVATION_EXPIRED'); RETURN;
     END IF;
 
-    SELECT * INTO result FROM charge(
+    result := charge(
         lock_ledgers(hold.tenant_id, hold.budgeted, hold.unit), hold.reserved, 0, hold.overage_policy);
     answer_body := jsonb_build_object(
         'status', 'RELEASED', 'released', amount(hold.unit, hold.reserved), 'balances', result.balances);

@@ -10,10 +10,8 @@ LANGUAGE plpgsql AS $$
 DECLARE
     caller record;
     ledgers ledger[];
-    blocker text;
-    blocked_scope text;
-    balances jsonb;
-    drained boolean;
+    blocker record;
+    change record;
     hold uuid;
     created bigint;
     ttl bigint;
@@ -48,16 +46,21 @@ BEGIN
         answer_body := missing_ledger(caller.id, p_scopes, p_unit);
         answer_status := CASE answer_body ->> 'error' WHEN 'UNIT_MISMATCH' THEN 400 ELSE 404 END;
     ELSE
-        SELECT o.code, o.scope INTO blocker, blocked_scope FROM obstacle(ledgers, p_amount) AS o;
-        answer_status := CASE WHEN blocker IS NULL THEN 200 ELSE 409 END;
-        answer_body := refusal(blocker, blocked_scope);
+        blocker := obstacle(ledgers, p_amount);
+        IF blocker.code IS NULL THEN
+            answer_status := 200;
+        ELSE
+            answer_status := 409; answer_body := refusal(blocker.code, blocker.scope);
+        END IF;
     END IF;
 
     IF p_dry_run AND answer_status <> 400 THEN
         answer_body := CASE WHEN answer_status = 200
             THEN allowance(ledgers, p_scopes) || jsonb_build_object(
                 'reserved', amount(p_unit, p_amount), 'balances', balances_of(ledgers))
-            ELSE jsonb_build_object('decision', 'DENY', 'affected_scopes', p_scopes, 'reason_code', coalesce(blocker, 'BUDGET_NOT_FOUND')) END
+            ELSE jsonb_build_object('decision', 'DENY', 'affected_scopes', p_scopes, 'reason_code',
+                CASE answer_body ->> 'error' WHEN 'NOT_FOUND' THEN 'BUDGET_NOT_FOUND' ELSE answer_body ->> 'error' END)
+            END
             || jsonb_build_object('scope_path', p_scopes[cardinality(p_scopes)]);
         answer_status := 200;
         PERFORM remember(caller.id, 'reserve', p_key, p_request, answer_body, now_ms() + 86400000);
@@ -71,17 +74,11 @@ BEGIN
         RETURN;
     END IF;
 
-    WITH changed AS (
-        UPDATE ledger AS l SET reserved = l.reserved + p_amount
-        FROM unnest(ledgers) AS held WHERE l.id = held.id
-        RETURNING l AS changed_ledger
-    )
-    SELECT jsonb_agg(balance_of(changed_ledger) ORDER BY (changed_ledger).scope),
-           p_amount > 0 AND bool_or((changed_ledger).remaining = 0)
-    INTO balances, drained FROM changed;
+    change := moved(ledgers, p_amount, 0);
+    PERFORM write_ledgers(change.after);
 
-    hold := gen_random_uuid();
     created := now_ms();
+    hold := new_id(created);
     ttl := least(coalesce(p_ttl_ms, caller.default_ttl_ms), caller.max_ttl_ms);
     INSERT INTO reservation (id, tenant_id, idempotency_key, unit, reserved, overage_policy, scopes, budgeted,
         subject, action, metadata, created_at_ms, expires_at_ms, deadline_ms, max_extensions)
@@ -91,10 +88,10 @@ BEGIN
 
     answer_body := allowance(ledgers, p_scopes) || jsonb_build_object(
         'reservation_id', hold, 'expires_at_ms', created + ttl, 'remaining_ttl_ms', ttl,
-        'scope_path', p_scopes[cardinality(p_scopes)], 'reserved', amount(p_unit, p_amount), 'balances', balances);
+        'scope_path', p_scopes[cardinality(p_scopes)], 'reserved', amount(p_unit, p_amount), 'balances', balances_of(change.after));
     PERFORM remember(caller.id, 'reserve', p_key, p_request, answer_body,
                      created + greatest(ttl + p_grace_ms, 86400000));
-    IF drained THEN
+    IF change.drained THEN
         PERFORM emit_movements(caller.tenant_id, caller.key_id, ledgers, NULL, NULL, p_context);
     END IF;
 END

@@ -1,0 +1,46 @@
+"""One CHECK a table instead of eight, and the functions again: they reckon on copies and write once."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from django.db import migrations
+from django.db.models import CheckConstraint, Q
+from django.db.models.functions import Least
+from django.db.models.lookups import GreaterThanOrEqual
+
+install = import_module("billing.authority.migrations.0002_functions").install
+
+
+class Migration(migrations.Migration):
+    dependencies = [("authority", "0005_gathered")]
+
+    operations = [
+        migrations.RemoveConstraint("ledger", "ledger_allocated_not_negative"),
+        migrations.RemoveConstraint("ledger", "ledger_reserved_not_negative"),
+        migrations.RemoveConstraint("ledger", "ledger_spent_not_negative"),
+        migrations.RemoveConstraint("ledger", "ledger_debt_not_negative"),
+        migrations.RemoveConstraint("ledger", "ledger_overdraft_limit_not_negative"),
+        migrations.RemoveConstraint("reservation", "reservation_reserved_not_negative"),
+        migrations.RemoveConstraint("reservation", "reservation_committed_not_negative"),
+        migrations.RemoveConstraint("reservation", "reservation_committed_if_committed"),
+        migrations.AddConstraint(
+            "ledger",
+            CheckConstraint(
+                condition=GreaterThanOrEqual(Least("allocated", "reserved", "spent", "debt", "overdraft_limit"), 0),
+                name="ledger_nothing_negative",
+            ),
+        ),
+        migrations.AddConstraint(
+            "reservation",
+            CheckConstraint(
+                condition=GreaterThanOrEqual(Least("reserved", "committed"), 0)
+                & (
+                    Q(status="COMMITTED", committed__isnull=False)
+                    | (~Q(status="COMMITTED") & Q(committed__isnull=True))
+                ),
+                name="reservation_committed_if_committed",
+            ),
+        ),
+        migrations.RunPython(install, migrations.RunPython.noop),
+    ]
