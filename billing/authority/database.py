@@ -40,8 +40,8 @@ PARAMETERS = {
 # fmt: on
 GATHERED = "SELECT answer_place, answer_status, answer_tenant, answer_body::text FROM gathered(%s::json)"
 # Options of a connection that runs them. Plans are kept for as long as it lives: one made while a table was empty would
-# read all of it for ever after (measured: a third of the speed gone within 10,000 calls), and sizes of arrays are guessed
-# in any case. Every look-up of the operations has its index.
+# read all of it for ever after (measured: a third of the speed gone within 10,000 calls), and sizes of arrays are
+# guessed in any case. Every look-up of the operations has its index.
 BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 # Another transaction finished this key first; or two met in a deadlock. Either way nothing is stored: ask once more.
 TRY_AGAIN = (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from billing.authority.database import GATHERED, PARAMETERS
+from billing.authority.database import BY_INDEX, GATHERED, PARAMETERS
 from billing.authority.errors import Refusal
 from billing.authority.keys import digest_of, prefix_of
 from billing.authority.runtime.app import Runtime
@@ -39,7 +39,7 @@ class Plane:
 
     def __init__(self, authority, *, gather: bool) -> None:
         self.pool = WatchedPool(
-            {"conninfo": authority.database_url, "options": "-c search_path=authority -c jit=off"}, 2
+            {"conninfo": authority.database_url, "options": f"-c search_path=authority -c jit=off {BY_INDEX}"}, 2
         )
         self.app = Runtime(self.pool, authority.admin_key, gather=gather)
         transport = httpx.ASGITransport(app=self.app)

@@ -34,12 +34,42 @@ ONE_RESERVE = """SELECT answer_body ->> 'reservation_id' FROM reserve(
     '{}', '{}', null)"""
 ONE_COMMIT = "SELECT answer_status FROM commit_reservation(%s, %s, %s::uuid, %s, %s, %s, 70::bigint, null, null)"
 MISMATCHES = """
-    SELECT count(*) FROM ledger l WHERE
-        l.reserved <> (SELECT coalesce(sum(r.reserved), 0) FROM reservation r
-            WHERE r.tenant_id = l.tenant_id AND r.status = 'ACTIVE' AND l.scope = ANY (r.budgeted))
-        OR l.spent <> (SELECT coalesce(sum(r.committed), 0) FROM reservation r
-            WHERE r.tenant_id = l.tenant_id AND l.scope = ANY (r.budgeted))
+    WITH held AS (
+        SELECT r.tenant_id, s.scope, r.unit, coalesce(sum(r.committed), 0) AS spent,
+               coalesce(sum(r.reserved) FILTER (WHERE r.status = 'ACTIVE'), 0) AS reserved
+        FROM reservation r, unnest(r.budgeted) AS s(scope) GROUP BY 1, 2, 3)
+    SELECT count(*) FROM ledger l LEFT JOIN held h USING (tenant_id, scope, unit)
+    WHERE l.reserved <> coalesce(h.reserved, 0) OR l.spent <> coalesce(h.spent, 0)
         OR l.remaining <> l.allocated - l.spent - l.reserved - l.debt"""
+# What 30 days leave behind: committed reservations of all tenants in turn, the oldest first, and the kept answers of
+# the last day. As large as real ones.
+FINISHED = """
+    WITH one AS (
+        SELECT array_agg(t.id ORDER BY t.id) AS ids, array_agg(t.tenant_id ORDER BY t.id) AS names,
+            (SELECT jsonb_build_object('status', 'COMMITTED', 'charged', amount(%(unit)s, 70), 'released',
+                amount(%(unit)s, 30), 'balances', balances_of((array_agg(l))[1:2])) FROM ledger l) AS body
+        FROM tenant t
+    ), past AS (
+        SELECT i, one.body, one.ids[i %% %(tenants)s + 1] AS tenant,
+            'tenant:' || one.names[i %% %(tenants)s + 1] AS scope,
+            now_ms() - ((%(count)s - i) * (29.5 * 86400000 / %(count)s))::bigint AS at
+        FROM generate_series(%(first)s::bigint, %(last)s) AS i, one)
+    INSERT INTO reservation (id, tenant_id, idempotency_key, status, unit, reserved, committed, overage_policy, scopes,
+        budgeted, subject, action, created_at_ms, expires_at_ms, deadline_ms, finalized_at_ms, max_extensions,
+        finish_key, finish_digest, finish_body)
+    SELECT new_id(at), tenant, 'past-' || i, 'COMMITTED', %(unit)s, 100, 70, 'ALLOW_IF_AVAILABLE',
+        ARRAY[scope, scope || '/app:chat'], ARRAY[scope, scope || '/app:chat'],
+        '{"tenant": "bench-0123456789ab", "app": "chat"}', '{"kind": "llm.completion", "name": "test-model"}',
+        at, at + 60000, at + 65000, at + 900, 10, 'past-' || i || '-c', sha256(i::text::bytea), body
+    FROM past"""
+ANSWERS = """
+    INSERT INTO replay (tenant_id, operation, key, digest, body, expires_at_ms)
+    SELECT r.tenant_id, 'reserve', r.idempotency_key, r.finish_digest, r.finish_body, r.created_at_ms + 86400000
+    FROM reservation r WHERE r.created_at_ms > now_ms() - 86400000"""
+SPENT = """
+    UPDATE ledger AS l SET spent = p.spent FROM (
+        SELECT r.tenant_id, sum(r.committed) AS spent FROM reservation r GROUP BY 1) AS p
+    WHERE l.tenant_id = p.tenant_id"""
 
 
 def main() -> None:
@@ -66,6 +96,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of one cell (2)")
     parser.add_argument("--repeat", type=int, default=3, help="cells of one kind; the best is shown (3)")
     parser.add_argument("--gather", choices=["on", "off"], nargs="+", default=["on", "off"])
+    parser.add_argument(
+        "--finished", type=int, default=0, help="reservations of the last 30 days to lie there before (0)"
+    )
     parser.add_argument("--refused", action="store_true", help="every second reserve asks for more than there is")
     return parser.parse_args()
 
@@ -93,13 +126,17 @@ def run(options: argparse.Namespace, url: str) -> None:
         process = AuthorityProcess(url, "bench-" + secrets.token_hex(8), gather=gather == "on")
         process.start()
         try:
-            with psycopg.connect(url, autocommit=True, options=OPTIONS) as connection:
+            with (
+                psycopg.connect(url, autocommit=True, options=OPTIONS) as floor,
+                psycopg.connect(url, autocommit=True, options="-c search_path=authority -c jit=off") as connection,
+            ):
                 for tenants in options.tenants:
                     keys = make_tenants(connection, tenants)
+                    fill(connection, options.finished)
                     for clients in options.clients:
                         print_cell(options, connection, process, keys, clients, gather)
                 if gather == options.gather[-1]:
-                    print_floor(connection, options.seconds)
+                    print_floor(floor, options.seconds)
                     print_client(process, connection, options.seconds)
         finally:
             process.stop()
@@ -126,6 +163,27 @@ def make_tenants(connection: Any, count: int) -> dict[str, str]:
         )  # fmt: skip
     connection.execute("ANALYZE")
     return keys
+
+
+def fill(connection: Any, count: int) -> None:
+    """Bring the number of finished reservations to `count`, with the ledgers that they belong to."""
+    [(there, tenants)] = connection.execute(
+        "SELECT (SELECT count(*) FROM reservation), (SELECT count(*) FROM tenant)"
+    ).fetchall()
+    if there >= count:
+        return
+    started = time.monotonic()
+    connection.execute("SET synchronous_commit = off")
+    for first in range(there + 1, count + 1, 100_000):
+        last = min(first + 99_999, count)
+        connection.execute(FINISHED, {"tenants": tenants, "count": count, "first": first, "last": last, "unit": UNIT})
+    connection.execute(ANSWERS)
+    connection.execute(SPENT)
+    connection.execute("VACUUM ANALYZE")
+    connection.execute("RESET synchronous_commit")
+    connection.execute("CHECKPOINT")
+    size = connection.execute("SELECT pg_size_pretty(pg_database_size(current_database()))").fetchone()[0]
+    print(f"{count} finished reservations laid down in {time.monotonic() - started:.0f} s, {size}", flush=True)
 
 
 def cpu_seconds(connection: Any, process: AuthorityProcess) -> tuple[float, float]:
@@ -192,9 +250,7 @@ def print_floor(connection: Any, seconds: float) -> None:
         connection.execute(ONE_COMMIT, [*credentials, hold, key, b"x", UNIT])
 
     async def async_lifecycles(url: str) -> tuple[int, float]:
-        async with await psycopg.AsyncConnection.connect(
-            url, autocommit=True, options=OPTIONS
-        ) as line:
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True, options=OPTIONS) as line:
             count, started = 0, time.monotonic()
             while time.monotonic() - started < seconds:
                 reserve, key = parameters()
