@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.support.authority import AuthorityProbe, RuntimeCaller
+from tests.support.receiver import OPEN, Receiver
 
 NEIGHBOUR_FIGURES = {
     "allocated": 1_000,
@@ -84,3 +85,21 @@ def sql(authority):
     """A look past the wire, at the authority's own tables."""
     with psycopg.connect(authority.database_url, autocommit=True, options="-c search_path=authority") as connection:
         yield lambda statement, *parameters: connection.execute(statement, parameters).fetchall()
+
+
+@pytest.fixture
+def receiver():
+    receiver = Receiver()
+    yield receiver
+    receiver.server.shutdown()
+    receiver.server.server_close()
+
+
+@pytest.fixture
+def loopback_allowed(probe):
+    """Webhooks may lead to this machine, as long as a test says so."""
+    path = "/v1/admin/config/webhook-security"
+    before = probe.admin.get(path).json()
+    assert probe.admin.put(path, json=OPEN).status_code == 200
+    yield
+    probe.admin.put(path, json=before)

@@ -2,102 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import socket
 import threading
 import time
 import uuid
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from billing.authority.destinations import Security
 from billing.authority.outbound import Message, send
 from tests.support.authority import AuthorityProcess
+from tests.support.receiver import QUICK, eventually, signature, subscribe
 
-QUICK = {"max_retries": 2, "initial_delay_ms": 100, "backoff_multiplier": 1.0, "max_delay_ms": 1_000}
-OPEN = {"allow_http": True, "blocked_cidr_ranges": []}
-
-
-class Receiver:
-    """A subscriber's server on loopback: keeps what it got, answers as it is told."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.statuses: list[int] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.got.append(({k.lower(): v for k, v in self.headers.items()}, body))
-                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/hook"
-
-    def wait_for(self, count: int, seconds: float = 8) -> list[tuple[dict[str, str], bytes]]:
-        until = time.monotonic() + seconds
-        while len(self.got) < count and time.monotonic() < until:
-            time.sleep(0.05)
-        return self.got
-
-
-@pytest.fixture
-def receiver():
-    receiver = Receiver()
-    yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def _loopback_is_allowed(probe):
-    path = "/v1/admin/config/webhook-security"
-    before = probe.admin.get(path).json()
-    assert probe.admin.put(path, json=OPEN).status_code == 200
-    yield
-    probe.admin.put(path, json=before)
-
-
-def subscribe(probe, owner: str, url: str, **settings):
-    body = {"url": url, "event_types": ["budget.funded"], "retry_policy": QUICK, **settings}
-    answer = probe.admin.post("/v1/admin/webhooks", params={"tenant_id": owner}, json=body)
-    assert answer.status_code == 201, answer.text
-    return answer.json()
+pytestmark = pytest.mark.usefixtures("loopback_allowed")
 
 
 def state(probe, made):
     return probe.admin.get(f"/v1/admin/webhooks/{made['subscription']['subscription_id']}").json()
 
 
-def eventually(condition, seconds: float = 8) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def test_a_delivery_is_signed_over_its_raw_body_with_the_whole_secret(acme, probe, receiver):
     made = subscribe(probe, acme.tenant_id, receiver.url, headers={"X-Team": "ops", "X-Cycles-Event-Id": "forged"})
     probe.fund(acme.tenant_id, "CREDIT", 5)
     headers, body = receiver.wait_for(1)[0]
-    wanted = hmac.new(made["signing_secret"].encode(), body, hashlib.sha256).hexdigest()
     assert made["signing_secret"].startswith("whsec_")
-    assert headers["x-cycles-signature"] == f"sha256={wanted}"
+    assert headers["x-cycles-signature"] == signature(made["signing_secret"], body)
     event = json.loads(body)
     assert (event["event_type"], event["tenant_id"]) == ("budget.funded", acme.tenant_id)
     assert headers["x-cycles-event-id"] == event["event_id"]
@@ -196,9 +126,7 @@ def test_a_test_call_is_signed_and_sent_at_once(acme, probe, receiver):
     answer = probe.admin.post(path).json()
     assert (answer["success"], answer["response_status"]) == (True, 200)
     headers, body = receiver.got[0]
-    assert headers["x-cycles-signature"].removeprefix("sha256=") == (
-        hmac.new(made["signing_secret"].encode(), body, hashlib.sha256).hexdigest()
-    )
+    assert headers["x-cycles-signature"] == signature(made["signing_secret"], body)
     receiver.statuses = [418]
     assert probe.admin.post(path).json()["success"] is False
 
