@@ -32,13 +32,13 @@ from billing.authority.models import Delivery, Setting, Subscription, Tenant
 from billing.authority.records import SYSTEM
 
 SORTS = {name: F(name) for name in ("url", "tenant_id", "status", "consecutive_failures")}
-OPTIONAL = ("name", "description", "event_categories", "scope_filter", "thresholds", "headers", "metadata")
+OPTIONAL = ("name", "description", "event_categories", "scope_filter", "thresholds", "metadata")
 MOMENTS = ("updated_at", "last_triggered_at", "last_success_at", "last_failure_at")
 FOR_TENANTS = {"budget", "reservation", "tenant"}
 OPERATOR = Caller(None)
 
 
-def shown(row: Subscription, *, masked: bool = False) -> dict[str, Any]:
+def shown(row: Subscription) -> dict[str, Any]:
     body: dict[str, Any] = {
         "subscription_id": row.subscription_id,
         "tenant_id": row.tenant_id,
@@ -52,7 +52,7 @@ def shown(row: Subscription, *, masked: bool = False) -> dict[str, Any]:
     }
     body |= {name: value for name in OPTIONAL if (value := getattr(row, name)) is not None}
     body |= {name: iso(moment) for name in MOMENTS if (moment := getattr(row, name)) is not None}
-    if masked and row.headers is not None:
+    if row.headers is not None:
         body["headers"] = dict.fromkeys(row.headers, "********")  # they may hold the receiver's own secrets
     return body
 
@@ -88,7 +88,10 @@ def _create(request: AdminRequest, caller: Caller, owner: str) -> HttpResponse:
         row.save()
         tell(request, caller, row, "created", "create")
         _note(request, caller, row, "createWebhookSubscription", 201)
-    return JsonResponse({"subscription": shown(row), "signing_secret": secret}, status=201)
+    made = shown(row)
+    if body.headers is not None:
+        made["headers"] = body.headers  # this once, as the secret
+    return JsonResponse({"subscription": made, "signing_secret": secret}, status=201)
 
 
 def _check_url(url: str) -> None:
@@ -164,7 +167,7 @@ def find(caller: Caller, subscription_id: str, *, lock: bool = False) -> Subscri
 
 
 def show(request: AdminRequest, caller: Caller, subscription_id: str) -> HttpResponse:
-    return JsonResponse(shown(find(caller, subscription_id), masked=True))
+    return JsonResponse(shown(find(caller, subscription_id)))
 
 
 def change(request: AdminRequest, caller: Caller, subscription_id: str) -> HttpResponse:
@@ -182,7 +185,7 @@ def change(request: AdminRequest, caller: Caller, subscription_id: str) -> HttpR
         row.save()
         tell(request, caller, row, what, "update")
         _note(request, caller, row, "updateWebhookSubscription", 200)
-    return JsonResponse(shown(row, masked=True))
+    return JsonResponse(shown(row))
 
 
 def set_status(row: Subscription, status: str | None) -> str | None:
