@@ -1,4 +1,5 @@
-"""One signed POST to a webhook's URL. Owns signature, headers, time limits; knows no table and tries once.
+"""One signed POST to a webhook's URL. Owns signature, headers, time limits; knows no table and tries once. Secrets come
+sealed and are opened here, for the one request that needs them.
 
 The name is resolved here and the connection goes to the address that was judged, so that a name which changes its
 address between the two cannot lead inside. Redirects are not followed for the same reason.
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from billing.authority.destinations import Security
+from billing.authority.sealing import SealError, unseal
 
 TIMEOUT = httpx.Timeout(5.0)
 SECONDS_IN_ALL = 10.0  # far below the lease of a delivery
@@ -42,14 +44,14 @@ class Message:
     """An event on its way, with all that its request needs."""
 
     url: str
-    secret: str
+    sealed_secret: str
     body: bytes
     event_id: str
     event_type: str
     trace_id: str
     trace_flags: str = "01"
     request_id: str | None = None
-    headers: Mapping[str, str] | None = None
+    sealed_headers: Mapping[str, str] | None = None
 
     def all_headers(self) -> dict[str, str]:
         """The subscriber's own first: none of them may stand in for ours."""
@@ -58,14 +60,15 @@ class Message:
             "User-Agent": AGENT,
             "X-Cycles-Event-Id": self.event_id,
             "X-Cycles-Event-Type": self.event_type,
-            "X-Cycles-Signature": signature(self.secret, self.body),
+            "X-Cycles-Signature": signature(unseal(self.sealed_secret), self.body),
             "X-Cycles-Trace-Id": self.trace_id,
             "traceparent": f"00-{self.trace_id}-{self.event_id.encode().hex()[-16:]}-{self.trace_flags}",
         }
         if self.request_id is not None and self.request_id.isascii() and self.request_id.isprintable():
             ours["X-Request-Id"] = self.request_id
         taken = {name.lower() for name in ours}
-        return {name: value for name, value in (self.headers or {}).items() if name.lower() not in taken} | ours
+        theirs = {name: unseal(sealed) for name, sealed in (self.sealed_headers or {}).items()}
+        return {name: value for name, value in theirs.items() if name.lower() not in taken} | ours
 
 
 def signature(secret: str, body: bytes) -> str:
@@ -83,6 +86,8 @@ def send(message: Message, security: Security) -> Outcome:
         return outcome(error=refused)
     try:
         url, headers, extensions = _addressed(message, security)
+    except SealError as error:  # never unsigned, never without what the receiver asks for
+        return outcome(error=str(error))
     except (OSError, ValueError) as error:
         return outcome(error=f"{type(error).__name__}: {error}"[:500])
     try:

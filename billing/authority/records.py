@@ -45,7 +45,7 @@ class EmittedEvent(models.Model):
 
 
 class Subscription(models.Model):
-    """A webhook: which events go where. The secret is kept as it is, for each delivery is signed with it anew."""
+    """A webhook: which events go where. Its secret and its headers' values lie sealed (`sealing.py`)."""
 
     class Status(models.TextChoices):
         ACTIVE = "ACTIVE"
@@ -61,8 +61,8 @@ class Subscription(models.Model):
     event_categories = models.JSONField(null=True)
     scope_filter = models.TextField(null=True)  # noqa: DJ001
     thresholds = models.JSONField(null=True)
-    signing_secret = models.TextField()
-    headers = models.JSONField(null=True)
+    sealed_secret = models.TextField()
+    sealed_headers = models.JSONField(null=True)  # by name; only the values are sealed
     retry_policy = models.JSONField()
     disable_after_failures = models.BigIntegerField(default=10)
     consecutive_failures = models.BigIntegerField(default=0)

@@ -36,7 +36,7 @@ WITH due AS (
 UPDATE delivery AS d SET attempts = d.attempts + 1, due_at = clock_timestamp() + interval '{LEASE}'
 FROM due, subscription s, emitted_event e
 WHERE d.id = due.id AND s.id = d.subscription_id AND e.id = d.event_id
-RETURNING d.id, d.attempts, s.id, s.url, s.signing_secret, s.headers::text, s.retry_policy::text,
+RETURNING d.id, d.attempts, s.id, s.url, s.sealed_secret, s.sealed_headers::text, s.retry_policy::text,
     e.event_id, e.event_type, e.trace_id, e.request_id, d.trace_flags, emitted_json(e)::text
 """  # noqa: S608 - the lease above
 # Only what this attempt took: if the lease ran out and another worker took it, that one's word counts.

@@ -12,6 +12,7 @@ import pytest
 
 from billing.authority.destinations import Security
 from billing.authority.outbound import Message, send
+from billing.authority.sealing import seal
 from tests.support.authority import AuthorityProcess
 from tests.support.receiver import QUICK, eventually, signature, subscribe
 
@@ -171,7 +172,9 @@ def test_a_url_that_leads_inside_is_refused(url):
 def test_an_address_is_judged_again_when_the_name_is_resolved(receiver):
     """A name that is public when it is stored and local when it is used must not reach the local server."""
     strict = Security(allow_http=True)
-    message = Message(receiver.url.replace("127.0.0.1", "127.1"), "s" * 16, b"{}", "evt_1", "budget.funded", "0" * 32)
+    message = Message(
+        receiver.url.replace("127.0.0.1", "127.1"), seal("s" * 16), b"{}", "evt_1", "budget.funded", "0" * 32
+    )
     outcome = send(message, strict)
     assert not outcome.delivered
     assert receiver.got == []
@@ -184,7 +187,7 @@ def test_a_receiver_who_never_finishes_is_cut_off(monkeypatch):
         listener.listen()
         threading.Thread(target=_drip, args=(listener,), daemon=True).start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
-        message = Message(url, "s" * 16, b"{}", "evt_1", "budget.funded", "0" * 32)
+        message = Message(url, seal("s" * 16), b"{}", "evt_1", "budget.funded", "0" * 32)
         outcome = send(message, Security(allow_http=True, blocked_cidr_ranges=()))
     assert outcome.error is not None
     assert "0.6 seconds" in outcome.error

@@ -89,6 +89,14 @@ def test_production_refuses_to_start_without_a_secret(name, tmp_path):
     assert f"{name} is not set" in said
 
 
+@pytest.mark.parametrize("name", ["KEY_SEALING_KEY", "CYCLES_ADMIN_API_KEY"])
+def test_the_embedded_authority_refuses_to_start_without_a_secret_of_its_own(name, tmp_path):
+    assert settings_with("import config.settings_authority", SECRET_KEY="") == (0, "")
+    code, said = settings_with("import config.settings_authority", **{name: "", "STATE_DIR": str(tmp_path)})
+    assert code != 0
+    assert f"{name} is not set" in said
+
+
 @pytest.mark.parametrize(
     ("given", "missing"), [("CYCLES_BASE_URL", "CYCLES_ADMIN_URL"), ("CYCLES_ADMIN_URL", "CYCLES_BASE_URL")]
 )

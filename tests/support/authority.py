@@ -18,6 +18,7 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNIT = "USD_MICROCENTS"
 START_SECONDS = 40.0
+SEALING_KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="  # for who runs without the tests' settings
 
 
 def free_port() -> int:
@@ -56,6 +57,7 @@ class AuthorityProcess:
 
     def start(self) -> None:
         environment = {
+            "KEY_SEALING_KEY": SEALING_KEY,
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "config.settings_authority",
             "DATABASE_URL": self.database_url,

@@ -88,8 +88,8 @@ def test(request: AdminRequest, caller: Caller, subscription_id: str) -> HttpRes
         "trace_id": request.trace_id,
     }
     message = Message(
-        row.url, row.signing_secret, json.dumps(event).encode(), event_id, "system.webhook_test", request.trace_id,
-        request_id=request.request_id, headers=row.headers,
+        row.url, row.sealed_secret, json.dumps(event).encode(), event_id, "system.webhook_test", request.trace_id,
+        request_id=request.request_id, sealed_headers=row.sealed_headers,
     )  # fmt: skip
     outcome = send(message, security())
     body: dict[str, Any] = {

@@ -30,9 +30,11 @@ from billing.authority.destinations import SETTING, Security
 from billing.authority.errors import Refusal, invalid
 from billing.authority.models import Delivery, Setting, Subscription, Tenant
 from billing.authority.records import SYSTEM
+from billing.authority.sealing import seal
 
 SORTS = {name: F(name) for name in ("url", "tenant_id", "status", "consecutive_failures")}
 OPTIONAL = ("name", "description", "event_categories", "scope_filter", "thresholds", "metadata")
+NOT_AS_GIVEN = {"thresholds", "retry_policy", "status", "signing_secret", "headers"}
 MOMENTS = ("updated_at", "last_triggered_at", "last_success_at", "last_failure_at")
 FOR_TENANTS = {"budget", "reservation", "tenant"}
 OPERATOR = Caller(None)
@@ -52,8 +54,8 @@ def shown(row: Subscription) -> dict[str, Any]:
     }
     body |= {name: value for name in OPTIONAL if (value := getattr(row, name)) is not None}
     body |= {name: iso(moment) for name in MOMENTS if (moment := getattr(row, name)) is not None}
-    if row.headers is not None:
-        body["headers"] = dict.fromkeys(row.headers, "********")  # they may hold the receiver's own secrets
+    if row.sealed_headers is not None:
+        body["headers"] = dict.fromkeys(row.sealed_headers, "********")  # they may hold the receiver's own secrets
     return body
 
 
@@ -72,7 +74,8 @@ def _create(request: AdminRequest, caller: Caller, owner: str) -> HttpResponse:
     body = wire.read(CreateWebhook, request.body)
     _check_url(body.url)
     _check_kinds(owner, body)
-    secret = body.signing_secret or f"whsec_{secrets.token_urlsafe(32)}"
+    if body.signing_secret is None:
+        body.signing_secret = f"whsec_{secrets.token_urlsafe(32)}"
     with transaction.atomic(durable=True):
         refuse_closed(owner)
         row = Subscription(
@@ -81,7 +84,6 @@ def _create(request: AdminRequest, caller: Caller, owner: str) -> HttpResponse:
             url=body.url,
             event_types=body.event_types,
             retry_policy=RetryPolicy().model_dump(),
-            signing_secret=secret,
             created_at=timezone.now(),
         )
         _apply(row, body)
@@ -91,7 +93,7 @@ def _create(request: AdminRequest, caller: Caller, owner: str) -> HttpResponse:
     made = shown(row)
     if body.headers is not None:
         made["headers"] = body.headers  # this once, as the secret
-    return JsonResponse({"subscription": made, "signing_secret": secret}, status=201)
+    return JsonResponse({"subscription": made, "signing_secret": body.signing_secret}, status=201)
 
 
 def _check_url(url: str) -> None:
@@ -109,8 +111,12 @@ def _check_kinds(owner: str, body: CreateWebhook | PatchWebhook) -> None:
 
 
 def _apply(row: Subscription, body: WebhookSettings) -> None:
-    for name, value in body.model_dump(exclude_none=True, exclude={"thresholds", "retry_policy", "status"}).items():
+    for name, value in body.model_dump(exclude_none=True, exclude=NOT_AS_GIVEN).items():
         setattr(row, name, value)
+    if body.signing_secret is not None:
+        row.sealed_secret = seal(body.signing_secret)
+    if body.headers is not None:
+        row.sealed_headers = {name: seal(value) for name, value in body.headers.items()}
     if body.retry_policy is not None:
         row.retry_policy = body.retry_policy.model_dump()
     if body.thresholds is not None:

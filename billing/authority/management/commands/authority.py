@@ -30,6 +30,7 @@ variables:
   AUTHORITY_RUNTIME_PORT  port of the runtime plane (7878)
   AUTHORITY_ADMIN_PORT    port of the admin plane (7979)
   CYCLES_ADMIN_API_KEY    the admin key; without it the file secrets/CYCLES_ADMIN_API_KEY in STATE_DIR
+  KEY_SEALING_KEY         seals the webhooks' secrets; without it the file secrets/KEY_SEALING_KEY in STATE_DIR
   DATABASE_URL            the database; its schema `authority` is used
   DB_POOL_MAX             connections of the runtime plane (2)
   AUTHORITY_GATHER        reserves and commits of the same moment together: on or off (on)"""
