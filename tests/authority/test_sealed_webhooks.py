@@ -54,7 +54,7 @@ def stored_open(connection, text: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("loopback_allowed")
-def test_neither_secret_nor_header_is_in_a_table_a_log_or_a_later_answer(
+def test_neither_secret_nor_header_is_in_a_table_a_log_or_another_answer(
     acme, authority, probe, receiver, secret, token
 ):
     made = subscribe(probe, acme.tenant_id, receiver.url, signing_secret=secret, headers={"X-Token": token})
@@ -63,7 +63,9 @@ def test_neither_secret_nor_header_is_in_a_table_a_log_or_a_later_answer(
     said = [probe.admin.patch(hook, json={"signing_secret": secret, "headers": {"X-Token": token}}).text]
     said += [probe.admin.patch(hook, json={"signing_secret": secret * 9}).text]
     said += [probe.admin.patch(hook, json={"signing_secret": secret, "headers": {"X-Token": f"{token}\n"}}).text]
-    said += [probe.admin.get("/v1/admin/webhooks", params={"tenant_id": acme.tenant_id}).text]
+    [listed] = probe.admin.get("/v1/admin/webhooks", params={"tenant_id": acme.tenant_id}).json()["subscriptions"]
+    assert listed.pop("headers") == {"X-Token": token}  # a list shows them, as in the reference servers
+    said += [str(listed)]
     said += [probe.admin.get(hook).text, probe.admin.post(f"{hook}/test").text]
     receiver.statuses = [500]
     probe.fund(acme.tenant_id, "CREDIT", 5)
@@ -111,6 +113,8 @@ def test_what_another_key_sealed_fails_its_own_deliveries_until_it_is_given_anew
     assert [headers["x-cycles-signature"] for headers, _ in receiver.wait_for(1)] == [
         signature(theirs["signing_secret"], receiver.got[0][1])
     ]
+    listed = probe.admin.get("/v1/admin/webhooks", params={"tenant_id": acme.tenant_id}).json()["subscriptions"]
+    assert listed[0]["headers"] == {"X-Token": token if column == "sealed_secret" else "********"}
     tried = probe.admin.post(path_of(mine, "/test")).json()
     assert (tried["success"], tried["error_message"]) == (False, failed["error_message"])
     probe.admin.patch(path_of(mine), json={"signing_secret": secret, "headers": {"X-Token": token}})
@@ -183,7 +187,7 @@ VALUES (%s, 'acme', %s, '["budget.funded"]', %s, %s, %s, 10, 0, 'ACTIVE')
 def test_what_was_stored_open_is_sealed_by_the_migration_and_still_signs(own_database, receiver, secret, token):
     with psycopg.connect(own_database, autocommit=True) as connection:
         connection.execute("CREATE SCHEMA authority")
-        migrate(own_database, "0005_gathered")
+        migrate(own_database, "0006_leaner")
         connection.execute(PLAIN, ["whsub_1", receiver.url, secret, Jsonb({"X-Token": token}), Jsonb(QUICK)])
         connection.execute(PLAIN, ["whsub_2", NOWHERE, f"{secret}-2", None, Jsonb(QUICK)])
         asked = "SELECT signing_secret, headers FROM authority.subscription ORDER BY id"
@@ -198,7 +202,7 @@ def test_what_was_stored_open_is_sealed_by_the_migration_and_still_signs(own_dat
         assert stored_open(connection, secret) == stored_open(connection, token) == []
         if connection.execute("SHOW is_superuser").fetchone() == ("on",):
             assert not _left_in_the_file(connection, secret)
-        migrate(own_database, "0005_gathered")
+        migrate(own_database, "0006_leaner")
         assert connection.execute(asked).fetchall() == before
 
 

@@ -30,7 +30,7 @@ from billing.authority.destinations import SETTING, Security
 from billing.authority.errors import Refusal, invalid
 from billing.authority.models import Delivery, Setting, Subscription, Tenant
 from billing.authority.records import SYSTEM
-from billing.authority.sealing import seal
+from billing.authority.sealing import SealError, seal, unseal
 
 SORTS = {name: F(name) for name in ("url", "tenant_id", "status", "consecutive_failures")}
 OPTIONAL = ("name", "description", "event_categories", "scope_filter", "thresholds", "metadata")
@@ -38,9 +38,11 @@ NOT_AS_GIVEN = {"thresholds", "retry_policy", "status", "signing_secret", "heade
 MOMENTS = ("updated_at", "last_triggered_at", "last_success_at", "last_failure_at")
 FOR_TENANTS = {"budget", "reservation", "tenant"}
 OPERATOR = Caller(None)
+MASK = "********"
 
 
-def shown(row: Subscription) -> dict[str, Any]:
+def shown(row: Subscription, *, masked: bool = False) -> dict[str, Any]:
+    """As listed and as made, with the values of its headers; one by itself is masked, as in the reference servers."""
     body: dict[str, Any] = {
         "subscription_id": row.subscription_id,
         "tenant_id": row.tenant_id,
@@ -55,7 +57,7 @@ def shown(row: Subscription) -> dict[str, Any]:
     body |= {name: value for name in OPTIONAL if (value := getattr(row, name)) is not None}
     body |= {name: iso(moment) for name in MOMENTS if (moment := getattr(row, name)) is not None}
     if row.sealed_headers is not None:
-        body["headers"] = dict.fromkeys(row.sealed_headers, "********")  # they may hold the receiver's own secrets
+        body["headers"] = dict.fromkeys(row.sealed_headers, MASK) if masked else _opened(row.sealed_headers)
     return body
 
 
@@ -90,10 +92,15 @@ def _create(request: AdminRequest, caller: Caller, owner: str) -> HttpResponse:
         row.save()
         tell(request, caller, row, "created", "create")
         _note(request, caller, row, "createWebhookSubscription", 201)
-    made = shown(row)
-    if body.headers is not None:
-        made["headers"] = body.headers  # this once, as the secret
-    return JsonResponse({"subscription": made, "signing_secret": body.signing_secret}, status=201)
+    return JsonResponse({"subscription": shown(row), "signing_secret": body.signing_secret}, status=201)
+
+
+def _opened(headers: dict[str, str]) -> dict[str, str]:
+    """Masked where another key sealed them: a list must show the other webhooks all the same."""
+    try:
+        return {name: unseal(value) for name, value in headers.items()}
+    except SealError:
+        return dict.fromkeys(headers, MASK)
 
 
 def _check_url(url: str) -> None:
@@ -173,7 +180,7 @@ def find(caller: Caller, subscription_id: str, *, lock: bool = False) -> Subscri
 
 
 def show(request: AdminRequest, caller: Caller, subscription_id: str) -> HttpResponse:
-    return JsonResponse(shown(find(caller, subscription_id)))
+    return JsonResponse(shown(find(caller, subscription_id), masked=True))
 
 
 def change(request: AdminRequest, caller: Caller, subscription_id: str) -> HttpResponse:
@@ -191,7 +198,7 @@ def change(request: AdminRequest, caller: Caller, subscription_id: str) -> HttpR
         row.save()
         tell(request, caller, row, what, "update")
         _note(request, caller, row, "updateWebhookSubscription", 200)
-    return JsonResponse(shown(row))
+    return JsonResponse(shown(row, masked=True))
 
 
 def set_status(row: Subscription, status: str | None) -> str | None:

@@ -40,7 +40,7 @@ def unseal(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("authority", "0005_gathered")]
+    dependencies = [("authority", "0006_leaner")]
 
     operations = [
         migrations.RenameField("subscription", "signing_secret", "sealed_secret"),
