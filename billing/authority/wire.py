@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +19,7 @@ from billing.authority.errors import invalid
 from billing.authority.scopes import LEVELS
 
 MAX_BODY = 1_048_576
+MAX_DEPTH = 200  # what is kept is written and read again by code that calls itself for each level
 INT64 = 2**63 - 1
 DAY_MS = 86_400_000
 UNITS = ("USD_MICROCENTS", "TOKENS", "CREDITS", "RISK_POINTS")
@@ -48,9 +50,11 @@ def _instant(value: object) -> object:
 
 
 def parse_instant(value: str) -> datetime:
+    """In UTC: an instant that only its own zone can write would be stored and then break every list it is in."""
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError:
+        moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         moment = None
     if moment is None or moment.tzinfo is None or "T" not in value:
         raise ValueError("must be an instant such as 2026-01-31T00:00:00Z")
@@ -252,11 +256,14 @@ def read(shape: type[ShapeT], raw: bytes) -> ShapeT:
     if len(raw) > MAX_BODY:
         raise invalid(f"The body is longer than {MAX_BODY} bytes.")
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         raise invalid("The body is no JSON text in UTF-8. Send one JSON object.") from None
     if not isinstance(value, dict):
         raise invalid("The body must be one JSON object.")
+    # Few brackets cannot be nested deeply: most bodies are not looked through.
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise invalid(f"The body is nested deeper than {MAX_DEPTH} levels.")
     try:
         return shape.model_validate(value)
     except ValidationError as error:
@@ -278,6 +285,27 @@ def dumped(value: BaseModel | dict[str, Any] | None) -> str | None:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    """1e400 would become infinity, which is kept, shown, and no JSON."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """One level at a time, for a check that calls itself would break on what it looks for."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            inner
+            for outer in layer
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(layer)
 
 
 def _explain(error: ValidationError) -> str:

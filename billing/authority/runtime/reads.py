@@ -25,6 +25,8 @@ SORTS = {
     "created_at_ms": "r.created_at_ms",
     "expires_at_ms": "r.expires_at_ms",
 }
+NUMBERS = {"reserved", "created_at_ms", "expires_at_ms"}
+CURSOR = {"sort": str, "dir": str, "filters": str, "value": object, "id": str}
 TIMES = {
     "from": ("r.created_at_ms", ">="),
     "to": ("r.created_at_ms", "<="),
@@ -46,7 +48,7 @@ async def balances(pool: Pool, call: Call, tenant: str) -> Answer:
     if call.query.get("include_children", "").lower() not in ("", "true", "false"):
         raise invalid("include_children: write true or false.")
     limit = parse_limit(call.query.get("limit"), default=50, largest=200)
-    after = read_cursor(call.query.get("cursor"), ["scope", "unit"]) or {"scope": "", "unit": ""}
+    after = read_cursor(call.query.get("cursor"), {"scope": str, "unit": str}) or {"scope": "", "unit": ""}
     rows = await pool.rows(
         """SELECT balances_of(ARRAY[l]) -> 0, l.scope, l.unit FROM ledger l JOIN tenant t ON t.id = l.tenant_id
         WHERE t.tenant_id = %s AND string_to_array(l.scope, '/') @> %s::text[] AND (l.scope, l.unit) > (%s, %s)
@@ -91,12 +93,13 @@ async def reservations(pool: Pool, call: Call, tenant: str | None) -> Answer:
     where, parameters = _filters(query)
     sort, direction, asked = _order(query)
     filters = _fingerprint(owner, where, parameters)
-    cursor = read_cursor(query.get("cursor"), ["sort", "dir", "filters", "value", "id"])
+    cursor = read_cursor(query.get("cursor"), CURSOR)
     if cursor:
         if asked and (cursor["sort"], cursor["dir"], cursor["filters"]) != (sort, direction, filters):
             raise invalid("The cursor belongs to another sort or filter. Start again without it.")
-        sort, direction = str(cursor["sort"]), str(cursor["dir"])
-        if sort not in SORTS or direction not in ("asc", "desc"):
+        sort, direction = cursor["sort"], cursor["dir"]
+        known = sort in SORTS and direction in ("asc", "desc")
+        if not known or type(cursor["value"]) is not (int if sort in NUMBERS else str):
             raise invalid("The cursor cannot be read. Start again without it.")
         comparison = ">" if direction == "asc" else "<"
         where.append(f"({SORTS[sort]}, r.id::text) {comparison} (%s, %s)")
@@ -204,16 +207,16 @@ def write_cursor(place: Mapping[str, object]) -> str:
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
 
-def read_cursor(text: str | None, names: list[str]) -> dict[str, Any] | None:
+def read_cursor(text: str | None, fields: Mapping[str, type]) -> dict[str, Any] | None:
     """A cursor's place; it is a caller's text, so only its shape is believed."""
     if not text:
         return None
     try:
         place = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except ValueError:
+    except (ValueError, RecursionError):
         place = None
-    if not isinstance(place, dict) or sorted(place) != sorted(names):
+    if not isinstance(place, dict) or sorted(place) != sorted(fields):
         raise invalid("The cursor cannot be read. Start again without it.")
-    if not all(isinstance(value, str | int) for value in place.values()):
+    if not all(isinstance(place[name], kind) for name, kind in fields.items()):
         raise invalid("The cursor cannot be read. Start again without it.")
     return place
