@@ -50,6 +50,7 @@ _MARK = re.compile(r"(\{\{\w+(?:[+-]\d+)?\}\}|<[a-z0-9_+]+>)")
 _DUE = re.compile(r"<ms(?:\+(\d+))?>")
 
 StoreHook = Callable[[Mapping[str, Any]], None]
+Watch = Callable[[str, httpx.Response], list[str]]
 
 
 class Unbound(Exception):
@@ -58,11 +59,12 @@ class Unbound(Exception):
 
 @dataclass
 class Report:
-    """What became of one scenario: how many pairs fit, and where the others differ."""
+    """What became of one scenario: how many pairs fit, where the others differ, and what nobody had announced."""
 
     name: str
     fitted: list[int] = field(default_factory=list)
     differing: dict[int, str] = field(default_factory=dict)
+    unannounced: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,6 +75,7 @@ class Play:
     planes: Mapping[str, str]
     admin_key: str
     store: StoreHook
+    watch: Watch
     bound: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> Report:
@@ -86,17 +89,24 @@ class Play:
                     time.sleep(step["wait_s"])
                 elif "store" in step:
                     self.store(self.filled(step["means"]))
-                elif faults := self._exchange(client, step):
-                    report.differing[number] = "; ".join(faults[:4])
                 else:
-                    report.fitted.append(number)
+                    self._exchange(client, step, number, report)
         return report
 
-    def _exchange(self, client: httpx.Client, step: Mapping[str, Any]) -> list[str]:
+    def _exchange(self, client: httpx.Client, step: Mapping[str, Any], number: int, report: Report) -> None:
         try:
             answer = self._send(client, step["request"])
         except (Unbound, httpx.HTTPError) as error:
-            return [f"no answer: {type(error).__name__} {error}"]
+            report.differing[number] = f"no answer: {type(error).__name__} {error}"
+            return
+        if strange := self.watch(step["request"]["plane"], answer):
+            report.unannounced[number] = "; ".join(strange)
+        if faults := self._compare(step, answer):
+            report.differing[number] = "; ".join(faults[:4])
+        else:
+            report.fitted.append(number)
+
+    def _compare(self, step: Mapping[str, Any], answer: httpx.Response) -> list[str]:
         wanted = step["response"]
         body = _parsed(answer)
         comparison = Comparison(self, frozenset(step.get("unordered", ())))

@@ -1,5 +1,7 @@
 """The recorded conversations, played at the embedded authority over HTTP. Every pair must fit, but what is listed.
 
+Each answer is also held to what the plane's own document says of its operation.
+
 Waits are most of the time, so scenarios run side by side; one that changes a setting of the whole server runs alone.
 """
 
@@ -14,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from tests.protocol.deviations import BY_NETWORK, ELSEWHERE, deviation, listed
 from tests.protocol.player import RECORDED, Play, Report, load
+from tests.support.openapi import Contract, fetch
 
 SIDE_BY_SIDE = 6
 SCENARIOS = [load(path) for path in sorted(RECORDED.glob("*.json"))]
@@ -30,6 +33,8 @@ def reports(authority):
     """A future report for each scenario; the longest start first."""
     planes = {"runtime": authority.runtime_url, "admin": authority.admin_url}
 
+    contracts = {plane: Contract(fetch(url, authority.admin_key)) for plane, url in planes.items()}
+
     def store(means: Any) -> None:
         value = Jsonb(means["value"]) if means["set"] == "caps" else means["value"]
         with psycopg.connect(authority.database_url, options="-c search_path=authority") as connection:
@@ -41,7 +46,9 @@ def reports(authority):
     def play(scenario: dict[str, Any], first: list[Future[Report]]) -> Report:
         for future in first:
             future.result()
-        return Play(scenario, planes, authority.admin_key, store).run()
+        return Play(
+            scenario, planes, authority.admin_key, store, lambda plane, answer: contracts[plane].faults(answer)
+        ).run()
 
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         futures: dict[str, Future[Report]] = {}
@@ -59,6 +66,15 @@ def test_answers_as_recorded(reports, scenario):
         f"{step} {scenario['steps'][step]['request']['method']} {scenario['steps'][step]['request']['path']}: {fault}"
         for step, fault in wrong.items()
     )
+
+
+def test_no_answer_is_outside_the_planes_own_documents(reports):
+    strange = {
+        f"{report.name} #{step}": fault
+        for report in (future.result() for future in reports.values())
+        for step, fault in report.unannounced.items()
+    }
+    assert not strange, "\n".join(f"{step}: {fault}" for step, fault in strange.items())
 
 
 def test_every_deviation_is_named_and_the_rest_passes(reports, capsys):

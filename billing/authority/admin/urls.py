@@ -10,6 +10,7 @@ from billing.authority.admin import (
     budgets,
     bulk,
     deliveries,
+    documents,
     events,
     health,
     introspection,
@@ -26,6 +27,7 @@ handler404 = "billing.authority.admin.middleware.not_found"
 read_hooks, write_hooks = admin_or("webhooks:read"), admin_or("webhooks:write")
 
 urlpatterns = [
+    path("api-docs", by_method(GET=documents.show)),
     path("actuator/health", by_method(GET=health.health)),
     path("actuator/health/liveness", by_method(GET=health.liveness)),
     path("actuator/health/readiness", by_method(GET=health.readiness)),

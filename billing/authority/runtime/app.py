@@ -18,6 +18,7 @@ import psycopg
 
 from billing.authority.database import refused_by
 from billing.authority.errors import Refusal, internal, unauthorized
+from billing.authority.openapi.document import RUNTIME, document_text
 from billing.authority.runtime import operations, reads
 from billing.authority.runtime.gather import Gatherer
 from billing.authority.runtime.http import Answer, Call, read_call, refused, send_answer
@@ -56,6 +57,7 @@ class Runtime:
         self.pool = pool
         self.money: Caller = Gatherer(pool) if gather else pool
         self._admin_key = admin_key.encode()
+        self._document = document_text(RUNTIME)
         self._sweeper: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -133,6 +135,8 @@ class Runtime:
         self._check_admin_key(call)
         if call.path == "/actuator/health":
             return Answer(200, json.dumps({"status": "UP", "groups": ["liveness", "readiness"]}), media=HEALTH_MEDIA)
+        if call.path == "/api-docs":
+            return Answer(200, self._document)
         raise Refusal(404, "NOT_FOUND", f"There is nothing at {call.path}.")
 
     def _check_admin_key(self, call: Call) -> None:

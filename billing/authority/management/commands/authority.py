@@ -25,6 +25,7 @@ class Command(BaseCommand):
 
 Makes its Postgres schema if it is missing, migrates it, starts both planes and prints one line when they answer.
 TERM or Ctrl-C stops both. If one plane ends, the other is stopped too and the exit code is 1.
+Each plane describes itself in OpenAPI: GET /api-docs with the admin key as X-Admin-API-Key.
 
 variables:
   AUTHORITY_RUNTIME_PORT  port of the runtime plane (7878)
