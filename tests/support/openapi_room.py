@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import itertools
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from billing.authority.keys import PERMISSIONS
 from tests.authority.conftest import Account
@@ -21,6 +24,23 @@ from tests.support.authority import UNIT, AuthorityProbe, AuthorityProcess, Runt
 SPARE = "spare-"
 HOOK = {"url": "https://hooks.acme.example/in", "event_types": ["budget.funded", "reservation.denied"]}
 AMOUNTS = ("estimate", "actual", "amount", "allocated", "overdraft_limit", "spent")
+
+
+@contextmanager
+def open_room(database_url: str, name: str) -> Iterator[Room]:
+    """An authority of its own with a database of its own: generated calls change settings of the whole server."""
+    shared = str(conninfo_to_dict(database_url)["dbname"])
+    own = f"{shared}_{name}"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{own}" WITH (FORCE)')
+        connection.execute(f'CREATE DATABASE "{own}"')
+        process = AuthorityProcess(database_url.replace(f"/{shared}?", f"/{own}?"), "admin-key-of-this-room")
+        process.start()
+        room = Room(process)
+        yield room
+        room.close()
+        process.stop()
+        connection.execute(f'DROP DATABASE "{own}" WITH (FORCE)')
 
 
 class Room:
@@ -45,6 +65,9 @@ class Room:
         self.acme.app.release(self.acme.app.hold(5, app="chat"))
         self.acme.app.hold(5, app="chat")
         self.event = self.probe.admin.get("/v1/admin/events").json()["events"][0]["event_id"]
+
+    def url(self, plane: str) -> str:
+        return self.process.runtime_url if plane == "runtime" else self.process.admin_url
 
     def close(self) -> None:
         self.probe.close()
@@ -81,6 +104,14 @@ class Room:
         assert answer.status_code == 201, answer.text
         return str(answer.json()["subscription"]["subscription_id"])
 
+    def _hold(self, amount: int) -> str:
+        answer = self.acme.app.reserve(amount, app="chat", overage_policy="ALLOW_IF_AVAILABLE")
+        if answer.status_code == 409:  # an earlier call used it up; any funding lifts what stands in the way
+            for scope in (self.acme.scope, self.chat):
+                self.probe.fund(self.acme.tenant_id, "CREDIT", 10**6, scope=scope)
+            answer = self.acme.app.reserve(amount, app="chat", overage_policy="ALLOW_IF_AVAILABLE")
+        return str(answer.json()["reservation_id"])
+
     def spare(self, rng: Random) -> str:
         if rng.random() < 0.1:
             self.spares.append(self._spare())
@@ -93,7 +124,7 @@ class Room:
         if name == "key_id":
             return str(self._make("/v1/admin/api-keys", name="spare")["key_id"])
         if name == "reservation_id":
-            return str(self.acme.app.hold(rng.randint(0, 50), app="chat", overage_policy="ALLOW_IF_AVAILABLE"))
+            return self._hold(rng.randint(0, 50))
         if name == "subscription_id":
             return self._hook() if method == "DELETE" else self.hook
         return str(self.policy if name == "policy_id" else self.event)
@@ -121,8 +152,8 @@ class Room:
             **HOOK,
         }.get(name)
 
-    def dress(self, case: Any, rng: Random) -> dict[str, str]:
-        """Put real values in, and give the credentials to send along."""
+    def dress(self, case: Any, rng: Random, opens: tuple[str, ...]) -> dict[str, str]:
+        """Put real values in, and give the credentials to send along: those of one of the kinds that open it."""
         operation = case.operation.label
         often = 0.5 if case.meta.generation.mode.is_negative else 0.85
         for name in case.path_parameters or {}:
@@ -136,7 +167,7 @@ class Room:
         self._restrain(case, rng)
         if operation.endswith("freeze"):
             self._turn(frozen=operation.endswith("unfreeze"))
-        return self._credentials(case, rng)
+        return self._credentials(case, rng, opens)
 
     def _turn(self, *, frozen: bool) -> None:
         """Into the state that the call ends; it may be in it already."""
@@ -158,8 +189,7 @@ class Room:
             body["filter"][name] = SPARE if name == "search" else self.spare(rng)
             body.pop("expected_count", None) if rng.random() < 0.8 else None
 
-    def _credentials(self, case: Any, rng: Random) -> dict[str, str]:
-        names = [name for each in case.operation.definition.raw["security"] for name in each]
+    def _credentials(self, case: Any, rng: Random, names: tuple[str, ...]) -> dict[str, str]:
         keys = {
             "TenantKey": {"X-Cycles-API-Key": self.acme.app.key},
             "AdminKey": {"X-Admin-API-Key": self.process.admin_key},

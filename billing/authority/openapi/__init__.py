@@ -2,7 +2,7 @@
 
     words        how a schema, a parameter, an operation is written here
     requests     bodies: the strict models of `wire` and `admin.shapes` as JSON Schema
-    shown        what both planes' answers are made of, by name
+    shown        what answers are made of, by name; shown_admin those of the admin plane
     runtime      the runtime plane's operations
     money        the admin plane's operations on tenants, keys, budgets, policies
     trail        the admin plane's operations on events, audit rows, webhooks, and its probes

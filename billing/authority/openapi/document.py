@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from billing.authority.errors import sentence
-from billing.authority.openapi import money, runtime, shown, trail
+from billing.authority.openapi import money, runtime, shown, shown_admin, trail
 from billing.authority.openapi.requests import request_schemas
 from billing.authority.openapi.words import MEDIA, TEXT, TRACE, Json, Opens, Operation, Parameter, ref
 
@@ -35,6 +35,11 @@ _SECURITY: dict[str, Json] = {
     "TenantKey": {"type": "apiKey", "in": "header", "name": "X-Cycles-API-Key"},
     "AdminKey": {"type": "apiKey", "in": "header", "name": "X-Admin-API-Key"},
 }
+# Said by the admin plane's listener, before there is a request: none of our headers, no JSON.
+_LONG: Json = {
+    "description": "The request line is longer than 4094 bytes.",
+    "content": {"text/html": {"schema": TEXT}},
+}
 _UNAUTHORIZED = {401: ("UNAUTHORIZED",)}
 _BROKEN = {500: ("INTERNAL_ERROR",)}
 
@@ -60,7 +65,7 @@ class Plane:
 
 RUNTIME = Plane("Budget authority, runtime plane", runtime.OPERATIONS, shown.RUNTIME, runtime.PATH, is_runtime=True)
 ADMIN = Plane(
-    "Budget authority, admin plane", {**money.OPERATIONS, **trail.OPERATIONS}, shown.ADMIN,
+    "Budget authority, admin plane", {**money.OPERATIONS, **trail.OPERATIONS}, shown_admin.ADMIN,
     {**money.PATH, **trail.PATH}, is_runtime=False,
 )  # fmt: skip
 
@@ -139,6 +144,8 @@ def _responses(plane: Plane, method: str, path: str, operation: Operation) -> Js
             "headers": plane.headers(path, operation, status),
             "content": {MEDIA: {"schema": narrowed}},
         }
+    if not plane.is_runtime and (operation.query or "{" in path):
+        responses["414"] = _LONG
     return responses
 
 
