@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
-from tests.support.authority import ROOT
+from billing.authority.database import BY_INDEX, GATHERED, STATEMENTS
+from billing.authority.keys import digest_of, prefix_of
+from tests.support.authority import ROOT, UNIT
 
 
 def test_four_sweepers_give_each_hold_back_once(authority, acme, sql):
@@ -59,6 +63,71 @@ def test_old_answers_are_forgotten_and_fresh_ones_kept(acme, sql):
     assert acme.app.hold(10, idempotency_key="old") != hold
     sql("SELECT purge(1000)")
     assert sql(f"SELECT key {owned} ORDER BY key", acme.tenant_id) == [("fresh",), ("old",)]
+
+
+def test_a_month_after_its_end_a_reservation_is_forgotten_and_no_other(acme, globex, sql):
+    ended, recent, held = acme.app.hold(10), acme.app.hold(10), acme.app.hold(10)
+    left = "SELECT r.id::text FROM reservation r JOIN tenant t ON t.id = r.tenant_id WHERE t.tenant_id = %s"
+    neighbours = sql(left, globex.tenant_id)
+    for hold in (ended, recent):
+        acme.app.commit(hold, 5)
+    moved = {
+        hold: sql(
+            """UPDATE reservation r SET id = new_id(r.created_at_ms - a.ms), created_at_ms = r.created_at_ms - a.ms,
+                deadline_ms = r.deadline_ms - a.ms, finalized_at_ms = r.finalized_at_ms - a.ms
+            FROM (SELECT %s * 86400000::bigint AS ms) AS a WHERE r.id = %s RETURNING r.id::text""",
+            days,
+            hold,
+        )[0][0]
+        for hold, days in ((ended, 31), (held, 31), (recent, 29))
+    }
+    sql("SELECT purge(1000)")
+    assert {row[0] for row in sql(left, acme.tenant_id)} == {moved[recent], moved[held]}
+    assert sql(left, globex.tenant_id) == neighbours != []
+
+
+def test_a_reservations_id_begins_with_the_moment_it_was_made(acme, sql):
+    hold = uuid.UUID(acme.app.hold(10))
+    [(created,)] = sql("SELECT created_at_ms FROM reservation WHERE id = %s", str(hold))
+    assert (hold.version, hold.variant, hold.int >> 80) == (7, uuid.RFC_4122, created)
+    assert len({sql("SELECT new_id(1)")[0][0] for _ in range(20)}) == 20
+
+
+def test_every_operation_finds_its_rows_by_an_index_even_in_empty_tables(authority, acme):
+    """Plans are kept: one that reads a whole table because it is small still does so when it is large."""
+    credentials = (prefix_of(acme.app.key), digest_of(acme.app.key))
+    scopes, subject = [acme.scope], '{"tenant": "acme"}'
+    who = (*credentials, acme.tenant_id)
+    options = f"-c search_path=authority {BY_INDEX}"
+
+    with psycopg.connect(authority.database_url, options=options) as connection:
+
+        def run(operation: str, *parameters: object) -> str:
+            rows = connection.execute(STATEMENTS[operation].encode(), parameters).fetchall()
+            assert rows[0][0] < 300, rows
+            return str(rows[0][2])
+
+        def hold(key: str) -> str:
+            return str(
+                json.loads(
+                    run("reserve", *who, key, b"r", scopes, UNIT, 10, 60_000, 0, None, False, subject, "{}", None, "{}")
+                )["reservation_id"]
+            )
+
+        run("authenticate", *credentials)
+        run("decide", *who, "d", b"d", scopes, UNIT, 10, subject, "{}", "{}")
+        run("commit_reservation", *credentials, hold("1"), "c", b"c", UNIT, 5, None, None, "{}")
+        run("release_reservation", *credentials, False, hold("2"), "l", b"l", None, "{}")
+        run("extend_reservation", *credentials, hold("3"), "e", b"e", 1_000)
+        run("book_event", *who, "v", b"v", scopes, UNIT, 5, None, "{}", "{}")
+        connection.execute(GATHERED, ["[]"])
+        connection.execute("SELECT sweep(10), purge(10)")
+        read = connection.execute("""SELECT relname, seq_scan, idx_scan FROM pg_stat_xact_user_tables
+            WHERE schemaname = 'authority' AND relname IN ('tenant', 'api_key', 'ledger', 'reservation', 'replay')""")
+        scans = {name: (whole, by_index) for name, whole, by_index in read.fetchall()}
+        connection.rollback()
+    assert {name: whole for name, (whole, _) in scans.items() if whole} == {}
+    assert len([name for name, (_, by_index) in scans.items() if by_index]) == 5
 
 
 def test_the_migrations_say_what_the_models_say(authority):
