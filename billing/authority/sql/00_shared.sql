@@ -168,9 +168,9 @@ BEGIN
 END
 $$;
 
--- Copies of ledgers after a change of what is held and spent; `drained`: one of them comes to exactly 0.
+-- Copies of ledgers after a change of what is held and spent, and their scopes; `drained`: one comes to exactly 0.
 CREATE OR REPLACE FUNCTION moved(
-    p_ledgers ledger[], p_reserved bigint, p_spent bigint, OUT after ledger[], OUT drained boolean)
+    p_ledgers ledger[], p_reserved bigint, p_spent bigint, OUT after ledger[], OUT scopes text[], OUT drained boolean)
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     l ledger;
@@ -183,6 +183,7 @@ BEGIN
         l.remaining := l.remaining - p_reserved - p_spent;
         drained := drained OR (l.remaining = 0 AND p_reserved + p_spent <> 0);
         after[i] := l;
+        scopes[i] := l.scope;
     END LOOP;
 END
 $$;

@@ -83,12 +83,13 @@ BEGIN
     INSERT INTO reservation (id, tenant_id, idempotency_key, unit, reserved, overage_policy, scopes, budgeted,
         subject, action, metadata, created_at_ms, expires_at_ms, deadline_ms, max_extensions)
     VALUES (hold, caller.id, p_key, p_unit, p_amount, coalesce(p_policy, caller.default_policy), p_scopes,
-        ARRAY(SELECT l.scope FROM unnest(ledgers) AS l),
+        change.scopes,
         p_subject, p_action, p_metadata, created, created + ttl, created + ttl + p_grace_ms, caller.max_extensions);
 
     answer_body := allowance(ledgers, p_scopes) || jsonb_build_object(
         'reservation_id', hold, 'expires_at_ms', created + ttl, 'remaining_ttl_ms', ttl,
-        'scope_path', p_scopes[cardinality(p_scopes)], 'reserved', amount(p_unit, p_amount), 'balances', balances_of(change.after));
+        'scope_path', p_scopes[cardinality(p_scopes)], 'reserved', amount(p_unit, p_amount),
+        'balances', balances_of(change.after));
     PERFORM remember(caller.id, 'reserve', p_key, p_request, answer_body,
                      created + greatest(ttl + p_grace_ms, 86400000));
     IF change.drained THEN
