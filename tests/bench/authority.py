@@ -93,14 +93,17 @@ def parse_arguments() -> argparse.Namespace:
         description="Lifecycles (reserve + commit, two budgets) of the embedded authority."
     )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 200])
-    parser.add_argument("--tenants", type=int, nargs="+", default=[1, 100], help="for example 1 100 10000")
+    parser.add_argument("--tenants", type=int, nargs="+", default=[1, 100, 10_000])
     parser.add_argument("--seconds", type=float, default=2.0, help="of one cell (2)")
     parser.add_argument("--repeat", type=int, default=3, help="cells of one kind; the best is shown (3)")
     parser.add_argument("--gather", choices=["on", "off"], nargs="+", default=["on", "off"])
     parser.add_argument(
         "--finished", type=int, default=0, help="reservations of the last 30 days to lie there before (0)"
     )
-    parser.add_argument("--refused", action="store_true", help="every second reserve asks for more than there is")
+    parser.add_argument(
+        "--refused", choices=["none", "half"], nargs="+", default=["none", "half"],
+        help="half: every second reserve asks for more than there is",
+    )  # fmt: skip
     return parser.parse_args()
 
 
@@ -121,8 +124,9 @@ def run(options: argparse.Namespace, url: str) -> None:
     print(
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; best of {options.repeat} × {options.seconds} s"
     )
-    print(f"{'gather':7}{'tenants':>8}{'clients':>8}{'per s':>8}{'noise':>7}{'p50 ms':>8}{'p99 ms':>8}{'CPU ms':>8}"
-          f"{'python':>8}{'postgres':>9}{'client':>8}{'errors':>7}{'wrong':>6}")  # fmt: skip
+    widths = {"refused": 8, "tenants": 8, "clients": 8, "per s": 8, "noise": 7, "p50 ms": 8, "p99 ms": 8, "CPU ms": 8,
+              "python": 8, "postgres": 9, "client": 8, "errors": 7, "wrong": 6}  # fmt: skip
+    print(f"{'gather':7}" + "".join(f"{name:>{width}}" for name, width in widths.items()))
     for gather in options.gather:
         process = AuthorityProcess(url, "bench-" + secrets.token_hex(8), gather=gather == "on")
         process.start()
@@ -134,8 +138,8 @@ def run(options: argparse.Namespace, url: str) -> None:
                 for tenants in options.tenants:
                     keys = make_tenants(connection, tenants)
                     fill(connection, options.finished)
-                    for clients in options.clients:
-                        print_cell(options, connection, process, keys, clients, gather)
+                    for refused, clients in itertools.product(options.refused, options.clients):
+                        print_cell(options, connection, process, keys, clients, gather, refused)
                 if gather == options.gather[-1]:
                     print_floor(floor, options.seconds)
                     print_client(process, connection, options.seconds)
@@ -209,28 +213,30 @@ def cpu_seconds(connection: Any, process: AuthorityProcess) -> tuple[float, floa
 
 def print_cell(
     options: argparse.Namespace, connection: Any, process: AuthorityProcess, keys: dict[str, str], clients: int,
-    gather: str,
+    gather: str, refused: str,
 ) -> None:  # fmt: skip
-    cells = [one_cell(options, connection, process, keys, clients) for _ in range(options.repeat)]
+    cells = [
+        one_cell(connection, process, keys, clients, options.seconds, refused == "half") for _ in range(options.repeat)
+    ]
     rates = [cell[0] for cell in cells]
     rate, tally, python, postgres, client = max(cells, key=lambda cell: cell[0])
     wrong = connection.execute(MISMATCHES).fetchone()[0]
     errors = sum(sum(cell[1].errors.values()) for cell in cells)
-    print(f"{gather:7}{len(keys):8}{clients:8}{rate:8.0f}{1 - min(rates) / max(*rates, 1):7.0%}"
+    print(f"{gather:7}{refused:>8}{len(keys):8}{clients:8}{rate:8.0f}{1 - min(rates) / max(*rates, 1):7.0%}"
           f"{tally.percentile(0.5):8.2f}{tally.percentile(0.99):8.2f}{python + postgres:8.2f}{python:8.2f}"
           f"{postgres:9.2f}{client:8.2f}{errors:7}{wrong:6}", flush=True)  # fmt: skip
 
 
 def one_cell(
-    options: argparse.Namespace, connection: Any, process: AuthorityProcess, keys: dict[str, str], clients: int
+    connection: Any, process: AuthorityProcess, keys: dict[str, str], clients: int, seconds: float, refused: bool
 ) -> tuple[float, Tally, float, float, float]:
     """Lifecycles per second, what the client saw, and CPU-ms per lifecycle of servers, Postgres and client."""
     before, own, started = cpu_seconds(connection, process), time.process_time(), time.monotonic()
     gc.disable()
     tally = uvloop.run(
         run_load(
-            process.runtime_port, keys, clients=clients, seconds=options.seconds,
-            too_much=BUDGET * 2 if options.refused else 0, refused_every=2 if options.refused else 0,
+            process.runtime_port, keys, clients=clients, seconds=seconds,
+            too_much=BUDGET * 2 if refused else 0, refused_every=2 if refused else 0,
         )
     )  # fmt: skip
     gc.enable()
