@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from billing.authority import wire
+from billing.authority.openapi.probes import PROBES
 from billing.authority.openapi.shown import ENDED, REASONS
 from billing.authority.openapi.words import (
     CURSOR,
@@ -19,7 +20,6 @@ from billing.authority.openapi.words import (
     text,
 )
 from billing.authority.scopes import LEVELS
-from billing.authority.tracing import HEALTH_MEDIA
 
 _BAD = ("INVALID_REQUEST",)
 _BAD_OR_UNIT = ("INVALID_REQUEST", "UNIT_MISMATCH")
@@ -29,7 +29,6 @@ _ENDED = ("IDEMPOTENCY_MISMATCH", "RESERVATION_FINALIZED")
 _LATE = ("RESERVATION_EXPIRED",)
 _HELD = {400: _BAD_OR_UNIT, 403: _FOREIGN, 404: _NONE}
 _ONE = {400: _BAD, 403: _FOREIGN, 404: _NONE, 410: _LATE}
-_HEALTH = ref("Health")
 
 _levels = tuple(text(level, f"Only what has this {level}.") for level in LEVELS)
 _windows = tuple(
@@ -92,12 +91,5 @@ OPERATIONS: dict[str, Operation] = {
         "The tenant's ledgers below a subject; at least one level must be given.", Opens.TENANT,
         {200: ref("Balances")}, {400: _BAD, 403: _FOREIGN}, _balances,
     ),
-    "GET /actuator/health": Operation("Is the plane up?", Opens.ADMIN, {200: _HEALTH}, media=HEALTH_MEDIA),
-    "GET /actuator/health/liveness": Operation(
-        "Does the plane answer?", Opens.NOTHING, {200: _HEALTH}, media=HEALTH_MEDIA
-    ),
-    "GET /actuator/health/readiness": Operation(
-        "Does its database answer?", Opens.NOTHING, {200: _HEALTH, 503: _HEALTH}, media=HEALTH_MEDIA
-    ),
-    "GET /api-docs": Operation("This document.", Opens.ADMIN, {200: {"type": "object"}}),
+    **PROBES,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The admin plane's operations on events, audit rows and webhooks, and its probes. Describes; the views decide."""
+"""The admin plane's operations on events, audit rows and webhooks. Describes; the views decide."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import get_args
 
 from billing.authority.admin import shapes
 from billing.authority.openapi.money import BAD, BULK, KEY_REFUSED
+from billing.authority.openapi.probes import PROBES
 from billing.authority.openapi.words import (
     SEARCH,
     SINCE,
@@ -18,14 +19,12 @@ from billing.authority.openapi.words import (
     ref,
     text,
 )
-from billing.authority.tracing import HEALTH_MEDIA
 
 _GONE = ("WEBHOOK_NOT_FOUND", "NOT_FOUND")
 _ONE = {400: BAD, 404: _GONE}
 _OWN = {**_ONE, 403: KEY_REFUSED}
 _URL = ("INVALID_REQUEST", "WEBHOOK_URL_INVALID")
 _CLOSED = {409: ("TENANT_CLOSED",)}
-_HEALTH = ref("Health")
 _STATUS = {"type": "integer", "minimum": 100, "maximum": 599}
 
 _told = (
@@ -124,14 +123,7 @@ OPERATIONS: dict[str, Operation] = {
         {400: _URL, 403: KEY_REFUSED, **_CLOSED}, body=shapes.CreateWebhook,
     ),
     **_on_one("/v1/webhooks", Opens.EITHER, _OWN),
-    "GET /actuator/health": Operation("Is the plane up?", Opens.ADMIN, {200: _HEALTH}, media=HEALTH_MEDIA),
-    "GET /actuator/health/liveness": Operation(
-        "Does the plane answer?", Opens.NOTHING, {200: _HEALTH}, media=HEALTH_MEDIA
-    ),
-    "GET /actuator/health/readiness": Operation(
-        "Does its database answer?", Opens.NOTHING, {200: _HEALTH, 503: _HEALTH}, media=HEALTH_MEDIA
-    ),
-    "GET /api-docs": Operation("This document.", Opens.ADMIN, {200: {"type": "object"}}),
+    **PROBES,
 }  # fmt: skip
 
 PATH = {
