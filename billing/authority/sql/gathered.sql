@@ -85,6 +85,7 @@ BEGIN
             CONTINUE WHEN hold.tenant_id <> member.tenant OR hold.status <> 'ACTIVE' OR hold.unit <> member.unit
                           OR hold.reserved < member.amount OR hold.deadline_ms < moment;
             own := places_of(places, hold.budgeted, hold.unit);
+            CONTINUE WHEN own = '{}';  -- its tenant was suspended when the ledgers were locked, and no longer is
             mine := NULL;
             FOR i IN 1 .. cardinality(own) LOOP
                 mine[i] := books[own[i]];
