@@ -66,7 +66,7 @@ FINISHED = """
 ANSWERS = """
     INSERT INTO replay (tenant_id, operation, key, digest, body, expires_at_ms)
     SELECT r.tenant_id, 'reserve', r.idempotency_key, r.finish_digest, r.finish_body, r.created_at_ms + 86400000
-    FROM reservation r WHERE r.created_at_ms > now_ms() - 86400000"""
+    FROM reservation r WHERE r.created_at_ms > now_ms() - 86400000 ON CONFLICT DO NOTHING"""
 SPENT = """
     UPDATE ledger AS l SET spent = p.spent FROM (
         SELECT r.tenant_id, sum(r.committed) AS spent FROM reservation r GROUP BY 1) AS p
