@@ -188,8 +188,8 @@ BEGIN
 END
 $$;
 
--- A new reservation's id: UUID version 7, the moment first. Its rows are then found, and after 30 days forgotten, in the
--- order in which they came; ids by chance alone would dirty a page of the index each, once there are millions.
+-- A new reservation's id: UUID version 7, the moment first: new ones stand side by side in the index. By chance alone
+-- each would dirty a page of it of its own, once there are millions.
 CREATE OR REPLACE FUNCTION new_id(p_moment bigint) RETURNS uuid LANGUAGE sql VOLATILE AS $$
     SELECT overlay(overlay(gen_random_uuid()::text PLACING lpad(to_hex(p_moment >> 16), 8, '0') FROM 1)
         PLACING lpad(to_hex(p_moment & 65535), 4, '0') || '-7' FROM 10)::uuid

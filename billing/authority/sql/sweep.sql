@@ -43,7 +43,6 @@ CREATE OR REPLACE FUNCTION purge(p_limit int) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     moment bigint := now_ms();
     month_ago bigint := moment - 30 * 86400000::bigint;
-    oldest_kept uuid := new_id(month_ago);
     gone int;
     more int;
 BEGIN
@@ -51,10 +50,13 @@ BEGIN
         SELECT r.id FROM replay r WHERE r.expires_at_ms < moment LIMIT p_limit FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS gone = ROW_COUNT;
     DELETE FROM reservation WHERE id IN (
-        SELECT r.id FROM reservation r
-        WHERE r.id < oldest_kept AND r.status <> 'ACTIVE' AND r.deadline_ms < month_ago
-          AND coalesce(r.finalized_at_ms, r.deadline_ms) < month_ago
-        LIMIT p_limit FOR UPDATE SKIP LOCKED);
+        SELECT old.id FROM tenant t, LATERAL (  -- tenant by tenant, for that is how the index by time is kept
+            SELECT r.id FROM reservation r
+            WHERE r.tenant_id = t.id AND r.created_at_ms < month_ago
+              AND r.status <> 'ACTIVE' AND r.deadline_ms < month_ago
+              AND coalesce(r.finalized_at_ms, r.deadline_ms) < month_ago
+            LIMIT p_limit FOR UPDATE SKIP LOCKED
+        ) AS old LIMIT p_limit);
     GET DIAGNOSTICS more = ROW_COUNT;
     RETURN gone + more + purge_trail(p_limit);
 END
