@@ -172,7 +172,7 @@ class Reservation:
         self._cost: int | None = None
         self._model = ""
         self._tokens: tuple[int | None, int | None] = (None, None)
-        self._outcome: str = Outcome.ASSUMED
+        self._outcome: str = Outcome.ESTIMATED
         self.caps = _merged(paid.caps, plan.max_tokens)
         self._lease = _Lease(paid, get_cycles_context())
         if (context := get_cycles_context()) is not None:

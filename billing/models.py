@@ -10,6 +10,7 @@ import uuid
 from django.db import models
 from django.db.models import Q
 
+from billing.outcomes import Outcome
 from tenants.models import Tenant
 
 
@@ -66,25 +67,80 @@ class TopUp(models.Model):
         return f"{self.account_id}: {self.key}"
 
 
-class Hold(models.Model):
-    """A call under way. Written before the reserve, gone with the settled UsageLine in one transaction.
+class Process(models.Model):
+    """A process that makes paid calls. It writes `seen_at` every few seconds; one that is silent is taken for dead."""
 
-    A row that stays tells of a worker that died: without `dispatched_at` the model was not called, with it it was.
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    kind = models.CharField(max_length=20)
+    started_at = models.DateTimeField(auto_now_add=True)
+    seen_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+class Habit(models.Model):
+    """What a model's calls on one route usually need: the newest exact reports, from all processes.
+
+    `samples` is a list of [tokens of input, bytes of input, tokens of output, bytes of output, percent of our count
+    that was reported], newest first.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    model = models.CharField(max_length=200)
+    app = models.CharField(max_length=128)
+    samples = models.JSONField(default=list)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["model", "app"], name="habit_of_model_and_app")]
+
+    def __str__(self) -> str:
+        return f"{self.model} for {self.app}"
+
+
+class Hold(models.Model):
+    """A call under way. Written once its money is held and before the model is called; gone with its UsageLine.
+
+    It says how far the call came, so that whoever finishes it later charges what is known. `used` and the tokens are
+    the class `outcome` once `is_final`, before that the least that is known. `slices` are the further amounts held:
+    [{"n": 2, "amount": 1000, "reservation_id": "…"}], each written before it is reserved.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="holds")
+    process = models.UUIDField(null=True)
     reservation_id = models.CharField(max_length=200, blank=True)
     subject = models.JSONField(default=dict)
+    user_id = models.BigIntegerField(null=True)
     action_kind = models.CharField(max_length=64)
     action_name = models.CharField(max_length=256)
+    model = models.CharField(max_length=200, blank=True, default="")
+    # The first amount held; `slices` has the others.
     estimate = models.BigIntegerField()
+    slices = models.JSONField(default=list)
+    # One call at a time for each value, whatever process it is in: a conversation's, for example.
+    busy_key = models.CharField(max_length=200, null=True, unique=True)  # noqa: DJ001 - many rows have none
     created_at = models.DateTimeField(auto_now_add=True)
     dispatched_at = models.DateTimeField(null=True)
+    used = models.BigIntegerField(default=0)
+    overrun = models.BigIntegerField(default=0)
+    tokens_input = models.BigIntegerField(null=True)
+    tokens_output = models.BigIntegerField(null=True)
+    tokens_cached = models.BigIntegerField(null=True)
+    tokens_reasoning = models.BigIntegerField(null=True)
+    outcome = models.CharField(max_length=10, choices=Outcome.choices, default=Outcome.SWEPT)
+    is_final = models.BooleanField(default=False)
 
     class Meta:
-        constraints = [models.CheckConstraint(condition=Q(estimate__gte=0), name="hold_is_not_negative")]
-        indexes = [models.Index(fields=["account", "created_at"], name="hold_by_account")]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(estimate__gte=0) & Q(used__gte=0) & Q(overrun__gte=0), name="hold_is_not_negative"
+            )
+        ]
+        indexes = [
+            models.Index(fields=["account", "created_at"], name="hold_by_account"),
+            models.Index(fields=["process"], name="hold_by_process"),
+        ]
 
     def __str__(self) -> str:
         return str(self.id)

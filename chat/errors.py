@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tenants.http import ApiError
 
 if TYPE_CHECKING:
-    from chat.pricing import Usage
+    from billing.prices import Usage
 
 
 class ModelNotPriced(ApiError):

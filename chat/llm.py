@@ -26,8 +26,8 @@ from django.conf import settings
 from openai import APIStatusError, Omit, OpenAI, OpenAIError, Stream
 from openai.types.chat import ChatCompletionChunk
 
+from billing.prices import Usage
 from chat.errors import ModelFailed
-from chat.pricing import Usage
 
 logger = logging.getLogger(__name__)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import models
 
+from billing.outcomes import Outcome
+
 
 class Conversation(models.Model):
     id = models.BigAutoField(primary_key=True)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="conversations")
     title = models.CharField(max_length=80)
     created_at = models.DateTimeField(auto_now_add=True)
+    # Whether the conversation has a ledger of its own at the authority; only then do its calls name it.
+    has_limit = models.BooleanField(default=False)
 
     class Meta:
         indexes = [models.Index(fields=["owner", "-id"], name="conversation_newest")]
@@ -32,7 +36,7 @@ class Message(models.Model):
     text = models.TextField()
     model = models.CharField(max_length=200, blank=True)
     finish_reason = models.CharField(max_length=40, blank=True)
-    outcome = models.CharField(max_length=10, blank=True)
+    outcome = models.CharField(max_length=10, blank=True, choices=Outcome.choices)
     tokens_input = models.BigIntegerField(null=True)
     tokens_output = models.BigIntegerField(null=True)
     cost = models.BigIntegerField(null=True)

@@ -13,10 +13,11 @@ from django.db import transaction
 from billing.balances import figures_for
 from billing.guard import Outcome, current_reservation, guarded, plan_max_tokens, reserve
 from billing.money import usd
+from billing.prices import Usage, cost, estimate
 from chat import llm
 from chat.errors import ModelFailed
 from chat.models import Conversation, Message
-from chat.pricing import Usage, cost, estimate, price_for
+from chat.pricing import price_for
 from chat.streams import LEASE_MARGIN_SECONDS, Pump, Reply, Terms
 from tenants.http import Forbidden, NotFound, Unavailable
 from tenants.models import Tenant
@@ -195,7 +196,7 @@ def _record(usage: Usage, model: str) -> int:
     spent = cost(usage, price_for(model))
     reservation.record(
         cost=spent,
-        outcome=Outcome.ASSUMED if usage.counted else Outcome.EXACT,
+        outcome=Outcome.ESTIMATED if usage.counted else Outcome.EXACT,
         model=model,
         tokens_input=usage.tokens_input,
         tokens_output=usage.tokens_output,

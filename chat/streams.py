@@ -20,10 +20,10 @@ from django.db import connection
 from billing.balances import figures_for
 from billing.guard import Outcome, Reservation
 from billing.money import usd
+from billing.prices import Price, Usage, cost
 from chat.errors import ModelFailed
 from chat.llm import ChatStream, Cut
 from chat.models import Conversation, Message
-from chat.pricing import Price, Usage, cost
 from chat.sse import comment, event
 from tenants.context import tenant_scope
 from tenants.http import ApiError, Unavailable
@@ -214,16 +214,16 @@ class Reply:
     def _used(self) -> tuple[Usage, str]:
         if self._pump.failure is not None:
             usage = self._pump.failure.usage
-            return usage, Outcome.ASSUMED if usage.counted else Outcome.EXACT
+            return usage, Outcome.ESTIMATED if usage.counted else Outcome.EXACT
         stream = self._pump.stream
         if stream is None:
             # The reader left before the model answered at all; it has had the input.
-            return Usage(tokens_input=self._terms.tokens_input, tokens_output=0, counted=True), Outcome.PARTIAL
+            return Usage(tokens_input=self._terms.tokens_input, tokens_output=0, counted=True), Outcome.ESTIMATED
         usage = stream.usage
         if not usage.counted:
             return usage, Outcome.EXACT
         # A whole answer says why it ended.
-        return usage, Outcome.PARTIAL if stream.finish_reason is None else Outcome.ASSUMED
+        return usage, Outcome.ESTIMATED
 
     def _keep(self) -> None:
         if not self._parts:

@@ -44,7 +44,7 @@ def test_a_call_whose_use_nobody_knows_is_charged_in_full(workspace):
     with reserve(workspace.tenant, **ASK, estimate=1_000) as paid:
         paid.dispatch(lambda: None)
     assert workspace.ledger()["spent"] == 1_000
-    assert workspace.lines()[0].outcome == "assumed"
+    assert workspace.lines()[0].outcome == "estimated"
 
 
 def test_a_call_that_turned_out_void_is_released(workspace):

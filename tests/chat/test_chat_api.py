@@ -356,7 +356,7 @@ def test_a_model_that_breaks_off_ends_the_stream_with_an_error_and_is_charged(wo
     assert [name for name, _ in events] == ["token", "token", "error"]
     assert events[-1][1]["error"] == "model_failed"
     (line,) = workspace.lines()
-    assert line.outcome == "assumed"
+    assert line.outcome == "estimated"
     assert workspace.ledger()["spent"] == line.cost >= 2 * 4_000
     assert workspace.ledger()["reserved"] == 0
 
@@ -366,7 +366,7 @@ def test_usage_that_the_model_does_not_report_is_counted_and_never_zero(workspac
     body = workspace.api().chat("hello").json()
     assert body["usage"]["input_tokens"] >= 5
     assert body["usage"]["output_tokens"] == 4
-    assert workspace.lines()[0].outcome == "assumed"
+    assert workspace.lines()[0].outcome == "estimated"
 
 
 def test_a_model_that_writes_past_max_tokens_is_cut(workspace, upstream):

@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from billing.prices import Usage
 from chat import llm
 from chat.errors import ModelFailed
 from chat.llm import complete, open_stream, prompt_bound
-from chat.pricing import Usage
 from tests.support.upstream import PROMPT_TOKENS
 
 ASK: list[llm.Message] = [{"role": "user", "content": "What does acme's PROMPTSECRET cost?"}]

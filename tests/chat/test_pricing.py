@@ -6,18 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.prices import UNLIMITED_TOKENS, Price, Usage, affordable_tokens, cost, estimate
 from chat.errors import ModelNotPriced
 from chat.local_model import NAME
-from chat.pricing import (
-    UNLIMITED_TOKENS,
-    Price,
-    Usage,
-    affordable_tokens,
-    callable_models,
-    cost,
-    estimate,
-    price_for,
-)
+from chat.pricing import callable_models, price_for
 
 MINI = Price(input=15_000_000, output=60_000_000)  # $0.15 and $0.60 a million
 PRICES = {"acme-mini": {"input": 15_000_000, "output": 60_000_000}}

@@ -28,7 +28,7 @@ def test_a_stream_near_the_end_of_the_grace_is_settled_and_told(workspace, datab
     last = json.loads(rest[-2].removeprefix("data: ") if rest[-1] == "" else rest[-1].removeprefix("data: "))
     assert last["finish_reason"] == "cancelled"
     (line,) = workspace.lines()
-    assert line.outcome == "partial"
+    assert line.outcome == "estimated"
     assert last["cost"]["microcents"] == line.cost == workspace.ledger()["spent"] < line.estimate
     assert workspace.ledger()["reserved"] == 0
     assert workspace.holds() == 0
