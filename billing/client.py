@@ -281,9 +281,9 @@ def was_not_reserved(exc: CyclesProtocolError) -> bool:
     return exc.error_code == NOT_SENT or 400 <= (exc.status or 0) < 500
 
 
-_DENIED = {"BUDGET_EXCEEDED", "OVERDRAFT_LIMIT_EXCEEDED", "DEBT_OUTSTANDING"}
-_ON_HOLD = {"BUDGET_FROZEN", "BUDGET_CLOSED", "TENANT_CLOSED"}
-_OURS = {
+DENIED = {"BUDGET_EXCEEDED", "OVERDRAFT_LIMIT_EXCEEDED", "DEBT_OUTSTANDING"}
+ON_HOLD = {"BUDGET_FROZEN", "BUDGET_CLOSED", "TENANT_CLOSED"}
+_MISCONFIGURED = {
     "NOT_FOUND",
     "BUDGET_NOT_FOUND",
     "UNIT_MISMATCH",
@@ -322,15 +322,20 @@ def failure_of(response: CyclesResponse, *, subject_tenant: str) -> BudgetError:
 
 
 def _sorted(code: Any, status: int, message: str, subject_tenant: str | None, needed: int | None) -> BudgetError:
+    if code in DENIED:
+        return denied(subject_tenant, needed)
+    return error_for(str(code or ""), status, message, subject_tenant)
+
+
+def error_for(code: str, status: int, message: str, subject_tenant: str | None) -> BudgetError:
+    """The error that an answer which grants nothing means, without the figures of a denial."""
     if code == "NO_TENANT_BOUND":
         return NoTenantBound()
-    if code in _DENIED:
-        return denied(subject_tenant, needed)
-    if code in _ON_HOLD or (status == 401 and ("TENANT_SUSPENDED" in message or "TENANT_CLOSED" in message)):
+    if code in ON_HOLD or (status == 401 and ("TENANT_SUSPENDED" in message or "TENANT_CLOSED" in message)):
         return OnHold()
     if code == "LIMIT_EXCEEDED" or status == 429:
         return RateLimited()
-    if code in _OURS and "INTERNAL_ERROR" not in message:
+    if code in _MISCONFIGURED and "INTERNAL_ERROR" not in message:
         logger.error("The authority refuses us: %s %s for %s", status, code, subject_tenant)
         return AuthorityMisconfigured()
     return AuthorityUnavailable()

@@ -1,67 +1,82 @@
-"""The guard: no model call without a hold, and every hold settled exactly once.
+"""The guard: the engine for plain functions. No model call without a hold, every hold settled exactly once.
 
-Owns `reserve` → `Reservation`, and `guarded` for plain functions. Must not know which model is called nor how.
-
-The order is what makes a crash safe: Hold row → reserve at the authority → `dispatched_at` → the model → commit →
-UsageLine and the Hold's end in one transaction. A row that stays behind says how far its worker came.
+Owns `reserve` → `Reservation`, and `guarded`. Each asks the engine on its process's loop thread and waits for it. Must
+not know which model is called nor how.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
-import threading
-import time
+import weakref
 from collections.abc import Callable
-from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
+from uuid import UUID
 
-import django.db
-from django.db import connection, transaction
-from django.utils import timezone
-from runcycles import Action, Amount, Caps, CyclesMetrics, Subject, Unit, get_cycles_context
-from runcycles.context import CyclesContext
-from runcycles.exceptions import CyclesProtocolError
-from runcycles.streaming import StreamReservation
+from django.db import connection
+from runcycles import Caps, CyclesMetrics
 
-from billing.client import account_of, default_client, translate, was_not_reserved
+from billing.engine.authority import Payer
+from billing.engine.call import Busy, Call, NotDispatched
+from billing.engine.current import current
+from billing.engine.loop import here, loop_thread, run
+from billing.engine.opening import open_call
+from billing.engine.order import TTL_MS, Order
+from billing.engine.payers import payer_for
+from billing.engine.settling import Final, Settled
 from billing.errors import NoTenantBound
-from billing.models import Account, Hold
-from billing.plans import PLANS, Plan
-from billing.usage.models import UsageLine
-from tenants.context import current_tenant, tenant_scope
+from billing.outcomes import Outcome
+from billing.prices import Usage
+from billing.subjects import subject_for
+from tenants.context import current_tenant
 from tenants.http import Unavailable
 from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
 
-get_context = get_cycles_context
 Metrics = CyclesMetrics
-Outcome = UsageLine.Outcome
+__all__ = [
+    "Metrics",
+    "NotDispatched",
+    "Outcome",
+    "Reservation",
+    "current_reservation",
+    "get_context",
+    "guarded",
+    "reserve",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Long enough for a slow answer between two heartbeats, short enough that a dead worker's hold frees itself.
-TTL_MS = 120_000
-
-_current: ContextVar[Reservation | None] = ContextVar("current_reservation", default=None)
-
-
-def plan_max_tokens(tenant: Tenant) -> int:
-    """The most tokens that the tenant's plan lets one call ask for. Raises OnHold or NotProvisioned."""
-    return PLANS[account_of(tenant).plan].max_tokens
+LEAST_TTL_MS, MOST_TTL_MS = 1_000, 86_400_000
+# A settlement goes on in the background; a request does not wait for an authority that is away.
+SETTLE_SECONDS = 2.0
 
 
-class NothingUsed(Exception):
-    """Tells the client to release: nothing was bought under this hold."""
+@dataclass(slots=True)
+class Context:
+    """What a guarded function is told, and what it may tell: the shape of the client's own context."""
+
+    reservation_id: str
+    estimate: int
+    caps: Caps
+    metrics: CyclesMetrics | None = None
 
 
 def current_reservation() -> Reservation | None:
     """The reservation that pays for the guarded function running now."""
-    return _current.get()
+    return current.get()
+
+
+def get_context() -> Context | None:
+    """The context of the guarded function running now: `caps` to read, `metrics` to set."""
+    reservation = current.get()
+    return reservation.context if reservation is not None else None
 
 
 def reserve(
@@ -73,6 +88,7 @@ def reserve(
     estimate: int,
     user_id: int | None = None,
     workflow: str | None = None,
+    key_id: int | None = None,
     dimensions: dict[str, str] | None = None,
     action_tags: list[str] | None = None,
     ttl_ms: int = TTL_MS,
@@ -80,67 +96,41 @@ def reserve(
 ) -> Reservation:
     """Hold `estimate` microcents of the tenant's budget (default: the current tenant's), or raise a BudgetError.
 
-    `estimate` is the most the call can be billed. Use the result with `with`, or hand it on and call `settle()`.
-    Raises BudgetDenied, OnHold, AuthorityUnavailable …; the model must then not be called. Not inside a transaction:
-    its rollback would take the hold and the line of a call that was paid.
+    `estimate` is the most the call can be billed. Use the result with `with`, or hand it on and call `settle()`; one
+    that is dropped is settled by what it says of itself. Raises BudgetDenied, OnHold, AuthorityUnavailable …; the model
+    must then not be called. Not inside a transaction: its rollback could not take a paid call back.
     """
     tenant = tenant or current_tenant()
     if tenant is None:
         raise NoTenantBound
-    account = account_of(tenant)
-    plan = PLANS[account.plan]
-    subject = Subject(
-        tenant=account.subject_tenant,
-        workspace=f"user-{user_id}" if user_id is not None else None,
-        app=app,
-        workflow=workflow,
-        dimensions=dimensions,
+    if connection.in_atomic_block:
+        raise RuntimeError("A call cannot be paid for inside a transaction: end it first.")
+    if estimate < 0 or not LEAST_TTL_MS <= ttl_ms <= MOST_TTL_MS:
+        raise ValueError("An estimate is never negative, and a hold lasts from a second to a day.")
+    call = run(
+        _open(
+            tenant,
+            user_id=user_id,
+            subject={"app": app, "workflow": workflow, "key_id": key_id, "dimensions": dimensions},
+            order={
+                "action_kind": action_kind,
+                "action_name": action_name,
+                "amount": estimate,
+                "least": estimate,
+                "tags": action_tags,
+                "ttl_ms": ttl_ms,
+                "grace_ms": grace_period_ms,
+            },
+        )
     )
-    action = Action(kind=action_kind, name=action_name, tags=action_tags)
-    with transaction.atomic(durable=True):
-        hold = Hold.objects.create(
-            account=account,
-            subject=subject.model_dump(exclude_none=True),
-            action_kind=action_kind,
-            action_name=action_name,
-            estimate=estimate,
-        )
-    try:
-        paid = default_client().stream_reservation(
-            subject=subject,
-            action=action,
-            estimate=Amount(unit=Unit.USD_MICROCENTS, amount=estimate),
-            ttl_ms=ttl_ms,
-            grace_period_ms=grace_period_ms,
-            # The only policy under which a commit of what was truly used cannot be refused and dropped.
-            overage_policy="ALLOW_IF_AVAILABLE",
-            # From the hold, so that whoever finishes this call later repeats the same keys and changes nothing twice.
-            idempotency_key=str(hold.pk),
-        )
-        paid.__enter__()
-    except CyclesProtocolError as exc:
-        if was_not_reserved(exc):
-            _forget(hold)
-        raise translate(exc, subject_tenant=account.subject_tenant, needed=estimate) from exc
-    except ValueError:
-        # What the client refuses to send, such as a ttl out of range: nothing was held.
-        _forget(hold)
-        raise
-    reservation = Reservation(tenant, account, hold, paid, user_id=user_id, plan=plan)
-    try:
-        Hold.objects.filter(pk=hold.pk).update(reservation_id=paid.reservation_id)
-    except django.db.Error as exc:
-        reservation.settle()
-        raise Unavailable from exc
-    return reservation
+    return Reservation(tenant, call)
 
 
-def _forget(hold: Hold) -> None:
-    """The authority holds nothing for it. Failing here must not hide why."""
-    try:
-        Hold.objects.filter(pk=hold.pk).delete()
-    except django.db.Error:
-        logger.exception("A refused hold stays in the table: hold=%s", hold.pk)
+async def _open(tenant: Tenant, *, user_id: int | None, subject: dict[str, Any], order: dict[str, Any]) -> Call:
+    engine = here()
+    payer = await payer_for(engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name)
+    named = subject_for(tenant=payer.subject_tenant, user_id=user_id, **subject)
+    return await open_call(engine, Order(payer=payer, subject=named, user_id=user_id, **order))
 
 
 class Reservation:
@@ -150,71 +140,74 @@ class Reservation:
     end of the block, by what was recorded and not by how the block ended.
     """
 
-    def __init__(
-        self,
-        tenant: Tenant,
-        account: Account,
-        hold: Hold,
-        paid: StreamReservation,
-        *,
-        user_id: int | None,
-        plan: Plan,
-    ) -> None:
+    def __init__(self, tenant: Tenant, call: Call) -> None:
         self.tenant = tenant
-        self.account = account
-        self._hold = hold
-        self._paid = paid
-        self._user_id = user_id
-        self._lock = threading.Lock()
-        self._settled = False
-        self._dispatched = False
-        self._void = False
-        self._cost: int | None = None
-        self._model = ""
-        self._tokens: tuple[int | None, int | None] = (None, None)
-        self._outcome: str = Outcome.ESTIMATED
-        self.caps = _merged(paid.caps, plan.max_tokens)
-        self._lease = _Lease(paid, get_cycles_context())
-        if (context := get_cycles_context()) is not None:
-            context.caps = self.caps
+        self.caps = Caps.model_validate({**_known_caps(call.caps), "max_tokens": call.max_tokens})
+        self.context = Context(call.hold.slices[0].reservation_id or "", call.held, self.caps)
+        self._call = call
+        self._use = _Use(call)
+        # Dropped without a word, it is settled by what it said so far: the timer would hold its money for ever.
+        self._finalizer = weakref.finalize(self, _settle_soon, call, self._use)
 
     @property
     def estimate(self) -> int:
-        return self._hold.estimate
+        return self._call.held
 
     @property
     def cost(self) -> int:
         """What the call cost so far: recorded, else the whole estimate once the model was called."""
-        if not self._dispatched or self._void:
-            return 0
-        return self.estimate if self._cost is None else self._cost
+        return self._use.final().cost if self._call.is_dispatched else 0
 
     @property
     def outcome(self) -> str:
-        return self._outcome
+        return self._use.final().outcome
+
+    @property
+    def id(self) -> UUID:
+        return self._call.id
+
+    @property
+    def payer(self) -> Payer:
+        return self._call.payer
+
+    @property
+    def on_lapse(self) -> Callable[[], None] | None:
+        """Called when the authority stops holding the money under the work: cut it."""
+        return self._call.on_lapse
+
+    @on_lapse.setter
+    def on_lapse(self, cut: Callable[[], None] | None) -> None:
+        self._call.on_lapse = cut
+
+    @property
+    def pays(self) -> bool:
+        """Whether a model may be called under it now."""
+        return self._call.pays
 
     def lease_left(self) -> float:
         """Seconds for which the authority still holds the money. Past it another call may be given the same."""
-        return self._lease.left()
+        return self._call.lease_left()
 
     def cap(self, max_tokens: int) -> int:
         """`max_tokens`, lowered to what the caps allow. A cap of 0 is a cap."""
-        return max_tokens if self.caps.max_tokens is None else min(max_tokens, self.caps.max_tokens)
+        return min(max_tokens, self._call.max_tokens)
+
+    def left(self) -> int:
+        """Microcents of the hold that nothing has been recorded for."""
+        return max(0, self._call.held - (self._use.cost or 0))
 
     def dispatch(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Write down that the model is about to be called, give the connection back, and call it.
+        """Write down that the model is about to be called, give the connection back, and call it. Once.
 
         The provider may bill from here on, whatever comes back, so a hold that cannot say so pays for nothing.
         """
-        try:
-            mine = Hold.objects.filter(pk=self._hold.pk, dispatched_at=None).update(dispatched_at=timezone.now())
-        except django.db.Error as exc:
-            raise Unavailable from exc
-        if mine != 1:
-            # Swept, or dispatched before: whatever pays for this call, it is not this hold.
+        if self._call.is_dispatched:
             raise Unavailable
-        self._dispatched = True
-        # Held through a model's answer, connections run out at the eleventh stream of a pool of ten.
+        try:
+            run(self._call.dispatch())
+        except Busy:
+            raise Unavailable from None
+        # Held through a model's answer, connections run out at the eleventh call of a pool of ten.
         if not connection.in_atomic_block:
             connection.close()
         return call(*args, **kwargs)
@@ -231,87 +224,23 @@ class Reservation:
         """What was used so far, in microcents; the last word before settling counts."""
         if min(cost, tokens_input or 0, tokens_output or 0) < 0:
             raise ValueError("A cost or a count is never negative.")
-        self._cost, self._outcome = cost, outcome
-        self._model, self._tokens = model, (tokens_input, tokens_output)
+        usage = None
+        if tokens_input is not None or tokens_output is not None:
+            usage = Usage(tokens_input or 0, tokens_output or 0)
+        self._use.set(cost, Outcome(outcome), usage, model)
+
+    def add(self, *, cost: int, outcome: Outcome, usage: Usage, model: str = "") -> None:
+        """What one more answer under this hold used."""
+        self._use.add(cost, outcome, usage, model)
 
     def void(self) -> None:
         """The model was not reached, or refused before working: nothing was bought after all."""
-        self._void = True
+        self._use.set(0, Outcome.NONE, None, "")
 
     def settle(self) -> None:
         """Commit what was used, or release. Once; a second call does nothing."""
-        with self._lock:
-            if self._settled:
-                return
-            self._settled = True
-        landed = False
-        try:
-            landed = self._settle_at_the_authority()
-        except Exception:  # whatever it was, what was used is written down here
-            logger.exception("Settling failed on the way: hold=%s", self._hold.pk)
-        finally:
-            self._write_down(landed)
-
-    @property
-    def _charged(self) -> bool:
-        return self._dispatched and not self._void
-
-    def _settle_at_the_authority(self) -> bool:
-        """Whether the authority knows the outcome now."""
-        if not self._charged:
-            self._paid.__exit__(NothingUsed, NothingUsed(), None)
-            # A release that was lost costs nothing but the lease's time.
-            return True
-        # Unset, the client would commit the full estimate and call it measured.
-        self._paid.usage.actual_cost = self.cost
-        self._paid.usage.tokens_input = self._tokens[0] or 0
-        self._paid.usage.tokens_output = self._tokens[1] or 0
-        self._paid.usage.model_version = self._model[:128] or None
-        self._paid.__exit__(None, None, None)
-        return self._paid.settlement_error is None
-
-    def _write_down(self, landed: bool) -> None:
-        """The line, and the hold's end: but a commit that has not landed keeps its hold, or nobody would repeat it.
-
-        The client repeats it for over an hour, and from its journal at the next start; past that only the row knows.
-        """
-        try:
-            with tenant_scope(self.tenant), transaction.atomic():
-                if self._charged:
-                    UsageLine.objects.create(**self._line())
-                if landed:
-                    Hold.objects.filter(pk=self._hold.pk).delete()
-        except django.db.Error:
-            # The authority has the truth and the row stays for the sweep; the customer keeps the answer.
-            logger.exception("A settled call could not be written down: hold=%s", self._hold.pk)
-        logger.log(
-            logging.INFO if landed else logging.ERROR,
-            "%s tenant=%s reservation=%s action=%s/%s estimate=%d actual=%d outcome=%s",
-            "settled" if landed else "not settled at the authority yet",
-            self.tenant.slug,
-            self._paid.reservation_id,
-            self._hold.action_kind,
-            self._hold.action_name,
-            self.estimate,
-            self.cost,
-            self._outcome if self._charged else "released",
-        )
-
-    def _line(self) -> dict[str, Any]:
-        return {
-            "hold": self._hold.pk,
-            "reservation_id": self._paid.reservation_id,
-            "user_id": self._user_id,
-            "app": self._hold.subject.get("app", ""),
-            "action": self._hold.action_name,
-            "model": self._model,
-            "tokens_input": self._tokens[0],
-            "tokens_output": self._tokens[1],
-            "estimate": self.estimate,
-            "cost": self.cost,
-            "outcome": self._outcome,
-            "created_at": self._hold.created_at,
-        }
+        if self._finalizer.detach() is not None:
+            run(_settle(self._call, self._use.final(), SETTLE_SECONDS))
 
     def __enter__(self) -> Self:
         return self
@@ -322,26 +251,66 @@ class Reservation:
         self.settle()
 
 
-class _Lease:
-    """How long the authority holds the money, on this machine's clock: only differences of the server's are used."""
+class _Use:
+    """What a reservation's call used so far. Apart from the reservation, for it outlives one that is dropped."""
 
-    def __init__(self, paid: StreamReservation, context: CyclesContext | None) -> None:
-        self._context = context
-        self._first = (context.expires_at_ms if context else None) or 0
-        granted = paid._initial_remaining
-        self._until = time.monotonic() + (TTL_MS if granted is None else granted) / 1_000
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.cost: int | None = None
+        self._outcome = Outcome.ESTIMATED
+        self._usage: Usage | None = None
+        self._model = ""
 
-    def left(self) -> float:
-        # The client's heartbeat writes each extension into the context.
-        extended = (self._context.expires_at_ms or self._first) - self._first if self._context else 0
-        return self._until + extended / 1_000 - time.monotonic()
+    def set(self, cost: int, outcome: Outcome, usage: Usage | None, model: str) -> None:
+        self.cost, self._outcome, self._usage = cost, outcome, usage
+        self._model = model or self._model
+
+    def add(self, cost: int, outcome: Outcome, usage: Usage, model: str) -> None:
+        if self.cost is None:
+            self.set(cost, outcome, usage, model)
+            return
+        before = self._usage or Usage(0, 0)
+        total = Usage(
+            before.tokens_input + usage.tokens_input,
+            before.tokens_output + usage.tokens_output,
+            cached=before.cached + usage.cached,
+            reasoning=before.reasoning + usage.reasoning,
+        )
+        self.set(self.cost + cost, _of_both(self._outcome, outcome), total, model)
+
+    def final(self) -> Final:
+        if not self._call.is_dispatched:
+            return Final(0, Outcome.NONE)
+        cost = self._call.held if self.cost is None else self.cost
+        return Final(cost, self._outcome, self._usage, self._model).within(self._call.held)
 
 
-def _merged(caps: Caps | None, max_tokens: int) -> Caps:
-    """The authority's caps and the plan's: the lower of both, for an authority cannot be told a plan's."""
-    theirs = caps.max_tokens if caps else None
-    lower = max_tokens if theirs is None else min(theirs, max_tokens)
-    return (caps or Caps()).model_copy(update={"max_tokens": lower})
+def _of_both(one: Outcome, other: Outcome) -> Outcome:
+    """The class of a sum: what was not charged changes nothing, what was guessed makes the sum a guess."""
+    if one == other or other == Outcome.NONE:
+        return one
+    return other if one == Outcome.NONE else Outcome.ESTIMATED
+
+
+async def _settle(call: Call, final: Final, seconds: float) -> Settled | None:
+    settling = call.settle(final)
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.shield(settling)
+    except TimeoutError:
+        return None
+
+
+def _settle_soon(call: Call, use: _Use) -> None:
+    """From the collector, which may run on any thread, the loop's own too: it must not wait."""
+    thread = loop_thread()
+    if not call.is_settling and not thread.loop.is_closed():
+        logger.warning("A reservation was dropped without being settled: hold=%s", call.id)
+        thread.loop.call_soon_threadsafe(lambda: call.settle(use.final()))
+
+
+def _known_caps(caps: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in caps.items() if name in Caps.model_fields}
 
 
 def guarded(
@@ -355,6 +324,7 @@ def guarded(
     workflow: str | Callable[..., str | None] | None = None,
     dimensions: dict[str, str] | Callable[..., dict[str, str] | None] | None = None,
     user_id: int | Callable[..., int | None] | None = None,
+    key_id: int | Callable[..., int | None] | None = None,
     ttl_ms: int = TTL_MS,
     grace_period_ms: int | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -364,8 +334,9 @@ def guarded(
     `get_context()` has the caps and takes `metrics`, and `current_reservation()` takes `record()` and `void()`.
 
     A function that raises may have called its model, so its estimate is kept in full, unless it recorded what it
-    used or declared the call void first. A generator or `async def` is refused when it is decorated: the first would
-    be paid for before its first value, the second would run on another thread's tenant.
+    used, declared the call void, or raised an error that says what was used (`reached`, `usage`). A generator or
+    `async def` is refused when it is decorated: the first would be paid for before its first value, the second would
+    run on another thread's tenant.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -384,39 +355,61 @@ def guarded(
                 estimate=given(estimate),
                 workflow=given(workflow),
                 user_id=given(user_id),
+                key_id=given(key_id),
                 dimensions=given(dimensions),
                 ttl_ms=ttl_ms,
                 grace_period_ms=grace_period_ms,
             )
-            token = _current.set(reservation)
+            token = current.set(reservation)
             try:
                 with reservation:
-                    result = reservation.dispatch(function, *args, **kwargs)
-                    if inspect.isawaitable(result) or inspect.isgenerator(result):
-                        raise TypeError(f"{function.__qualname__} returned work for later, unpaid. Use reserve().")
+                    result = _run(reservation, function, *args, **kwargs)
                     _record_result(reservation, actual, result)
                     return result
             finally:
-                _current.reset(token)
+                current.reset(token)
 
         return paid_for
 
     return decorate
 
 
+def _run(reservation: Reservation, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    try:
+        result = reservation.dispatch(function, *args, **kwargs)
+    except Exception as exc:
+        _record_failure(reservation, exc)
+        raise
+    if inspect.isawaitable(result) or inspect.isgenerator(result):
+        name = getattr(function, "__qualname__", repr(function))
+        raise TypeError(f"{name} returned work for later, unpaid. Use reserve().")
+    return result
+
+
+def _record_failure(reservation: Reservation, exc: Exception) -> None:
+    """What an error says of itself: that the model was not reached, or what its answer had used."""
+    if reservation._use.cost is not None:
+        return
+    if getattr(exc, "reached", None) is False:
+        reservation.void()
+    elif type(cost := getattr(exc, "cost", None)) is int and cost >= 0:
+        usage = getattr(exc, "usage", None)
+        reservation.add(cost=cost, outcome=Outcome.ESTIMATED, usage=usage if isinstance(usage, Usage) else Usage(0, 0))
+
+
 def _refuse_unguardable(function: Callable[..., Any]) -> None:
     name = getattr(function, "__qualname__", repr(function))
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{name} is async def: guarded takes plain functions. Make it a def; see README, Why sync.")
+        raise TypeError(f"{name} is async def: guarded takes plain functions. Buy with chat.calls.acomplete instead.")
     if inspect.isgeneratorfunction(function):
         raise TypeError(f"{name} is a generator: guarded would settle it before its first value. Use reserve().")
 
 
 def _record_result(reservation: Reservation, actual: int | Callable[[Any], int] | None, result: Any) -> None:
-    """Keeps what the function recorded itself; else `actual` of the result; else the estimate stands, as assumed."""
-    if reservation._cost is not None or actual is None:
+    """Keeps what the function recorded itself; else `actual` of the result; else the estimate stands, as estimated."""
+    if reservation._use.cost is not None or actual is None:
         return
-    metrics = (context.metrics if (context := get_cycles_context()) else None) or Metrics()
+    metrics = reservation.context.metrics or Metrics()
     reservation.record(
         cost=actual(result) if callable(actual) else actual,
         model=metrics.model_version or "",

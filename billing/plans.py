@@ -12,12 +12,16 @@ from billing.money import MICROCENTS_PER_USD
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """allowance and overdraft in microcents a period; max_tokens is the most one call may ask for."""
+    """allowance and overdraft in microcents a period; max_tokens is the most one call may ask for.
+
+    `fits`: a call that the budget covers only in part gets a shorter answer; without it, it is refused.
+    """
 
     name: str
     allowance: int
     overdraft: int
     max_tokens: int
+    fits: bool = True
 
 
 PLANS = {

@@ -1,128 +1,218 @@
-"""What can be bought: a reply in a conversation, a summary. Parse-free: callers bring clean values."""
+"""What can be bought here: a reply in a conversation, a summary. Parse-free: callers bring clean values.
+
+Owns conversations: their history, their one call at a time, and the rows that are written with the settled line. Must
+not hold money itself; chat.calls does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-import django.db
 from django.conf import settings
-from django.db import transaction
 
-from billing.balances import figures_for
-from billing.guard import Outcome, current_reservation, guarded, plan_max_tokens, reserve
+from billing.client import account_of
+from billing.engine.authority import Payer
+from billing.engine.call import Call
+from billing.engine.engine import Engine
+from billing.engine.loop import here, run
+from billing.engine.payers import payer_for
+from billing.engine.settling import Keep
+from billing.engine.statements import in_schema
+from billing.engine.store import FAILURES
+from billing.guard import current_reservation, guarded
+from billing.ledgers import figures_for
 from billing.money import usd
-from billing.prices import Usage, cost, estimate
-from chat import llm
-from chat.errors import ModelFailed
-from chat.models import Conversation, Message
+from billing.plans import PLANS
+from billing.prices import estimate
+from chat import calls
+from chat.calls import DEFAULT_MAX_TOKENS, Known, Wanted, at_least_one
+from chat.dialect import Message, as_taken, prompt_bound, prompt_bytes
+from chat.errors import ConversationBusy
 from chat.pricing import price_for
-from chat.streams import LEASE_MARGIN_SECONDS, Pump, Reply, Terms
-from tenants.http import Forbidden, NotFound, Unavailable
+from chat.streams import Answering, Completion
+from tenants.http import NotFound, Unavailable
 from tenants.models import Tenant
-from tenants.users.models import User
 
-DEFAULT_MAX_TOKENS = 512
 # How much of a conversation goes along: a small model's memory is short, and every token of it is paid for again.
 HISTORY_MESSAGES = 8
 HISTORY_BYTES = 4_000
-ACTION = "llm.completion"
+LOOK_AGAIN_SECONDS = 0.1
 
 
-def start_reply(
-    tenant: Tenant,
+@dataclass(frozen=True, slots=True)
+class Buyer:
+    """Who asks: a person of a tenant, by session or by one of their keys."""
+
+    tenant_id: int
+    slug: str
+    schema: str
+    user_id: int
+    key_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer under way in its conversation."""
+
+    answering: Answering[Call]
+    conversation_id: int
+
+    def facts(self, completion: Completion) -> dict[str, Any]:
+        """What an answer says of itself. `budget` is null where it was not to be had in time."""
+        return {
+            "conversation_id": self.conversation_id,
+            "model": completion.model,
+            "finish_reason": completion.finish_reason,
+            "usage": {
+                "input_tokens": completion.usage.tokens_input,
+                "output_tokens": completion.usage.tokens_output,
+            },
+            "cost": {"microcents": completion.cost, "usd": usd(completion.cost)},
+            "outcome": str(completion.outcome),
+            "fitted": self.answering.call.is_fitted,
+            "budget": completion.budget,
+        }
+
+
+async def start_reply(
+    buyer: Buyer,
     *,
-    user: User,
     prompt: str,
     conversation_id: int | None = None,
     max_tokens: int | None = None,
     model: str | None = None,
 ) -> Reply:
-    """Hold the most this answer can cost, call the model, and give back the reply as it comes.
+    """Hold the money for an answer, call the model, and give back the reply as it comes. The caller must leave it or
+    read it to its end.
 
-    The caller must close it. Raises NotFound, ModelNotPriced, a BudgetError, or ModelFailed; the conversation is then
-    as it was before.
+    Raises NotFound, ConversationBusy, ModelNotPriced, a BudgetError, or ModelFailed; the conversation is then as it was.
     """
-    model = model or settings.LLM_MODEL
-    price = price_for(model)
-    conversation = _conversation(user, conversation_id)
-    messages: list[llm.Message] = [*_history(conversation), {"role": "user", "content": prompt}]
-    allowed = min(max_tokens or DEFAULT_MAX_TOKENS, plan_max_tokens(tenant))
-    tokens_input = llm.prompt_bound(messages)
-    with ExitStack() as stack:
-        reservation = stack.enter_context(
-            reserve(
-                tenant,
-                app="chat",
-                action_kind=ACTION,
-                action_name=model,
-                estimate=estimate(tokens_input=tokens_input, max_tokens=allowed, price=price),
-                user_id=user.pk,
-                workflow=f"conversation-{conversation.pk}" if conversation else None,
-            )
-        )
-        allowed = _some(reservation.cap(allowed))
-        asked = stack.enter_context(_asked(conversation, user=user, prompt=prompt))
-        conversation = asked.conversation
-        pump = Pump(lambda cut: llm.open_stream(messages, model=model, max_tokens=allowed, cut=cut))
-        try:
-            reservation.dispatch(pump.start)
-        except RuntimeError as exc:
-            # No thread to be had: the model was not called after all.
-            reservation.void()
-            raise Unavailable from exc
-        terms = Terms(model=model, price=price, max_tokens=allowed, tokens_input=tokens_input)
-        reply = Reply(reservation, pump, terms=terms, conversation=conversation)
-        stack.callback(reply.close)
-        reply.wait_for_first()
-        stack.pop_all()  # from here the caller owns the reply, and the reply the reservation
-        return reply
-
-
-def _some(max_tokens: int) -> int:
-    """A cap of 0 is a cap: it allows no answer, and some models read a 0 as "without limit"."""
-    if max_tokens < 1:
-        raise Forbidden("This workspace's limits allow no answer just now.")
-    return max_tokens
-
-
-def _conversation(user: User, conversation_id: int | None) -> Conversation | None:
+    engine = here()
+    price_for(model or settings.LLM_MODEL)
+    payer = await payer_for(engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema)
     if conversation_id is None:
-        return None
-    found = Conversation.objects.filter(pk=conversation_id, owner=user).first()
-    if found is None:
-        raise NotFound("There is no such conversation.")
-    return found
-
-
-@contextmanager
-def _asked(conversation: Conversation | None, *, user: User, prompt: str) -> Iterator[Message]:
-    """The question's row, taken back where the block fails: asked again, it would stand there twice, and be paid so."""
-    with transaction.atomic():
-        conversation = conversation or Conversation.objects.create(owner=user, title=_title(prompt))
-        asked = Message.objects.create(conversation=conversation, role=Message.Role.USER, text=prompt)
+        conversation = Conversation(await _new_id(engine, buyer), is_new=True)
+        return await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model)
+    busy_key = f"{buyer.schema}:conversation-{conversation_id}"
+    if not await engine.exclusive.acquire(busy_key, engine.wait_seconds):
+        raise ConversationBusy
     try:
-        yield asked
-    except Exception:
-        with suppress(django.db.Error), transaction.atomic():
-            asked.delete()
-            Conversation.objects.filter(pk=conversation.pk, messages=None).delete()
+        conversation = await _found(engine, buyer, conversation_id, busy_key)
+        reply = await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model)
+    except BaseException:
+        engine.exclusive.release(busy_key)
         raise
+    reply.answering.when_settled(lambda: engine.exclusive.release(busy_key))
+    return reply
 
 
-def _history(conversation: Conversation | None) -> list[llm.Message]:
-    """The latest messages that fit, oldest first."""
-    if conversation is None:
-        return []
-    kept: list[llm.Message] = []
+async def _reply(
+    engine: Engine,
+    payer: Payer,
+    buyer: Buyer,
+    conversation: Conversation,
+    prompt: str,
+    max_tokens: int | None,
+    model: str | None,
+) -> Reply:
+    asked_at = datetime.now(UTC)
+    wanted = Wanted(
+        messages=[*conversation.history, {"role": "user", "content": prompt}],
+        model=model or "",
+        max_tokens=max_tokens,
+        app="chat",
+        user_id=buyer.user_id,
+        key_id=buyer.key_id,
+        workflow=f"conversation-{conversation.id}" if conversation.has_limit else None,
+        busy_key=conversation.busy_key,
+        known=conversation.known,
+        keep_rows=lambda completion: rows_of(conversation, buyer.user_id, prompt, asked_at, completion),
+    )
+    return Reply(await calls.begin(engine, payer, wanted), conversation.id)
+
+
+# --- conversations --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation as a call needs it. A new one has its number before it has a row."""
+
+    id: int
+    is_new: bool = False
+    has_limit: bool = False
+    busy_key: str | None = None
+    history: Sequence[Message] = ()
+    known: Known | None = None
+
+
+NEW_ID = "SELECT nextval(pg_get_serial_sequence('{schema}.chat_conversation', 'id'))"
+
+FOUND = """
+SELECT conversation.has_limit,
+       EXISTS (SELECT 1 FROM public.billing_hold WHERE busy_key = %(busy_key)s),
+       (SELECT coalesce(json_agg(json_build_array(role, text, tokens_input, tokens_output, outcome) ORDER BY id), '[]')
+        FROM (SELECT id, role, text, tokens_input, tokens_output, outcome FROM {schema}.chat_message
+              WHERE conversation_id = conversation.id ORDER BY id DESC LIMIT %(most)s) AS newest)
+FROM {schema}.chat_conversation AS conversation
+WHERE conversation.id = %(id)s AND conversation.owner_id = %(owner)s
+"""
+
+
+async def _new_id(engine: Engine, buyer: Buyer) -> int:
+    try:
+        return int((await engine.store.fetch(in_schema(NEW_ID, buyer.schema)))[0][0])
+    except FAILURES as exc:
+        raise Unavailable from exc
+
+
+async def _found(engine: Engine, buyer: Buyer, conversation_id: int, busy_key: str) -> Conversation:
+    """The buyer's own conversation, once no other process answers in it."""
+    until = time.monotonic() + engine.wait_seconds
+    params = {"id": conversation_id, "owner": buyer.user_id, "busy_key": busy_key, "most": HISTORY_MESSAGES}
+    while True:
+        try:
+            rows = await engine.store.fetch(in_schema(FOUND, buyer.schema), params)
+        except FAILURES as exc:
+            raise Unavailable from exc
+        if not rows:
+            raise NotFound("There is no such conversation.")
+        has_limit, is_busy, turns = rows[0]
+        if not is_busy:
+            break
+        if time.monotonic() > until:
+            raise ConversationBusy
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    history, known = _history(turns)
+    return Conversation(conversation_id, has_limit=has_limit, busy_key=busy_key, history=history, known=known)
+
+
+def _history(turns: list[list[Any]]) -> tuple[list[Message], Known | None]:
+    """The latest messages that fit, oldest first, as strict models take them; and what their last report counted.
+
+    The report stands for the whole prompt of its time and the answer to it, so it is known only while nothing of the
+    beginning has been cut off.
+    """
+    kept: list[Message] = []
     room = HISTORY_BYTES
-    for message in conversation.messages.order_by("-pk")[:HISTORY_MESSAGES]:
-        room -= len(message.text.encode())
+    for role, text, *_ in reversed(turns):
+        room -= len(text.encode())
         if room < 0:
             break
-        kept.append({"role": message.role, "content": message.text})
-    return kept[::-1]
+        kept.insert(0, {"role": role, "content": text})
+    known = None
+    if turns and len(kept) == len(turns) < HISTORY_MESSAGES:
+        role, _, tokens_input, tokens_output, outcome = turns[-1]
+        taken = as_taken(kept)
+        if role == "assistant" and outcome == "exact" and tokens_input:
+            known = Known(tokens_input + (tokens_output or 0), prompt_bytes(taken), len(taken))
+    return kept, known
 
 
 def _title(prompt: str) -> str:
@@ -130,17 +220,90 @@ def _title(prompt: str) -> str:
     return line if len(line) <= 60 else f"{line[:59]}…"
 
 
-def summarize(tenant: Tenant, *, user: User, text: str, max_tokens: int | None = None) -> dict[str, Any]:
+CONVERSATION_ROW = """
+, conversation AS (
+    INSERT INTO {schema}.chat_conversation (id, owner_id, title, created_at, has_limit)
+    SELECT %(conversation)s, %(owner)s, %(title)s, %(asked_at)s, false FROM gone
+)"""
+
+# In one INSERT, so that the question's number is below its answer's.
+TURNS = """
+, turns AS (
+    INSERT INTO {schema}.chat_message (
+        conversation_id, role, text, model, finish_reason, outcome, tokens_input, tokens_output, cost, created_at
+    )
+    SELECT %(conversation)s, role, text, model, finish_reason, outcome, tokens_input, tokens_output, cost, created_at
+    FROM gone, jsonb_to_recordset(%(turns)s::jsonb) AS turn (
+        place int, role text, text text, model text, finish_reason text, outcome text, tokens_input bigint,
+        tokens_output bigint, cost bigint, created_at timestamptz
+    )
+    ORDER BY place
+)"""
+
+
+def rows_of(conversation: Conversation, owner: int, prompt: str, asked_at: datetime, completion: Completion) -> Keep:
+    """The question and its answer, and a new conversation's own row: written with the line, or not at all."""
+    question = {
+        "place": 1,
+        "role": "user",
+        "text": prompt,
+        "model": "",
+        "finish_reason": "",
+        "outcome": "",
+        "created_at": asked_at.isoformat(),
+    }
+    answer = {
+        "place": 2,
+        "role": "assistant",
+        # What Postgres cannot store, a model can still say.
+        "text": completion.text.replace("\x00", ""),
+        "model": completion.model[:200],
+        "finish_reason": completion.finish_reason[:40],
+        "outcome": str(completion.outcome),
+        "tokens_input": completion.usage.tokens_input,
+        "tokens_output": completion.usage.tokens_output,
+        "cost": completion.cost,
+        "created_at": datetime.now(UTC).isoformat(),
+    }
+    params = {"conversation": conversation.id, "turns": json.dumps([question, answer])}
+    if not conversation.is_new:
+        return Keep(TURNS, params)
+    new = {"owner": owner, "title": _title(prompt), "asked_at": asked_at}
+    return Keep(CONVERSATION_ROW + TURNS, {**params, **new})
+
+
+# --- for pages without script ---------------------------------------------------------------------------------------
+
+
+def reply_at_once(buyer: Buyer, **asked: Any) -> int:
+    """The whole reply for a plain function: the conversation it stands in. Raises what `start_reply` does."""
+    return run(_reply_at_once(buyer, asked))
+
+
+async def _reply_at_once(buyer: Buyer, asked: dict[str, Any]) -> int:
+    reply = await start_reply(buyer, **asked)
+    await reply.answering.finished(seconds=5.0)
+    if reply.answering.failure is not None:
+        raise reply.answering.failure
+    return reply.conversation_id
+
+
+# --- summaries ------------------------------------------------------------------------------------------------------
+
+
+def summarize(
+    tenant: Tenant, *, user_id: int, key_id: int | None, text: str, max_tokens: int | None = None
+) -> dict[str, Any]:
     """{summary, model, usage, cost, budget}. Raises ModelNotPriced, a BudgetError, or ModelFailed."""
-    model = settings.LLM_MODEL
     messages, allowed = _summary_terms(tenant, text=text, max_tokens=max_tokens)
-    answer, charged = _summary(messages, model=model, max_tokens=allowed, user_id=user.pk)
+    answer = _summary(messages, max_tokens=allowed, user_id=user_id, key_id=key_id)
     figures = figures_for(tenant)
     return {
-        "summary": answer.text,
-        "model": model,
+        "summary": answer.shown,
+        "model": answer.model,
         "usage": {"input_tokens": answer.usage.tokens_input, "output_tokens": answer.usage.tokens_output},
-        "cost": {"microcents": charged, "usd": usd(charged)},
+        "cost": {"microcents": answer.cost, "usd": usd(answer.cost)},
+        "outcome": str(answer.outcome),
         "budget": figures.as_budget() if figures else None,
     }
 
@@ -148,57 +311,27 @@ def summarize(tenant: Tenant, *, user: User, text: str, max_tokens: int | None =
 def summary_estimate(tenant: Tenant, *, text: str, max_tokens: int | None) -> int:
     """Microcents that `summarize` will reserve for the same request."""
     messages, allowed = _summary_terms(tenant, text=text, max_tokens=max_tokens)
-    return _most(messages, model=settings.LLM_MODEL, max_tokens=allowed, user_id=0)
+    return _most(messages, max_tokens=allowed)
 
 
-def _summary_terms(tenant: Tenant, *, text: str, max_tokens: int | None) -> tuple[list[llm.Message], int]:
-    allowed = min(max_tokens or DEFAULT_MAX_TOKENS, plan_max_tokens(tenant))
+def _summary_terms(tenant: Tenant, *, text: str, max_tokens: int | None) -> tuple[list[Message], int]:
+    allowed = min(max_tokens or DEFAULT_MAX_TOKENS, PLANS[account_of(tenant).plan].max_tokens)
     return [{"role": "user", "content": f"Summarize this in a few sentences:\n\n{text}"}], allowed
 
 
-def _most(messages: list[llm.Message], *, model: str, max_tokens: int, user_id: int) -> int:
-    return estimate(tokens_input=llm.prompt_bound(messages), max_tokens=max_tokens, price=price_for(model))
+def _most(messages: list[Message], *, max_tokens: int, **who: Any) -> int:
+    return estimate(tokens_input=prompt_bound(messages), max_tokens=max_tokens, price=price_for(settings.LLM_MODEL))
 
 
 @guarded(
     estimate=_most,
-    action_kind=ACTION,
-    action_name=lambda messages, *, model, **kw: model,
+    action_kind=calls.ACTION,
+    action_name=lambda messages, **kw: settings.LLM_MODEL,
     app="summarize",
     user_id=lambda messages, *, user_id, **kw: user_id,
+    key_id=lambda messages, *, key_id, **kw: key_id,
 )
-def _summary(messages: list[llm.Message], *, model: str, max_tokens: int, user_id: int) -> tuple[llm.Completion, int]:
+def _summary(messages: list[Message], *, max_tokens: int, user_id: int, key_id: int | None) -> Completion:
     reservation = current_reservation()
     assert reservation is not None
-    try:
-        allowed = _some(reservation.cap(max_tokens))
-    except Forbidden:
-        reservation.void()
-        raise
-    try:
-        answer = llm.complete(messages, model=model, max_tokens=allowed, until=_lease_ends)
-    except ModelFailed as exc:
-        if not exc.reached:
-            reservation.void()
-        _record(exc.usage, model)
-        raise
-    return answer, _record(answer.usage, model)
-
-
-def _lease_ends() -> bool:
-    reservation = current_reservation()
-    return reservation is not None and reservation.lease_left() < LEASE_MARGIN_SECONDS
-
-
-def _record(usage: Usage, model: str) -> int:
-    reservation = current_reservation()
-    assert reservation is not None
-    spent = cost(usage, price_for(model))
-    reservation.record(
-        cost=spent,
-        outcome=Outcome.ESTIMATED if usage.counted else Outcome.EXACT,
-        model=model,
-        tokens_input=usage.tokens_input,
-        tokens_output=usage.tokens_output,
-    )
-    return spent
+    return calls.complete(messages, app="summarize", max_tokens=at_least_one(reservation.cap(max_tokens)))

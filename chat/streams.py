@@ -1,298 +1,379 @@
-"""One answer under way: reading the model, and paying for what was read.
+"""One answer under way: the model's words on their way to a reader, under a call that pays for them.
 
-Owns `Reply` (the answer and the reservation that pays for it) and `ReplyStream` (its bytes). Whatever ends a reply,
-it is settled once, by what was used. Holds no transaction and no tenant while it waits for the model or the reader.
+Owns `Answering`. It belongs to the engine and not to a request: a reader who leaves stops the upstream, never the
+settling. Must not know HTTP, nor who asks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import queue
-import threading
-import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
 
-import django.db
-from django.db import connection
-
-from billing.balances import figures_for
-from billing.guard import Outcome, Reservation
-from billing.money import usd
-from billing.prices import Price, Usage, cost
+from billing.engine.engine import Engine
+from billing.engine.rules import Habit, Sample, is_full, next_output, percent_of, wants_more
+from billing.engine.settling import Final, Keep, Settled
+from billing.outcomes import Outcome
+from billing.prices import Price, Usage, cost, estimate
+from chat.dialect import Dialect, Message, used
 from chat.errors import ModelFailed
-from chat.llm import ChatStream, Cut
-from chat.models import Conversation, Message
-from chat.sse import comment, event
-from tenants.context import tenant_scope
-from tenants.http import ApiError, Unavailable
+from chat.llm import BROKEN, ModelStream
 
 logger = logging.getLogger(__name__)
 
 # A reader, or a proxy between, gives up on a silent line; and only by writing is a reader who left noticed.
 KEEP_ALIVE_SECONDS = 10.0
-# Longer than one wait for words: a call is cut before its hold runs out, not after.
-LEASE_MARGIN_SECONDS = 15.0
-_END = object()
-
-
-class Pump:
-    """Reads the model on a thread of its own, so that waiting for it can be interrupted. Touches no database."""
-
-    def __init__(self, open_stream: Callable[[Cut], ChatStream]) -> None:
-        self._open_stream = open_stream
-        self._cut = Cut()
-        self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._closed = False
-        self.stream: ChatStream | None = None
-        # How the model's side failed by itself, also where no reader is left to be told.
-        self.failure: ModelFailed | None = None
-        self._thread = threading.Thread(target=self._run, name="model-reader", daemon=True)
-
-    def start(self) -> None:
-        """Call the model. Raises RuntimeError where the machine has no thread left for it."""
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            stream = self._open_stream(self._cut)
-            with self._lock:
-                self.stream = stream
-                closed = self._closed
-            if closed:
-                stream.close()
-                return
-            for delta in stream:
-                self._items.put(delta)
-            self._items.put(_END)
-        except BaseException as exc:  # handed to the reader's thread, which raises it
-            with self._lock:
-                if isinstance(exc, ModelFailed) and not self._closed:
-                    self.failure = exc
-            self._items.put(exc)
-
-    def get(self, timeout: float) -> Any:
-        """The next delta; None when none came in time; _END at the end. Raises what the model's side raised."""
-        try:
-            item = self._items.get(timeout=timeout)
-        except queue.Empty:
-            return None
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    def close(self) -> None:
-        """Cut the model's connection, whether or not it has answered yet."""
-        with self._lock:
-            self._closed = True
-            stream = self.stream
-        self._cut()
-        if stream is not None:
-            stream.close()
-        # A reader that waits for a model which has not answered must not wait on.
-        self._items.put(_END)
-        # Bounded: a host name that does not resolve cannot be interrupted, and then nothing is bought either.
-        if self._thread.ident is not None:
-            self._thread.join(timeout=2.0)
+# The last event waits this long for the commit, and then goes without the balances.
+COMMIT_SECONDS = 1.0
+GROW_AGAIN_SECONDS = 0.2
 
 
 @dataclass(slots=True)
 class Terms:
-    """What was asked for: the model, its price, the most it may write, and what its input can be billed."""
+    """What is bought: the model at its price, at most so many tokens, and what its input is and can be.
+
+    `bound` is never less than the input's tokens and is what is held; `likely` is what is charged when nobody reports.
+    """
 
     model: str
+    app: str
     price: Price
+    dialect: Dialect
+    habit: Habit
     max_tokens: int
-    tokens_input: int
+    bound: int
+    likely: int
+    padded_bytes: int
+
+    def amount(self, output: int) -> int:
+        return estimate(tokens_input=self.bound, max_tokens=output, price=self.price)
 
 
-# The answers under way in this process, so that a process which is told to stop can end them properly.
-_live: weakref.WeakSet[Reply] = weakref.WeakSet()
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A bought answer. `text` are the model's words; `shown` says why where there are none."""
+
+    text: str
+    shown: str
+    model: str
+    finish_reason: str
+    usage: Usage
+    cost: int
+    outcome: Outcome
+    budget: dict[str, Any] | None
 
 
-def cut_all() -> None:
-    """Cut every model's connection: each reader then gets its last event, and each hold is settled by what came.
-
-    For a web process near the end of its grace: killed instead, it would leave the holds open and the readers nothing.
-    """
-    for reply in list(_live):
-        reply.cut()
+KeepFor = Callable[[Completion], Keep | None]
 
 
-class Reply:
-    """An answer under way, and the reservation that pays for it."""
+class Paying(Protocol):
+    """What pays for an answer: a call of the engine, or a part of a hold that pays for more."""
 
-    def __init__(self, reservation: Reservation, pump: Pump, *, terms: Terms, conversation: Conversation) -> None:
-        self._reservation = reservation
-        self._pump = pump
-        self._terms = terms
-        self._conversation = conversation
+    on_lapse: Callable[[], None] | None
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def held(self) -> int: ...
+    @property
+    def is_fitted(self) -> bool: ...
+    def note(self, used: int, *, tokens_input: int | None, tokens_output: int | None) -> None: ...
+    async def grow(self, amount: int) -> bool: ...
+    def settle(self, final: Final, *, keep: Keep | None = None) -> asyncio.Task[Settled]: ...
+
+
+P = TypeVar("P", bound=Paying)
+
+
+class Answering(Generic[P]):
+    """One answer under way. `events` gives its words as they come, `finished` the whole with its cost."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        call: P,
+        messages: list[Message],
+        terms: Terms,
+        *,
+        held_output: int,
+        keep: KeepFor | None = None,
+        after: Callable[[Completion], Awaitable[None]] | None = None,
+    ) -> None:
+        self.call = call
+        self.terms = terms
+        self.failure: ModelFailed | None = None
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._keep = keep
+        self._after = after
+        self._held_output = held_output
+        self._model = ModelStream(messages, model=terms.model, max_tokens=terms.max_tokens, dialect=terms.dialect)
         self._parts: list[str] = []
-        self._waiting: list[Any] = []
+        self._fresh: list[str] = []
+        self._news = asyncio.Event()
+        self._begun = asyncio.Event()
         self._ended = False
-        self._closed = False
-        self._closing = threading.Lock()
-        self._finish_reason: str | None = None
-        self._usage = Usage(tokens_input=0, tokens_output=0)
-        _live.add(self)
+        self._cut_for: str | None = None
+        self._reader_left = False
+        self._growing: asyncio.Task[bool] | None = None
+        self._completion: Completion | None = None
+        call.on_lapse = self._lapse
+        engine.add_cut(self.stop)
+        self._task = engine.spawn(self._run())
 
-    def wait_for_first(self) -> None:
-        """Wait for the first words, so that a model that fails at once gets a status and not half an answer."""
-        self._waiting.append(self._next(KEEP_ALIVE_SECONDS))
+    # --- for the reader ---
 
-    def deltas(self) -> Iterator[str | None]:
-        """Text as it comes; None for each stretch of silence. Raises ModelFailed."""
-        while self._waiting or not self._ended:
-            item = self._waiting.pop() if self._waiting else self._next(KEEP_ALIVE_SECONDS)
-            if item is not _END:
-                yield item
+    async def begun(self, seconds: float = KEEP_ALIVE_SECONDS) -> None:
+        """Until the first frame, or so long. Raises ModelFailed where it ended before a word."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._begun.wait()
+        if self._ended and self.failure is not None and not self._parts:
+            raise self.failure
 
-    def _next(self, timeout: float) -> Any:
-        try:
-            item = self._pump.get(timeout)
-        except ModelFailed:
-            self._ended = True
-            raise
-        if item is _END:
-            self._ended = True
-            return item
-        if item is not None:
-            self._parts.append(item)
-        if self._reservation.lease_left() < LEASE_MARGIN_SECONDS:
-            # The heartbeat fails, or the call outlives all its extensions: another call may soon be given this money.
-            self._ended = True
-        return item
+    async def events(self) -> AsyncIterator[list[str] | None]:
+        """Words as they come, what is there already together; None for each stretch of silence.
+
+        Raises ModelFailed at a broken end.
+        """
+        while True:
+            if self._fresh:
+                words, self._fresh = self._fresh, []
+                yield words
+                continue
+            if self._ended:
+                break
+            self._news.clear()
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                yield None
+        if self.failure is not None:
+            raise self.failure
+
+    def leave(self) -> None:
+        """The reader is gone. The upstream is cut, unless it bills the rest all the same and may still report."""
+        if not self._ended and not self._reader_left:
+            self._reader_left = True
+            if not self.terms.dialect.bills_after_cut:
+                self._cut("cancelled")
 
     @property
-    def conversation_id(self) -> int:
-        return self._conversation.pk
+    def is_over(self) -> bool:
+        return self._ended
 
-    @property
-    def text(self) -> str:
-        return "".join(self._parts)
+    def leave_soon(self) -> None:
+        """`leave` from any thread."""
+        self._loop.call_soon_threadsafe(self.leave)
 
-    def cut(self) -> None:
-        """Stop the model; whoever reads then comes to the end, and closes. From any thread."""
-        self._pump.close()
-
-    def close(self) -> None:
-        """Cut the model, settle, keep the answer. Once, whoever calls and however often."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-        try:
-            self._pump.close()
-            self._record()
-        finally:
-            self._reservation.settle()
-        try:
-            self._keep()
-        except django.db.Error:
-            # It is paid for and the reader has it: failing now would have it paid for twice.
-            logger.exception("A paid answer could not be kept: conversation=%s", self._conversation.pk)
-
-    def _record(self) -> None:
-        usage, outcome = self._used()
-        self._usage = usage
-        stream = self._pump.stream
-        if stream is not None:
-            self._finish_reason = stream.finish_reason
-        if self._pump.failure is not None and not self._pump.failure.reached:
-            self._reservation.void()
-            return
-        self._reservation.record(
-            cost=cost(usage, self._terms.price),
-            outcome=outcome,
-            model=self._terms.model,
-            tokens_input=usage.tokens_input,
-            tokens_output=usage.tokens_output,
+    def when_settled(self, then: Callable[[], None]) -> None:
+        """Call `then` once the answer is settled and written, or left to the sweep."""
+        self._task.add_done_callback(
+            lambda _: self.call.settle(Final(0, Outcome.NONE)).add_done_callback(lambda _: then())
         )
 
-    def _used(self) -> tuple[Usage, str]:
-        if self._pump.failure is not None:
-            usage = self._pump.failure.usage
-            return usage, Outcome.ESTIMATED if usage.counted else Outcome.EXACT
-        stream = self._pump.stream
-        if stream is None:
-            # The reader left before the model answered at all; it has had the input.
-            return Usage(tokens_input=self._terms.tokens_input, tokens_output=0, counted=True), Outcome.ESTIMATED
-        usage = stream.usage
-        if not usage.counted:
-            return usage, Outcome.EXACT
-        # A whole answer says why it ended.
-        return usage, Outcome.ESTIMATED
+    def stop(self) -> None:
+        """End it now, whatever it costs: the process ends, or the money is no longer held."""
+        self._cut("cancelled")
 
-    def _keep(self) -> None:
-        if not self._parts:
-            return
-        with tenant_scope(self._reservation.tenant):
-            Message.objects.create(
-                conversation=self._conversation,
-                role=Message.Role.ASSISTANT,
-                # What Postgres cannot store, a model can still say.
-                text=self.text.replace("\x00", ""),
-                model=self._terms.model,
-                finish_reason=self._finish_reason or "",
-                outcome=self._reservation.outcome,
-                tokens_input=self._usage.tokens_input,
-                tokens_output=self._usage.tokens_output,
-                cost=self._reservation.cost,
+    async def finished(self, seconds: float | None = COMMIT_SECONDS) -> Completion:
+        """The whole, with the balances of its own commit where that lands within `seconds`."""
+        await asyncio.shield(self._task)
+        settling = self.call.settle(Final(0, Outcome.NONE))  # it has begun already: this is its task
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(settling)
+        assert self._completion is not None
+        if settling.done() and not settling.cancelled() and settling.exception() is None:
+            return self._as_settled(self._completion, settling.result())
+        return self._completion
+
+    # --- reading the model ---
+
+    async def _run(self) -> None:
+        try:
+            await self._model.open()
+            while (words := await self._model.read()) is not None:
+                self._take(words)
+                if not await self._stays_within():
+                    break
+        except ModelFailed as exc:
+            # Cut by ourselves, a connection can look broken.
+            if self._cut_for is None:
+                self.failure = exc
+        except Exception:
+            logger.exception("Reading a model failed on our side")
+            self.failure = ModelFailed(BROKEN, outcome=Outcome.ESTIMATED if self._parts else Outcome.UNKNOWN)
+        finally:
+            self._finish()
+
+    def _take(self, words: str) -> None:
+        if words:
+            self._parts.append(words)
+            self._fresh.append(words)
+        if words or self._model.answer.has_begun:
+            self._begun.set()
+            self._news.set()
+
+    async def _stays_within(self) -> bool:
+        """Whether the answer may go on: what it used is below what is held, and more is asked for in time."""
+        counted = self._model.answer.counted()
+        most = self.terms.max_tokens
+        if self._held_output >= most:
+            if _surely_above(self._model.answer.deltas, self._model.answer.billed_bytes, most):
+                self._cut("length")
+                return False
+            return True
+        self._harvest()
+        if self._growing is None and wants_more(counted, self._held_output, most):
+            self._ask_for_more(counted)
+        if is_full(counted, self._held_output, most) and not await self._wait_for_more(counted):
+            self._cut("budget")
+            return False
+        return True
+
+    def _ask_for_more(self, counted: int) -> None:
+        terms = self.terms
+        more = next_output(self._held_output, terms.max_tokens)
+        now = Usage(terms.likely, counted)
+        self.call.note(cost(now, terms.price), tokens_input=now.tokens_input, tokens_output=counted)
+        self._growing = self._engine.spawn(
+            self.call.grow(terms.amount(self._held_output + more) - terms.amount(self._held_output))
+        )
+
+    def _harvest(self) -> bool:
+        """Whether a slice that was asked for is there."""
+        if self._growing is None or not self._growing.done():
+            return False
+        granted = not self._growing.cancelled() and self._growing.exception() is None and self._growing.result()
+        self._growing = None
+        if granted:
+            self._held_output += next_output(self._held_output, self.terms.max_tokens)
+        return granted
+
+    async def _wait_for_more(self, counted: int) -> bool:
+        """Hold the upstream back while others' money may come free. Whether more is held now."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._engine.wait_seconds
+        while loop.time() < until and self._cut_for is None:
+            if self._growing is None:
+                self._ask_for_more(counted)
+            assert self._growing is not None
+            await asyncio.wait([self._growing], timeout=until - loop.time())
+            if self._harvest():
+                return True
+            await asyncio.sleep(GROW_AGAIN_SECONDS)
+        return False
+
+    def _lapse(self) -> None:
+        logger.error("The money of a call is no longer held, so it is cut: hold=%s", self.call.id)
+        self._cut("cancelled")
+
+    def _cut(self, why: str) -> None:
+        if not self._ended and self._cut_for is None:
+            self._cut_for = why
+            self._model.cut()
+
+    # --- the end ---
+
+    def _finish(self) -> None:
+        """Decide what was used and begin to settle; from here on nothing waits for the reader."""
+        self._engine.remove_cut(self.stop)
+        self._model.close()
+        usage, outcome = self._used()
+        final = Final(cost(usage, self.terms.price), outcome, usage, self.terms.model).within(self.call.held)
+        if outcome == Outcome.NONE:
+            final = Final(0, Outcome.NONE, Usage(0, 0), self.terms.model)
+        self._learn(usage, outcome)
+        answer = self._model.answer
+        text = "".join(self._parts)
+        self._completion = Completion(
+            text=text,
+            shown=text if text.strip() or self.failure is not None else answer.stand_in(),
+            model=self.terms.model,
+            finish_reason=self._finish_reason(),
+            usage=usage,
+            cost=final.cost,
+            outcome=final.outcome,
+            budget=None,
+        )
+        if not text.strip() and self._completion.shown:
+            self._fresh.append(self._completion.shown)
+        keep = self._keep(self._completion) if self._keep is not None and outcome != Outcome.NONE else None
+        settling = self.call.settle(final, keep=keep)
+        if self._after is not None:
+            self._engine.spawn(self._tell(self._after, self._completion, settling))
+        self._ended = True
+        self._begun.set()
+        self._news.set()
+
+    async def _tell(
+        self, after: Callable[[Completion], Awaitable[None]], completion: Completion, settling: asyncio.Task[Settled]
+    ) -> None:
+        settled = await asyncio.shield(settling)
+        try:
+            await after(self._as_settled(completion, settled))
+        except Exception:  # the builder's own; money and last event are done with already
+            logger.exception("What was to be kept of a paid answer could not be: hold=%s", self.call.id)
+
+    def _used(self) -> tuple[Usage, Outcome]:
+        terms, answer = self.terms, self._model.answer
+        if self.failure is not None and self.failure.outcome == Outcome.NONE:
+            return Usage(0, 0), Outcome.NONE
+        usage, outcome = used(
+            answer,
+            tokens_input=terms.likely,
+            max_output=min(terms.max_tokens, self._held_output),
+            tokens_per_byte=terms.habit.output_ratio,
+            cut=self._cut_for is not None,
+        )
+        if self.failure is not None and outcome != Outcome.EXACT:
+            return usage, self.failure.outcome
+        if self._cut_for is not None and terms.dialect.bills_after_cut and outcome != Outcome.EXACT:
+            # It goes on writing, and billing, up to the most that it was asked for.
+            return Usage(usage.tokens_input, min(terms.max_tokens, self._held_output)), Outcome.ESTIMATED
+        return usage, outcome
+
+    def _learn(self, usage: Usage, outcome: Outcome) -> None:
+        answer = self._model.answer
+        if outcome == Outcome.EXACT and usage.tokens_input > 0 and answer.has_begun:
+            sample = Sample(
+                usage.tokens_input,
+                self.terms.padded_bytes,
+                usage.tokens_output,
+                answer.billed_bytes,
+                percent_of(usage.tokens_output, answer.counted()),
             )
+            self._engine.habits.learn(self.terms.model, self.terms.app, sample)
 
-    def facts(self) -> dict[str, Any]:
-        """What an answer says of itself, once it is closed. `budget` is null where it cannot be had just now."""
-        figures = figures_for(self._reservation.tenant)
-        return {
-            "conversation_id": self._conversation.pk,
-            "model": self._terms.model,
-            "finish_reason": self._finish_reason or "cancelled",
-            "usage": {"input_tokens": self._usage.tokens_input, "output_tokens": self._usage.tokens_output},
-            "cost": {"microcents": self._reservation.cost, "usd": usd(self._reservation.cost)},
-            "budget": figures.as_budget() if figures else None,
-        }
+    def _finish_reason(self) -> str:
+        if self._cut_for is not None:
+            return self._cut_for
+        reason = (self._model.answer.finish_reason or "stop")[:40]
+        # What ended it was the money that its last tokens were fitted to.
+        return "budget" if reason == "length" and self.call.is_fitted else reason
+
+    def _as_settled(self, completion: Completion, settled: Settled) -> Completion:
+        final = settled.final
+        return replace(
+            completion,
+            usage=final.usage or completion.usage,
+            cost=final.cost,
+            outcome=final.outcome,
+            budget=settled.budget,
+        )
 
 
-class ReplyStream:
-    """The bytes of one answer, as server-sent events, and the reply that they come from.
+# A token is rarely longer than this, and a server may say a little more than it was allowed before it ends.
+LONGEST_TOKEN_BYTES = 12
+ALLOWED_MORE = 1
 
-    An object rather than a generator: one that never starts never runs its `finally`, but Django closes this one
-    even before the first byte.
-    """
 
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-        self._events = self._make_events()
-
-    def _make_events(self) -> Iterator[bytes]:
-        try:
-            for delta in self._reply.deltas():
-                yield comment("waiting") if delta is None else event("token", {"text": delta})
-            self._reply.close()
-            last = event("done", self._reply.facts())
-        except ApiError as exc:
-            last = event("error", exc.body())
-            self._reply.close()
-        except django.db.Error:
-            last = event("error", Unavailable().body())
-        finally:
-            connection.close()
-        yield last
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        return next(self._events)
-
-    def close(self) -> None:
-        try:
-            # First, so that its end does not race with the settling below.
-            self._events.close()  # type: ignore[attr-defined]
-        finally:
-            try:
-                self._reply.close()
-            finally:
-                connection.close()
+def _surely_above(deltas: int, billed_bytes: int, max_tokens: int) -> bool:
+    """Whether an answer has passed its max_tokens beyond doubt: then it writes past what is held for it."""
+    return max(deltas, billed_bytes // LONGEST_TOKEN_BYTES) > max_tokens + ALLOWED_MORE

@@ -26,15 +26,15 @@ def home(request: TenantRequest) -> HttpResponse:
     if not form.is_valid():
         return _page(request, _named(request, form), form, status=400)
     try:
-        reply = services.start_reply(request.tenant, user=request.user, **form.cleaned_data)
-        try:
-            for _ in reply.deltas():
-                pass
-        finally:
-            reply.close()
+        conversation_id = services.reply_at_once(_buyer(request), **form.cleaned_data)
     except ApiError as exc:
         return _page(request, _named(request, form), form, refusal=exc, status=exc.status)
-    return redirect("conversation", pk=reply.conversation_id)
+    return redirect("conversation", pk=conversation_id)
+
+
+def _buyer(request: TenantRequest) -> services.Buyer:
+    tenant = request.tenant
+    return services.Buyer(tenant.pk, tenant.slug, tenant.schema_name, user_id=request.user.pk)
 
 
 def _named(request: TenantRequest, form: PromptForm) -> Conversation | None:

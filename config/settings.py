@@ -197,6 +197,11 @@ CYCLES_CONNECT_TIMEOUT = envseconds("CYCLES_CONNECT_TIMEOUT", 1.0)
 CYCLES_READ_TIMEOUT = envseconds("CYCLES_READ_TIMEOUT", 2.0)
 CYCLES_JOURNAL_DIR = envstr("CYCLES_JOURNAL_DIR", str(STATE_DIR / "journal"))
 
+# How long a call waits for money that others hold before it is fitted or refused.
+BUDGET_WAIT_SECONDS = envseconds("BUDGET_WAIT_SECONDS", 5.0)
+# Calls under way of one tenant, in one process.
+TENANT_STREAMS_MAX = envint("TENANT_STREAMS_MAX", 200, minimum=1, maximum=100_000) or 200
+
 # What /readyz asks, in order; each names what is not ready, or nothing.
 READINESS_CHECKS = [
     "tenants.health.database_ready",

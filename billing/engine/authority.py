@@ -1,0 +1,236 @@
+"""The authority's runtime plane, asked without blocking: one call, one answer, sorted.
+
+Owns the wire: bodies, keys, time-outs, and what each answer means for the money. Must not know which authority
+answers, keep state, or decide what is charged. Nothing is repeated here but what never left this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from django.conf import settings
+from runcycles import ErrorCode
+from runcycles.response import CyclesResponse
+
+from billing.client import DENIED, NOT_SENT, UNIT, error_for
+
+logger = logging.getLogger(__name__)
+
+# Shorter than either plane keeps an idle connection (75 s): the next request then never meets a closing one.
+KEEP_ALIVE_SECONDS = 60.0
+TTL_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Whose money it is: an account that is active, with its key at the authority and its schema."""
+
+    account_id: int
+    tenant_id: int
+    slug: str
+    schema: str
+    subject_tenant: str
+    plan: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A reservation as the authority granted it."""
+
+    reservation_id: str
+    ttl_ms: int
+    caps: dict[str, Any]
+    balances: list[Any]
+
+
+class Authority:
+    """Its runtime plane under each payer's key, and its admin plane for look-ups."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    # Operations. Each takes the very body that a repeat would send again.
+
+    async def reserve(self, payer: Payer, body: dict[str, Any]) -> CyclesResponse:
+        return await self._runtime("POST", "/v1/reservations", payer, body)
+
+    async def commit(self, payer: Payer, reservation_id: str, body: dict[str, Any]) -> CyclesResponse:
+        return await self._runtime("POST", f"/v1/reservations/{reservation_id}/commit", payer, body)
+
+    async def release(self, payer: Payer, reservation_id: str, body: dict[str, Any]) -> CyclesResponse:
+        return await self._runtime("POST", f"/v1/reservations/{reservation_id}/release", payer, body)
+
+    async def extend(self, payer: Payer, reservation_id: str, body: dict[str, Any]) -> CyclesResponse:
+        return await self._runtime("POST", f"/v1/reservations/{reservation_id}/extend", payer, body)
+
+    async def event(self, payer: Payer, body: dict[str, Any]) -> CyclesResponse:
+        return await self._runtime("POST", "/v1/events", payer, body)
+
+    async def get(self, payer: Payer, reservation_id: str) -> CyclesResponse:
+        return await self._runtime("GET", f"/v1/reservations/{reservation_id}", payer, None)
+
+    async def admin(
+        self, method: str, path: str, *, params: dict[str, str] | None = None, body: dict[str, Any] | None = None
+    ) -> CyclesResponse:
+        """A call of the admin plane, under the operator's key."""
+        headers = {"X-Admin-API-Key": settings.CYCLES_ADMIN_API_KEY}
+        return await self._send(method, f"{settings.CYCLES_ADMIN_URL}{path}", headers, body, params)
+
+    async def _runtime(self, method: str, path: str, payer: Payer, body: dict[str, Any] | None) -> CyclesResponse:
+        headers = {"X-Cycles-API-Key": payer.key}
+        if body is not None:
+            headers["X-Idempotency-Key"] = body["idempotency_key"]
+        return await self._send(method, f"{settings.CYCLES_BASE_URL}{path}", headers, body, None)
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: dict[str, Any] | None,
+        params: dict[str, str] | None,
+    ) -> CyclesResponse:
+        data = None
+        if body is not None:
+            data = json.dumps(body, separators=(",", ":")).encode()
+            headers["Content-Type"] = "application/json"
+        session = self._session or self._open()
+        try:
+            async with (
+                asyncio.timeout(settings.CYCLES_CONNECT_TIMEOUT + settings.CYCLES_READ_TIMEOUT),
+                session.request(
+                    method, url, data=data, params=params, headers=headers, allow_redirects=False
+                ) as answer,
+            ):
+                return _response(answer, await answer.read())
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
+            logger.warning("The authority cannot be reached: %s: %s", method, type(exc).__name__)
+            return CyclesResponse.http_error(503, "The authority cannot be reached.", {"error": NOT_SENT})
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            logger.warning("The authority gave no answer: %s: %s", method, type(exc).__name__)
+            return CyclesResponse.transport_error(exc)
+
+    def _open(self) -> aiohttp.ClientSession:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+            # Connecting has a clock of its own; the whole has one in `_send`. A proxy would see every key.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.CYCLES_CONNECT_TIMEOUT),
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=True,
+        )
+        return self._session
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+def _response(answer: aiohttp.ClientResponse, raw: bytes) -> CyclesResponse:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    try:
+        body = json.loads(raw) if raw else {}
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        # Not the authority's words, whatever the status says: a proxy's page, or half of an answer.
+        return CyclesResponse.transport_error(ValueError("not a JSON object"))
+    if 200 <= answer.status < 300:
+        return CyclesResponse.success(answer.status, body, headers)
+    return CyclesResponse.http_error(answer.status, str(body.get("message", ""))[:300], body, headers)
+
+
+# --- what an answer means -----------------------------------------------------------------------------------------
+
+
+def code_of(response: CyclesResponse) -> str:
+    return str((response.body or {}).get("error") or "")
+
+
+def was_not_sent(response: CyclesResponse) -> bool:
+    return code_of(response) == NOT_SENT
+
+
+def is_lost(response: CyclesResponse) -> bool:
+    """Whether nobody can tell what became of it: no answer, or a server's failure on the way."""
+    return not was_not_sent(response) and (response.is_transport_error or response.status >= 500)
+
+
+def is_denied(response: CyclesResponse) -> bool:
+    return response.status == 409 and code_of(response) in DENIED
+
+
+def held_of(response: CyclesResponse) -> Held | None:
+    """What a reserve granted; None where the answer cannot be read."""
+    body = response.body or {}
+    reservation_id, ttl_ms = body.get("reservation_id"), body.get("remaining_ttl_ms", TTL_MS)
+    good = response.status == 200 and body.get("decision") in ("ALLOW", "ALLOW_WITH_CAPS")
+    if not good or not isinstance(reservation_id, str) or not reservation_id or type(ttl_ms) is not int:
+        return None
+    caps = body.get("caps")
+    balances = body.get("balances")
+    return Held(
+        reservation_id,
+        ttl_ms,
+        caps if isinstance(caps, dict) else {},
+        balances if isinstance(balances, list) else [],
+    )
+
+
+def refusal(response: CyclesResponse, payer: Payer) -> Exception:
+    """The error that an answer, which grants nothing, means to the caller; a denial's figures are another call's."""
+    return error_for(code_of(response), response.status, response.error_message or "", payer.subject_tenant)
+
+
+class Landed:
+    """What a commit's or release's answer means for the money."""
+
+    YES = "yes"  # it is as asked
+    ENDED = "ended"  # it has been settled already, perhaps otherwise: ask what stands there
+    LATE = "late"  # expired or unknown: an event takes its place
+    NOT_YET = "not yet"  # no answer, or one that may change: repeat the same bytes
+    GONE = "gone"  # the tenant is closed: nothing more can be booked
+
+
+_ENDED = {ErrorCode.RESERVATION_FINALIZED.value, ErrorCode.IDEMPOTENCY_MISMATCH.value}
+
+
+def landed(response: CyclesResponse) -> str:
+    code = code_of(response)
+    if response.is_success:
+        return Landed.YES
+    if response.status == 409 and code in _ENDED:
+        return Landed.ENDED
+    if response.status == 410 or (response.status == 404 and code == "NOT_FOUND"):
+        return Landed.LATE
+    if code == "TENANT_CLOSED" or "TENANT_CLOSED" in (response.error_message or ""):
+        return Landed.GONE
+    return Landed.NOT_YET
+
+
+def amount(microcents: int) -> dict[str, Any]:
+    return {"unit": UNIT, "amount": microcents}
+
+
+def amount_of(value: Any) -> int | None:
+    """Microcents of an amount in an answer."""
+    if isinstance(value, dict) and type(value.get("amount")) is int:
+        return int(value["amount"])
+    return None
+
+
+def budget_of(balances: list[Any], scope: str) -> dict[str, Any] | None:
+    """The `budget` of an answer from the balances that came with a commit; None where the scope is not there."""
+    for row in balances:
+        if isinstance(row, dict) and row.get("scope_path") == scope:
+            figures = {name: amount_of(row.get(name)) for name in ("allocated", "spent", "reserved", "remaining")}
+            if None not in figures.values():
+                return {"scope": scope, **figures, "unit": UNIT}
+    return None

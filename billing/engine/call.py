@@ -1,0 +1,275 @@
+"""One paid call: money held first, the model called under it, settled exactly once by whoever deletes its row.
+
+Owns the order: reserve → the row, already dispatched → the model → commit → the line. Settlement belongs to no request:
+it runs as a task of the engine, whatever became of the reader. Must not know what is bought.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import psycopg
+
+from billing.engine import settling
+from billing.engine.authority import Held, Payer, code_of, held_of, is_lost
+from billing.engine.order import Order
+from billing.engine.recovery import recover
+from billing.engine.settling import Final, Keep, Open, Settled, Slice
+from billing.engine.statements import DISPATCH, FINAL, SLICE
+from billing.engine.store import FAILURES
+from billing.outcomes import Outcome
+from billing.plans import PLANS
+from tenants.http import Unavailable
+
+if TYPE_CHECKING:
+    from billing.engine.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+# Of a settlement that nobody could take yet.
+PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+# Below this a lease may end before its extension arrives: then the call is ended instead.
+LEAST_LEASE_SECONDS = 3.0
+
+
+class Busy(Exception):
+    """Another call holds the order's busy key, in this process or in another. Nothing is held or written."""
+
+
+class NotDispatched(RuntimeError):
+    """A model was to be called without a written hold that pays for it: a defect of the calling code."""
+
+
+class Call:
+    """Money held for one call. Made by `open_call`; `dispatch` before the model, `settle` after it, once."""
+
+    def __init__(self, engine: Engine, order: Order, hold: Open, held: Held, *, asked_at: float) -> None:
+        self.order = order
+        self.hold = hold
+        self.caps = held.caps
+        self.first_balances = held.balances
+        self.is_fitted = False
+        self.is_dispatched = False
+        self.used = order.least
+        self.tokens: tuple[int | None, int | None] = (order.tokens_input, None)
+        # Called from the engine's timer when the authority stops holding the money: cut whatever is being bought.
+        self.on_lapse: Callable[[], None] | None = None
+        self._engine = engine
+        self._leases = {1: asked_at + held.ttl_ms / 1_000}
+        self._growing: asyncio.Task[bool] | None = None
+        self._settling: asyncio.Task[Settled] | None = None
+        self._extensions = 0
+
+    @property
+    def id(self) -> UUID:
+        return self.hold.id
+
+    @property
+    def payer(self) -> Payer:
+        return self.order.payer
+
+    @property
+    def held(self) -> int:
+        """Microcents granted so far."""
+        return sum(part.amount for part in self.hold.slices if part.n in self._leases)
+
+    @property
+    def max_tokens(self) -> int:
+        """The lower of the plan's cap and the authority's. A cap of 0 is a cap."""
+        cap = self.caps.get("max_tokens")
+        plan = PLANS[self.payer.plan].max_tokens
+        return min(plan, cap) if type(cap) is int and cap >= 0 else plan
+
+    @property
+    def pays(self) -> bool:
+        """Whether a model may be called under it now."""
+        return self.is_dispatched and not self.is_settling
+
+    def lease_left(self) -> float:
+        """Seconds for which all of its money is still held, on this machine's clock."""
+        return min(self._leases.values()) - time.monotonic()
+
+    # --- before and during the call ---
+
+    async def dispatch(self) -> None:
+        """Write the row that says that the model is being called. Raises Unavailable or Busy; nothing is held then."""
+        order = self.order
+        if self.is_settling:
+            raise Unavailable  # its time was over before the model was called
+        params = {
+            "id": self.id,
+            "account": order.payer.account_id,
+            "process": self._engine.process_id,
+            "reservation": self.hold.slices[0].reservation_id,
+            "subject": json.dumps(order.subject),
+            "user": order.user_id,
+            "kind": order.action_kind,
+            "name": order.action_name,
+            "model": order.model,
+            "estimate": self.hold.slices[0].amount,
+            "busy_key": order.busy_key,
+            "used": min(order.least, self.held),
+            "tokens_input": order.tokens_input,
+        }
+        try:
+            await self._engine.register()
+            await self._engine.store.fetch(DISPATCH, params)
+        except psycopg.errors.UniqueViolation:
+            self.settle(Final(0, Outcome.NONE))
+            raise Busy from None
+        except FAILURES as exc:
+            # Perhaps it was written all the same: then it says "released" to whoever finds it.
+            self.settle(Final(0, Outcome.NONE))
+            raise Unavailable from exc
+        self.is_dispatched = True
+
+    def note(self, used: int, *, tokens_input: int | None, tokens_output: int | None) -> None:
+        """What the call used so far, at least. Written with the next slice."""
+        self.used, self.tokens = max(self.used, used), (tokens_input, tokens_output)
+
+    async def grow(self, amount: int) -> bool:
+        """Hold `amount` more. Whether it was granted; a call whose row is gone has nothing more to ask for."""
+        if self._growing is None or self._growing.done():
+            self._growing = self._engine.spawn(self._grow(amount))
+        return await asyncio.shield(self._growing)
+
+    async def _grow(self, amount: int) -> bool:
+        part = Slice(len(self.hold.slices) + 1, amount)
+        self.hold.slices.append(part)
+        params = {
+            "id": self.id,
+            "slices": settling.slices_as_json(self.hold.slices),
+            "used": min(self.used, self.held),
+            "tokens_input": self.tokens[0],
+            "tokens_output": self.tokens[1],
+        }
+        granted = False
+        try:
+            if await self._engine.store.fetch(SLICE, params):
+                asked_at = time.monotonic()
+                held = await self._reserve_slice(part)
+                if held is not None:
+                    part.reservation_id = held.reservation_id
+                    self._leases[part.n] = asked_at + held.ttl_ms / 1_000
+                    granted = True
+        except FAILURES:
+            logger.warning("A slice could not be written down: hold=%s", self.id)
+        if not granted:
+            self.hold.slices.remove(part)
+        return granted
+
+    async def _reserve_slice(self, part: Slice) -> Held | None:
+        response = await self._engine.authority.reserve(self.payer, settling.reserve_body(self.hold, part))
+        held = held_of(response)
+        if held is None and is_lost(response):
+            self._engine.spawn(recover(self._engine, self.hold, part, settling.reserve_body(self.hold, part)))
+        return held
+
+    async def extend(self) -> None:
+        """Keep the money held. One that fails is tried again by the next turn of the timer."""
+        if not self.is_dispatched:
+            # Opened and dropped: it is given back when its time is over, and not renewed for ever.
+            if self.lease_left() < LEAST_LEASE_SECONDS:
+                self.settle(Final(0, Outcome.NONE))
+            return
+        for part in list(self.hold.slices):
+            until = self._leases.get(part.n)
+            if until is None or part.reservation_id is None or until - time.monotonic() > self.order.ttl_ms / 2_000:
+                continue
+            self._extensions += 1
+            body = {
+                "idempotency_key": f"{part.key(self.id)}:x{self._extensions}",
+                "extend_by_ms": self.order.ttl_ms,
+            }
+            asked_at = time.monotonic()
+            response = await self._engine.authority.extend(self.payer, part.reservation_id, body)
+            remaining = (response.body or {}).get("remaining_ttl_ms")
+            if response.is_success and type(remaining) is int:
+                self._leases[part.n] = asked_at + remaining / 1_000
+            else:
+                logger.warning("Not extended: hold=%s status=%s code=%s", self.id, response.status, code_of(response))
+        if self.lease_left() < LEAST_LEASE_SECONDS and self.on_lapse is not None and not self.is_settling:
+            self.on_lapse()
+
+    # --- after it ---
+
+    @property
+    def is_settling(self) -> bool:
+        return self._settling is not None
+
+    def settle(self, final: Final, *, keep: Keep | None = None) -> asyncio.Task[Settled]:
+        """Begin to settle, once; a second time gives the first one's task. It goes on whoever stops waiting for it.
+
+        The task ends when the outcome stands at the authority and the line is written, or when neither can be had now
+        and the row tells the sweep what to do.
+        """
+        if self._settling is None:
+            self._settling = self._engine.spawn(self._settle(final.within(self.held), keep))
+        return self._settling
+
+    async def _settle(self, final: Final, keep: Keep | None) -> Settled:
+        try:
+            if self._growing is not None:
+                with suppress(Exception):
+                    await self._growing
+            return await self._settle_until_landed(final, keep)
+        finally:
+            self._engine.ended(self)
+
+    async def _settle_until_landed(self, final: Final, keep: Keep | None) -> Settled:
+        settled = Settled(final, is_landed=False)
+        written_final = attempts = 0
+        while True:
+            if not settled.is_landed:
+                settled = await settling.settle_at_the_authority(self._engine.authority, self.hold, final)
+                self._engine.lines.wake(self.payer.subject_tenant)
+            try:
+                if settled.is_landed:
+                    if self.is_dispatched:
+                        settled.is_written = await settling.write_down(self._engine.store, self.hold, settled, keep)
+                    self._log(settled)
+                    return settled
+                if not self.is_dispatched:
+                    return settled
+                if not written_final:
+                    await self._write_final(final)
+                    written_final = 1
+            except FAILURES:
+                logger.warning("The database is away while a call is settled: hold=%s", self.id)
+            await self._engine.pause(PAUSES[min(attempts, len(PAUSES) - 1)])
+            attempts += 1
+            if self._engine.is_closing:
+                # The row has it all: the sweep goes on from there.
+                self._log(settled)
+                return settled
+
+    async def _write_final(self, final: Final) -> None:
+        figures = settling.line_figures(final)
+        figures["used"] = figures.pop("cost")
+        await self._engine.store.fetch(
+            FINAL, {"id": self.id, "slices": settling.slices_as_json(self.hold.slices), **figures}
+        )
+
+    def _log(self, settled: Settled) -> None:
+        final = settled.final
+        if final.overrun:
+            logger.error("Reported above the hold, the operator's loss: hold=%s microcents=%d", self.id, final.overrun)
+        logger.log(
+            logging.INFO if settled.is_landed else logging.ERROR,
+            "%s tenant=%s reservation=%s action=%s/%s estimate=%d actual=%d outcome=%s",
+            "settled" if settled.is_landed else "not settled yet",
+            self.payer.slug,
+            self.hold.slices[0].reservation_id,
+            self.order.action_kind,
+            self.order.action_name,
+            self.hold.held,
+            final.cost,
+            str(final.outcome) if self.is_dispatched else "released",
+        )

@@ -1,0 +1,178 @@
+"""The engine of a process: its connections, the calls under way, and the one timer that keeps them held.
+
+Owns `Engine`. One for each event loop: the plane's own, or the loop thread of a process that is not asynchronous.
+Must not know what is bought.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import aiohttp
+from django.conf import settings
+
+from billing.engine.authority import Authority
+from billing.engine.call import Call
+from billing.engine.habits import Habits
+from billing.engine.statements import FORGET_PROCESS, REGISTER
+from billing.engine.store import FAILURES, Store
+from billing.engine.waiting import Exclusive, Lines
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+HEARTBEAT_SECONDS = 5.0
+
+
+class Engine:
+    """What the paid calls of one event loop share."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.process_id = uuid4()
+        self.store = Store()
+        self.authority = Authority()
+        self.habits = Habits(self.store)
+        self.lines = Lines()
+        self.exclusive = Exclusive()
+        self.under_way: Counter[str] = Counter()
+        self._calls: set[Call] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = asyncio.Event()
+        self._registering: asyncio.Task[None] | None = None
+        self._timer: asyncio.Task[None] | None = None
+        # Connections to models, by whoever opens them; closed with ours.
+        self.sessions: dict[Any, aiohttp.ClientSession] = {}
+        # What else must end when the process does: answers under way, each by its own cut.
+        self._cuts: set[Callable[[], None]] = set()
+
+    @property
+    def wait_seconds(self) -> float:
+        return float(settings.BUDGET_WAIT_SECONDS)
+
+    @property
+    def is_closing(self) -> bool:
+        return self._closing.is_set()
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that belongs to the engine, not to whoever asked for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        # An error that nobody waits for must not be lost.
+        if not task.cancelled() and (exc := task.exception()) is not None and not getattr(exc, "status", None):
+            logger.error("A task of the engine failed", exc_info=exc)
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, but not while the process ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+
+    async def look_up(self, path: str, params: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """A read of the authority's admin plane; (0, {}) where nobody answers."""
+        response = await self.authority.admin("GET", path, params=params)
+        return max(0, response.status), response.body or {}
+
+    # --- calls under way ---
+
+    def began(self, call: Call) -> Call:
+        self._calls.add(call)
+        self.under_way[call.payer.subject_tenant] += 1
+        self._start_timer()
+        return call
+
+    def ended(self, call: Call) -> None:
+        if call in self._calls:
+            self._calls.discard(call)
+            tenant = call.payer.subject_tenant
+            self.under_way[tenant] -= 1
+            if not self.under_way[tenant]:
+                del self.under_way[tenant]
+
+    def add_cut(self, cut: Callable[[], None]) -> None:
+        self._cuts.add(cut)
+        if self.is_closing:
+            cut()
+
+    def remove_cut(self, cut: Callable[[], None]) -> None:
+        self._cuts.discard(cut)
+
+    def cut_all(self) -> None:
+        """End every answer under way: each reader gets its last event, each call is settled by what came."""
+        for cut in list(self._cuts):
+            cut()
+
+    # --- the process's own row, and its timer ---
+
+    async def register(self) -> None:
+        """Make the process known before its first hold: a hold of nobody's is taken for a dead process's."""
+        if self._registering is None or (self._registering.done() and self._registering.exception() is not None):
+            self._registering = self.spawn(self._register())
+        if not self._registering.done():
+            await asyncio.shield(self._registering)
+
+    async def _register(self) -> None:
+        await self.store.fetch(REGISTER, [self.process_id, self.kind])
+        with suppress(*FAILURES):
+            await self.habits.exchange()
+
+    def _start_timer(self) -> None:
+        if self._timer is None or self._timer.done():
+            self._timer = asyncio.get_running_loop().create_task(self._tick())
+
+    async def _tick(self) -> None:
+        while not self.is_closing:
+            began = time.monotonic()
+            try:
+                if self._registering is not None:
+                    await self.store.fetch(REGISTER, [self.process_id, self.kind])
+                    await self.habits.exchange()
+            except FAILURES:
+                logger.warning("The database is away: no sign of life could be written")
+            except Exception:  # the timer of all calls must go on
+                logger.exception("The engine's timer failed")
+            await self._extend_all()
+            await self.pause(max(0.5, HEARTBEAT_SECONDS - (time.monotonic() - began)))
+
+    async def _extend_all(self) -> None:
+        due = [call for call in self._calls if call.lease_left() < call.order.ttl_ms / 2_000]
+        if due:
+            await asyncio.gather(*(call.extend() for call in due), return_exceptions=True)
+
+    # --- the end ---
+
+    async def drain(self, seconds: float) -> None:
+        """Cut what is under way, let it settle for so long, then hand the rest to the sweep and close."""
+        self.cut_all()
+        deadline = time.monotonic() + seconds
+        while self._tasks and time.monotonic() < deadline:
+            await asyncio.wait(list(self._tasks), timeout=deadline - time.monotonic())
+        self._closing.set()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=1.0)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._registering is not None:
+            with suppress(Exception):
+                await self.habits.exchange()
+                # What is left over is a dead process's from now on.
+                await self.store.fetch(FORGET_PROCESS, [self.process_id])
+        for task in list(self._tasks):
+            task.cancel()
+        for session in self.sessions.values():
+            await session.close()
+        await self.authority.close()
+        await self.store.close()

@@ -1,0 +1,98 @@
+"""Which engine serves the code that runs now, and the loop thread of a process that is not asynchronous.
+
+Owns `here` (the engine of the running loop) and `run` (for plain functions: the engine's loop on a thread of its own,
+started at the first use in each process, for a fork takes no threads along). Must not know what is bought.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from billing.engine.engine import Engine
+from billing.engine.store import Params, Row
+
+T = TypeVar("T")
+
+# Of a process that ends: what is under way is cut and settled within this.
+DRAIN_SECONDS = 5.0
+
+_engines: dict[asyncio.AbstractEventLoop, Engine] = {}
+_lock = threading.Lock()
+_thread: LoopThread | None = None
+
+
+def here() -> Engine:
+    """The engine of the running event loop, made at the first use."""
+    loop = asyncio.get_running_loop()
+    engine = _engines.get(loop)
+    if engine is None:
+        engine = _engines[loop] = Engine("plane" if _thread is None or _thread.loop is not loop else "loop")
+    return engine
+
+
+async def fetch(query: str, params: Params = None) -> list[Row]:
+    """Plain SQL on the running loop's engine: schema-qualified, one statement, no transaction."""
+    return await here().store.fetch(query, params)
+
+
+async def close_here(seconds: float = DRAIN_SECONDS) -> None:
+    """End the running loop's engine: what is under way is cut, settled, and written."""
+    engine = _engines.pop(asyncio.get_running_loop(), None)
+    if engine is not None:
+        await engine.drain(seconds)
+
+
+class LoopThread:
+    """An event loop on a thread of its own, for one process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("Called on the engine's own loop: await it there instead.")
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    def stop(self) -> None:
+        self.run(close_here())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(5.0)
+        self.loop.close()
+
+
+def loop_thread() -> LoopThread:
+    global _thread
+    with _lock:
+        if _thread is None or _thread.pid != os.getpid():
+            _thread = LoopThread()
+        return _thread
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, done on this process's engine. For plain functions; blocks the calling thread."""
+    return loop_thread().run(work)
+
+
+def stop() -> None:
+    """End this process's loop thread, if it has one: at exit, and before a test's database goes."""
+    global _thread
+    with _lock:
+        thread, _thread = _thread, None
+    if thread is not None and thread.pid == os.getpid():
+        thread.stop()
+
+
+atexit.register(stop)

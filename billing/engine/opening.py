@@ -1,0 +1,121 @@
+"""Opening a call: the money is held, or waited for, or fitted, or the refusal says which ledger is short and why.
+
+Owns that order. Nothing is written here and no model is called. Must not know what is bought.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from billing.client import ON_HOLD
+from billing.engine import settling
+from billing.engine.authority import code_of, held_of, is_denied, is_lost, refusal
+from billing.engine.call import Call
+from billing.engine.order import Order
+from billing.engine.recovery import recover
+from billing.engine.settling import Open, Slice
+from billing.errors import AuthorityUnavailable
+from billing.ledgers import Ledger, aledgers_of
+from billing.ledgers import refusal as refusal_of
+from billing.subjects import scopes_of
+
+if TYPE_CHECKING:
+    from billing.engine.engine import Engine
+
+# How often the first in line asks again where nothing told it to: another process may have settled.
+LOOK_AGAIN_SECONDS = 0.2
+# Between reading what remains and reserving it, another may take it.
+FIT_ATTEMPTS = 3
+
+
+async def open_call(engine: Engine, order: Order) -> Call:
+    """Hold the order's amount, waiting for what others hold, or less where it can be fitted.
+
+    Raises a BudgetError: denied, on hold, not reached. Then nothing is held, or it is released in the background.
+    """
+    deadline = time.monotonic() + (engine.wait_seconds if order.wait_seconds is None else order.wait_seconds)
+    tenant = order.payer.subject_tenant
+    denied = "BUDGET_EXCEEDED"
+    if engine.lines.is_empty(tenant):
+        call, denied = await _try(engine, order, order.amount)
+        if call is None:
+            call = await _tightened(engine, order)
+        if call is not None:
+            return call
+        ledgers = await _ledgers(engine, order)
+        if ledgers is not None and not may_wait(ledgers, order):
+            return await _fit_or_refuse(engine, order, denied, ledgers)
+    async with engine.lines.join(tenant) as place:
+        while (left := deadline - time.monotonic()) > 0:
+            if place.is_first and (call := (await _try(engine, order, order.amount))[0]) is not None:
+                return call
+            await place.wait(min(left, LOOK_AGAIN_SECONDS) if place.is_first else left)
+    return await _fit_or_refuse(engine, order, denied, await _ledgers(engine, order))
+
+
+def may_wait(ledgers: list[Ledger], order: Order) -> bool:
+    """Whether the money may come free by itself: what is short is held by others, and by nothing else refused."""
+    if any(ledger.status != "ACTIVE" or ledger.is_over_limit for ledger in ledgers):
+        return False
+    short = [ledger for ledger in ledgers if ledger.remaining < order.amount]
+    if all(ledger.remaining + ledger.reserved >= order.amount for ledger in short):
+        return True
+    once_free = min(ledger.remaining + ledger.reserved for ledger in short)
+    fits_now = order.fit is not None and order.fit(min(ledger.remaining for ledger in short)) > 0
+    return not fits_now and order.fit is not None and order.fit(once_free) > 0
+
+
+async def _try(engine: Engine, order: Order, amount: int) -> tuple[Call | None, str]:
+    """The call, or the code of a denial. Raises where it is refused for another reason, or nobody answers."""
+    part = Slice(1, amount)
+    hold = Open(uuid4(), order.payer, order.subject, order.action_kind, order.action_name, [part])
+    body = settling.reserve_body(hold, part, ttl_ms=order.ttl_ms, tags=order.tags, grace_ms=order.grace_ms)
+    asked_at = time.monotonic()
+    response = await engine.authority.reserve(order.payer, body)
+    if (held := held_of(response)) is not None:
+        part.reservation_id = held.reservation_id
+        return engine.began(Call(engine, order, hold, held, asked_at=asked_at)), ""
+    if is_denied(response):
+        return None, code_of(response)
+    if is_lost(response) or response.is_success:
+        engine.spawn(recover(engine, hold, part, body))
+        raise AuthorityUnavailable
+    if code_of(response) in ON_HOLD:
+        ledgers = await _ledgers(engine, order)
+        raise refusal_of(code_of(response), ledgers, needed=amount, affordable=order.affordable)
+    raise refusal(response, order.payer)
+
+
+async def _tightened(engine: Engine, order: Order) -> Call | None:
+    """Count what was only bounded, now that every token counts."""
+    counted = await order.tighten() if order.tighten is not None else None
+    if counted is None or counted >= order.amount:
+        return None
+    order.amount = counted
+    return (await _try(engine, order, counted))[0]
+
+
+async def _fit_or_refuse(engine: Engine, order: Order, denied: str, ledgers: list[Ledger] | None) -> Call:
+    for _ in range(FIT_ATTEMPTS):
+        amount = _fitting(order, ledgers)
+        if amount <= 0:
+            break
+        call, denied = await _try(engine, order, amount)
+        if call is not None:
+            call.is_fitted = amount < order.amount
+            return call
+        ledgers = await _ledgers(engine, order)
+    raise refusal_of(denied, ledgers, needed=order.amount, affordable=order.affordable)
+
+
+def _fitting(order: Order, ledgers: list[Ledger] | None) -> int:
+    if order.fit is None or not ledgers:
+        return 0
+    remaining = min(ledger.remaining for ledger in ledgers)
+    return order.amount if remaining >= order.amount else order.fit(max(0, remaining))
+
+
+async def _ledgers(engine: Engine, order: Order) -> list[Ledger] | None:
+    return await aledgers_of(scopes_of(order.subject), get=engine.look_up)

@@ -1,0 +1,116 @@
+"""Every statement of the engine, in one file; a test holds them to the models.
+
+Owns their texts. Names are schema-qualified, for the connection has no search path; a tenant's schema stands in the
+text, as its name is checked where it is made and again in `in_schema`.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+
+def in_schema(statement: str, schema: str) -> str:
+    """`statement` for one tenant: `{schema}` stands for its schema."""
+    if not _SCHEMA.fullmatch(schema):
+        raise ValueError("not the name of a tenant's schema")
+    return statement.replace("{schema}", f'"{schema}"')
+
+
+ACCOUNT = """
+SELECT id, status, plan, subject_tenant, sealed_key FROM public.billing_account WHERE tenant_id = %s
+"""
+
+REGISTER = """
+INSERT INTO public.billing_process (id, kind, started_at, seen_at) VALUES (%s, %s, now(), now())
+ON CONFLICT (id) DO UPDATE SET seen_at = now()
+"""
+
+FORGET_PROCESS = "DELETE FROM public.billing_process WHERE id = %s"
+
+DISPATCH = """
+INSERT INTO public.billing_hold (
+    id, account_id, process, reservation_id, subject, user_id, action_kind, action_name, model, estimate, slices,
+    busy_key, created_at, dispatched_at, used, overrun, tokens_input, outcome, is_final
+) VALUES (
+    %(id)s, %(account)s, %(process)s, %(reservation)s, %(subject)s::jsonb, %(user)s, %(kind)s, %(name)s, %(model)s,
+    %(estimate)s, '[]'::jsonb, %(busy_key)s, now(), now(), %(used)s, 0, %(tokens_input)s, 'swept', false
+)
+"""
+
+FORGET_HOLD = "DELETE FROM public.billing_hold WHERE id = %s"
+
+# Before the slice is reserved, so that a crash in between leaves a name to ask for.
+SLICE = """
+UPDATE public.billing_hold
+SET slices = %(slices)s::jsonb, used = %(used)s, tokens_input = %(tokens_input)s, tokens_output = %(tokens_output)s
+WHERE id = %(id)s RETURNING id
+"""
+
+# What the call used is decided, but the authority has not taken it yet: whoever repeats it sends the same.
+FINAL = """
+UPDATE public.billing_hold
+SET used = %(used)s, overrun = %(overrun)s, model = %(model)s, tokens_input = %(tokens_input)s,
+    tokens_output = %(tokens_output)s, tokens_cached = %(tokens_cached)s, tokens_reasoning = %(tokens_reasoning)s,
+    outcome = %(outcome)s, slices = %(slices)s::jsonb, is_final = true
+WHERE id = %(id)s RETURNING id
+"""
+
+# The line in and the hold out, or neither. Whoever deletes the row writes the line; nobody else does.
+SETTLE = """
+WITH gone AS (
+    DELETE FROM public.billing_hold WHERE id = %(id)s
+    RETURNING id, reservation_id, user_id, subject, action_name, created_at
+), line AS (
+    INSERT INTO {schema}.usage_usageline (
+        hold, reservation_id, user_id, app, action, model, tokens_input, tokens_output, tokens_cached,
+        tokens_reasoning, estimate, cost, overrun, outcome, created_at, settled_at
+    )
+    SELECT id, reservation_id, user_id, coalesce(subject->>'app', ''), action_name, %(model)s, %(tokens_input)s,
+           %(tokens_output)s, %(tokens_cached)s, %(tokens_reasoning)s, %(held)s, %(cost)s, %(overrun)s, %(outcome)s,
+           created_at, now()
+    FROM gone
+){keep}
+SELECT id FROM gone
+"""
+
+# What the newest reports say of each model, from all processes.
+LEARN = """
+INSERT INTO public.billing_habit AS habit (model, app, samples) VALUES (%(model)s, %(app)s, %(samples)s::jsonb)
+ON CONFLICT (model, app) DO UPDATE SET samples = (
+    SELECT coalesce(jsonb_agg(sample ORDER BY place), '[]'::jsonb)
+    FROM (
+        SELECT sample, place
+        FROM jsonb_array_elements(EXCLUDED.samples || habit.samples) WITH ORDINALITY AS all_of (sample, place)
+        ORDER BY place LIMIT %(kept)s
+    ) AS newest
+)
+"""
+
+HABITS = "SELECT model, app, samples FROM public.billing_habit"
+
+# Holds whose process has been silent for so many seconds, or is not known at all, with what is needed to settle them.
+ABANDONED = """
+SELECT hold.id, hold.reservation_id, hold.subject, hold.action_kind, hold.action_name, hold.model, hold.estimate,
+       hold.slices, hold.used, hold.overrun, hold.tokens_input, hold.tokens_output, hold.tokens_cached,
+       hold.tokens_reasoning, hold.outcome, hold.is_final, hold.created_at,
+       account.id, account.subject_tenant, account.plan, account.sealed_key,
+       tenant.id, tenant.slug, tenant.schema_name
+FROM public.billing_hold AS hold
+JOIN public.billing_account AS account ON account.id = hold.account_id
+JOIN public.tenants_tenant AS tenant ON tenant.id = account.tenant_id
+WHERE NOT EXISTS (
+    SELECT 1 FROM public.billing_process AS process
+    WHERE process.id = hold.process AND process.seen_at > now() - make_interval(secs => %(silent)s)
+)
+ORDER BY hold.created_at
+LIMIT %(most)s
+"""
+
+# Long dead, and nothing of theirs is left to settle.
+FORGET_THE_DEAD = """
+DELETE FROM public.billing_process AS process
+WHERE seen_at < now() - interval '1 hour'
+  AND NOT EXISTS (SELECT 1 FROM public.billing_hold AS hold WHERE hold.process = process.id)
+"""

@@ -1,0 +1,85 @@
+"""The engine's own connections to Postgres: plain SQL, autocommit, one small pool a process.
+
+Owns `Store`. Must not know a table, and never sets a search path: every statement names its schema.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, LiteralString, cast
+
+import psycopg
+from django.db import connections
+from psycopg.rows import tuple_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+Params = Sequence[Any] | Mapping[str, Any] | None
+Row = tuple[Any, ...]
+
+# Of the database: away, restarting, or every connection of the pool taken.
+FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+
+CONNECTIONS = 4
+# A session that waits for a connection longer is told that the service is busy.
+WAIT_SECONDS = 5.0
+# A backend keeps about 100 KB for each tenant that it has met, and gives none back.
+LIFE_SECONDS = 900.0
+# A statement of a tenant is a statement of its own, for the schema stands in it: keep those of the busy ones.
+PREPARED = 300
+
+
+class Store:
+    """Statements on connections that are opened at the first of them."""
+
+    def __init__(self, *, size: int = CONNECTIONS) -> None:
+        self._size = size
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] | None = None
+        self._opening = asyncio.Lock()
+
+    async def fetch(self, query: str, params: Params = None) -> list[Row]:
+        """The rows of one statement. Raises one of FAILURES, or psycopg's error of what is wrong with it."""
+        pool = self._pool or await self._open()
+        async with pool.connection() as connection:
+            # The text is ours: a tenant's schema is the only part that is put in, and its name is checked.
+            cursor = await connection.execute(cast(LiteralString, query), params)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def _open(self) -> AsyncConnectionPool[psycopg.AsyncConnection[Row]]:
+        async with self._opening:
+            if self._pool is None:
+                pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = AsyncConnectionPool(
+                    kwargs=_connection_params(),
+                    min_size=1,
+                    max_size=self._size,
+                    timeout=WAIT_SECONDS,
+                    max_lifetime=LIFE_SECONDS,
+                    configure=_configure,
+                    open=False,
+                    # One that has died is made anew at once, not after half a minute's backing off.
+                    reconnect_timeout=5.0,
+                    name="engine",
+                )
+                await pool.open()
+                self._pool = pool
+            return self._pool
+
+    async def close(self) -> None:
+        async with self._opening:
+            pool, self._pool = self._pool, None
+            if pool is not None:
+                with suppress(*FAILURES):
+                    await pool.close(timeout=2.0)
+
+
+def _connection_params() -> dict[str, Any]:
+    """Where Django's connection goes, so that a test's engine meets the test's database."""
+    params = connections["default"].get_connection_params()
+    wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
+    return {**wanted, "autocommit": True, "row_factory": tuple_row}
+
+
+async def _configure(connection: psycopg.AsyncConnection[Row]) -> None:
+    connection.prepare_threshold = 2
+    connection.prepared_max = PREPARED

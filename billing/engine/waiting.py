@@ -1,0 +1,101 @@
+"""Who waits for whom, within this process: money that others hold, and a conversation that answers one at a time.
+
+Owns the lines. Must not ask the authority, and promises nothing across processes: there the hold decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class Lines:
+    """First come, first served, for each key. Only the first of a line acts; the others wait for their turn."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, deque[asyncio.Event]] = {}
+
+    def is_empty(self, key: str) -> bool:
+        return key not in self._lines
+
+    @asynccontextmanager
+    async def join(self, key: str) -> AsyncIterator[Place]:
+        line = self._lines.setdefault(key, deque())
+        place = Place(line)
+        line.append(place.event)
+        try:
+            yield place
+        finally:
+            was_first = line[0] is place.event
+            line.remove(place.event)
+            if not line:
+                del self._lines[key]
+            elif was_first:
+                line[0].set()
+
+    def wake(self, key: str) -> None:
+        """Something of `key` came free: whoever is first should look."""
+        if line := self._lines.get(key):
+            line[0].set()
+
+
+class Place:
+    """One's place in a line."""
+
+    def __init__(self, line: deque[asyncio.Event]) -> None:
+        self.event = asyncio.Event()
+        self._line = line
+
+    @property
+    def is_first(self) -> bool:
+        return self._line[0] is self.event
+
+    async def wait(self, seconds: float) -> None:
+        """Until one is woken, or so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.event.wait()
+        self.event.clear()
+
+
+class Exclusive:
+    """One holder a key; the next ones wait in order."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, deque[asyncio.Future[None]]] = {}
+
+    async def acquire(self, key: str, seconds: float) -> bool:
+        """Whether the key is ours now. Give it back with `release`."""
+        if key not in self._held:
+            self._held[key] = deque()
+            return True
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._held[key]
+        waiting.append(turn)
+        try:
+            async with asyncio.timeout(seconds):
+                await turn
+        except TimeoutError:
+            with suppress(ValueError):
+                waiting.remove(turn)
+            return False
+        except asyncio.CancelledError:
+            # Given to us in the very moment in which we were cancelled: the next one must not wait for ever.
+            if turn.done() and not turn.cancelled():
+                self.release(key)
+            else:
+                with suppress(ValueError):
+                    waiting.remove(turn)
+            raise
+        return True
+
+    def release(self, key: str) -> None:
+        waiting = self._held[key]
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._held[key]

@@ -1,0 +1,359 @@
+"""Buying answers: any message list, in any app, paid before it is made and settled once after.
+
+    completion = complete(messages, app="haiku")            # plain functions: views, commands, tests
+    completion = await acomplete(messages, app="haiku")     # async views of the plane
+    for words in stream(messages, app="haiku", keep=save): …
+    answering = await astream(messages, app="haiku")
+
+Owns how much is held for an answer and who pays: the tenant that is bound, or inside `guarded` the outer hold. Must not
+know conversations. Raises ModelNotPriced, a BudgetError, or ModelFailed; before the model is called nothing is spent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import django.db
+from asgiref.sync import sync_to_async
+from django.conf import settings
+
+from billing.engine.authority import Payer
+from billing.engine.call import Busy, Call
+from billing.engine.engine import Engine
+from billing.engine.loop import here, run
+from billing.engine.opening import open_call
+from billing.engine.order import Order
+from billing.engine.payers import payer_for
+from billing.engine.rules import first_output, likely_tokens, padded
+from billing.engine.settling import Final, Keep, Settled
+from billing.errors import NoTenantBound, TooManyCalls
+from billing.guard import NotDispatched, Reservation, current_reservation
+from billing.outcomes import Outcome
+from billing.plans import PLANS
+from billing.prices import Usage, affordable_tokens, estimate
+from billing.subjects import subject_for
+from chat.dialect import Message, as_taken, dialect_for, prompt_bound, prompt_bytes
+from chat.errors import ConversationBusy
+from chat.llm import COUNT_FAILURES, count_tokens
+from chat.pricing import price_for
+from chat.streams import Answering, Completion, KeepFor, Terms
+from tenants.context import current_tenant, tenant_scope
+from tenants.http import Forbidden, Invalid
+from tenants.models import Tenant
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_TOKENS = 512
+ACTION = "llm.completion"
+KeepCallback = Callable[[Completion], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a prompt's beginning: the tokens that its last report counted, and the bytes they stand for."""
+
+    tokens: int
+    bytes: int
+    messages: int
+
+
+@dataclass(slots=True)
+class Wanted:
+    """One answer that is to be bought."""
+
+    messages: Sequence[Message]
+    model: str = ""
+    max_tokens: int | None = None
+    app: str = "app"
+    user_id: int | None = None
+    key_id: int | None = None
+    workflow: str | None = None
+    dimensions: dict[str, str] | None = None
+    action_name: str = ""
+    busy_key: str | None = None
+    known: Known | None = None
+    keep_rows: KeepFor | None = None
+    after: Callable[[Completion], Awaitable[None]] | None = None
+    tags: list[str] | None = field(default=None)
+
+
+# --- for builders ---------------------------------------------------------------------------------------------------
+
+
+def complete(messages: Sequence[Message], **options: Any) -> Completion:
+    """Buy a whole answer. Options: model, max_tokens, app, user_id, key_id, workflow, keep; see `Wanted`.
+
+    Inside a `guarded` function its hold pays, and what this answer used is added to what it has recorded.
+    """
+    return run(_complete(_starter(messages, options)))
+
+
+def stream(messages: Sequence[Message], **options: Any) -> Iterator[str]:
+    """Buy an answer and give its words as they come. Close the iterator to leave; it is then paid up to there."""
+    return SyncWords(run(_starter(messages, options)()))
+
+
+async def acomplete(messages: Sequence[Message], **options: Any) -> Completion:
+    """`complete` for async views of the plane."""
+    return await _complete(_starter(messages, options))
+
+
+async def astream(messages: Sequence[Message], **options: Any) -> Answering[Any]:
+    """`stream` for async views of the plane: iterate `events()`, call `leave()` when the reader goes."""
+    return await _starter(messages, options)()
+
+
+class SyncWords(Iterator[str]):
+    """The words of an answer for a plain function. Dropped or closed early, the upstream is cut."""
+
+    def __init__(self, answering: Answering[Any]) -> None:
+        self.answering = answering
+        self._events = answering.events()
+
+    def __next__(self) -> str:
+        words = run(self._next())
+        if words is None:
+            raise StopIteration
+        return words
+
+    async def _next(self) -> str | None:
+        async for words in self._events:
+            if words:
+                return "".join(words)
+        return None
+
+    def close(self) -> None:
+        run(self._leave())
+
+    async def _leave(self) -> None:
+        self.answering.leave()
+
+    def __del__(self) -> None:
+        if not self.answering.is_over:
+            self.answering.leave_soon()
+
+
+def _wanted(messages: Sequence[Message], *, keep: KeepCallback | None = None, **options: Any) -> Wanted:
+    wanted = Wanted(messages, **options)
+    if keep is not None:
+        wanted.after = _in_tenant(current_tenant(), keep)
+    return wanted
+
+
+def _in_tenant(tenant: Tenant | None, keep: KeepCallback) -> Callable[[Completion], Awaitable[None]]:
+    """The builder's `keep`, called inside its tenant on a thread of its own: it may use the ORM."""
+    if tenant is None:
+        raise NoTenantBound
+
+    def inside(completion: Completion) -> None:
+        try:
+            with tenant_scope(tenant):
+                keep(completion)
+        finally:
+            django.db.connection.close()
+
+    async def after(completion: Completion) -> None:
+        await sync_to_async(inside, thread_sensitive=False)(completion)
+
+    return after
+
+
+# --- how it is bought -----------------------------------------------------------------------------------------------
+
+
+Starter = Callable[[], Awaitable[Answering[Any]]]
+
+
+def _starter(messages: Sequence[Message], options: dict[str, Any]) -> Starter:
+    """What begins the answer, with the payer taken from the caller's context and not from the engine's thread."""
+    wanted, outer, tenant = _wanted(messages, **options), current_reservation(), current_tenant()
+    if outer is not None:
+        return functools.partial(_begin_within, outer, wanted)
+    if tenant is None:
+        raise NoTenantBound
+
+    async def start() -> Answering[Call]:
+        engine = here()
+        payer = await payer_for(engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name)
+        return await begin(engine, payer, wanted)
+
+    return start
+
+
+async def _complete(start: Starter) -> Completion:
+    answering = await start()
+    try:
+        completion = await answering.finished()
+    except asyncio.CancelledError:
+        answering.leave()
+        raise
+    if answering.failure is not None:
+        raise answering.failure
+    return completion
+
+
+async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]:
+    """Hold the money, write the hold, and start the answer. The caller reads it, or leaves it."""
+    terms = terms_for(engine, payer, wanted)
+    messages = as_taken(wanted.messages)
+    if engine.under_way[payer.subject_tenant] >= settings.TENANT_STREAMS_MAX:
+        raise TooManyCalls(limit=settings.TENANT_STREAMS_MAX, in_use=engine.under_way[payer.subject_tenant])
+    output = first_output(terms.habit, terms.max_tokens, whole=terms.dialect.bills_after_cut)
+    call = await open_call(engine, _order(payer, wanted, messages, terms, output))
+    try:
+        held_output = _within_what_is_held(call, terms, output)
+        await call.dispatch()
+    except Busy:
+        raise ConversationBusy from None
+    except BaseException:
+        call.settle(Final(0, Outcome.NONE))
+        raise
+    return Answering(engine, call, messages, terms, held_output=held_output, keep=wanted.keep_rows, after=wanted.after)
+
+
+async def _begin_within(outer: Reservation, wanted: Wanted) -> Answering[Within]:
+    if not outer.pays:
+        raise NotDispatched("A model can only be called under a hold that is written and not settled.")
+    engine = here()
+    terms = terms_for(engine, outer.payer, wanted)
+    affordable = affordable_tokens(outer.left(), terms.likely, terms.price)
+    terms.max_tokens = at_least_one(min(outer.cap(terms.max_tokens), affordable))
+    messages = as_taken(wanted.messages)
+    return Answering(
+        engine, Within(outer), messages, terms, held_output=terms.max_tokens, keep=None, after=wanted.after
+    )
+
+
+class Within:
+    """One answer under a hold that pays for more: what it used is added to it, and the hold's owner settles."""
+
+    is_fitted = False
+
+    def __init__(self, outer: Reservation) -> None:
+        self._outer = outer
+        self._settling: asyncio.Task[Settled] | None = None
+
+    @property
+    def id(self) -> UUID:
+        return self._outer.id
+
+    @property
+    def held(self) -> int:
+        return self._outer.left()
+
+    @property
+    def on_lapse(self) -> Callable[[], None] | None:
+        return self._outer.on_lapse
+
+    @on_lapse.setter
+    def on_lapse(self, cut: Callable[[], None] | None) -> None:
+        self._outer.on_lapse = cut
+
+    def note(self, used: int, *, tokens_input: int | None, tokens_output: int | None) -> None:
+        """Nothing: its hold is whole from the start."""
+
+    async def grow(self, amount: int) -> bool:
+        return False
+
+    def settle(self, final: Final, *, keep: Keep | None = None) -> asyncio.Task[Settled]:
+        if self._settling is None:
+            self._settling = here().spawn(self._add(final))
+        return self._settling
+
+    async def _add(self, final: Final) -> Settled:
+        self._outer.on_lapse = None
+        self._outer.add(
+            cost=final.cost + final.overrun, outcome=final.outcome, usage=final.usage or Usage(0, 0), model=final.model
+        )
+        return Settled(final, is_landed=True)
+
+
+def _within_what_is_held(call: Call, terms: Terms, output: int) -> int:
+    """Lower the terms to the caps and to the amount granted. Tokens of output that are held."""
+    terms.max_tokens = at_least_one(min(terms.max_tokens, call.max_tokens))
+    if call.is_fitted:
+        output = affordable_tokens(call.held, terms.bound, terms.price)
+        terms.max_tokens = at_least_one(min(terms.max_tokens, output))
+    return min(output, terms.max_tokens)
+
+
+def at_least_one(max_tokens: int) -> int:
+    """A cap of 0 is a cap: it allows no answer, and some models read a 0 as "without limit"."""
+    if max_tokens < 1:
+        raise Forbidden("This workspace's limits allow no answer just now.")
+    return max_tokens
+
+
+def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
+    """What the call is bought at. Raises ModelNotPriced, or Invalid for messages that no model takes."""
+    model = wanted.model or settings.LLM_MODEL
+    price = price_for(model)
+    messages = as_taken(wanted.messages)
+    if not messages or messages[-1]["role"] != "user":
+        raise Invalid({"messages": ["Send at least one message that is not blank."]})
+    habit = engine.habits.of(model, wanted.app)
+    bytes_of_text = prompt_bytes(messages)
+    padded_bytes = padded(bytes_of_text, len(messages))
+    bound = prompt_bound(messages)
+    likely = likely_tokens(padded_bytes, habit.input_ratio)
+    if (known := wanted.known) is not None and bytes_of_text >= known.bytes:
+        more = padded(bytes_of_text - known.bytes, max(0, len(messages) - known.messages) - 1)
+        likely = known.tokens + likely_tokens(more, habit.input_ratio)
+    return Terms(
+        model=model,
+        app=wanted.app,
+        price=price,
+        dialect=dialect_for(model),
+        habit=habit,
+        max_tokens=min(wanted.max_tokens or DEFAULT_MAX_TOKENS, PLANS[payer.plan].max_tokens),
+        bound=bound,
+        likely=min(likely, bound),
+        padded_bytes=padded_bytes,
+    )
+
+
+def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Terms, output: int) -> Order:
+    def fit(remaining: int) -> int:
+        tokens = min(affordable_tokens(remaining, terms.bound, terms.price), output)
+        return terms.amount(tokens) if tokens >= 1 else 0
+
+    async def tighten() -> int | None:
+        try:
+            counted = await count_tokens(messages, model=terms.model, dialect=terms.dialect)
+        except COUNT_FAILURES:
+            counted = None
+        if counted is None or counted >= terms.bound:
+            return None
+        terms.bound = counted
+        terms.likely = min(terms.likely, counted)
+        return terms.amount(output)
+
+    return Order(
+        payer=payer,
+        subject=subject_for(
+            tenant=payer.subject_tenant,
+            user_id=wanted.user_id,
+            app=wanted.app,
+            workflow=wanted.workflow,
+            key_id=wanted.key_id,
+            dimensions=wanted.dimensions,
+        ),
+        action_kind=ACTION,
+        action_name=wanted.action_name or terms.model,
+        amount=terms.amount(output),
+        user_id=wanted.user_id,
+        model=terms.model,
+        least=estimate(tokens_input=terms.likely, max_tokens=0, price=terms.price),
+        tokens_input=terms.likely,
+        busy_key=wanted.busy_key,
+        tags=wanted.tags,
+        fit=fit if PLANS[payer.plan].fits else None,
+        tighten=tighten,
+        affordable=lambda remaining: affordable_tokens(max(0, remaining), terms.bound, terms.price),
+    )

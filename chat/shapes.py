@@ -1,0 +1,25 @@
+"""The shapes that both of chat's APIs share: what is asked, and what an answer says of itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ninja import Schema
+from pydantic import AfterValidator, Field
+
+from chat.forms import MAX_TOKENS_MAX, PROMPT_MAX
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("Write something.")
+    return text
+
+
+MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
+Text = Annotated[str, Field(min_length=1, max_length=PROMPT_MAX), AfterValidator(_not_blank)]
+
+
+class Tokens(Schema):
+    input_tokens: int
+    output_tokens: int
