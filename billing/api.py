@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from ninja import Router, Schema, Status
 
-from billing import balances, provisioning
+from billing import ledgers, provisioning
 from billing.forms import SignUpForm
 from billing.models import Account
 from tenants.api import Body, failures
@@ -91,7 +91,7 @@ class SignUpBody(Body):
 @router.get("/budget/", summary="This workspace's ledgers", response={200: Balances, **failures(401, 403, 503)})
 def budget(request: TenantRequest) -> dict[str, Any]:
     """Allocated, spent, held and remaining, of each ledger, in whole microcents."""
-    return balances.balances_for(request.tenant)
+    return ledgers.balances_for(request.tenant)
 
 
 @router.get("/budget/{slug}/", summary="The same, by name", response={200: Balances, **failures(401, 403, 404, 503)})
@@ -99,7 +99,7 @@ def budget_of(request: TenantRequest, slug: str) -> dict[str, Any]:
     """Only this workspace's own name; any other, existing or not, is 404."""
     if slug != request.tenant.slug:
         raise NotFound
-    return balances.balances_for(request.tenant)
+    return ledgers.balances_for(request.tenant)
 
 
 @public_router.post(

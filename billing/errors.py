@@ -3,7 +3,7 @@
 ApiError
  └─ BudgetError
      ├─ BudgetDenied             402 budget_exceeded: the authority said no; nothing was reserved or spent
-     ├─ OnHold                   403 account_on_hold: frozen, suspended, closed
+     ├─ OnHold                   403 account_on_hold: frozen, suspended, closed; with the `scope` that is
      ├─ NotProvisioned           503 tenant_not_ready: the account is still being set up
      ├─ NoTenantBound            503 unavailable: code asked for money with nobody to pay (a defect)
      ├─ RateLimited              429 rate_limited
@@ -17,6 +17,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from billing.subjects import name_of
 from tenants.http import AccountOnHold, ApiError, TenantNotReady
 
 
@@ -27,7 +28,8 @@ class BudgetError(ApiError):
 class BudgetDenied(BudgetError):
     """The authority said no. Nothing was reserved and nothing was spent.
 
-    `reason`: exhausted | held_by_others | does_not_fit; `budget`: the figures, each null where they cannot be had.
+    `reason`: exhausted | held_by_others | does_not_fit | over_limit; `budget`: the figures of the scope that refuses,
+    each null where they cannot be had.
     """
 
     status = HTTPStatus.PAYMENT_REQUIRED
@@ -36,18 +38,36 @@ class BudgetDenied(BudgetError):
     def __init__(self, *, reason: str, budget: dict[str, Any]) -> None:
         self.reason = reason
         self.budget = budget
-        super().__init__(MESSAGES[reason], reason=reason, budget=budget)
+        super().__init__(_sentence(MESSAGES[reason], budget.get("scope")), reason=reason, budget=budget)
+
+
+def _sentence(text: str, scope: str | None) -> str:
+    """The text about the budget at this scope."""
+    sentence = text.format(budget=name_of(scope))
+    return sentence[0].upper() + sentence[1:]
 
 
 MESSAGES = {
-    "exhausted": "This workspace's budget is used up. Top it up to go on; nothing was spent on this request.",
-    "held_by_others": "The rest of this workspace's budget is held by calls under way. Try again in a moment.",
-    "does_not_fit": "This request could cost more than the budget has left. Ask for a shorter answer, or top up.",
+    "exhausted": "{budget} is used up. Top it up to go on; nothing was spent on this request.",
+    "held_by_others": "The rest of {budget} is held by calls under way. Nothing was spent on this request; try again "
+    "in a moment.",
+    "does_not_fit": "This request could cost more than {budget} has left, so nothing was spent on it. Ask for a "
+    "shorter answer, or top up.",
+    "over_limit": "More was used than {budget} had, so nothing is started until it is topped up. Nothing was spent on "
+    "this request.",
 }
 
 
 class OnHold(BudgetError, AccountOnHold):
-    pass
+    """`scope` says what is on hold: the whole workspace, or a seat, a feature, a conversation; None: not known."""
+
+    def __init__(self, scope: str | None = None) -> None:
+        # Below the tenant only a part of the account is on hold, and the owner of the workspace can help.
+        part = scope is not None and "/" in scope
+        super().__init__(_sentence(PART_ON_HOLD, scope) if part else None, scope=scope)
+
+
+PART_ON_HOLD = "{budget} is on hold. Nothing was spent; ask this workspace's owner, or support, what to do."
 
 
 class NotProvisioned(BudgetError, TenantNotReady):

@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from billing.client import AuthorityRefusal, account_of, translate
 from billing.errors import BudgetError
+from billing.ledgers import REFUSALS, denied
 from billing.preflight import decide
 from tenants.http import error_response
 from tenants.middleware import as_api_error
@@ -32,7 +33,15 @@ class BudgetErrorMiddleware:
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if not isinstance(exception, AuthorityRefusal):
             return None
-        return error_response(request, translate(exception, subject_tenant=_subject_tenant(request)))
+        return error_response(request, _meaning_of(exception, _subject_tenant(request)))
+
+
+def _meaning_of(refused: AuthorityRefusal, subject_tenant: str | None) -> BudgetError:
+    """Which levels its subject named is not known here, so the figures are the tenant's own."""
+    code = refused.error_code or refused.reason_code or ""
+    if code in REFUSALS and subject_tenant is not None:
+        return denied(code, {"tenant": subject_tenant}, needed=None)
+    return translate(refused, subject_tenant=subject_tenant)
 
 
 def _subject_tenant(request: HttpRequest) -> str | None:
@@ -53,23 +62,25 @@ class Preflight:
     needs: Needs
 
 
-# Marks of views that reach Django wrapped, as ninja's operations do: by the name of their address.
-_by_name: dict[str, Preflight] = {}
-
-
-def preflighted(
-    *, app: str, action_kind: str, action_name: str, needs: Needs, view_name: str | None = None
-) -> Callable[[View], View]:
-    """Marks a view for PreflightMiddleware. An operation of ninja names its address too: "tenant-api:summarize"."""
+def preflighted(*, app: str, action_kind: str, action_name: str, needs: Needs) -> Callable[[View], View]:
+    """Marks a view, or an operation of ninja below its `@router.post`, for PreflightMiddleware."""
 
     def mark(view: View) -> View:
-        preflight = Preflight(app, action_kind, action_name, needs)
-        if view_name is not None:
-            _by_name[view_name] = preflight
-        view.preflight = preflight  # type: ignore[attr-defined]
+        view.preflight = Preflight(app, action_kind, action_name, needs)  # type: ignore[attr-defined]
         return view
 
     return mark
+
+
+def _mark_of(view: Callable[..., Any], method: str | None) -> Preflight | None:
+    """The view's own mark. Ninja serves all operations of a path by one function, which holds them in its closure."""
+    if (own := getattr(view, "preflight", None)) is not None:
+        return own  # type: ignore[no-any-return]
+    for cell in getattr(view, "__closure__", None) or ():
+        for operation in getattr(cell.cell_contents, "operations", ()):
+            if method in operation.methods:
+                return getattr(operation.view_func, "preflight", None)
+    return None
 
 
 class PreflightMiddleware:
@@ -90,18 +101,21 @@ class PreflightMiddleware:
     def process_view(
         self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
     ) -> HttpResponseBase | None:
-        marked = getattr(view, "preflight", None) or _by_name.get(_name_of(request))
+        marked = _mark_of(view, request.method)
         tenant = getattr(request, "tenant", None)
         if marked is None or tenant is None:
             return None
         try:
             # First who asks: a stranger must not learn how another's budget stands.
-            caller(request)  # type: ignore[arg-type]
+            user = caller(request)  # type: ignore[arg-type]
             needed = marked.needs(request)
             if needed is None:
                 return None
+            key = request.api_key  # type: ignore[attr-defined]
             decide(
                 tenant,
+                user_id=user.pk,
+                key_id=key.pk if key else None,
                 app=marked.app,
                 action_kind=marked.action_kind,
                 action_name=marked.action_name,
@@ -113,7 +127,3 @@ class PreflightMiddleware:
                 raise
             return error_response(request, error)
         return None
-
-
-def _name_of(request: HttpRequest) -> str:
-    return request.resolver_match.view_name if request.resolver_match else ""

@@ -7,10 +7,12 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
-from billing import balances, provisioning
+from billing import provisioning
 from billing.errors import SlugTaken
 from billing.forms import SignUpForm
+from billing.ledgers import figures_for, limits_of
 from billing.models import Account
+from billing.proof import bar_of, local_total
 from billing.usage.models import UsageLine
 from tenants.hosts import url_for
 from tenants.http import TenantRequest
@@ -76,12 +78,14 @@ def _ready_or_wait(request: HttpRequest, account: Account) -> HttpResponse:
 @login_required
 @require_safe
 def budget(request: TenantRequest) -> HttpResponse:
-    figures = balances.figures_for(request.tenant)
-    total = balances.local_total()
     account = Account.objects.get(tenant_id=request.tenant.pk)
+    figures = figures_for(request.tenant)
+    total = local_total()
     context = {
         "figures": figures,
-        "bar": balances.bar_of(figures),
+        "bar": bar_of(figures),
+        # An authority that did not answer just now is not waited for again.
+        "limits": limits_of(account.subject_tenant, user_id=request.user.pk) if figures else [],
         "plan_name": account.plan,
         "on_hold": account.status != Account.Status.ACTIVE,
         "lines": UsageLine.objects.order_by("-settled_at", "-pk")[:SHOWN_LINES],

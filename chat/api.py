@@ -50,14 +50,8 @@ def _summary_needs(request: HttpRequest) -> int | None:
     return services.summary_estimate(tenant, text=body.text, max_tokens=body.max_tokens)
 
 
-@router.post("/summarize/", summary="Summarize a text", url_name="summarize", response={200: Summary, **_FAILURES})
-@preflighted(
-    app="summarize",
-    action_kind=services.ACTION,
-    action_name="summarize",
-    needs=_summary_needs,
-    view_name="tenant-api:summarize",
-)
+@router.post("/summarize/", summary="Summarize a text", response={200: Summary, **_FAILURES})
+@preflighted(app="summarize", action_kind=services.ACTION, action_name="summarize", needs=_summary_needs)
 def summarize(request: TenantRequest, payload: SummarizeBody) -> dict[str, Any]:
     """A few sentences for a long text."""
     return services.summarize(

@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
-from billing.balances import figures_for
+from billing.ledgers import figures_for
 from chat import services
 from chat.forms import PromptForm
 from chat.models import Conversation

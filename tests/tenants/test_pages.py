@@ -206,3 +206,20 @@ def test_the_api_documents_itself_without_a_foreign_server(acme):
         assert page.status_code == 200
         assert not re.search(rb'(src|href)="(https?:)?//', page.content)
         assert client.get("/api/openapi.json").json()["paths"]
+
+
+def test_a_member_sees_the_limits_of_their_own_seat_and_nobody_elses(workspace):
+    from billing import admin_client
+
+    tenant = workspace.account.subject_tenant
+    carol, dave = workspace.member("carol@x.example"), workspace.member("dave@x.example")
+    for member, allocated in ((carol, 1_230_000), (dave, 4_560_000)):
+        for below in ("", "/app:chat"):
+            scope = f"tenant:{tenant}/workspace:user-{member.pk}{below}"
+            admin_client.ensure_budget(tenant, scope, allocated=allocated, overdraft_limit=0)
+    page = workspace.client(carol).get("/budget/").content.decode()
+    assert "Your own limits" in page
+    assert "Your budget for chat" in page
+    assert page.count("$0.0123 in all") == 2
+    assert "0.0456" not in page
+    assert "Your own limits" not in workspace.client(workspace.owner).get("/budget/").content.decode()

@@ -1,0 +1,93 @@
+"""The subject of a call: who is charged for it, level by level, and the scopes that this makes. Pure.
+
+The same subject for decide, reserve and the pages, and for each message of a conversation: a ledger at the authority is
+checked only where a call's scopes name it. Must not know which ledgers there are.
+
+    tenant      the account's id at the authority
+    workspace   the seat: user-<id>, or system for work that no member asked for; always there
+    app         the feature: chat, summarize, a builder's own
+    workflow    the conversation, only where it has a limit of its own
+    agent       key-<id>, where a program calls; below the seat, so that a key never escapes its member's limits
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+LEVELS = ("tenant", "workspace", "app", "workflow", "agent", "toolset")
+# A job's or a command's seat. It has a name, for a call without a seat would escape every limit below the tenant.
+SYSTEM = "system"
+
+# The authority accepts more in a subject, but gives no ledger to a scope with an id beyond these.
+_ID = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?"
+_A_VALUE = re.compile(_ID)
+_MET_BY_CALLS = re.compile(
+    rf"tenant:{_ID}(/workspace:(user-[0-9]+|{SYSTEM})(/app:{_ID}(/workflow:{_ID})?(/agent:key-[0-9]+)?)?)?"
+)
+
+
+class NoCallMeets(ValueError):
+    """A ledger at a scope that no call of ours names. It would look like a limit and limit nothing."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(
+            f"No call can meet a ledger at {scope}. Below tenant:<id> write workspace:user-<id>, then app:<feature>, "
+            "then workflow:<id> or agent:key-<id> or both: every call names its seat and its feature."
+        )
+
+
+def seat_of(user_id: int | None) -> str:
+    return SYSTEM if user_id is None else f"user-{user_id}"
+
+
+def subject_for(
+    *,
+    tenant: str,
+    user_id: int | None,
+    app: str,
+    workflow: str | None = None,
+    key_id: int | None = None,
+    dimensions: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """The protocol's subject, without the levels that are not there. Raises ValueError for a name it cannot carry."""
+    levels = {
+        "tenant": tenant,
+        "workspace": seat_of(user_id),
+        "app": app,
+        "workflow": workflow,
+        "agent": None if key_id is None else f"key-{key_id}",
+    }
+    subject: dict[str, Any] = {level: value for level, value in levels.items() if value is not None}
+    for level, value in subject.items():
+        if not _A_VALUE.fullmatch(value):
+            raise ValueError(f"{level} {value!r}: write 1 to 128 of A-Z a-z 0-9 _ . - with no sign at either end.")
+    return {**subject, "dimensions": dimensions} if dimensions else subject
+
+
+def scopes_of(subject: Mapping[str, Any]) -> list[str]:
+    """The paths at which the authority looks for ledgers, root first: tenant:x, tenant:x/workspace:user-1, …"""
+    scopes: list[str] = []
+    for level in LEVELS:
+        if value := subject.get(level):
+            segment = f"{level}:{value.lower()}"
+            scopes.append(f"{scopes[-1]}/{segment}" if scopes else segment)
+    return scopes
+
+
+def can_be_met(scope: str) -> bool:
+    """Whether any call of ours names this scope. One that leaves out the seat, or the feature, is never looked at."""
+    return _MET_BY_CALLS.fullmatch(scope) is not None
+
+
+def name_of(scope: str | None) -> str:
+    """What a sentence for the person who asked calls the budget at this scope."""
+    level, _, value = (scope or "").rpartition("/")[2].partition(":")
+    if level == "workspace":
+        return "your budget" if value != SYSTEM else "the budget for this workspace's own work"
+    if level == "app":
+        return f"the budget for {value}" if f"workspace:{SYSTEM}/" in str(scope) else f"your budget for {value}"
+    if level == "workflow":
+        return "this conversation's budget" if value.startswith("conversation-") else f"the budget for {value}"
+    return "this API key's budget" if level == "agent" else "this workspace's budget"

@@ -1,0 +1,52 @@
+"""The budget page's own book: unknown is unknown, little is not nothing, and the operator's loss is nobody's cost."""
+
+import pytest
+from django.utils import timezone
+
+from billing.ledgers import Ledger
+from billing.proof import bar_of, local_total
+from tests.support.factories import UsageLineFactory
+
+
+def figures(spent, reserved, allocated=1_000):
+    remaining = allocated - spent - reserved
+    return Ledger("tenant:x", "USD_MICROCENTS", "ACTIVE", allocated, spent, reserved, remaining, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("spent", "reserved", "bar"),
+    [(0, 0, (0, 0)), (1, 0, (1, 0)), (500, 1, (50, 1)), (999, 1, (100, 0)), (1_000, 0, (100, 0)), (300, 700, (30, 70))],
+)
+def test_the_bar_shows_whole_percents_that_fit_together(spent, reserved, bar):
+    shown = bar_of(figures(spent, reserved))
+    assert (shown.spent_pct, shown.reserved_pct) == bar
+
+
+def test_there_is_no_bar_without_figures_or_allowance():
+    assert bar_of(None) is None
+    assert bar_of(figures(0, 0, allocated=0)) is None
+
+
+def test_an_operators_loss_is_in_no_sum_and_each_class_is_said_in_its_own_words(workspace):
+    with workspace.scope():
+        for outcome in ("exact", "overrun", "none", "unknown", "swept", "estimated"):
+            UsageLineFactory(
+                outcome=outcome,
+                cost=0 if outcome == "none" else 300_000,
+                overrun=7_777_777_700 if outcome == "overrun" else 0,
+                created_at=timezone.now(),
+            )
+        assert local_total() == 5 * 300_000
+    page = workspace.client(workspace.owner).get("/budget/").content.decode()
+    for words in (
+        "reported by the model",
+        "reported above the hold, charged the hold",
+        "nothing charged",
+        "no answer came, input estimated",
+        "interrupted, charged up to there",
+        "not reported, estimated",
+    ):
+        assert words in page
+    assert "$0.015" in page  # charged for these calls
+    assert "−$0.015" in page  # the authority knows of none of them, and the page says so
+    assert "77.7" not in page
