@@ -4,8 +4,11 @@ Owns the sentences that people read. Must not hold anything of the upstream's: i
 address or a key.
 
     tenants.http.ApiError
-     ├─ ModelNotPriced     422 model_not_priced
-     └─ ModelFailed        502 model_failed, with `usage` and `reached`
+     ├─ ModelNotPriced        422 model_not_priced
+     ├─ ConversationBusy      409 conversation_busy
+     └─ ModelFailed           502 model_failed, with `usage` and `outcome`
+         ├─ ModelMisconfigured   502 model_misconfigured: the operator's to mend
+         └─ ModelBusy            503 model_busy, with Retry-After
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from billing.outcomes import SENTENCES, Outcome
 from tenants.http import ApiError
 
 if TYPE_CHECKING:
@@ -31,17 +35,61 @@ class ModelNotPriced(ApiError):
         super().__init__(f"The model {model[:80]} has no price here. {use} the operator price it in LLM_PRICES.")
 
 
-class ModelFailed(ApiError):
-    """The model did not give a whole answer. `usage` is what to charge for it all the same.
+class ConversationBusy(ApiError):
+    """A conversation answers one call at a time: two at once would mix their turns."""
 
-    `reached` is False when no model can have worked on the call: nobody was there, or the provider refused it. Then
-    `usage` is zero and the hold may be released. Otherwise the provider may bill the call, whatever came back.
+    status = HTTPStatus.CONFLICT
+    code = "conversation_busy"
+    message = "This conversation is still answering. Wait for the answer to end, then send this again."
+    retry_after_ms = 2_000
+
+
+class ModelFailed(ApiError):
+    """The model did not give a whole answer. `usage` is what it used all the same, `outcome` how that is known.
+
+    The message ends with what is charged, in the words of the line that was written for it. Whoever settles the call
+    by another outcome than the one raised says so with `charged_as`.
     """
 
-    status = HTTPStatus.BAD_GATEWAY
+    status: int = HTTPStatus.BAD_GATEWAY
     code = "model_failed"
+    message = "The language model did not finish its answer; try again."
 
-    def __init__(self, message: str, *, usage: Usage, reached: bool) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        usage: Usage | None = None,
+        outcome: Outcome = Outcome.NONE,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_ms=retry_after_ms)
+        self._what = self.message
+        self.charged_as(outcome, usage)
+
+    def charged_as(self, outcome: Outcome, usage: Usage | None) -> None:
+        self.outcome = outcome
         self.usage = usage
-        self.reached = reached
-        super().__init__(message)
+        self.message = f"{self._what} {SENTENCES[outcome]}"
+        self.args = (self.message,)
+
+    @property
+    def reached(self) -> bool:
+        """The model may have worked on the call, so that something is charged for it."""
+        return self.outcome != Outcome.NONE
+
+
+class ModelMisconfigured(ModelFailed):
+    """The provider refuses our key, our account, our address or the model's name. Log it as an error."""
+
+    code = "model_misconfigured"
+    message = "The language model is not set up correctly here; the operator must mend it."
+
+
+class ModelBusy(ModelFailed):
+    """The provider has too much to do. Another call may succeed later; this one was not begun."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "model_busy"
+    message = "The language model is busy just now; try again in a moment."
+    retry_after_ms = 2_000

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import re
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,18 @@ def envurl(name: str, default: str = "") -> str:
     raw = envstr(name, default)
     if not raw:
         return ""
+    if not _is_url(raw):
+        raise ImproperlyConfigured(f"{name} is {raw!r}: write an address such as http://localhost:8000.")
+    return raw.rstrip("/")
+
+
+def _is_url(raw: str) -> bool:
     try:
         parts = urlsplit(raw)
         good = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        good = False
-    if not good or "@" in parts.netloc or parts.query or parts.fragment or any(map(str.isspace, raw)):
-        raise ImproperlyConfigured(f"{name} is {raw!r}: write an address such as http://localhost:8000.")
-    return raw.rstrip("/")
+        return False
+    return good and not ("@" in parts.netloc or parts.query or parts.fragment or any(map(str.isspace, raw)))
 
 
 def envorigin(name: str, default: str) -> str:
@@ -209,3 +214,53 @@ def _microcents(usd: Any) -> int:
     if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value() or amount > 10**15:
         raise ValueError(f"{usd} is no price: at least 0, at most 8 decimals")
     return int(amount)
+
+
+def envdialects(name: str) -> dict[str, dict[str, Any]]:
+    """How models are spoken to: `{"m": {"max_tokens_name": "max_completion_tokens", "idle_seconds": 120}}`.
+
+    Each key may be left out; an unknown one is refused, for a setting misspelt is a setting not made. No refusal
+    quotes the value: it may hold a key.
+    """
+    raw = envstr(name)
+    if not raw:
+        return {}
+    try:
+        table = json.loads(raw, object_pairs_hook=_once)
+        return {model: _dialect(given) for model, given in table.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
+        example = '{"some-model": {"max_tokens_name": "max_completion_tokens"}}'
+        raise ImproperlyConfigured(f"{name} cannot be read ({exc}): write JSON such as {example}.") from None
+
+
+def _dialect(given: dict[str, Any]) -> dict[str, Any]:
+    for key, value in given.items():
+        if key not in _DIALECT:
+            raise ValueError(f"{key[:40]} is none of {', '.join(_DIALECT)}")
+        is_good, wanted = _DIALECT[key]
+        if not is_good(value):
+            raise ValueError(f"{key} must be {wanted}")
+    if "base_url" in given:
+        return {**given, "base_url": given["base_url"].rstrip("/")}
+    return dict(given)
+
+
+def _is_seconds(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= 3600
+
+
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
+_MAX_TOKENS_NAMES = ("max_tokens", "max_completion_tokens")
+_DIALECT: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "max_tokens_name": (lambda value: value in _MAX_TOKENS_NAMES, " or ".join(_MAX_TOKENS_NAMES)),
+    "stream_options": (_is_bool, "true or false"),
+    "first_byte_seconds": (_is_seconds, "seconds from above 0 to 3600"),
+    "idle_seconds": (_is_seconds, "seconds from above 0 to 3600"),
+    "bills_after_cut": (_is_bool, "true or false"),
+    "base_url": (lambda value: isinstance(value, str) and _is_url(value), "an address such as http://localhost:8000"),
+    # It stands in a header: a line break within would end it.
+    "api_key": (lambda value: isinstance(value, str) and value.isascii() and value.isprintable(), "a key's text"),
+}

@@ -17,6 +17,7 @@ from config.env import (
     database_url,
     embedded_database,
     envbool,
+    envdialects,
     envdomain,
     envhosts,
     envint,
@@ -220,6 +221,9 @@ LLM_MODEL = envstr("LLM_MODEL", EMBEDDED_MODEL if MODEL_IS_EMBEDDED else "")
 if not LLM_MODEL:
     raise ImproperlyConfigured("LLM_MODEL is not set: with LLM_BASE_URL given, name the model to call.")
 LLM_PRICES = envprices("LLM_PRICES")
+LLM_DIALECT = envdialects("LLM_DIALECT")
+if _strangers := LLM_DIALECT.keys() - {LLM_MODEL, *LLM_PRICES}:
+    raise ImproperlyConfigured(f"LLM_DIALECT names {sorted(_strangers)}: neither LLM_MODEL nor LLM_PRICES has them.")
 
 LOGGING = {
     "version": 1,

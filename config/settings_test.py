@@ -14,6 +14,7 @@ for _name in (
     "LLM_BASE_URL",
     "LLM_PRICES",
     "LLM_MODEL",
+    "LLM_DIALECT",
     "SITE_URL",
     "PORT",
     "BASE_DOMAIN",

@@ -1,0 +1,357 @@
+"""What a model's answer says: shown, billed, finished, reported; and from that what was used. Pure.
+
+Owns the reading of any OpenAI-compatible server, kind or odd. Must not know what was held, what it costs or whose it
+is; keeps nothing of an upstream's error, for its words may quote prompts and keys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from billing.outcomes import Outcome
+from billing.prices import Usage
+from chat.frames import Frames
+from chat.reports import Reports
+
+# Fields of a delta that say what it is, not what the model wrote, unless a text stands there.
+_LABELS = {"role", "id", "type", "index", "format", "usage"}
+LABEL_LENGTH = 64
+
+# How much is surely more than max_tokens: in pieces, unless they are single letters, or in bytes. A token of English
+# has four or five, but a line of dashes may be one.
+LEAST_BYTES = 2
+MOST_BYTES = 16
+SLACK_TOKENS = 64
+
+FILTERED = "The model's provider filtered this answer out."
+TOOLS = "The model asked for a tool instead of answering, and there is none here."
+ALL_THOUGHT = "The model spent all its tokens on thinking, so none was left for an answer. Allow a longer one."
+ONLY_THOUGHT = "The model thought, but gave no answer."
+EMPTY = "The model ended its answer without a word."
+
+
+class Answer:
+    """One answer as it arrives: bytes in; words, counts and the end out.
+
+    Whatever a delta is called, it counts as billed when it is not empty. With `max_tokens`, reading ends where the
+    model is surely past it: what it says or reports after that is not taken, and the caller cuts it (`is_over`).
+    """
+
+    __slots__ = (
+        "_deltas_reported",
+        "_ends_by_report",
+        "_frames",
+        "_html",
+        "_is_hidden",
+        "_is_tool",
+        "_max_tokens",
+        "_message_came",
+        "_reports",
+        "_spoke",
+        "_words",
+        "billed_bytes",
+        "deltas",
+        "error",
+        "finish_reason",
+        "is_done",
+    )
+
+    def __init__(self, *, content_type: str = "", max_tokens: int | None = None) -> None:
+        self.deltas = 0
+        self.billed_bytes = 0
+        self.finish_reason: str | None = None
+        self.error = False  # an error object came
+        self.is_done = False  # nothing more is to be read
+        self._html = "html" in content_type.lower()
+        self._max_tokens = max_tokens
+        self._frames = Frames()
+        self._reports = Reports()
+        self._deltas_reported = 0  # as many had come by the last report
+        self._ends_by_report = False
+        self._words: list[str] = []
+        self._spoke = False  # some frame was one of the protocol
+        self._message_came = False
+        self._is_hidden = False  # some delta had more than what was shown of it
+        self._is_tool = False
+
+    # Reading
+
+    def feed(self, data: bytes) -> str:
+        """What a reader is shown of these bytes; often nothing."""
+        shown = self._take_all(self._frames.feed(data))
+        self._end(self._frames.is_done)
+        return shown
+
+    def close(self) -> str:
+        """The connection has ended. The words of a frame that was not, or of a whole JSON body."""
+        shown = self._take_all(self._frames.close())
+        if self._frames.is_bare and not self._spoke and not self.is_done:
+            self.error = True  # a refusal, sent as a success
+        self._end(self._frames.is_done or (self._frames.is_bare and self._message_came))
+        return shown
+
+    def _end(self, is_done: bool) -> None:
+        if self.is_over:
+            self.finish_reason = self.finish_reason or "length"
+        self.is_done = is_done or self.is_over
+
+    def _take_all(self, frames: list[Any]) -> str:
+        shown = ""
+        for frame in frames:
+            for item in frame if type(frame) is list else (frame,):
+                if type(item) is dict and not self.is_over:
+                    shown += self._take(item)
+        return shown
+
+    def _take(self, frame: dict[str, Any]) -> str:
+        before, shown = self.deltas, ""
+        choices = _choices(frame)
+        for place, choice in enumerate(choices):
+            self._spoke = True
+            shown += self._take_choice(choice, place)
+        if _is_error(frame):
+            self.error = True
+        elif not choices and frame.get("delta"):
+            # An event of another protocol. It is billed all the same.
+            self._spoke = True
+            self._count(frame["delta"], shown="")
+        for usage in _usages(frame, choices):
+            self._spoke = True
+            if self._reports.take(usage):
+                self._deltas_reported = self.deltas
+                # Beside words it is a running report, and before them it is one of the input.
+                self._ends_by_report = self.deltas == before and (self.has_begun or not choices)
+        return shown
+
+    def _take_choice(self, choice: dict[str, Any], place: int) -> str:
+        index = choice.get("index")
+        is_first = (index if type(index) is int else place) == 0
+        if choice.get("error"):
+            self.error = True
+        shown = ""
+        for name in ("delta", "message", "text"):
+            said = choice.get(name)
+            if said:
+                before = self.deltas
+                shown = self._take_said(said, is_first=is_first, is_message=name == "message")
+                if self.deltas > before:
+                    break
+        reason = choice.get("finish_reason")
+        if reason and is_first:
+            self._take_reason(reason)
+        return shown
+
+    def _take_said(self, said: Any, *, is_first: bool, is_message: bool) -> str:
+        if type(said) is not dict:
+            said = {"content": said}
+        text = _shown(said.get("content")) + _shown(said.get("refusal"))
+        if is_message and is_first:
+            self._message_came = True
+            if (so_far := self.text) and text.startswith(so_far):
+                # Some servers repeat the whole answer at its end, or at each step.
+                text = text[len(so_far) :]
+                said = {"content": text}
+        if not is_first:
+            text = ""
+        self._count(said, shown=text)
+        text = _storable(text)
+        if text:
+            self._words.append(text)
+        return text
+
+    def _count(self, said: Any, *, shown: str) -> None:
+        size = _bytes(shown)
+        if not shown or len(said) > 1:
+            # The same thought under two names was written once.
+            every = sum(_bytes(text) for text in set(_texts(said)))
+            if every > size:
+                size, self._is_hidden = every, True
+                self._is_tool = self._is_tool or (type(said) is dict and bool(said.get("tool_calls")))
+        if size:
+            self.deltas += 1
+            self.billed_bytes += size
+
+    def _take_reason(self, reason: Any) -> None:
+        if type(reason) is not str or not reason.isprintable() or reason.lower() in ("null", "none"):
+            return
+        if reason.lower() == "error":
+            self.error = True
+        else:
+            self.finish_reason = reason[:40]
+
+    # What it comes to
+
+    @property
+    def text(self) -> str:
+        """All that was shown."""
+        return "".join(self._words)
+
+    @property
+    def has_begun(self) -> bool:
+        """Any billed output came."""
+        return self.deltas > 0
+
+    @property
+    def hidden(self) -> bool:
+        """Some of it is not shown: thoughts, tools' arguments, other choices."""
+        return self._is_hidden or self._reports.reasoning > 0
+
+    @property
+    def said_all(self) -> bool:
+        """Nothing is missing, whether or not the server says that it is done: wait two seconds more, not a minute."""
+        if self.finish_reason is not None or self._frames.looks_whole:
+            return True
+        return self._ends_by_report and not self.report_is_stale
+
+    @property
+    def is_over(self) -> bool:
+        """The model is surely past `max_tokens`, which it was asked to keep to."""
+        most = self._max_tokens
+        if most is None:
+            return False
+        by_pieces = self.deltas > most and self.billed_bytes > LEAST_BYTES * most
+        return by_pieces or self.billed_bytes > MOST_BYTES * (most + SLACK_TOKENS)
+
+    @property
+    def is_broken(self) -> bool:
+        """A frame without an end: nothing more of it is read."""
+        return self._frames.is_broken
+
+    @property
+    def is_page(self) -> bool:
+        """A web page and no model: the address is wrong, or a proxy wants a sign-in."""
+        return self._html and not self._spoke
+
+    @property
+    def report_is_stale(self) -> bool:
+        """Words came after the last report: some servers report as they go."""
+        return self.deltas > self._deltas_reported
+
+    def report(self) -> Usage | None:
+        """What the server says was used. None where it does not say both sides; no output is none where words came."""
+        usage = self._reports.usage()
+        if usage is not None and usage.tokens_output == 0 and self.deltas:
+            return None
+        return usage
+
+    def counted(self, tokens_per_byte: float = 0.25) -> int:
+        """Tokens of output, counted by us: a delta has at least one."""
+        return max(self.deltas, math.ceil(self.billed_bytes * tokens_per_byte))
+
+    def estimate(self, *, tokens_input: int, max_output: int, tokens_per_byte: float = 0.25) -> Usage:
+        """What was reported of the use, and the rest as we count it."""
+        reports, output = self._reports, self.counted(tokens_per_byte)
+        if reports.tokens_input is not None:
+            tokens_input = reports.tokens_input
+        elif reports.total is not None and not self.report_is_stale:
+            # The sum is known, its parts are not: what we do not think to be input is output.
+            tokens_input = min(tokens_input, max(reports.total - self.deltas, 0))
+            output = reports.total - tokens_input
+        output = min(max(output, reports.tokens_output or 0), max_output)
+        return Usage(tokens_input, output, reasoning=min(reports.reasoning, output), counted=True)
+
+    def stand_in(self) -> str:
+        """A sentence to show where an answer ended without words; none where it has words. Never the model's own."""
+        if self.text.strip():
+            return ""
+        if self.finish_reason in ("content_filter", "safety", "SAFETY", "refusal"):
+            return FILTERED
+        if self._is_tool or self.finish_reason in ("tool_calls", "function_call"):
+            return TOOLS
+        if self.hidden:
+            return ALL_THOUGHT if self.finish_reason == "length" or self.is_over else ONLY_THOUGHT
+        return EMPTY
+
+
+def used(
+    answer: Answer, *, tokens_input: int, max_output: int, tokens_per_byte: float = 0.25, cut: bool = False
+) -> tuple[Usage, Outcome]:
+    """What an answer has used, and how that is known. `tokens_input` is our estimate, `cut` says that we ended it.
+
+    An estimate is never above `max_output`; a report may be, and what is to be done then is the caller's to know.
+    """
+    if (answer.error or answer.is_page) and not answer.has_begun:
+        return Usage(0, 0), Outcome.NONE
+    is_whole = answer.is_done or answer.said_all
+    report = answer.report()
+    if report is not None and is_whole and not answer.report_is_stale and not answer.is_over:
+        return report, Outcome.EXACT
+    usage = answer.estimate(tokens_input=tokens_input, max_output=max_output, tokens_per_byte=tokens_per_byte)
+    nothing_came = not (answer.has_begun or is_whole or report)
+    return usage, Outcome.UNKNOWN if nothing_came and not cut else Outcome.ESTIMATED
+
+
+def _choices(frame: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = frame.get("choices")
+    if type(choices) is dict:
+        return [choices]
+    return [choice for choice in choices if type(choice) is dict] if type(choices) is list else []
+
+
+def _usages(frame: dict[str, Any], choices: list[dict[str, Any]]) -> Iterable[dict[Any, Any]]:
+    """Where a report may stand: in the frame, in a choice, or in an object of the server's own."""
+    found = [frame.get("usage"), *[choice.get("usage") for choice in choices]]
+    found += [value.get("usage") for value in frame.values() if type(value) is dict]
+    return [usage for usage in found if type(usage) is dict]
+
+
+def _is_error(frame: dict[str, Any]) -> bool:
+    """An error in one of the shapes that servers give it."""
+    if any(frame.get(name) for name in ("error", "errors", "error_code", "error_msg", "error_message")):
+        return True
+    if "choices" in frame:
+        return False
+    if frame.get("object") == "error" or frame.get("type") == "error":
+        return True
+    return frame.get("code") not in (None, 0, "0", 200, "200", "") and ("message" in frame or "msg" in frame)
+
+
+def _shown(content: Any) -> str:
+    """The words of a content for the reader: a text, or parts of which some are."""
+    if not content:
+        return ""
+    if type(content) is str:
+        return content
+    parts = content if type(content) is list else (content,)
+    return "".join(_shown_of_part(part) for part in parts)
+
+
+def _shown_of_part(part: Any) -> str:
+    if type(part) is dict and part.get("type") in (None, "text", "output_text", "refusal"):
+        part = part.get("text") or part.get("refusal")
+        if type(part) is dict:
+            part = part.get("value")
+    return part if type(part) is str else ""
+
+
+def _texts(said: Any) -> Iterable[str]:
+    """Every text in it, however deep. A loop, for a nest can be deeper than Python's stack."""
+    todo = [said]
+    while todo:
+        item = todo.pop()
+        if type(item) is str:
+            yield item
+        elif type(item) is list:
+            todo.extend(item)
+            numbers = [number for number in item if type(number) in (int, float)]
+            if numbers:
+                yield str(numbers)
+        elif type(item) is dict:
+            todo.extend(value for name, value in item.items() if not _is_label(name, value))
+
+
+def _is_label(name: str, value: Any) -> bool:
+    return name in _LABELS and (type(value) is not str or len(value) <= LABEL_LENGTH)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _storable(text: str) -> str:
+    """JSON can carry half of a surrogate pair and NUL, which no socket and no database takes."""
+    if text.isascii():
+        return text.replace("\x00", "")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "")

@@ -1,0 +1,131 @@
+"""How one model is spoken to: its address, its names for things, its patience, its bill; and what its refusals mean.
+
+Owns the settings of a model and the request. Pure but for `dialect_for`, which reads the settings. Must not reach a
+model (chat.llm does) nor keep an upstream's words. What comes back is read by chat.answer.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import functools
+import ipaddress
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+from chat.errors import ModelBusy, ModelFailed, ModelMisconfigured
+from chat.history import Message
+
+# Hosts that stop working, and billing, when a stream's connection is closed, as far as is published: the list
+# "Stream cancellation: supported providers" at openrouter.ai/docs/api-reference/streaming (read November 2026), for
+# those whose own address is certain. All others are taken to bill the whole answer.
+STOPS_WHEN_CUT = (
+    "api.openai.com",
+    ".openai.azure.com",
+    "api.anthropic.com",
+    "api.fireworks.ai",
+    "api.deepinfra.com",
+    "api.together.xyz",
+    "api.deepseek.com",
+    "api.x.ai",
+)
+
+# An operator must act: a key, a bill, an address or a model's name is wrong. 3xx too: a redirect is never followed.
+MISCONFIGURED = (401, 402, 403, 404, 405, 407, 410)
+BUSY = (429, 503, 529)
+
+RETRY_AFTER_MS = 2_000
+RETRY_AFTER_LEAST_MS, RETRY_AFTER_MOST_MS = 1_000, 3_600_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    base_url: str
+    api_key: str
+    max_tokens_name: str = "max_tokens"
+    stream_options: bool = True
+    first_byte_seconds: float = 60.0
+    idle_seconds: float = 60.0
+    # The provider works on, and bills, after its connection was cut.
+    bills_after_cut: bool
+
+
+def dialect_for(model: str) -> Dialect:
+    """As LLM_DIALECT says of this model, else as most servers speak."""
+    own: dict[str, Any] = dict(settings.LLM_DIALECT.get(model, {}))
+    base_url = own.pop("base_url", settings.LLM_BASE_URL)
+    # The common key is for the common address: another host must not be handed it.
+    api_key = own.pop("api_key", settings.LLM_API_KEY if base_url == settings.LLM_BASE_URL else "")
+    own.setdefault("bills_after_cut", _bills_after_cut(base_url))
+    return Dialect(base_url=base_url, api_key=api_key, **own)
+
+
+@functools.lru_cache(maxsize=64)
+def _bills_after_cut(base_url: str) -> bool:
+    host = (urlsplit(base_url).hostname or "").lower()
+    known = any(host.endswith(name) if name.startswith(".") else host == name for name in STOPS_WHEN_CUT)
+    return not known and not _is_loopback(host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def request_body(messages: Sequence[Message], *, model: str, max_tokens: int, dialect: Dialect) -> bytes:
+    """The call as it is sent: always a stream, for only a stream can be cut, and always with a limit."""
+    if max_tokens < 1:
+        raise ValueError("max_tokens must be at least 1: below it, some upstreams read 'without limit'")
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        dialect.max_tokens_name: max_tokens,
+        "stream": True,
+    }
+    if dialect.stream_options:
+        body["stream_options"] = {"include_usage": True}
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def failure_of_status(status: int, headers: Mapping[str, str]) -> ModelFailed:
+    """Every refusal of a provider, sorted by who can do something about it. None of them costs anything.
+
+    misconfigured  3xx, 401–405, 407, 410   the operator; to be logged as an error
+    busy           429, 503, 529            the caller, by waiting
+    failed         all others               nobody here
+    """
+    if status in MISCONFIGURED or 300 <= status < 400:
+        return ModelMisconfigured()
+    if status in BUSY:
+        return ModelBusy(retry_after_ms=_retry_after_ms(headers))
+    if 400 <= status < 500:
+        return ModelFailed("The language model did not take this request; a shorter text may help.")
+    return ModelFailed("The language model failed before it began; try again in a moment.")
+
+
+def _retry_after_ms(headers: Mapping[str, str]) -> int:
+    """Their Retry-After, which is seconds or a date, within reason."""
+    given = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
+    milliseconds = _milliseconds(given)
+    if milliseconds is None:
+        return RETRY_AFTER_MS
+    return int(min(max(milliseconds, RETRY_AFTER_LEAST_MS), RETRY_AFTER_MOST_MS))
+
+
+def _milliseconds(given: str) -> float | None:
+    if given.isascii() and given.replace(".", "", 1).isdigit():
+        return float(given) * 1_000
+    try:
+        then = email.utils.parsedate_to_datetime(given)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    return (then - datetime.now(UTC)).total_seconds() * 1_000

@@ -1,0 +1,173 @@
+"""The bytes of an answer, cut into the JSON values that they carry. Pure.
+
+Owns the framing alone: server-sent events as the standard has them and as servers send them, or bare JSON. Must not
+know what the values mean. Nothing here raises on any bytes, and nothing grows without a limit.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+# No frame of a chat is as long. Past it the answer is broken: waiting for the end of the frame would fill the memory.
+FRAME_BYTES = 1024 * 1024
+# What a line that waits for its frame's end costs beside its bytes; it bounds frames of very many empty-ish lines.
+LINE_BYTES = 32
+# A frame of several lines is tried where one of them could be its last, but a long one not at each of them.
+TRIES = 64
+
+BOM = b"\xef\xbb\xbf"
+_CLOSING = (b"}", b"]")
+_OPENING = (b"{", b"[")
+
+_decode = json.JSONDecoder().decode
+
+
+class Frames:
+    """Bytes in, split anywhere; JSON values out, in order."""
+
+    __slots__ = (
+        "_after_cr",
+        "_event",
+        "_lines",
+        "_lines_are_bare",
+        "_rest",
+        "_size",
+        "_tries",
+        "is_bare",
+        "is_broken",
+        "is_done",
+    )
+
+    def __init__(self) -> None:
+        self.is_done = False  # [DONE] came
+        self.is_broken = False  # a frame without an end
+        self.is_bare = False  # JSON without events around it
+        self._rest = bytearray()  # of a line that has not ended
+        self._after_cr = False
+        self._lines: list[bytes] = []  # of a frame that is no JSON yet
+        self._lines_are_bare = False
+        self._size = 0
+        self._tries = 0
+        self._event = b""
+
+    def feed(self, data: bytes) -> list[Any]:
+        if self.is_done or self.is_broken:
+            return []
+        if self._after_cr or b"\r" in data:
+            data = self._with_newlines(data)
+        if b"\n" not in data:
+            self._rest += data
+            self._break_if_long(len(self._rest))
+            return []
+        lines = (bytes(self._rest) + data if self._rest else data).split(b"\n")
+        self._rest = bytearray(lines.pop())
+        values: list[Any] = []
+        for line in lines:
+            self._line(line, values)
+        self._break_if_long(len(self._rest))
+        return values
+
+    def close(self) -> list[Any]:
+        """The connection has ended: what is left counts as a last line and the end of its frame."""
+        values: list[Any] = []
+        rest, self._rest = bytes(self._rest), bytearray()
+        self._line(rest, values)
+        self._end_frame(values)
+        return values
+
+    @property
+    def looks_whole(self) -> bool:
+        """A bare JSON body may have come to its end. Servers that keep the connection open do not say so."""
+        if not self._rest.endswith(_CLOSING):
+            return False
+        return self._lines_are_bare or bytes(self._rest).removeprefix(BOM).lstrip().startswith(_OPENING)
+
+    def _with_newlines(self, data: bytes) -> bytes:
+        """Lines may end with CR, LF or both; the pair may come in two pieces."""
+        if self._after_cr:
+            data = data.removeprefix(b"\n")
+        self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _line(self, line: bytes, values: list[Any]) -> None:
+        if self.is_done or self.is_broken:
+            return
+        if line.startswith(b"data:"):
+            self._data(line[5:], values)
+        elif not line:
+            if not self._lines_are_bare:
+                self._end_frame(values)
+            self._event = b""
+        elif not line.startswith(b":"):
+            self._other(line.removeprefix(BOM).strip(), values)
+
+    def _other(self, line: bytes, values: list[Any]) -> None:
+        """Not quite an event's line, or another field of it, or JSON without any event around it."""
+        if line.startswith(b"data:"):
+            self._data(line[5:], values)
+        elif line.startswith(b"event:"):
+            self._event = line[6:].strip()
+        elif self._lines_are_bare or line.startswith(_OPENING):
+            if not self._lines_are_bare:
+                self._end_frame(values)
+            self.is_bare = True
+            self._text(line, values)
+            self._lines_are_bare = bool(self._lines)
+
+    def _data(self, text: bytes, values: list[Any]) -> None:
+        if self._lines_are_bare:
+            self._end_frame(values)
+        self._text(text, values)
+
+    def _text(self, text: bytes, values: list[Any]) -> None:
+        """Taken as soon as it is JSON: some servers send no blank line after a frame, or only with the next one."""
+        if len(text) < 16 and text.strip(b' \t"').upper() == b"[DONE]":
+            self._end_frame(values)
+            self.is_done = True
+        elif not self._lines:
+            if text.strip() and not self._take(text, values):
+                self._keep(text)
+        else:
+            self._keep(text)
+            if text.rstrip().endswith(_CLOSING) and self._tries < TRIES:
+                self._tries += 1
+                if self._take(b"\n".join(self._lines), values):
+                    self._forget()
+
+    def _keep(self, text: bytes) -> None:
+        self._lines.append(text)
+        self._size += len(text) + LINE_BYTES
+        self._break_if_long(self._size)
+
+    def _forget(self) -> None:
+        self._lines = []
+        self._lines_are_bare = False
+        self._size = self._tries = 0
+
+    def _end_frame(self, values: list[Any]) -> None:
+        lines = self._lines
+        if not lines:
+            return
+        self._forget()
+        # What is no JSON together may be several frames, one of them garbage.
+        if len(lines) > 1 and not self._take(b"\n".join(lines), values):
+            for line in lines:
+                self._take(line, values)
+
+    def _take(self, text: bytes, values: list[Any]) -> bool:
+        if len(text) > FRAME_BYTES:
+            return False
+        try:
+            # A byte that is no UTF-8 costs a letter, not the frame.
+            value = _decode(text.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, a nest without a bottom
+            return False
+        values.append({"error": value or True} if self._event == b"error" else value)
+        return True
+
+    def _break_if_long(self, size: int) -> None:
+        if size > FRAME_BYTES:
+            self.is_broken = True
+            self._rest = bytearray()
+            self._forget()
