@@ -1,9 +1,14 @@
-"""The two APIs: a tenant's, and the bare host's. Routers are named as strings, as everything of an app is here."""
+"""The APIs: a tenant's and the bare host's in web, and the plane's beside both. Routers are named as strings, as
+everything of an app is here."""
 
 from django.utils.module_loading import import_string
 
 _Api = import_string("tenants.api.Api")
 _key = import_string("tenants.api.session_or_key")
+
+# What buys: async operations, served by the plane alone and described by web. PlaneMiddleware has let somebody in
+# before ninja is asked, so no `auth` here.
+plane_api = _Api(urls_namespace="plane-api", docs_url=None, openapi_url=None)
 
 tenant_api = _Api(
     title="Workspace API",
@@ -11,6 +16,7 @@ tenant_api = _Api(
     "bare host also `X-Tenant-ID: <workspace>`. Money is whole USD microcents: $1 = 100,000,000.",
     urls_namespace="tenant-api",
     auth=_key,
+    beside=plane_api,
 )
 tenant_api.add_router("", "chat.api.router")
 tenant_api.add_router("", "billing.api.router")
@@ -23,6 +29,7 @@ public_api = _Api(
     "send `X-Tenant-ID: <workspace>` and `Authorization: Bearer <key>`; on its own host the key, or a session. "
     "Money is whole USD microcents: $1 = 100,000,000.",
     urls_namespace="public-api",
+    beside=plane_api,
 )
 public_api.add_router("", "billing.api.public_router")
 public_api.add_router("", "chat.api.router", auth=_key)

@@ -97,6 +97,15 @@ MIDDLEWARE = [
 ROOT_URLCONF = "config.urls"
 PUBLIC_SCHEMA_URLCONF = "config.urls_public"
 WSGI_APPLICATION = "config.wsgi.application"
+
+# The plane: async views that buy, in a process of its own (config.asgi). `fetch(sql, params)` asks its database.
+ASGI_APPLICATION = "config.asgi.application"
+PLANE_URLCONF = "config.urls_plane"
+PLANE_REQUEST = "tenants.http.PlaneRequest"
+PLANE_MIDDLEWARE = ["tenants.plane.PlaneMiddleware"]
+PLANE_SQL = "billing.engine.fetch"
+PLANE_STARTUP = "billing.engine.start_plane"
+PLANE_SHUTDOWN = "billing.engine.stop_plane"
 APPEND_SLASH = True
 
 TEMPLATES = [

@@ -6,6 +6,7 @@ Owns how JSON is read and how a validation error is said. Must not know any call
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
 from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
+from ninja.openapi.schema import OpenAPISchema
 from ninja.parser import Parser
 from pydantic import ConfigDict
 
@@ -48,22 +50,28 @@ class StrictParser(Parser):
         if int(request.META.get("CONTENT_LENGTH") or 0) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
             raise TooLarge
         try:
-            body = json.loads(request.body.decode("utf-8"))
+            text = request.body.decode("utf-8")
+            body = json.loads(text)
         except (ValueError, RecursionError):
             raise Invalid({"body": ["This is not valid JSON."]}) from None
         if not isinstance(body, dict):
             raise Invalid({"body": ["Send a JSON object."]})
-        try:
-            _refuse_unstorable(body)
-        except RecursionError:
-            raise Invalid({"body": ["This is nested too deep."]}) from None
+        # UTF-8 knows no lone surrogate and JSON no bare NUL: only an escape can bring one.
+        if "\\u" in text:
+            try:
+                _refuse_unstorable(body)
+            except RecursionError:
+                raise Invalid({"body": ["This is nested too deep."]}) from None
         return body
+
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def _refuse_unstorable(body: dict[str, Any]) -> None:
     """NUL bytes (Postgres refuses them) and lone surrogates (no UTF-8 for them), in any text, names included."""
     for name, value in body.items():
-        if any(char == "\x00" or "\ud800" <= char <= "\udfff" for text in _texts([name, value]) for char in text):
+        if any(_UNSTORABLE.search(text) for text in _texts([name, value])):
             raise Invalid({_printable(name): ["Remove NUL characters and broken surrogates."]})
 
 
@@ -84,10 +92,26 @@ def _printable(name: str) -> str:
 
 
 class Api(NinjaAPI):
-    """NinjaAPI that leaves each failure to the middleware which makes all our error answers."""
+    """NinjaAPI that leaves each failure to the middleware which makes all our error answers.
 
-    def __init__(self, **kwargs: Any) -> None:
+    `beside` is an API that another process serves under the same addresses: the documentation shows both as one.
+    """
+
+    def __init__(self, *, beside: NinjaAPI | None = None, **kwargs: Any) -> None:
         super().__init__(parser=StrictParser(), **kwargs)
+        self._beside = beside
+
+    def get_openapi_schema(
+        self, *, path_prefix: str | None = None, path_params: dict[str, Any] | None = None
+    ) -> OpenAPISchema:
+        prefix = self.get_root_path(path_params or {}) if path_prefix is None else path_prefix
+        schema = super().get_openapi_schema(path_prefix=prefix)
+        if self._beside is not None:
+            other = self._beside.get_openapi_schema(path_prefix=prefix)
+            for path, operations in other["paths"].items():
+                schema["paths"].setdefault(path, {}).update(operations)
+            schema["components"]["schemas"].update(other["components"]["schemas"])
+        return schema
 
     def on_exception(self, request: HttpRequest, exc: Any) -> HttpResponse:
         raise self._ours(exc)

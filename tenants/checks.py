@@ -28,10 +28,11 @@ def tenants_are_kept_apart(app_configs: Any, **kwargs: Any) -> list[CheckMessage
         )
     if settings.SESSION_COOKIE_DOMAIN or settings.CSRF_COOKIE_DOMAIN:
         found.append(Error("Cookies must be host-only: a Domain cookie reaches every workspace.", id="tenants.E003"))
-    if "signed_cookies" in settings.SESSION_ENGINE or settings.SESSION_ENGINE.endswith(".cache"):
+    if settings.SESSION_ENGINE != "django.contrib.sessions.backends.db":
         found.append(
             Error(
-                "Sessions must live in each tenant's schema: SESSION_ENGINE must use the database.",
+                "Sessions must live in each tenant's schema, where web and plane read them: SESSION_ENGINE must be "
+                "django.contrib.sessions.backends.db.",
                 id="tenants.E004",
             )
         )

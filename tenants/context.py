@@ -24,13 +24,18 @@ def current_tenant() -> Tenant | None:
     return _current.get()
 
 
+def bind(tenant: Tenant | None) -> None:
+    """Bind the variable alone, for the plane: on its loop there is no connection that could follow."""
+    _current.set(tenant)
+
+
 def enter(tenant: Tenant | None, *, alone: bool = False) -> None:
     """Bind `tenant` (None: the public schema) until told otherwise. For the middleware; others use tenant_scope.
 
     `alone` leaves public out of the search path: a table that the tenant's schema lacks is then an error, and not
     public's table of the same name.
     """
-    _current.set(tenant)
+    bind(tenant)
     if tenant is None:
         connection.set_schema_to_public()  # type: ignore[attr-defined]  # django-tenants adds both
     else:

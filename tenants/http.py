@@ -26,23 +26,38 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
+from django.utils.cache import patch_vary_headers
 
 if TYPE_CHECKING:
     from tenants.models import Tenant
-    from tenants.users.models import ApiKey, User
+    from tenants.resolve import Asker
+    from tenants.users.models import User
 
 API_PREFIX = "/api/"
 TENANT_VARY = "Host, X-Tenant-ID, Authorization, Cookie"
 
 
 class TenantRequest(HttpRequest):
-    """A request that TenantMiddleware has let through to a tenant's urlconf."""
+    """A request that TenantMiddleware has let through to a tenant's urlconf.
+
+    `asker` is known once somebody had to be: from the middleware on where a header named the tenant, else from
+    `tenants.users.auth.caller` on.
+    """
 
     tenant: Tenant
     user: User
-    api_key: ApiKey | None
+    asker: Asker | None
+
+
+class PlaneRequest(ASGIRequest):
+    """A request that PlaneMiddleware has let through to a view of the plane: somebody asks, and can be charged."""
+
+    tenant: Tenant
+    asker: Asker
+    auth: User
 
 
 class ApiError(Exception):
@@ -163,7 +178,8 @@ class Unavailable(ApiError):
 
 
 def wants_json(request: HttpRequest) -> bool:
-    return request.path_info.startswith(API_PREFIX)
+    """Whether a program asks. The plane serves nobody else."""
+    return isinstance(request, PlaneRequest) or request.path_info.startswith(API_PREFIX)
 
 
 def error_response(request: HttpRequest, exc: ApiError) -> HttpResponse:
@@ -180,3 +196,16 @@ def error_response(request: HttpRequest, exc: ApiError) -> HttpResponse:
     response["Cache-Control"] = "private, no-store"
     response["Vary"] = TENANT_VARY
     return response
+
+
+def mark_private(response: HttpResponseBase) -> None:
+    """What belongs to one tenant is kept by nobody on the way, unless the view said how it may be."""
+    response.headers.setdefault("Cache-Control", "private, no-store")
+
+
+def mark_varying(response: HttpResponseBase) -> None:
+    """Every answer depends on what chose the tenant and the person."""
+    if response.has_header("Vary"):
+        patch_vary_headers(response, TENANT_VARY.split(", "))
+    else:
+        response["Vary"] = TENANT_VARY

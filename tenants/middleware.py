@@ -1,43 +1,36 @@
-"""From request to tenant, and back to nobody.
+"""Web's way from request to tenant, and back to nobody.
 
-Owns which tenant a request works for (by host, or X-Tenant-ID with a key), the state gate, the reset after it, health
-before it, and the one place where an ApiError becomes a response. Must not know what a tenant may spend.
+Owns entering the tenant that tenants.resolve finds, the reset after it, health before it, and the one place where an
+ApiError becomes a response. Must not know what a tenant may spend. The plane's way: tenants.plane.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import psycopg
 from django.conf import settings
-from django.core.exceptions import BadRequest, DisallowedHost, RequestDataTooBig, SuspiciousOperation
-from django.db import InterfaceError, OperationalError, ProgrammingError
-from django.db.models.expressions import RawSQL
+from django.core.exceptions import BadRequest, RequestDataTooBig, SuspiciousOperation
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from django.middleware.common import CommonMiddleware
-from django.utils.cache import patch_vary_headers
 from django.utils.module_loading import import_string
-from django_tenants.middleware.main import TenantMainMiddleware
 
 from tenants.context import enter
-from tenants.hosts import host_for, normal_host
 from tenants.http import (
-    AccountOnHold,
     ApiError,
     Invalid,
     MethodNotAllowed,
-    NotFound,
-    TenantConflict,
-    TenantNotReady,
     TooLarge,
-    Unauthenticated,
     Unavailable,
     error_response,
+    mark_private,
+    mark_varying,
     wants_json,
 )
-from tenants.models import Domain, Tenant
-from tenants.slugs import SLUG
-from tenants.users.keys import bearer_secret, key_from_header, key_in_schema
+from tenants.resolve import answered, find_tenant
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -52,7 +45,7 @@ def as_api_error(exc: Exception) -> ApiError | None:
     if isinstance(exc, SuspiciousOperation | MultiPartParserError | BadRequest | UnreadablePostError):
         return Invalid({"body": ["This cannot be read as it was sent."]})
     # The database is down, or every connection of the pool is taken: say so, rather than a stack.
-    if isinstance(exc, OperationalError | InterfaceError):
+    if isinstance(exc, OperationalError | InterfaceError | psycopg.OperationalError | psycopg.InterfaceError):
         return Unavailable()
     return None
 
@@ -82,18 +75,16 @@ class HealthMiddleware:
         return JsonResponse(body, status=503 if problems else 200, headers={"Cache-Control": "no-store"})
 
 
-class TenantMiddleware(TenantMainMiddleware):  # type: ignore[misc]
-    """Finds the tenant, checks its state in the same query, and leaves the thread on public afterwards.
+class TenantMiddleware:
+    """Enters the tenant that tenants.resolve finds, and leaves the thread on public afterwards."""
 
-    - no header: the host decides. The bare host is no tenant: public schema, `request.tenant = None`.
-    - X-Tenant-ID: a second spelling of the host. It names and never opens, so it is worth nothing without an API key
-      of that very tenant, and an unknown tenant answers exactly like a known one without its key.
-    """
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         try:
             enter(None)
-            self.process_request(request)
+            self._enter(request)
             response: HttpResponseBase = self.get_response(request)
         except Exception as exc:
             error = as_api_error(exc)
@@ -105,83 +96,19 @@ class TenantMiddleware(TenantMainMiddleware):  # type: ignore[misc]
             enter(None)
         if response.streaming:
             response._resource_closers.append(lambda: enter(None))  # type: ignore[attr-defined]
-        self._mark_private(request, response)
+        mark_varying(response)
+        if request.tenant is not None or wants_json(request):  # type: ignore[attr-defined]
+            mark_private(response)
         return response
 
-    def process_request(self, request: HttpRequest) -> None:
-        request.tenant = request.api_key = None  # type: ignore[attr-defined]
+    def _enter(self, request: Any) -> None:
+        request.tenant = request.asker = None
         request.urlconf = settings.PUBLIC_SCHEMA_URLCONF
-        if (request.content_params or {}).get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
-            # Python knows encodings, such as hex, under which reading a form fails in ways nobody expects.
-            raise Invalid({"body": ["Send it as UTF-8."]})
-        try:
-            host = normal_host(request)
-        except DisallowedHost:
-            raise NotFound("No workspace lives at this address.") from None
-        slug = request.headers.get("X-Tenant-ID")
-        if slug is not None:
-            self._enter_by_header(request, host, slug.strip().lower())
-        elif host != settings.BASE_DOMAIN:
-            tenant = self.get_tenant(Domain, host)
-            if tenant is None:
-                raise NotFound("No workspace lives at this address.")
-            self._enter(request, tenant)
-
-    def _enter_by_header(self, request: HttpRequest, host: str, slug: str) -> None:
-        if host != settings.BASE_DOMAIN and self.get_tenant(Domain, host) is None:
-            raise NotFound("No workspace lives at this address.")
-        if host not in (settings.BASE_DOMAIN, host_for(slug)):
-            raise TenantConflict
-        # The header opens the API only: pages are for people, who have the workspace's own address.
-        known = wants_json(request) and SLUG.fullmatch(slug)
-        tenant = self.get_tenant(Domain, host_for(slug)) if known else None
-        if tenant is None or not tenant.schema_exists:
-            # The look-up that a known name would have cost: the time must not tell either.
-            key_in_schema(bearer_secret(request))
-            raise Unauthenticated
-        # Without public: a schema that is still being built has no keys, and an operator's must not count as one.
-        enter(tenant, alone=True)
-        try:
-            key = key_from_header(request)
-        except ProgrammingError:
-            key = None
-        if key is None:
-            raise Unauthenticated
-        request.api_key = key  # type: ignore[attr-defined]
-        self._enter(request, tenant)
-
-    def _enter(self, request: HttpRequest, tenant: Tenant) -> None:
-        # Without the gate a tenant whose schema is missing is served public's rows: `SET search_path` to a schema
-        # that is not there is no error, and public comes next in the path.
-        if tenant.status == Tenant.Status.PENDING or not tenant.schema_exists:
-            raise TenantNotReady
-        if tenant.status != Tenant.Status.ACTIVE:
-            raise AccountOnHold
-        enter(tenant)
-        request.tenant = tenant  # type: ignore[attr-defined]
-        request.urlconf = settings.ROOT_URLCONF
-
-    def get_tenant(self, domain_model: type[Domain], hostname: str) -> Tenant | None:
-        found = (
-            domain_model.objects.select_related("tenant")
-            .annotate(
-                schema_exists=RawSQL(  # no value of a request in it
-                    "EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = tenants_tenant.schema_name)", ()
-                )
-            )
-            .filter(domain=hostname)
-            .first()
-        )
-        if found is None:
-            return None
-        tenant: Tenant = found.tenant
-        tenant.schema_exists = found.schema_exists  # type: ignore[misc]
-        return tenant
-
-    def _mark_private(self, request: HttpRequest, response: HttpResponseBase) -> None:
-        patch_vary_headers(response, ["Host", "X-Tenant-ID", "Authorization", "Cookie"])
-        if (request.tenant is not None or wants_json(request)) and not response.has_header("Cache-Control"):  # type: ignore[attr-defined]
-            response["Cache-Control"] = "private, no-store"
+        found = answered(find_tenant(request))
+        if found.tenant is not None:
+            enter(found.tenant)
+            request.tenant, request.asker = found.tenant, found.asker
+            request.urlconf = settings.ROOT_URLCONF
 
 
 class SlashMiddleware(CommonMiddleware):
@@ -191,6 +118,15 @@ class SlashMiddleware(CommonMiddleware):
         return not wants_json(request) and super().should_redirect_with_slash(request)
 
 
+def said_as_ours(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """Django's own 405, in our words."""
+    if response.status_code != 405:
+        return response
+    ours = error_response(request, MethodNotAllowed())
+    ours["Allow"] = response.headers.get("Allow", "")
+    return ours
+
+
 class ApiErrorMiddleware:
     """The one place where an ApiError raised below becomes its response."""
 
@@ -198,12 +134,7 @@ class ApiErrorMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        response = self.get_response(request)
-        if response.status_code == 405:
-            allow = response.headers.get("Allow", "")
-            response = error_response(request, MethodNotAllowed())
-            response["Allow"] = allow
-        return response
+        return said_as_ours(request, self.get_response(request))
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         error = as_api_error(exception)

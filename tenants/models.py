@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from django.db import models
 from django_tenants.models import DomainMixin, TenantMixin
 
@@ -29,9 +27,6 @@ class Tenant(TenantMixin):  # type: ignore[misc]  # django-tenants carries no ty
     name = models.CharField(max_length=100)
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
     created_at = models.DateTimeField(auto_now_add=True)
-
-    # Set by the middleware's query: whether the schema is there.
-    schema_exists: ClassVar[bool]
 
     def __str__(self) -> str:
         return self.slug

@@ -16,7 +16,7 @@ def test_the_guarded_view_pays_and_is_refused(workspace):
     world = {"call_your_model": lambda topic: called.append(topic) or {"text": f"on {topic}", "cost": 12_345}}
     exec(block, world)
     request = RequestFactory().get("/haiku/?topic=rain", headers={"authorization": f"Bearer {workspace.key()}"})
-    request.tenant, request.api_key = workspace.tenant, None
+    request.tenant, request.asker = workspace.tenant, None
     with workspace.scope():
         assert world["haiku"](request).content == b'{"haiku": "on rain"}'
         assert workspace.ledger()["spent"] == 12_345

@@ -1,28 +1,13 @@
-"""Who is asking: an API key's member, or the session's. Owns signing in and the session's tie to its tenant."""
+"""Who is asking in web's views, and signing in. How it is decided: tenants.resolve, for both doors."""
 
 from __future__ import annotations
 
 from django.contrib.auth import login
-from django.http import HttpRequest, HttpResponse
-from django.middleware.csrf import CsrfViewMiddleware
 
-from tenants.http import CsrfFailed, TenantRequest, Unauthenticated
-from tenants.users.keys import bearer_secret, key_from_header
+from tenants.http import TenantRequest
+from tenants.resolve import answered, find_member
 from tenants.users.models import User
-
-SESSION_TENANT = "tenant_id"
-
-
-class _CsrfCheck(CsrfViewMiddleware):
-    """Django's check without its page: the reason back, or None."""
-
-    def _reject(self, request: HttpRequest, reason: str) -> str:
-        return reason
-
-
-def _no_view(request: HttpRequest) -> HttpResponse:
-    """Not marked csrf_exempt, as ninja's views are: the check then applies."""
-    return HttpResponse()
+from tenants.users.sessions import SESSION_TENANT
 
 
 def caller(request: TenantRequest) -> User:
@@ -30,20 +15,9 @@ def caller(request: TenantRequest) -> User:
 
     Raises Unauthenticated or CsrfFailed.
     """
-    if request.api_key is not None:
-        return request.api_key.user
-    if bearer_secret(request) is not None:
-        request.api_key = key_from_header(request)
-        if request.api_key is None:
-            raise Unauthenticated
-        return request.api_key.user
-    if not request.user.is_authenticated:
-        raise Unauthenticated
-    check = _CsrfCheck(lambda request: None)  # type: ignore[arg-type]
-    check.process_request(request)
-    if check.process_view(request, _no_view, (), {}):
-        raise CsrfFailed
-    return request.user
+    if request.asker is None:
+        request.asker = answered(find_member(request, request.tenant))
+    return request.asker.user
 
 
 def sign_in(request: TenantRequest, user: User) -> None:

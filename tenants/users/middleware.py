@@ -9,7 +9,7 @@ from django.contrib.auth import SESSION_KEY, logout
 from django.http import HttpResponseBase
 
 from tenants.http import TenantRequest
-from tenants.users.auth import SESSION_TENANT
+from tenants.users.sessions import SESSION_TENANT
 
 
 class TenantSessionMiddleware:

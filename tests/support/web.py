@@ -36,10 +36,17 @@ class WebProcess:
             **variables,
         }
 
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.conf.py", "config.wsgi"]
+
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.conf.py", "config.wsgi"]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+            self._command(),
+            cwd=ROOT,
+            env=self._env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         self._wait()
         return self
@@ -49,13 +56,13 @@ class WebProcess:
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 said = self.process.stderr.read() if self.process.stderr else b""
-                raise RuntimeError(f"web did not start: {said.decode()[-2000:]}")
+                raise RuntimeError(f"{type(self).__name__} did not start: {said.decode()[-2000:]}")
             try:
                 if httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=1).status_code == 200:
                     return
             except httpx.HTTPError:
                 time.sleep(0.1)
-        raise RuntimeError("web did not start in 30 s")
+        raise RuntimeError(f"{type(self).__name__} did not start in 30 s")
 
     def __exit__(self, *exc: object) -> None:
         self.process.terminate()

@@ -1,0 +1,255 @@
+"""Who asks: from a request's facts to the tenant and its member. Decided here once, for web and for the plane.
+
+Each function is a generator that yields the SQL it wants to know the first row of, and performs nothing: `answered`
+runs one in web's threads, `aanswered` on the plane's loop. The SQL names its schema, so no search path can lead it to
+another tenant's rows or to public's. Raises the ApiErrors of tenants.http.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.core.exceptions import DisallowedHost
+from django.db import DEFAULT_DB_ALIAS, connection
+from django.db.models import Model
+from django.http import HttpRequest
+
+from tenants.hosts import host_for, normal_host
+from tenants.http import (
+    AccountOnHold,
+    CsrfFailed,
+    Invalid,
+    NotFound,
+    TenantConflict,
+    TenantNotReady,
+    Unauthenticated,
+    wants_json,
+)
+from tenants.models import Tenant
+from tenants.slugs import SLUG
+from tenants.users.keys import PREFIX_LENGTH, bearer_secret, digest
+from tenants.users.models import User
+from tenants.users.sessions import is_sessions_user, passes_csrf, read_session, session_key, signed_in_user_id
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Model)
+Row = Sequence[Any]
+Query = tuple[str, tuple[str | int, ...]]
+Steps = Generator[Query, Row | None, T]
+Fetch = Callable[[str, tuple[str | int, ...]], Awaitable[list[Any]]]
+
+PUBLIC = "public"
+_SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+# Whether the schema is there is asked in the query that finds the tenant. The table of keys stands for it: a schema
+# that is still empty has no members.
+_TENANT_AT = """
+    SELECT to_regclass(quote_ident(t.schema_name) || '.users_apikey') IS NOT NULL, {tenant}
+    FROM public.tenants_domain d JOIN public.tenants_tenant t ON t.id = d.tenant_id
+    WHERE d.domain = %s"""
+# A write for each request would double their cost; to the minute is exact enough for an owner.
+_MEMBER_BY_KEY = """
+    SELECT k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', {user}
+    FROM {schema}.users_apikey k JOIN {schema}.users_user u ON u.id = k.user_id
+    WHERE k.prefix = %s AND k.digest = %s AND k.revoked_at IS NULL AND u.is_active"""
+_NOTE_USE = """
+    UPDATE {schema}.users_apikey SET last_used_at = now()
+    WHERE id = %s AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute') RETURNING id"""
+_SESSION = """
+    SELECT session_data FROM {schema}.django_session WHERE session_key = %s AND expire_date > now()"""
+_MEMBER = """
+    SELECT {user} FROM {schema}.users_user u WHERE u.id = %s AND u.is_active"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A member of a tenant, and what proved it: a key (its id), or else a session."""
+
+    tenant: Tenant
+    user: User
+    key_id: int | None = None
+
+    @property
+    def user_id(self) -> int:
+        return self.user.id
+
+    @property
+    def email(self) -> str:
+        return self.user.email
+
+    @property
+    def is_owner(self) -> bool:
+        return self.user.is_owner
+
+    @property
+    def by_session(self) -> bool:
+        return self.key_id is None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The tenant that a request works for, None on the bare host; and its member where the header's key proved one."""
+
+    tenant: Tenant | None
+    asker: Asker | None = None
+
+
+def find_tenant(request: HttpRequest) -> Steps[Found]:
+    """By host, or by X-Tenant-ID with a key.
+
+    - no header: the host decides. The bare host is no tenant.
+    - X-Tenant-ID: a second spelling of the host. It names and never opens, so it is worth nothing without an API key
+      of that very tenant, and an unknown tenant answers exactly like a known one without its key.
+    """
+    if (request.content_params or {}).get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
+        # Python knows encodings, such as hex, under which reading a form fails in ways nobody expects.
+        raise Invalid({"body": ["Send it as UTF-8."]})
+    try:
+        host = normal_host(request)
+    except DisallowedHost:
+        raise NotFound("No workspace lives at this address.") from None
+    slug = request.META.get("HTTP_X_TENANT_ID")
+    if slug is not None:
+        return (yield from _find_by_header(request, host, slug.strip().lower()))
+    if host == settings.BASE_DOMAIN:
+        return Found(None)
+    candidate = yield from _candidate_at(host)
+    if candidate is None:
+        raise NotFound("No workspace lives at this address.")
+    return Found(_let_in(candidate))
+
+
+def find_member(request: HttpRequest, tenant: Tenant) -> Steps[Asker]:
+    """Who asks on that tenant's /api/: by key (cookies are then ignored), else by session (CSRF then applies)."""
+    if bearer_secret(request) is not None:
+        asker = yield from _member_by_key(request, tenant)
+    else:
+        asker = yield from _member_by_session(request, tenant)
+    if asker is None:
+        raise Unauthenticated
+    if asker.by_session and not passes_csrf(request):
+        raise CsrfFailed
+    return asker
+
+
+def answered(steps: Steps[T]) -> T:
+    """Run the steps on this thread's Django connection."""
+    try:
+        sql, params = next(steps)
+        while True:
+            with connection.cursor() as cursor:
+                cursor.execute(sql, params)
+                row = cursor.fetchone()
+            sql, params = steps.send(row)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+async def aanswered(steps: Steps[T], fetch: Fetch) -> T:
+    """Run the steps by `fetch`, without Django's connection: on a loop it could not be used."""
+    try:
+        query = next(steps)
+        while True:
+            rows = await fetch(*query)
+            query = steps.send(rows[0] if rows else None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    tenant: Tenant
+    has_schema: bool
+
+
+def _candidate_at(host: str) -> Steps[_Candidate | None]:
+    row = yield _TENANT_AT.format(tenant=_columns(Tenant, "t")), (host,)
+    return None if row is None else _Candidate(_model(Tenant, row[1:]), row[0])
+
+
+def _let_in(candidate: _Candidate) -> Tenant:
+    # Without the gate a tenant whose schema is missing is served public's rows: `SET search_path` to a schema that is
+    # not there is no error, and public comes next in the path.
+    if candidate.tenant.status == Tenant.Status.PENDING or not candidate.has_schema:
+        raise TenantNotReady
+    if candidate.tenant.status != Tenant.Status.ACTIVE:
+        raise AccountOnHold
+    return candidate.tenant
+
+
+def _find_by_header(request: HttpRequest, host: str, slug: str) -> Steps[Found]:
+    named, candidate = host_for(slug), None
+    if host != settings.BASE_DOMAIN:
+        candidate = yield from _candidate_at(host)
+        if candidate is None:
+            raise NotFound("No workspace lives at this address.")
+    if host not in (settings.BASE_DOMAIN, named):
+        raise TenantConflict
+    # The header opens the API only: pages are for people, who have the workspace's own address.
+    if not wants_json(request) or not SLUG.fullmatch(slug):
+        candidate = None
+    elif candidate is None:
+        candidate = yield from _candidate_at(named)
+    # A schema that is still being built has no keys, so it answers as an unknown name does.
+    known = candidate if candidate and candidate.has_schema else None
+    asker = yield from _member_by_key(request, known.tenant if known else None)
+    if known is None or asker is None:
+        raise Unauthenticated
+    return Found(_let_in(known), asker)
+
+
+def _member_by_key(request: HttpRequest, tenant: Tenant | None) -> Steps[Asker | None]:
+    """The member whose live key of this tenant the request carries.
+
+    Without a tenant public is asked instead, and what it says is dropped: the time must not tell whether a name is
+    known, and an operator's key must not count as a tenant's.
+    """
+    secret = bearer_secret(request)
+    if not secret:
+        return None
+    schema = tenant.schema_name if tenant else PUBLIC
+    row = yield _in(schema, _MEMBER_BY_KEY), (secret[:PREFIX_LENGTH], digest(secret))
+    if row is None or tenant is None:
+        return None
+    key_id, is_stale, *columns = row
+    if is_stale:
+        yield _in(schema, _NOTE_USE), (key_id,)
+    return Asker(tenant, _model(User, columns), key_id)
+
+
+def _member_by_session(request: HttpRequest, tenant: Tenant) -> Steps[Asker | None]:
+    key = session_key(request)
+    if key is None:
+        return None
+    row = yield _in(tenant.schema_name, _SESSION), (key,)
+    session = read_session(row[0]) if row else {}
+    user_id = signed_in_user_id(session, tenant_id=tenant.pk)
+    if user_id is None:
+        return None
+    row = yield _in(tenant.schema_name, _MEMBER), (user_id,)
+    user = _model(User, row) if row else None
+    return Asker(tenant, user) if user and is_sessions_user(session, user) else None
+
+
+def _in(schema: str, sql: str) -> str:
+    if not _SCHEMA_NAME.fullmatch(schema):
+        raise ValueError("This is no name of a schema of ours.")
+    return sql.format(schema=f'"{schema}"', user=_columns(User, "u"))
+
+
+@cache
+def _columns(model: type[Model], alias: str) -> str:
+    """All of the model's columns, in the order in which `_model` reads them."""
+    return ", ".join(f'{alias}."{field.column}"' for field in model._meta.concrete_fields)
+
+
+def _model(model: type[M], columns: Sequence[Any]) -> M:
+    """The instance that a query of the ORM would have made of these columns; nothing in it asks the database."""
+    return model.from_db(DEFAULT_DB_ALIAS, (), columns)  # no names: with all columns there Django asks for none

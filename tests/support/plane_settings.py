@@ -1,0 +1,7 @@
+"""The plane's process for tests that buy nothing: the real settings, views that do nothing, SQL without the engine."""
+
+from config.settings import *  # noqa: F403
+
+PLANE_URLCONF = "tests.support.plane_urls"
+PLANE_SQL = "tests.support.plane.fetch"
+PLANE_STARTUP = PLANE_SHUTDOWN = ""

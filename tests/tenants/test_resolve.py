@@ -1,0 +1,219 @@
+"""Who asks, decided without I/O: which statements it wants, and what it makes of their rows."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth import HASH_SESSION_KEY
+from django.core.checks import run_checks
+from django.db import connection
+from django.test import RequestFactory
+from django.utils import timezone
+
+from tenants.http import Unauthenticated
+from tenants.models import Tenant
+from tenants.resolve import answered, find_member, find_tenant
+from tenants.users.models import ApiKey, User
+from tests.support.factories import WorkspaceFactory
+
+pytestmark = pytest.mark.usefixtures("app")
+
+
+def asked(steps):
+    """The steps' result (or error), and each statement they wanted with its row."""
+    statements = []
+
+    def watched():
+        row = None
+        while True:
+            try:
+                query = steps.send(row)
+            except StopIteration as done:
+                return done.value
+            row = yield query
+            statements.append((" ".join(query[0].split()), row))
+
+    try:
+        return answered(watched()), statements
+    except Unauthenticated as error:
+        return error, statements
+
+
+def request(host, key=None, **headers):
+    if key is not None:
+        headers["authorization"] = f"Bearer {key}"
+    return RequestFactory().get("/api/budget/", headers={"host": host, **headers})
+
+
+def by_session(workspace, user):
+    asks = request(workspace.host)
+    asks.COOKIES["sessionid"] = workspace.client(user).cookies["sessionid"].value
+    return asks
+
+
+def used(key):
+    """Not for the first time: noting the use is a statement more."""
+    ApiKey.objects.filter(prefix=key[:11]).update(last_used_at=timezone.now())
+    return key
+
+
+def test_a_key_costs_two_statements_and_a_session_three(acme, alice):
+    key = acme.key(alice)
+    with acme.scope():
+        used(key)
+    for asks, count in ((request(acme.host, key), 2), (by_session(acme, alice), 3)):
+        found, first = asked(find_tenant(asks))
+        asker, then = asked(find_member(asks, found.tenant))
+        assert (asker.tenant, asker.user, asker.user_id, asker.email) == (acme.tenant, alice, alice.pk, alice.email)
+        assert len(first) + len(then) == count
+    found, statements = asked(find_tenant(request("localhost", key, **{"x-tenant-id": "acme"})))
+    assert (found.tenant, found.asker.user, len(statements)) == (acme.tenant, alice, 2)
+
+
+def test_each_statement_names_its_schema(acme, alice):
+    """A search path that leads elsewhere must lead nowhere."""
+    seen = []
+    for asks in (request(acme.host, acme.key(alice)), by_session(acme, alice)):
+        found, first = asked(find_tenant(asks))
+        seen += first + asked(find_member(asks, found.tenant))[1]
+    assert len(seen) == 6
+    for sql, _ in seen:
+        tables = re.findall(r"(?:FROM|JOIN|UPDATE) (\S+)", sql)
+        assert tables
+        assert all(table.startswith(("public.", f'"{acme.tenant.schema_name}".')) for table in tables), sql
+    with connection.cursor() as cursor:
+        cursor.execute("SET search_path TO pg_temp")
+        try:
+            for sql, _ in seen:
+                cursor.execute(sql.replace("%s", "NULL"))
+        finally:
+            connection.close()
+
+
+def test_what_is_read_is_whole(acme, alice):
+    """An instance that lacks a column would ask for it later: on the plane's loop, an error."""
+    asks = request(acme.host, acme.key(alice))
+    found, _ = asked(find_tenant(asks))
+    asker, _ = asked(find_member(asks, found.tenant))
+    with acme.scope():
+        expected = {Tenant: Tenant.objects.get(pk=acme.tenant.pk), User: User.objects.get(pk=alice.pk)}
+    for instance in (found.tenant, asker.user):
+        assert not instance.get_deferred_fields()
+        for field in instance._meta.concrete_fields:
+            assert getattr(instance, field.attname) == getattr(expected[type(instance)], field.attname)
+
+
+def test_a_use_is_noted_at_most_once_a_minute(workspace):
+    key = workspace.key()
+
+    def statements():
+        asks = request(workspace.host, key)
+        return [sql for sql, _ in asked(find_member(asks, workspace.tenant))[1]]
+
+    assert len(statements()) == 2
+    assert len(statements()) == 1
+    with workspace.scope():
+        minute_ago = timezone.now() - timedelta(seconds=61)
+        ApiKey.objects.update(last_used_at=minute_ago)
+    assert len(statements()) == 2
+    with workspace.scope():
+        assert ApiKey.objects.get().last_used_at > minute_ago
+
+
+def test_a_strangers_header_costs_the_same_whether_the_name_is_known(acme, globex):
+    """The same number of statements, the last of which looks a key up: the time tells nothing."""
+    empty = WorkspaceFactory()
+    with connection.cursor() as cursor:
+        cursor.execute(f'DROP SCHEMA "{empty.tenant.schema_name}" CASCADE')
+    shapes = set()
+    for slug in ("acme", "nobody", empty.slug):
+        error, statements = asked(find_tenant(request("localhost", globex.key(), **{"x-tenant-id": slug})))
+        assert isinstance(error, Unauthenticated)
+        shapes.add(tuple(re.sub(r'"(public|t_\w+)"', "schema", sql) for sql, _ in statements))
+    assert len(shapes) == 1
+    assert len(shapes.pop()) == 2
+
+
+def test_an_operators_key_opens_no_unknown_name_and_is_not_noted(app):
+    from tenants.users.keys import create_key
+
+    user = User.objects.create_user("op-resolve@example.com", None)
+    key, secret = create_key(user, name="operator")
+    error, statements = asked(find_tenant(request("localhost", secret, **{"x-tenant-id": "nobody"})))
+    assert isinstance(error, Unauthenticated)
+    assert statements[-1][1] is not None  # the row was there
+    key.refresh_from_db()
+    assert key.last_used_at is None
+
+
+def test_who_may_no_longer_is_nobody(workspace):
+    member = workspace.member("leaver@example.com")
+    asks_by_key, asks_by_session = request(workspace.host, workspace.key(member)), by_session(workspace, member)
+
+    def both():
+        return [asked(find_member(asks, workspace.tenant))[0] for asks in (asks_by_key, asks_by_session)]
+
+    assert [asker.user for asker in both()] == [member, member]
+    with workspace.scope():
+        User.objects.filter(pk=member.pk).update(is_active=False)
+    assert all(isinstance(error, Unauthenticated) for error in both())
+    with workspace.scope():
+        User.objects.filter(pk=member.pk).update(is_active=True, password="another")
+        ApiKey.objects.filter(user=member).update(revoked_at=timezone.now())
+    assert all(isinstance(error, Unauthenticated) for error in both())
+
+
+def test_a_session_under_an_earlier_secret_key_still_counts(workspace, settings):
+    asks = by_session(workspace, workspace.owner)
+    settings.SECRET_KEY, old = "another-secret-key-of-fifty-characters-or-so-0000000", settings.SECRET_KEY
+    assert isinstance(asked(find_member(asks, workspace.tenant))[0], Unauthenticated)
+    settings.SECRET_KEY_FALLBACKS = [old]
+    assert asked(find_member(asks, workspace.tenant))[0].user == workspace.owner
+
+
+def test_a_late_or_ended_session_is_nobody(workspace):
+    from django.contrib.sessions.models import Session
+
+    asks = by_session(workspace, workspace.owner)
+    assert asked(find_member(asks, workspace.tenant))[0].by_session
+    with workspace.scope():
+        Session.objects.update(expire_date=timezone.now())
+    assert isinstance(asked(find_member(asks, workspace.tenant))[0], Unauthenticated)
+
+
+@pytest.mark.parametrize("lost", ["_auth_user_backend", HASH_SESSION_KEY, "tenant_id", "_auth_user_id"])
+def test_a_session_without_one_of_its_facts_is_nobody(workspace, lost):
+    from django.contrib.sessions.backends.db import SessionStore
+
+    asks = by_session(workspace, workspace.owner)
+    with workspace.scope():
+        session = SessionStore(asks.COOKIES["sessionid"])
+        del session[lost]
+        session.save()
+    assert isinstance(asked(find_member(asks, workspace.tenant))[0], Unauthenticated)
+
+
+@pytest.mark.parametrize("cookie", ["\x00aaaaaaaaaaaa", "a" * 5_000, "../../etc", "é" * 9, "short", "' OR 1=1 --"])
+def test_a_cookie_that_can_be_no_session_asks_nothing(acme, cookie):
+    asks = request(acme.host)
+    asks.COOKIES["sessionid"] = cookie
+    error, statements = asked(find_member(asks, acme.tenant))
+    assert isinstance(error, Unauthenticated)
+    assert statements == []
+
+
+@pytest.mark.parametrize("name", ['t"; DROP SCHEMA public; --', "t_1.users", "", "T_1", "t_1\x00"])
+def test_a_schema_of_another_form_than_ours_is_refused_before_any_sql(name):
+    odd = Tenant(pk=1, slug="odd", schema_name=name)
+    with pytest.raises(ValueError, match="no name of a schema"):
+        asked(find_member(request("odd.localhost", "tk_x"), odd))
+
+
+@pytest.mark.parametrize("engine", ["signed_cookies", "cache", "cached_db", "file"])
+def test_sessions_that_the_plane_could_not_read_are_refused_by_a_check(settings, engine):
+    def found():
+        return {problem.id for problem in run_checks() if problem.id == "tenants.E004"}
+
+    assert found() == set()
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    assert found() == {"tenants.E004"}
