@@ -7,6 +7,7 @@ ApiError
      ├─ NotProvisioned           503 tenant_not_ready: the account is still being set up
      ├─ NoTenantBound            503 unavailable: code asked for money with nobody to pay (a defect)
      ├─ RateLimited              429 rate_limited
+     │   └─ TooManyCalls         429 rate_limited, with `limit` and `in_use`: calls under way in this workspace
      ├─ AuthorityUnavailable     503 authority_unavailable: not reached, or its answer is no answer
      └─ AuthorityMisconfigured   503 authority_unavailable: our key, our budget or our unit is wrong (alert)
  └─ SlugTaken                    409 slug_taken
@@ -85,6 +86,18 @@ class RateLimited(BudgetError):
     code = "rate_limited"
     message = "Too many requests just now. Nothing was spent; try again in a moment."
     retry_after_ms = 1_000
+
+
+class TooManyCalls(RateLimited):
+    """As many calls of one tenant are under way as a process takes, so that no tenant takes it from the others."""
+
+    def __init__(self, *, limit: int, in_use: int) -> None:
+        super().__init__(
+            f"This workspace has {in_use} answers under way, and {limit} are allowed at once. Nothing was spent; try "
+            "again in a moment.",
+            limit=limit,
+            in_use=in_use,
+        )
 
 
 class AuthorityUnavailable(BudgetError):

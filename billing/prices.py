@@ -28,7 +28,6 @@ class Usage:
     tokens_output: int
     cached: int = 0
     reasoning: int = 0
-    counted: bool = False
 
 
 def cost(usage: Usage, price: Price) -> int:

@@ -250,7 +250,7 @@ class Answer:
             tokens_input = min(tokens_input, max(reports.total - self.deltas, 0))
             output = reports.total - tokens_input
         output = min(max(output, reports.tokens_output or 0), max_output)
-        return Usage(tokens_input, output, reasoning=min(reports.reasoning, output), counted=True)
+        return Usage(tokens_input, output, reasoning=min(reports.reasoning, output))
 
     def stand_in(self) -> str:
         """A sentence to show where an answer ended without words; none where it has words. Never the model's own."""

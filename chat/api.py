@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from billing.api import Budget, Cost
 from billing.middleware import preflighted
-from chat import services
+from chat import calls, services
 from chat.shapes import MaxTokens, Text, Tokens
 from tenants.api import Body, StrictParser, failures
 from tenants.http import ApiError, TenantRequest
@@ -51,7 +51,7 @@ def _summary_needs(request: HttpRequest) -> int | None:
 
 
 @router.post("/summarize/", summary="Summarize a text", response={200: Summary, **_FAILURES})
-@preflighted(app="summarize", action_kind=services.ACTION, action_name="summarize", needs=_summary_needs)
+@preflighted(app="summarize", action_kind=calls.ACTION, action_name="summarize", needs=_summary_needs)
 def summarize(request: TenantRequest, payload: SummarizeBody) -> dict[str, Any]:
     """A few sentences for a long text."""
     return services.summarize(

@@ -30,7 +30,7 @@ from billing.engine.loop import here, run
 from billing.engine.opening import open_call
 from billing.engine.order import Order
 from billing.engine.payers import payer_for
-from billing.engine.rules import first_output, likely_tokens, padded
+from billing.engine.rules import first_output, likely_tokens
 from billing.engine.settling import Final, Keep, Settled
 from billing.errors import NoTenantBound, TooManyCalls
 from billing.guard import NotDispatched, Reservation, current_reservation
@@ -38,8 +38,9 @@ from billing.outcomes import Outcome
 from billing.plans import PLANS
 from billing.prices import Usage, affordable_tokens, estimate
 from billing.subjects import subject_for
-from chat.dialect import Message, as_taken, dialect_for, prompt_bound, prompt_bytes
+from chat.dialect import dialect_for
 from chat.errors import ConversationBusy
+from chat.history import Message, as_taken, prompt_bound, prompt_bytes
 from chat.llm import COUNT_FAILURES, count_tokens
 from chat.pricing import price_for
 from chat.streams import Answering, Completion, KeepFor, Terms
@@ -60,7 +61,6 @@ class Known:
 
     tokens: int
     bytes: int
-    messages: int
 
 
 @dataclass(slots=True)
@@ -295,16 +295,13 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
     model = wanted.model or settings.LLM_MODEL
     price = price_for(model)
     messages = as_taken(wanted.messages)
-    if not messages or messages[-1]["role"] != "user":
+    if not messages:
         raise Invalid({"messages": ["Send at least one message that is not blank."]})
     habit = engine.habits.of(model, wanted.app)
-    bytes_of_text = prompt_bytes(messages)
-    padded_bytes = padded(bytes_of_text, len(messages))
-    bound = prompt_bound(messages)
-    likely = likely_tokens(padded_bytes, habit.input_ratio)
-    if (known := wanted.known) is not None and bytes_of_text >= known.bytes:
-        more = padded(bytes_of_text - known.bytes, max(0, len(messages) - known.messages) - 1)
-        likely = known.tokens + likely_tokens(more, habit.input_ratio)
+    size, bound = prompt_bytes(messages), prompt_bound(messages)
+    likely = likely_tokens(size, habit.input_ratio)
+    if (known := wanted.known) is not None and size >= known.bytes:
+        likely = known.tokens + likely_tokens(size - known.bytes, habit.input_ratio)
     return Terms(
         model=model,
         app=wanted.app,
@@ -314,7 +311,7 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
         max_tokens=min(wanted.max_tokens or DEFAULT_MAX_TOKENS, PLANS[payer.plan].max_tokens),
         bound=bound,
         likely=min(likely, bound),
-        padded_bytes=padded_bytes,
+        size=size,
     )
 
 

@@ -18,8 +18,10 @@ import aiohttp
 
 from billing.engine.loop import here
 from billing.outcomes import Outcome
-from chat.dialect import Answer, Dialect, Message, failure_of_status, request_body
+from chat.answer import Answer
+from chat.dialect import Dialect, failure_of_status, request_body
 from chat.errors import ModelFailed, ModelMisconfigured
+from chat.history import Message
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +55,9 @@ class ModelStream:
     def __init__(self, messages: Sequence[Message], *, model: str, max_tokens: int, dialect: Dialect) -> None:
         if max_tokens < 1:
             raise ValueError("max_tokens must be at least 1: below it, some upstreams read 'without limit'")
-        self.answer = Answer(content_type="")
+        self.answer = Answer()
         self.model = model
+        self._max_tokens = max_tokens
         self.is_cut = False
         self._dialect = dialect
         self._body = request_body(messages, model=model, max_tokens=max_tokens, dialect=dialect)
@@ -91,7 +94,8 @@ class ModelStream:
             self._clock = None
         if self._response.status != 200:
             raise self._refused(self._response)
-        self.answer = Answer(content_type=self._response.headers.get("Content-Type", ""))
+        content_type = self._response.headers.get("Content-Type", "")
+        self.answer = Answer(content_type=content_type, max_tokens=self._max_tokens)
 
     async def read(self) -> str | None:
         """The next words, "" where what came has none; None at the end."""
@@ -112,8 +116,11 @@ class ModelStream:
             self._clock = None
         words = self.answer.feed(data) if data else self.answer.close()
         self._note_progress()
-        if self.answer.error and not self.answer.has_begun:
-            raise self._failed(BROKEN, Outcome.NONE, "an error object")
+        if self.answer.error or self.answer.is_page:
+            outcome = Outcome.ESTIMATED if self.answer.has_begun else Outcome.NONE
+            raise self._failed(BROKEN, outcome, "an error in a success")
+        if self.answer.is_broken:
+            raise self._failed(BROKEN, self._class_of_a_break(), "a frame without an end")
         if not data and not words and not (self.answer.is_done or self.answer.said_all):
             raise self._failed(BROKEN, self._class_of_a_break(), "ended in the middle")
         return words if words or data else None

@@ -32,8 +32,8 @@ from billing.plans import PLANS
 from billing.prices import estimate
 from chat import calls
 from chat.calls import DEFAULT_MAX_TOKENS, Known, Wanted, at_least_one
-from chat.dialect import Message, as_taken, prompt_bound, prompt_bytes
 from chat.errors import ConversationBusy
+from chat.history import Message, as_taken, prompt_bound, prompt_bytes
 from chat.pricing import price_for
 from chat.streams import Answering, Completion
 from tenants.http import NotFound, Unavailable
@@ -91,7 +91,8 @@ async def start_reply(
     """Hold the money for an answer, call the model, and give back the reply as it comes. The caller must leave it or
     read it to its end.
 
-    Raises NotFound, ConversationBusy, ModelNotPriced, a BudgetError, or ModelFailed; the conversation is then as it was.
+    Raises NotFound, ConversationBusy, ModelNotPriced, a BudgetError, or ModelFailed; the conversation is then as
+    it was.
     """
     engine = here()
     price_for(model or settings.LLM_MODEL)
@@ -157,8 +158,8 @@ NEW_ID = "SELECT nextval(pg_get_serial_sequence('{schema}.chat_conversation', 'i
 FOUND = """
 SELECT conversation.has_limit,
        EXISTS (SELECT 1 FROM public.billing_hold WHERE busy_key = %(busy_key)s),
-       (SELECT coalesce(json_agg(json_build_array(role, text, tokens_input, tokens_output, outcome) ORDER BY id), '[]')
-        FROM (SELECT id, role, text, tokens_input, tokens_output, outcome FROM {schema}.chat_message
+       (SELECT coalesce(json_agg(json_build_array(role, text, tokens_input, outcome) ORDER BY id), '[]')
+        FROM (SELECT id, role, text, tokens_input, outcome FROM {schema}.chat_message
               WHERE conversation_id = conversation.id ORDER BY id DESC LIMIT %(most)s) AS newest)
 FROM {schema}.chat_conversation AS conversation
 WHERE conversation.id = %(id)s AND conversation.owner_id = %(owner)s
@@ -196,8 +197,7 @@ async def _found(engine: Engine, buyer: Buyer, conversation_id: int, busy_key: s
 def _history(turns: list[list[Any]]) -> tuple[list[Message], Known | None]:
     """The latest messages that fit, oldest first, as strict models take them; and what their last report counted.
 
-    The report stands for the whole prompt of its time and the answer to it, so it is known only while nothing of the
-    beginning has been cut off.
+    The report stands for the whole prompt of its time, so it is known only while nothing of that has been cut off.
     """
     kept: list[Message] = []
     room = HISTORY_BYTES
@@ -208,10 +208,9 @@ def _history(turns: list[list[Any]]) -> tuple[list[Message], Known | None]:
         kept.insert(0, {"role": role, "content": text})
     known = None
     if turns and len(kept) == len(turns) < HISTORY_MESSAGES:
-        role, _, tokens_input, tokens_output, outcome = turns[-1]
-        taken = as_taken(kept)
+        role, _, tokens_input, outcome = turns[-1]
         if role == "assistant" and outcome == "exact" and tokens_input:
-            known = Known(tokens_input + (tokens_output or 0), prompt_bytes(taken), len(taken))
+            known = Known(tokens_input, prompt_bytes(as_taken(kept[:-1])))
     return kept, known
 
 
@@ -232,12 +231,13 @@ TURNS = """
     INSERT INTO {schema}.chat_message (
         conversation_id, role, text, model, finish_reason, outcome, tokens_input, tokens_output, cost, created_at
     )
-    SELECT %(conversation)s, role, text, model, finish_reason, outcome, tokens_input, tokens_output, cost, created_at
+    SELECT %(conversation)s, turn.role, turn.text, turn.model, turn.finish_reason, turn.outcome, turn.tokens_input,
+           turn.tokens_output, turn.cost, turn.created_at
     FROM gone, jsonb_to_recordset(%(turns)s::jsonb) AS turn (
         place int, role text, text text, model text, finish_reason text, outcome text, tokens_input bigint,
         tokens_output bigint, cost bigint, created_at timestamptz
     )
-    ORDER BY place
+    ORDER BY turn.place
 )"""
 
 

@@ -19,8 +19,10 @@ from billing.engine.rules import Habit, Sample, is_full, next_output, percent_of
 from billing.engine.settling import Final, Keep, Settled
 from billing.outcomes import Outcome
 from billing.prices import Price, Usage, cost, estimate
-from chat.dialect import Dialect, Message, used
+from chat.answer import used
+from chat.dialect import Dialect
 from chat.errors import ModelFailed
+from chat.history import Message
 from chat.llm import BROKEN, ModelStream
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,8 @@ GROW_AGAIN_SECONDS = 0.2
 class Terms:
     """What is bought: the model at its price, at most so many tokens, and what its input is and can be.
 
-    `bound` is never less than the input's tokens and is what is held; `likely` is what is charged when nobody reports.
+    `bound` is never less than the input's tokens and is what is held; `likely` is what is charged when nobody reports;
+    `size` is the input in bytes, as the habit's ratio counts them.
     """
 
     model: str
@@ -47,7 +50,7 @@ class Terms:
     max_tokens: int
     bound: int
     likely: int
-    padded_bytes: int
+    size: int
 
     def amount(self, output: int) -> int:
         return estimate(tokens_input=self.bound, max_tokens=output, price=self.price)
@@ -222,12 +225,12 @@ class Answering(Generic[P]):
 
     async def _stays_within(self) -> bool:
         """Whether the answer may go on: what it used is below what is held, and more is asked for in time."""
+        if self._model.answer.is_over:
+            self._cut("length")
+            return False
         counted = self._model.answer.counted()
         most = self.terms.max_tokens
         if self._held_output >= most:
-            if _surely_above(self._model.answer.deltas, self._model.answer.billed_bytes, most):
-                self._cut("length")
-                return False
             return True
         self._harvest()
         if self._growing is None and wants_more(counted, self._held_output, most):
@@ -344,7 +347,7 @@ class Answering(Generic[P]):
         if outcome == Outcome.EXACT and usage.tokens_input > 0 and answer.has_begun:
             sample = Sample(
                 usage.tokens_input,
-                self.terms.padded_bytes,
+                self.terms.size,
                 usage.tokens_output,
                 answer.billed_bytes,
                 percent_of(usage.tokens_output, answer.counted()),
@@ -367,13 +370,3 @@ class Answering(Generic[P]):
             outcome=final.outcome,
             budget=settled.budget,
         )
-
-
-# A token is rarely longer than this, and a server may say a little more than it was allowed before it ends.
-LONGEST_TOKEN_BYTES = 12
-ALLOWED_MORE = 1
-
-
-def _surely_above(deltas: int, billed_bytes: int, max_tokens: int) -> bool:
-    """Whether an answer has passed its max_tokens beyond doubt: then it writes past what is held for it."""
-    return max(deltas, billed_bytes // LONGEST_TOKEN_BYTES) > max_tokens + ALLOWED_MORE

@@ -9,6 +9,7 @@ _key = import_string("tenants.api.session_or_key")
 # What buys: async operations, served by the plane alone and described by web. PlaneMiddleware has let somebody in
 # before ninja is asked, so no `auth` here.
 plane_api = _Api(urls_namespace="plane-api", docs_url=None, openapi_url=None)
+plane_api.add_router("", "chat.async_api.router")
 
 tenant_api = _Api(
     title="Workspace API",

@@ -42,6 +42,9 @@ def database(django_test_environment, django_db_blocker):
     with django_db_blocker.unblock():
         made = setup_databases(verbosity=0, interactive=False, aliases={"default"})
         yield connection.settings_dict["NAME"]
+        from billing.engine import loop
+
+        loop.stop()  # it has connections of its own
         connection.close()
         teardown_databases(made, verbosity=0)
 

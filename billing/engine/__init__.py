@@ -9,3 +9,9 @@
 
 Rules and states are pure; the database and the authority are met at the edge. Nothing here knows what is bought.
 """
+
+from __future__ import annotations
+
+from billing.engine.loop import fetch, start_plane, stop_plane
+
+__all__ = ["fetch", "start_plane", "stop_plane"]

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
+import signal
 import threading
 from collections.abc import Coroutine
+from types import FrameType
 from typing import Any, TypeVar
 
 from billing.engine.engine import Engine
-from billing.engine.store import Params, Row
+from billing.engine.store import FAILURES, Params, Row
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 # Of a process that ends: what is under way is cut and settled within this.
 DRAIN_SECONDS = 5.0
@@ -45,6 +50,41 @@ async def close_here(seconds: float = DRAIN_SECONDS) -> None:
     engine = _engines.pop(asyncio.get_running_loop(), None)
     if engine is not None:
         await engine.drain(seconds)
+
+
+# --- the plane ------------------------------------------------------------------------------------------------------
+
+# Of the ten seconds that a plane has once it is told to stop: streams go on, then are cut, then settle.
+GRACE_SECONDS = 7.0
+
+
+async def start_plane() -> None:
+    """Before the plane's first request: its own row and connections, and an ear for the end.
+
+    Servers tell an application of the end only once every answer is over, which an endless one never is.
+    """
+    engine = here()
+    try:
+        await engine.register()
+    except FAILURES:
+        logger.warning("The plane starts without its database")
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+
+    def told(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(loop.call_later, GRACE_SECONDS, engine.cut_all)
+        if callable(before):
+            before(number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, told)
+
+
+async def stop_plane() -> None:
+    """After its last answer: what is still settling is settled, or left to the sweep."""
+    await close_here(seconds=2.0)
+
+
+# --- a thread for code that is not asynchronous -----------------------------------------------------------------------
 
 
 class LoopThread:

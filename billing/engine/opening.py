@@ -9,15 +9,14 @@ import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from billing.client import ON_HOLD
 from billing.engine import settling
 from billing.engine.authority import code_of, held_of, is_denied, is_lost, refusal
 from billing.engine.call import Call
 from billing.engine.order import Order
 from billing.engine.recovery import recover
 from billing.engine.settling import Open, Slice
-from billing.errors import AuthorityUnavailable
-from billing.ledgers import Ledger, aledgers_of
+from billing.errors import AuthorityUnavailable, BudgetError
+from billing.ledgers import ON_HOLD, Ledger, adenied, aledgers_of, room_in
 from billing.ledgers import refusal as refusal_of
 from billing.subjects import scopes_of
 
@@ -57,14 +56,12 @@ async def open_call(engine: Engine, order: Order) -> Call:
 
 def may_wait(ledgers: list[Ledger], order: Order) -> bool:
     """Whether the money may come free by itself: what is short is held by others, and by nothing else refused."""
-    if any(ledger.status != "ACTIVE" or ledger.is_over_limit for ledger in ledgers):
-        return False
-    short = [ledger for ledger in ledgers if ledger.remaining < order.amount]
-    if all(ledger.remaining + ledger.reserved >= order.amount for ledger in short):
+    if all(ledger.could_cover(order.amount) for ledger in ledgers):
         return True
-    once_free = min(ledger.remaining + ledger.reserved for ledger in short)
-    fits_now = order.fit is not None and order.fit(min(ledger.remaining for ledger in short)) > 0
-    return not fits_now and order.fit is not None and order.fit(once_free) > 0
+    if order.fit is None or not all(ledger.is_open for ledger in ledgers):
+        return False
+    once_free = min((ledger.remaining + ledger.reserved for ledger in ledgers), default=0)
+    return order.fit(room_in(ledgers)) <= 0 < order.fit(once_free)
 
 
 async def _try(engine: Engine, order: Order, amount: int) -> tuple[Call | None, str]:
@@ -83,8 +80,7 @@ async def _try(engine: Engine, order: Order, amount: int) -> tuple[Call | None, 
         engine.spawn(recover(engine, hold, part, body))
         raise AuthorityUnavailable
     if code_of(response) in ON_HOLD:
-        ledgers = await _ledgers(engine, order)
-        raise refusal_of(code_of(response), ledgers, needed=amount, affordable=order.affordable)
+        raise await adenied(code_of(response), order.subject, needed=amount, get=engine.look_up)
     raise refusal(response, order.payer)
 
 
@@ -113,9 +109,13 @@ async def _fit_or_refuse(engine: Engine, order: Order, denied: str, ledgers: lis
 def _fitting(order: Order, ledgers: list[Ledger] | None) -> int:
     if order.fit is None or not ledgers:
         return 0
-    remaining = min(ledger.remaining for ledger in ledgers)
-    return order.amount if remaining >= order.amount else order.fit(max(0, remaining))
+    room = room_in(ledgers)
+    return order.amount if room >= order.amount else order.fit(room)
 
 
 async def _ledgers(engine: Engine, order: Order) -> list[Ledger] | None:
-    return await aledgers_of(scopes_of(order.subject), get=engine.look_up)
+    """None where they cannot be had just now."""
+    try:
+        return await aledgers_of(scopes_of(order.subject), get=engine.look_up)
+    except BudgetError:
+        return None

@@ -21,8 +21,6 @@ SPARE_TOKENS = 2
 # Before a model has reported anything. A text has about a token for each four bytes.
 USUAL_INPUT_RATIO = 0.27
 USUAL_OUTPUT_RATIO = 0.25
-# What a chat template adds around each message and around the whole, for the ratio: else short prompts look dense.
-PADDING_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +72,6 @@ def percent_of(reported: int, counted: int) -> int:
     return -(-reported * 100 // max(counted, 1))
 
 
-def padded(bytes_of_text: int, messages: int) -> int:
-    """Bytes of a prompt as the ratio counts them."""
-    return bytes_of_text + PADDING_BYTES * (messages + 1)
-
-
 def likely_tokens(bytes_: int, ratio: float) -> int:
     return max(1, round(bytes_ * ratio))
 
@@ -104,8 +97,8 @@ def wants_more(counted: int, held: int, max_tokens: int) -> bool:
 
 
 def is_full(counted: int, held: int, max_tokens: int) -> bool:
-    """Whether the next word may pass what is held. A whole hold has no spare: the server keeps to max_tokens."""
-    return counted > max_tokens if held >= max_tokens else with_spare(counted) >= held
+    """Whether the next word may pass what is held. A whole hold is never full: the server keeps to max_tokens."""
+    return held < max_tokens and with_spare(counted) >= held
 
 
 def shares(cost: int, amounts: Sequence[int]) -> list[int]:

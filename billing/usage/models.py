@@ -1,4 +1,4 @@
-"""UsageLine: one settled call, by what was charged for it. Lives in each tenant's schema and refers to nothing outside."""
+"""UsageLine: one settled call, by what was charged for it. In each tenant's schema; refers to nothing outside."""
 
 from __future__ import annotations
 

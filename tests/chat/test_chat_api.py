@@ -17,7 +17,8 @@ def test_an_answer_comes_with_what_it_cost_and_what_is_left(workspace):
     response = workspace.api().chat("hello")
     assert response.status_code == 200
     body = response.json()
-    assert body.keys() == {"response", "conversation_id", "model", "finish_reason", "usage", "cost", "budget"}
+    facts = {"conversation_id", "model", "finish_reason", "usage", "cost", "outcome", "fitted", "budget"}
+    assert body.keys() == {"response", *facts}
     assert body["response"] == "Hello, world."
     assert body["usage"] == {"input_tokens": 10, "output_tokens": 4}
     assert body["cost"] == {"microcents": COST, "usd": "0.00026"}

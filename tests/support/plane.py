@@ -9,71 +9,26 @@ import asyncio
 import json
 import queue
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
-from django.conf import settings
 from django.http.cookie import SimpleCookie
-from psycopg_pool import AsyncConnectionPool
 
+from billing.engine.loop import loop_thread
 from tests.support.web import WebProcess
 
 WAIT = 60.0
 
 
-# --- the loop and the SQL of the plane in this process ---
-
-_loop: asyncio.AbstractEventLoop | None = None
-_pool: AsyncConnectionPool | None = None
+# --- the plane's loop in this process: the engine's own ---
 
 
 def loop() -> asyncio.AbstractEventLoop:
-    """A loop that runs in a thread of its own until `stop`."""
-    global _loop
-    if _loop is None:
-        _loop = asyncio.new_event_loop()
-        threading.Thread(target=_loop.run_forever, name="plane", daemon=True).start()
-    return _loop
+    return loop_thread().loop
 
 
 def run(coroutine: Any) -> Any:
     return asyncio.run_coroutine_threadsafe(coroutine, loop()).result(WAIT)
-
-
-async def fetch(sql: str, params: tuple[Any, ...]) -> list[Any]:
-    """What `settings.PLANE_SQL` names where the engine is not the one that serves."""
-    global _pool
-    if _pool is None:
-        _pool = AsyncConnectionPool(_dsn(), min_size=1, max_size=4, timeout=5, kwargs={"autocommit": True}, open=False)
-        await _pool.open()
-    async with _pool.connection() as connection:
-        cursor = await connection.execute(sql, params)
-        return await cursor.fetchall()
-
-
-async def close_pool() -> None:
-    global _pool
-    pool, _pool = _pool, None
-    if pool is not None:
-        await pool.close()
-
-
-def stop() -> None:
-    """Before the test database goes: it cannot while somebody is connected."""
-    global _loop
-    if _loop is not None:
-        run(close_pool())
-        _loop.call_soon_threadsafe(_loop.stop)
-        _loop = None
-
-
-def _dsn() -> str:
-    from psycopg.conninfo import make_conninfo
-
-    given = settings.DATABASES["default"]
-    names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
-    return make_conninfo(**{names[name]: given[name] for name in names if given.get(name)})
 
 
 # --- a client in this process ---

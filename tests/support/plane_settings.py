@@ -1,7 +1,6 @@
-"""The plane's process for tests that buy nothing: the real settings, views that do nothing, SQL without the engine."""
+"""The plane's process for tests that buy nothing: the real settings, views that do nothing."""
 
 from config.settings import *  # noqa: F403
 
 PLANE_URLCONF = "tests.support.plane_urls"
-PLANE_SQL = "tests.support.plane.fetch"
 PLANE_STARTUP = PLANE_SHUTDOWN = ""

@@ -1,20 +1,12 @@
 import pytest
 
 
-@pytest.fixture(scope="session")
-def _planes_loop(database):
-    from tests.support.plane import stop
-
-    yield
-    stop()
-
-
 @pytest.fixture
-def plane(_planes_loop, app, settings):
+def plane(app, settings):
     """Clients of a plane in this process whose views buy nothing."""
     from tests.support import plane_settings
     from tests.support.plane import PlaneClient
 
-    for name in ("PLANE_URLCONF", "PLANE_SQL", "PLANE_STARTUP", "PLANE_SHUTDOWN"):
+    for name in ("PLANE_URLCONF", "PLANE_STARTUP", "PLANE_SHUTDOWN"):
         setattr(settings, name, getattr(plane_settings, name))
     return PlaneClient
