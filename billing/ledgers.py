@@ -66,6 +66,11 @@ class Ledger:
         return name_of(self.scope)
 
     @property
+    def segment(self) -> str:
+        """The last part of its path, such as app:chat."""
+        return self.scope.rpartition("/")[2]
+
+    @property
     def is_open(self) -> bool:
         """Whether it pays for anything at all; what is over its limit refuses even a call for nothing."""
         return self.status == "ACTIVE" and not self.is_over_limit
@@ -273,4 +278,4 @@ def balances_for(tenant: Tenant) -> dict[str, Any]:
 
 def _row(ledger: Ledger) -> dict[str, Any]:
     amounts = {name: getattr(ledger, name) for name in AMOUNTS}
-    return {"scope": ledger.scope.rpartition("/")[2], "scope_path": ledger.scope, "unit": ledger.unit, **amounts}
+    return {"scope": ledger.segment, "scope_path": ledger.scope, "unit": ledger.unit, **amounts}

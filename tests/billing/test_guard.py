@@ -313,7 +313,9 @@ def test_plain_cycles_is_refused_like_ours(workspace):
     response = BudgetErrorMiddleware(lambda request: None).process_exception(request, refused.value)
     body = json.loads(response.content)
     assert (response.status_code, body["error"], body["reason"]) == (402, "budget_exceeded", "does_not_fit")
-    assert body["budget"].keys() == {"scope", "allocated", "spent", "reserved", "remaining", "needed", "unit"}
+    assert body["budget"].keys() == {
+        "scope", "allocated", "spent", "reserved", "remaining", "needed", "affordable_max_tokens", "unit",
+    }  # fmt: skip
     assert body["budget"]["remaining"] == 100_000_000
 
 

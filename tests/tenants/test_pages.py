@@ -220,6 +220,6 @@ def test_a_member_sees_the_limits_of_their_own_seat_and_nobody_elses(workspace):
     page = workspace.client(carol).get("/budget/").content.decode()
     assert "Your own limits" in page
     assert "Your budget for chat" in page
-    assert page.count("$0.0123 in all") == 2
+    assert page.count("$0.0123 of $0.0123") == 2
     assert "0.0456" not in page
     assert "Your own limits" not in workspace.client(workspace.owner).get("/budget/").content.decode()
