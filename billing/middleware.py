@@ -14,6 +14,7 @@ from billing.ledgers import REFUSALS, denied
 from billing.preflight import decide
 from tenants.http import error_response
 from tenants.middleware import as_api_error
+from tenants.resolve import Asker
 from tenants.users.auth import caller
 
 Needs = Callable[[HttpRequest], int | None]
@@ -107,15 +108,15 @@ class PreflightMiddleware:
             return None
         try:
             # First who asks: a stranger must not learn how another's budget stands.
-            user = caller(request)  # type: ignore[arg-type]
+            caller(request)  # type: ignore[arg-type]
+            asker: Asker = request.asker  # type: ignore[attr-defined]
             needed = marked.needs(request)
             if needed is None:
                 return None
-            key = request.api_key  # type: ignore[attr-defined]
             decide(
                 tenant,
-                user_id=user.pk,
-                key_id=key.pk if key else None,
+                user_id=asker.user_id,
+                key_id=asker.key_id,
                 app=marked.app,
                 action_kind=marked.action_kind,
                 action_name=marked.action_name,

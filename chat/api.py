@@ -54,10 +54,11 @@ def _summary_needs(request: HttpRequest) -> int | None:
 @preflighted(app="summarize", action_kind=calls.ACTION, action_name="summarize", needs=_summary_needs)
 def summarize(request: TenantRequest, payload: SummarizeBody) -> dict[str, Any]:
     """A few sentences for a long text."""
+    assert request.asker is not None  # ninja's auth has seen to it
     return services.summarize(
         request.tenant,
-        user_id=request.auth.pk,  # type: ignore[attr-defined]
-        key_id=request.api_key.pk if request.api_key else None,
+        user_id=request.asker.user_id,
+        key_id=request.asker.key_id,
         text=payload.text,
         max_tokens=payload.max_tokens,
     )

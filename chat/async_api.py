@@ -21,7 +21,6 @@ from chat.services import Buyer, Reply
 from chat.shapes import MaxTokens, Text, Tokens
 from chat.sse import comment, event
 from tenants.api import Body, failures
-from tenants.http import ApiError
 from tenants.resolve import Asker
 
 router = Router(tags=["Chat"])
@@ -71,10 +70,7 @@ async def chat(request: HttpRequest, payload: ChatBody) -> Any:
         model=payload.model,
     )
     try:
-        if payload.stream:
-            await reply.answering.begun()
-            return _event_stream(reply)
-        return await _whole(reply)
+        return await (_event_stream(reply) if payload.stream else _whole(reply))
     except BaseException:
         reply.answering.leave()
         raise
@@ -98,7 +94,8 @@ async def _whole(reply: Reply) -> HttpResponse:
     return _marked(response, reply)
 
 
-def _event_stream(reply: Reply) -> HttpResponseBase:
+async def _event_stream(reply: Reply) -> HttpResponseBase:
+    await reply.answering.begun()
     response = StreamingHttpResponse(EventStream(reply), content_type="text/event-stream")
     response["Cache-Control"] = "no-cache"
     # nginx would collect the stream and hand it over in lumps.
@@ -126,12 +123,13 @@ class EventStream:
     async def _make_events(self) -> AsyncIterator[bytes]:
         answering = self._reply.answering
         yield event("held", _held(self._reply))
-        try:
-            async for words in answering.events():
-                yield b"".join(event("token", {"text": word}) for word in words) if words else comment("waiting")
-            yield event("done", self._reply.facts(await answering.finished()))
-        except ApiError as exc:
-            yield event("error", exc.body())
+        async for words in answering.events():
+            yield b"".join(event("token", {"text": word}) for word in words) if words else comment("waiting")
+        completion = await answering.finished()
+        if answering.failure is not None:
+            yield event("error", answering.failure.body())
+        else:
+            yield event("done", self._reply.facts(completion))
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -126,6 +126,8 @@ class SyncWords(Iterator[str]):
         async for words in self._events:
             if words:
                 return "".join(words)
+        if self.answering.failure is not None:
+            raise self.answering.failure
         return None
 
     def close(self) -> None:

@@ -131,17 +131,17 @@ class Answering(Generic[P]):
     # --- for the reader ---
 
     async def begun(self, seconds: float = KEEP_ALIVE_SECONDS) -> None:
-        """Until the first frame, or so long. Raises ModelFailed where it ended before a word."""
+        """Until the first frame, or so long. Raises ModelFailed, once that is settled, where it ended before a word."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._begun.wait()
         if self._ended and self.failure is not None and not self._parts:
+            await self.finished()
             raise self.failure
 
     async def events(self) -> AsyncIterator[list[str] | None]:
-        """Words as they come, what is there already together; None for each stretch of silence.
-
-        Raises ModelFailed at a broken end.
+        """Words as they come, what is there already together; None for each stretch of silence. How it ended is said
+        by `failure` and `finished`.
         """
         while True:
             if self._fresh:
@@ -156,8 +156,6 @@ class Answering(Generic[P]):
                     await self._news.wait()
             except TimeoutError:
                 yield None
-        if self.failure is not None:
-            raise self.failure
 
     def leave(self) -> None:
         """The reader is gone. The upstream is cut, unless it bills the rest all the same and may still report."""
