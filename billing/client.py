@@ -252,7 +252,7 @@ def account_of(tenant: Any) -> Account:
     if account is None or account.status == Account.Status.PENDING:
         raise NotProvisioned
     if account.status != Account.Status.ACTIVE:
-        raise OnHold
+        raise OnHold(account.scope)
     try:
         key = unseal(account.sealed_key)
     except ImproperlyConfigured:
@@ -276,11 +276,8 @@ def current_subject_tenant(*args: Any, **kwargs: Any) -> str:
 # --- what its answers mean ------------------------------------------------------------------------------------------
 
 
-def was_not_reserved(exc: CyclesProtocolError) -> bool:
-    """Whether a failed create certainly holds nothing: refused, or never sent. A lost answer may hold money."""
-    return exc.error_code == NOT_SENT or 400 <= (exc.status or 0) < 500
-
-
+_FIGURES = ("scope", "allocated", "spent", "reserved", "remaining", "needed", "affordable_max_tokens")
+NO_FIGURES: dict[str, Any] = dict.fromkeys(_FIGURES)
 DENIED = {"BUDGET_EXCEEDED", "OVERDRAFT_LIMIT_EXCEEDED", "DEBT_OUTSTANDING"}
 ON_HOLD = {"BUDGET_FROZEN", "BUDGET_CLOSED", "TENANT_CLOSED"}
 _MISCONFIGURED = {
@@ -294,43 +291,34 @@ _MISCONFIGURED = {
 }
 
 
-def translate(exc: CyclesProtocolError, *, subject_tenant: str | None = None, needed: int | None = None) -> BudgetError:
+def translate(exc: CyclesProtocolError, *, subject_tenant: str | None = None) -> BudgetError:
     """Sorts every failure of the authority:
 
-    - it said no: BudgetDenied, with the figures of one balances call after it
+    - it said no: BudgetDenied, without figures; billing.ledgers has them
     - the customer is on hold: OnHold (a 401's text is the one that must be read)
     - we are set up wrong: AuthorityMisconfigured, logged as an error
     - too many requests: RateLimited
     - anything else, or no answer: AuthorityUnavailable
     """
-    return _sorted(exc.error_code or exc.reason_code, exc.status, str(exc), subject_tenant, needed)
+    return error_for(exc.error_code or exc.reason_code or "", exc.status, str(exc), subject_tenant)
 
 
-def denial(response: CyclesResponse, *, subject_tenant: str, needed: int) -> BudgetError | None:
+def denial(response: CyclesResponse, *, subject_tenant: str) -> BudgetError | None:
     """What a decide's answer means: None to go on, else the error to raise. No answer is no permission."""
     body = response.body if isinstance(response.body, dict) else {}
     if response.is_success and body.get("decision") in ("ALLOW", "ALLOW_WITH_CAPS"):
         return None
     code = body.get("reason_code") or body.get("error")
-    return _sorted(code, response.status, response.error_message or "", subject_tenant, needed)
-
-
-def failure_of(response: CyclesResponse, *, subject_tenant: str) -> BudgetError:
-    """What an answer that is no success means."""
-    code = response.body.get("error") if isinstance(response.body, dict) else None
-    return _sorted(code, response.status, response.error_message or "", subject_tenant, None)
-
-
-def _sorted(code: Any, status: int, message: str, subject_tenant: str | None, needed: int | None) -> BudgetError:
-    if code in DENIED:
-        return denied(subject_tenant, needed)
-    return error_for(str(code or ""), status, message, subject_tenant)
+    return error_for(str(code or ""), response.status, response.error_message or "", subject_tenant)
 
 
 def error_for(code: str, status: int, message: str, subject_tenant: str | None) -> BudgetError:
     """The error that an answer which grants nothing means, without the figures of a denial."""
     if code == "NO_TENANT_BOUND":
         return NoTenantBound()
+    if code in DENIED:
+        reason = "does_not_fit" if code == "BUDGET_EXCEEDED" else "over_limit"
+        return BudgetDenied(reason=reason, budget={**NO_FIGURES, "unit": UNIT})
     if code in ON_HOLD or (status == 401 and ("TENANT_SUSPENDED" in message or "TENANT_CLOSED" in message)):
         return OnHold()
     if code == "LIMIT_EXCEEDED" or status == 429:
@@ -339,38 +327,3 @@ def error_for(code: str, status: int, message: str, subject_tenant: str | None) 
         logger.error("The authority refuses us: %s %s for %s", status, code, subject_tenant)
         return AuthorityMisconfigured()
     return AuthorityUnavailable()
-
-
-def denied(subject_tenant: str | None, needed: int | None) -> BudgetDenied:
-    """A refusal with its figures. The authority's own carries none, so they are asked for; null where that fails."""
-    figures = balance_of(subject_tenant) if subject_tenant else None
-    budget = {**(figures or NO_FIGURES), "needed": needed, "unit": UNIT}
-    return BudgetDenied(reason=_reason(figures, needed), budget=budget)
-
-
-NO_FIGURES: dict[str, Any] = dict.fromkeys(("scope", "allocated", "spent", "reserved", "remaining"))
-
-
-def _reason(figures: dict[str, Any] | None, needed: int | None) -> str:
-    if figures is None or needed is None:
-        return "exhausted" if figures is None or figures["remaining"] <= 0 else "does_not_fit"
-    once_released = figures["remaining"] + figures["reserved"]
-    if once_released >= max(needed, 1):
-        return "held_by_others"
-    return "does_not_fit" if once_released > 0 else "exhausted"
-
-
-def balance_of(subject_tenant: str) -> dict[str, Any] | None:
-    """{scope, allocated, spent, reserved, remaining} of the tenant's own ledger; None where it cannot be had."""
-    response = default_client().get_balances(tenant=subject_tenant)
-    if not response.is_success or not isinstance(response.body, dict):
-        return None
-    path = f"tenant:{subject_tenant}"
-    try:
-        for row in response.body["balances"]:
-            if row["scope_path"] == path and row["remaining"]["unit"] == UNIT:
-                amounts = {name: row[name]["amount"] for name in ("allocated", "spent", "reserved", "remaining")}
-                return {"scope": path, **amounts}
-    except (KeyError, TypeError):
-        logger.warning("The authority's balances cannot be read")
-    return None

@@ -1,17 +1,22 @@
-"""Do both planes of the authority answer, and is the demo there? A sentence when not, None when so."""
+"""Do both planes of the authority answer, is the demo there, do jobs run? A sentence when not, None when so."""
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 import httpx
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection
+from django.db.models.functions import Now
 
 from billing.keys import unseal
-from billing.models import Account
+from billing.models import Account, Process
 from tenants.context import enter
 
 DEMO_SLUG = "demo"
+JOBS = "jobs"  # the kind of the jobs process; it writes its row every 5 s
+SILENT_SECONDS = 15
 _PLANES = {"runtime": "CYCLES_BASE_URL", "admin": "CYCLES_ADMIN_URL"}
 
 
@@ -57,4 +62,17 @@ def demo_ready() -> str | None:
     return None if ready else "demo: the workspace is not set up yet"
 
 
+def jobs_ready() -> str | None:
+    """Some jobs process is alive: without one, interrupted sign-ups and what dead processes left stay as they are."""
+    try:
+        enter(None)
+        seen = Process.objects.filter(kind=JOBS, seen_at__gte=Now() - timedelta(seconds=SILENT_SECONDS)).exists()
+    except DatabaseError:
+        return "jobs: the database does not answer"
+    finally:
+        connection.close()
+    return None if seen else f"jobs: no process has been seen for {SILENT_SECONDS} s"
+
+
 keys_ready.asks_the_database = demo_ready.asks_the_database = True  # type: ignore[attr-defined]
+jobs_ready.asks_the_database = True  # type: ignore[attr-defined]

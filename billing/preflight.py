@@ -45,7 +45,7 @@ def decide(
         if isinstance(error, BudgetDenied) and error.reason == "held_by_others":
             return
     else:
-        error = denial(response, subject_tenant=account.subject_tenant, needed=estimate)
+        error = denial(response, subject_tenant=account.subject_tenant)
     if error is not None:
         raise error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from ninja import Router, Schema
@@ -105,7 +105,10 @@ async def _event_stream(reply: Reply) -> HttpResponseBase:
     return _marked(response, reply)
 
 
-def _marked(response: Any, reply: Reply) -> Any:
+R = TypeVar("R", bound=HttpResponseBase)
+
+
+def _marked(response: R, reply: Reply) -> R:
     if reply.answering.call.is_fitted:
         response["X-Budget-Fitted"] = str(reply.answering.terms.max_tokens)
     return response

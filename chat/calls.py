@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -169,7 +169,7 @@ def _in_tenant(tenant: Tenant | None, keep: KeepCallback) -> Callable[[Completio
 # --- how it is bought -----------------------------------------------------------------------------------------------
 
 
-Starter = Callable[[], Awaitable[Answering[Any]]]
+Starter = Callable[[], Coroutine[Any, Any, Answering[Any]]]
 
 
 def _starter(messages: Sequence[Message], options: dict[str, Any]) -> Starter:

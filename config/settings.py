@@ -50,6 +50,7 @@ SHARED_APPS = [
     "django_tenants",
     "tenants",
     "billing",
+    "procrastinate.contrib.django",
     # Both sides: operators are users of the public schema; the state gate keeps tenants' requests out of it.
     "django.contrib.contenttypes",
     "django.contrib.auth",
@@ -219,7 +220,12 @@ READINESS_CHECKS = [
     "billing.health.keys_ready",
     "chat.health.model_ready",
     "billing.health.demo_ready",
+    "billing.health.jobs_ready",
 ]
+
+# Jobs: an app's are in its tasks.py. What the jobs process calls every few seconds beside them, to settle holds.
+PROCRASTINATE_ON_APP_READY = "tenants.jobs.install"
+SWEEP = "billing.settlement.sweep"
 
 # The language model.
 EMBEDDED_MODEL = "smollm2-135m-instruct"
@@ -247,5 +253,7 @@ LOGGING = {
         "httpx2": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
         "runcycles": {"level": "WARNING"},
+        # Several lines a job, with its arguments.
+        "procrastinate": {"level": "WARNING"},
     },
 }

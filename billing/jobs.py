@@ -1,0 +1,220 @@
+"""The jobs process: procrastinate's worker, and two timers of its own outside the queue.
+
+Owns how it starts, lives and ends. Must not know what a task or the sweep does. Outside the queue are the sweep of
+holds (money must not wait behind a job that hangs, nor behind the lock of one that was killed) and the heartbeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from django.conf import settings
+from django.db import connection
+from django.db.models.functions import Now
+from django.utils.module_loading import import_string
+from procrastinate import App, PsycopgConnector
+from procrastinate.contrib.django import app as procrastinate_app
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Status
+from procrastinate.utils import utcnow
+from procrastinate.worker import Worker
+
+from billing.health import JOBS
+from billing.models import Process
+from tenants.context import enter
+
+logger = logging.getLogger(__name__)
+
+CONCURRENCY = 4
+INTERVAL = 5.0  # of the sweep, the heartbeat, and the look at stalled jobs
+GRACE = 8.0  # for what runs when SIGTERM comes
+# A worker that ends stops its heartbeat, then takes up to GRACE: it must not be taken for dead within that.
+WORKER_SILENT = 20.0
+# A job that was left behind so often is taken to kill its process.
+ATTEMPTS = 5
+KEPT_HOURS = 30 * 24  # of jobs that failed; those that succeeded are deleted at once
+
+
+def run() -> None:
+    """Until SIGTERM or SIGINT. Then what runs is finished, or given back for another process."""
+    procrastinate_app.perform_import_paths()  # type: ignore[no-untyped-call]  # theirs
+    with procrastinate_app.replace_connector(_connector()) as app:
+        asyncio.run(_serve(app))
+
+
+def _connector() -> PsycopgConnector:
+    """As Django's connector makes one for workers, but small, and without Django's pool among its parameters."""
+    params = connection.get_connection_params()
+    wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
+    return PsycopgConnector(kwargs=wanted, min_size=1, max_size=3, timeout=5, configure=_autocommit)
+
+
+async def _autocommit(own: psycopg.AsyncConnection[Any]) -> None:
+    """One round trip a statement instead of three: most of what an idle process does."""
+    await own.set_autocommit(True)
+
+
+async def _serve(app: App) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    process = uuid.uuid4()
+    sweep = Timer("sweep", lambda: import_string(settings.SWEEP)())
+    heartbeat = Timer("heartbeat", lambda: beat(process), at_end=lambda: forget(process))
+    async with app.open_async():
+        logger.info("Jobs: started, process=%s", process)
+        sweep.start()
+        heartbeat.start()
+        housekeeping = asyncio.create_task(_keep_house(app))
+        ended = await asyncio.gather(_work(app, stop), _end_of(sweep, stop))
+        housekeeping.cancel()
+        heartbeat.stop()
+        heartbeat.join(1)
+        logger.info("Jobs: stopped")
+        if not all(ended):
+            # A thread cannot be stopped, and Python would wait for it.
+            logging.shutdown()
+            os._exit(0)
+
+
+async def _work(app: App, stop: asyncio.Event) -> bool:
+    """A worker, and another when it fails, until `stop` is set. Whether every job has ended by then."""
+    while True:
+        worker = _worker(app)
+        running = asyncio.create_task(worker.run())  # type: ignore[no-untyped-call]  # theirs
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            worker.stop()  # type: ignore[no-untyped-call]
+            await asyncio.wait({running}, timeout=GRACE)
+            if not running.done() and worker.worker_id is not None:
+                await _give_back(app, worker.worker_id)
+            return running.done()
+        # The database was away, for example. The timers go on meanwhile.
+        logger.error("The worker ended by itself; another follows", exc_info=running.exception())
+        await asyncio.wait({stopping}, timeout=INTERVAL)
+
+
+def _worker(app: App) -> Worker:
+    return Worker(
+        app=app,
+        concurrency=CONCURRENCY,
+        delete_jobs="successful",
+        install_signal_handlers=False,
+        update_heartbeat_interval=INTERVAL,
+        stalled_worker_timeout=WORKER_SILENT,
+        task_middleware=app.worker_defaults.get("task_middleware"),
+    )
+
+
+async def _give_back(app: App, worker_id: int) -> None:
+    """Put what this worker still runs back into the queue, to be started when this process is gone."""
+    try:
+        for job in await app.job_manager.list_jobs_async(status=Status.DOING.value, worker_id=worker_id):
+            logger.warning("Job given back: task=%s job=%s", job.task_name, job.id)
+            with contextlib.suppress(ConnectorException):  # it has ended just now
+                await app.job_manager.retry_job(job, retry_at=utcnow() + timedelta(seconds=2))
+        await app.job_manager.unregister_worker(worker_id)
+    except Exception:  # the database is away: another process finds them left behind
+        logger.exception("Jobs cannot be given back")
+
+
+async def _end_of(sweep: Timer, stop: asyncio.Event) -> bool:
+    """Whether the sweep that ran when `stop` was set has ended in time."""
+    await stop.wait()
+    sweep.stop()
+    await asyncio.to_thread(sweep.join, GRACE)
+    return not sweep.is_alive()
+
+
+# --- jobs of processes that are gone --------------------------------------------------------------------------------
+
+
+async def _keep_house(app: App) -> None:
+    hours = 0.0
+    while True:
+        try:
+            await retry_stalled(app)
+            if time.monotonic() > hours:
+                hours = time.monotonic() + 3600
+                await app.job_manager.delete_old_jobs(
+                    KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
+                )
+        except Exception:  # the edge of the process: the database may be away, and comes back
+            logger.exception("Stalled jobs cannot be looked for; the next look is in %s s", INTERVAL)
+        await asyncio.sleep(INTERVAL)
+
+
+async def retry_stalled(app: App) -> None:
+    """Put jobs of silent workers back into the queue.
+
+    One process at a time: of two, the second could put back a job that has been started again by then.
+    """
+    assert isinstance(app.connector, PsycopgConnector)
+    async with app.connector.pool.connection() as own, own.transaction():
+        found = await own.execute("SELECT pg_try_advisory_xact_lock(hashtextextended('jobs:stalled', 0))")
+        if await found.fetchone() != (True,):
+            return
+        for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=WORKER_SILENT):
+            given_up = job.attempts >= ATTEMPTS
+            log = logger.error if given_up else logger.warning
+            log("Job left behind%s: task=%s job=%s", ", given up" if given_up else "", job.task_name, job.id)
+            with contextlib.suppress(ConnectorException):  # its worker was only slow, and has ended it
+                if given_up:
+                    await app.job_manager.finish_job(job, Status.FAILED, delete_job=False)
+                else:
+                    await app.job_manager.retry_job(job)
+
+
+# --- the timers -----------------------------------------------------------------------------------------------------
+
+
+class Timer(threading.Thread):
+    """Calls `act` every few seconds until stopped, whatever it raises; each time on public and a fresh connection."""
+
+    def __init__(self, name: str, act: Callable[[], Any], *, at_end: Callable[[], Any] | None = None) -> None:
+        super().__init__(name=name, daemon=True)
+        self._act, self._at_end = act, at_end
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            self._safely(self._act)
+            self._over.wait(INTERVAL)
+        if self._at_end:
+            self._safely(self._at_end)
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def _safely(self, act: Callable[[], Any]) -> None:
+        try:
+            try:
+                enter(None)
+                act()
+            finally:
+                connection.close()
+        except Exception:  # the edge of the process: a timer that ends is worse than any of its failures
+            logger.exception("The %s failed; the next is in %s s", self.name, INTERVAL)
+
+
+def beat(process: uuid.UUID) -> None:
+    if not Process.objects.filter(pk=process).update(seen_at=Now()):
+        Process.objects.create(pk=process, kind=JOBS)
+        # What killed processes left. Old enough that nobody asks who they were.
+        Process.objects.filter(kind=JOBS, seen_at__lt=Now() - timedelta(hours=1)).delete()
+
+
+def forget(process: uuid.UUID) -> None:
+    Process.objects.filter(pk=process).delete()

@@ -1,0 +1,173 @@
+"""The jobs process: none is lost when it stops or dies, and the sweep beside them goes on. Its first use: sign-ups."""
+
+import signal
+import time
+import uuid
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+from procrastinate.exceptions import AlreadyEnqueued
+
+from billing import provisioning
+from billing.health import jobs_ready
+from billing.models import Account, Process
+from billing.tasks import finish_sign_ups
+from tests.support import job_tasks
+from tests.support.cast import PASSWORD
+from tests.support.job_tasks import read
+from tests.support.jobs import JobsProcess, insert, job_state, rows, silence_workers, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("app")]
+
+
+@pytest.fixture(autouse=True)
+def _empty_queue(app):
+    rows("DELETE FROM public.procrastinate_jobs")
+    Process.objects.all().delete()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "notes")
+
+
+@pytest.fixture
+def process(database_url, authority):
+    return lambda **variables: JobsProcess(database_url=database_url, authority=authority, **variables)
+
+
+@pytest.fixture
+def jobs(process):
+    with process() as running:
+        yield running
+
+
+# --- the process ----------------------------------------------------------------------------------------------------
+
+
+def test_told_to_stop_it_finishes_what_runs(acme, process, path):
+    with process() as jobs, acme.scope():
+        job = job_tasks.linger.defer(path=path, seconds=3)
+        until(lambda: read(path), said=lambda: jobs.output)
+        assert jobs.terminate() == 0
+    assert [line.split()[0] for line in read(path)] == ["began", "ended"]
+    assert job_state(job) is None
+    assert not Process.objects.exists()
+
+
+def test_told_to_stop_it_gives_back_what_lasts_too_long(acme, process, path):
+    with process() as first, acme.scope():
+        job = job_tasks.linger.defer(path=path, seconds=20)
+        until(lambda: read(path), said=lambda: first.output)
+        asked = time.monotonic()
+        assert first.terminate() == 0
+        assert 7 < time.monotonic() - asked < 10
+        assert job_state(job) == "todo"
+        rows("UPDATE public.procrastinate_jobs SET args = args || '{\"seconds\": 0}'")
+        with process() as second:
+            until(lambda: job_state(job) is None, said=lambda: second.output)
+    assert read(path) == [f"began {first.process.pid}", f"began {second.process.pid}", f"ended {second.process.pid}"]
+    assert not Process.objects.exists()
+
+
+def test_what_a_killed_process_ran_is_done_by_another_and_once(acme, process, path):
+    with process() as second, process() as third:
+        with process() as first, acme.scope():
+            second.process.send_signal(signal.SIGSTOP)  # so that the first takes it
+            third.process.send_signal(signal.SIGSTOP)
+            job = job_tasks.linger.defer(path=path, seconds=1)
+            until(lambda: read(path) == [f"began {first.process.pid}"], said=lambda: first.output)
+            first.kill()
+        for each in (second, third):
+            each.process.send_signal(signal.SIGCONT)
+        silence_workers()
+        until(lambda: job_state(job) is None, said=lambda: second.output + third.output)
+        assert len(read(path)) == 3
+        assert read(path)[1].split()[1] in (str(second.process.pid), str(third.process.pid))
+
+
+def test_a_job_that_kills_its_process_each_time_is_given_up(acme, jobs, path):
+    job = insert("note", acme.tenant.pk)
+    rows("UPDATE public.procrastinate_jobs SET status = 'doing', attempts = 5 WHERE id = %s", job)
+    until(lambda: job_state(job) == "failed", said=lambda: jobs.output)
+    assert "given up" in jobs.output
+
+
+def test_two_processes_side_by_side_do_each_job_once(acme, process, path):
+    with process() as first, process() as second:
+        with acme.scope():
+            job_tasks.linger.batch_defer(*({"path": path, "seconds": 0.1} for _ in range(40)))
+        until(lambda: len(read(path)) >= 80, said=lambda: first.output)
+        until(lambda: rows("SELECT count(*) FROM public.procrastinate_jobs WHERE args ? 'seconds'") == [(0,)])
+    assert len(read(path)) == 80
+    assert {line.split()[1] for line in read(path)} == {str(first.process.pid), str(second.process.pid)}
+
+
+def test_the_sweep_goes_on_after_an_exception_and_while_every_thread_is_taken(acme, process, path, tmp_path):
+    swept = tmp_path / "swept"
+    with process(SWEEP_NOTES=str(swept)) as jobs:
+        with acme.scope():
+            job_tasks.linger.batch_defer(*({"path": path, "seconds": 60} for _ in range(8)))
+        until(lambda: len(read(path)) == 4, said=lambda: jobs.output)
+        before = len(read(swept))
+        until(lambda: len(read(swept)) >= before + 2, said=lambda: jobs.output)
+        assert jobs.terminate() == 0
+    assert "failed on purpose" in jobs.output
+
+
+def test_the_process_outlives_a_database_that_drops_all_its_connections(acme, process, path):
+    with process(PGAPPNAME="dropped") as jobs:
+        dropped = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dropped'"
+        assert len(rows(dropped)) >= 2
+        with acme.scope():
+            job_tasks.note.defer(path=path)
+        until(lambda: read(path), said=lambda: jobs.output)
+        assert jobs.process.poll() is None
+
+
+def test_readyz_says_whether_jobs_run(client, process, settings):
+    settings.READINESS_CHECKS = ["billing.health.jobs_ready"]
+    assert jobs_ready() == "jobs: no process has been seen for 15 s"
+    assert "jobs: no process has been seen for 15 s" in client.get("/readyz").json()["not_ready"]
+    with process() as jobs:
+        until(lambda: jobs_ready() is None, said=lambda: jobs.output)
+        jobs.kill()
+    assert jobs_ready() is None
+    Process.objects.update(seen_at=timezone.now() - timedelta(seconds=16))
+    assert jobs_ready() == "jobs: no process has been seen for 15 s"
+
+
+# --- the first use --------------------------------------------------------------------------------------------------
+
+
+def interrupted(**changes):
+    slug = f"new-{uuid.uuid4().hex[:10]}"
+    account = provisioning.sign_up(name="New", slug=slug, email="owner@new.example", password=PASSWORD, plan="trial")
+    changes = {"created_at": timezone.now() - timedelta(seconds=31), **changes}
+    Account.objects.filter(pk=account.pk).update(**changes)
+    return account
+
+
+def test_an_interrupted_sign_up_is_finished(jobs):
+    account = interrupted()
+
+    def finished():
+        # Other tests leave accounts behind too, and a run takes some of all.
+        with suppress(AlreadyEnqueued):
+            finish_sign_ups.defer(timestamp=int(time.time()))
+        account.refresh_from_db()
+        return account.status == Account.Status.ACTIVE
+
+    until(finished, said=lambda: jobs.output)
+
+
+def test_a_sign_up_that_fails_does_not_stop_the_others_and_a_young_one_is_left_to_its_page():
+    Account.objects.filter(status=Account.Status.PENDING).update(created_at=timezone.now())
+    failing, other = interrupted(plan="no-such-plan"), interrupted()
+    young = interrupted(created_at=timezone.now())
+    finish_sign_ups(timestamp=0)
+    for account in (failing, other, young):
+        account.refresh_from_db()
+    assert (failing.status, other.status, young.status) == ("pending", "active", "pending")
