@@ -17,7 +17,8 @@ from django.conf import settings
 from runcycles import ErrorCode
 from runcycles.response import CyclesResponse
 
-from billing.client import DENIED, NOT_SENT, UNIT, error_for
+from billing.client import DENIED, NOT_SENT, error_for
+from billing.money import UNIT
 
 logger = logging.getLogger(__name__)
 
