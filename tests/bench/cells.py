@@ -59,6 +59,7 @@ class Sizes:
     """How long and how much, for all cells of a run."""
 
     seconds: float = 4.0
+    times: int = 0  # calls of each connection, instead of seconds
     plain_chunks: int = 4
     stream_chunks: int = 20
     slow_delay: float = 1.0  # seconds between two chunks of a slow stream
@@ -170,6 +171,8 @@ def _direct_load(cell: Cell, sizes: Sizes, server: Model) -> Load:
 def _length(cell: Cell, sizes: Sizes) -> dict[str, Any]:
     if cell.kind == "slow":
         return {"connections": cell.connections, "times": 1, "lasts": sizes.slow_delay * sizes.stream_chunks}
+    if sizes.times:
+        return {"connections": cell.connections, "times": sizes.times}
     return {"connections": cell.connections, "seconds": sizes.seconds}
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from config.env import embedded_database, state_dir
 from tests.bench.authority import own_database
 from tests.bench.cells import ROOT, Cell, Model, Outcome, Sizes, direct, measure
+from tests.bench.counts import count
+from tests.bench.many import grow
 from tests.bench.stacks import Stack, checkout_of
 
 BASE = "3433650"
@@ -70,10 +72,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="times each cell; medians are shown (3)")
     parser.add_argument("--chunks", type=int, default=4, help="that the model writes for a plain call (4)")
     parser.add_argument("--workspaces", type=int, default=10, help="that call in turn (10)")
+    parser.add_argument("--tenants", type=int, default=3000, help="for the last cell; 0: leave it out (3000)")
+    parser.add_argument("--counts", choices=["no", "yes", "list"], default="yes", help="of SQL and HTTP, a call (yes)")
     parser.add_argument("--quick", action="store_true", help="about a minute: few cells, once")
     options = parser.parse_args()
     if options.quick:
-        options.seconds, options.repeat = min(options.seconds, 3.0), 1
+        options.seconds, options.repeat, options.counts = min(options.seconds, 3.0), 1, "no"
+        options.tenants = 0
     options.cells = [Cell.parse(text) for text in options.cell or (QUICK if options.quick else CELLS)]
     options.stacks = [options.only] if options.only else ["base", "now"]
     return options
@@ -110,9 +115,33 @@ class Run:
         print(HEAD)
         for cell in self._options.cells:
             self._cell(cell)
+        if self._options.counts != "no":
+            for stack in self._stacks:
+                self._count(stack)
+        if self._options.tenants:
+            self._many()
         self._aims()
 
-    def _cell(self, cell: Cell) -> None:
+    def _many(self) -> None:
+        """The same call when there are thousands of workspaces, each asked in turn."""
+        for stack in self._stacks:
+            print(f"growing {stack.name} to {self._options.tenants} workspaces …", file=sys.stderr, flush=True)
+            grow(stack, self._options.tenants)
+        print(f"with {self._options.tenants} workspaces in turn:")
+        self._cell(Cell.parse("plain:1"), keep=False)
+
+    def _count(self, stack: Stack) -> None:
+        if not embedded_database():
+            print(f"{stack.name}: statements are counted in the embedded server's log alone")
+            return
+        for cell, counted in count(stack, self._server, state_dir() / "logs" / "postgres.log").items():
+            print(f"{cell:17}{stack.name:7}{counted.text()}")
+            for wrong in counted.wrong:
+                print(f"        wrong: {wrong}")
+            if self._options.counts == "list":
+                print(counted.listing())
+
+    def _cell(self, cell: Cell, *, keep: bool = True) -> None:
         outcomes: dict[str, list[Outcome]] = {}
         for _ in range(1 if cell.kind == "slow" else self._options.repeat):
             outcomes.setdefault("direct", []).append(direct(cell, self._sizes, self._server))
@@ -122,7 +151,8 @@ class Run:
                 )
         bare = middle(outcomes["direct"])
         for name, repeated in outcomes.items():
-            self._found[name, str(cell)] = middle(repeated)
+            if keep:
+                self._found[name, str(cell)] = middle(repeated)
             print(row(cell, name, middle(repeated), bare), flush=True)
             for wrong in dict.fromkeys(text for one in repeated for text in one.wrong):
                 print(f"        wrong: {wrong}")

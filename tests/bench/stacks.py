@@ -28,7 +28,7 @@ import psycopg
 from psycopg import sql
 
 from tests.bench import model
-from tests.support.authority import SEALING_KEY, free_port
+from tests.support.authority import SEALING_KEY, UNIT, free_port
 
 PASSWORD = "a-long-enough-pass-phrase"
 ALLOCATED = 10**15
@@ -194,11 +194,10 @@ class Stack:
         return workspace
 
     def _fund(self, workspace: Workspace) -> None:
-        unit = "USD_MICROCENTS"
-        query = {"tenant_id": workspace.subject, "scope": f"tenant:{workspace.subject}", "unit": unit}
+        query = {"tenant_id": workspace.subject, "scope": f"tenant:{workspace.subject}", "unit": UNIT}
         body = {
             "operation": "CREDIT",
-            "amount": {"unit": unit, "amount": ALLOCATED},
+            "amount": {"unit": UNIT, "amount": ALLOCATED},
             "idempotency_key": secrets.token_hex(8),
         }
         answer = httpx.post(
@@ -255,15 +254,17 @@ class Stack:
         return Cpu(parts)
 
     def _postgres_cpu(self) -> float:
-        """Of the whole server; 0 where it runs elsewhere. Backends that have ended are in the postmaster's own."""
+        """Of the whole server but our own connection; 0 where it runs elsewhere. The postmaster has what ended."""
         try:
-            postmaster = psutil.Process(self.connection.info.backend_pid).parent()
+            ours = psutil.Process(self.connection.info.backend_pid)
+            postmaster = ours.parent()
         except psutil.NoSuchProcess:
             return 0.0
         if postmaster is None:
             return 0.0
-        ended = postmaster.cpu_times()[2:4]
-        return float(sum(ended)) + sum(_cpu_of(process) for process in [postmaster, *postmaster.children()])
+        ended = float(sum(postmaster.cpu_times()[2:4]))
+        family = [postmaster, *postmaster.children()]
+        return ended + sum(_cpu_of(process) for process in family if process != ours)
 
     def memory(self) -> dict[str, float]:
         """Resident MB by part."""

@@ -28,7 +28,7 @@ OPENING = 256  # connections that are opened at the same moment
 
 @dataclass
 class Load:
-    """What to ask, how often and by how many. `callers` are in turn; each connection belongs to one of them."""
+    """What to ask, how often and by how many. `callers` ask in turn; who follows a conversation stays on its line."""
 
     port: int
     callers: list[dict[str, str]]  # headers
@@ -148,10 +148,11 @@ async def run(load: Load) -> Tally:
         firsts.append((first - started) * 1000)
         return body
 
-    async def connection(caller: dict[str, str]) -> None:
+    async def connection(first: int) -> None:
         line = await opened()
         more: dict[str, Any] = {}
-        for _ in _turns(load, until):
+        for turn in _turns(load, until):
+            caller = load.callers[(first + (0 if load.follow else turn * load.connections)) % len(load.callers)]
             if not line.open:
                 tally.reopened += 1
                 line = await opened()
@@ -165,8 +166,7 @@ async def run(load: Load) -> Tally:
                 more = {"conversation_id": json.loads(body)["conversation_id"]}
         line.close()
 
-    callers = itertools.islice(itertools.cycle(load.callers), load.connections)
-    for outcome in await asyncio.gather(*map(connection, callers), return_exceptions=True):
+    for outcome in await asyncio.gather(*map(connection, range(load.connections)), return_exceptions=True):
         if isinstance(outcome, BaseException):
             tally.wrong[f"{type(outcome).__name__}: {outcome}"] += 1
     tally.seconds = time.perf_counter() - began
@@ -180,9 +180,10 @@ def _turns(load: Load, until: float) -> Iterator[int]:
     if not load.seconds:
         yield from range(load.times)
         return
-    yield 0
-    while time.perf_counter() < until:
-        yield 0
+    for turn in itertools.count():
+        if turn and time.perf_counter() >= until:
+            return
+        yield turn
 
 
 def _prompt(number: int) -> dict[str, Any]:
