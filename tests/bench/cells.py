@@ -98,7 +98,14 @@ class Model:
         command = [sys.executable, "-m", "tests.bench.model"]
         for port in count:
             command += ["--count", str(port)]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a Ctrl-C must not end it under the streams that it feeds
+        )
         assert self._process.stdout is not None
         said = json.loads(self._process.stdout.readline())
         self.port: int = said["port"]
@@ -126,7 +133,7 @@ def measure(cell: Cell, sizes: Sizes, stack: Stack, server: Model) -> Outcome:
     before = stack.cpu()
     with _watching(stack) as memory:
         tallies = _talk(loads)
-        wrong = _settled(stack, books, server, cell)
+        wrong = _settled(stack, books, server)
     calls = max(tallies[0]["calls"], 1)
     cpu = {name: seconds * 1000 / calls for name, seconds in stack.cpu().since(before).items()}
     wrong += [f"{count} × {what}" for tally in tallies for what, count in tally["wrong"].items()]
@@ -179,17 +186,23 @@ def _length(cell: Cell, sizes: Sizes) -> dict[str, Any]:
 def _pages(sizes: Sizes, stack: Stack) -> Load:
     """Two people who open the chat page again and again."""
     return Load(
-        port=stack.port, callers=stack.browsers(), path="/", body=None, connections=2, seconds=sizes.seconds,
+        port=stack.port,
+        callers=stack.browsers(),
+        path="/",
+        body=None,
+        connections=2,
+        seconds=sizes.seconds,
         expect="</html>",
-    )  # fmt: skip
+    )
 
 
 def _talk(loads: list[Load]) -> list[dict[str, Any]]:
     given = json.dumps([asdict(load) for load in loads])
-    said = subprocess.run(
-        [sys.executable, "-m", "tests.bench.talk"], cwd=ROOT, input=given, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
-    return list(json.loads(said))
+    command = [sys.executable, "-m", "tests.bench.talk"]
+    said = subprocess.run(command, cwd=ROOT, input=given, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    if said.returncode:
+        raise RuntimeError("the callers' process failed; what it said is above")
+    return list(json.loads(said.stdout))
 
 
 @contextmanager
@@ -212,7 +225,7 @@ def _watching(stack: Stack) -> Iterator[dict[str, float]]:
         watcher.join()
 
 
-def _settled(stack: Stack, before: Books, server: Model, cell: Cell) -> list[str]:
+def _settled(stack: Stack, before: Books, server: Model) -> list[str]:
     """Wait until the books say what the model says; what they still say otherwise."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while (wrong := _differences(stack.books(), before, server.counts())) and time.monotonic() < deadline:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -25,9 +26,11 @@ from tests.bench.stacks import Stack, checkout_of
 
 BASE = "3433650"
 CELLS = [
-    "plain:1", "plain:8", "plain:32", "plain:200", "plain+session:1", "plain+follow:8", "stream:1", "stream:4",
-    "stream:32", "plain+pages:1", "slow:2000",
-]  # fmt: skip
+    *(f"plain:{connections}" for connections in (1, 8, 32, 200)),
+    *("plain+session:1", "plain+follow:8", "plain+pages:1"),
+    *(f"stream:{connections}" for connections in (1, 4, 32)),
+    "slow:2000",
+]
 QUICK = ["plain:1", "plain:32", "stream:4"]
 BASE_SLOW = 48  # a thread each, of 64: more would only wait
 WARM_UP = [Cell.parse("plain:48"), Cell.parse("stream:8")]
@@ -46,6 +49,7 @@ STREAMS_MEGABYTES = 250  # of the plane, with 2,000 of them
 
 def main() -> None:
     options = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # cleans up, as a Ctrl-C does
     from config.stack.postgres import SharedPostgres
 
     with ExitStack() as stack:
@@ -74,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workspaces", type=int, default=10, help="that call in turn (10)")
     parser.add_argument("--tenants", type=int, default=3000, help="for the last cell; 0: leave it out (3000)")
     parser.add_argument("--counts", choices=["no", "yes", "list"], default="yes", help="of SQL and HTTP, a call (yes)")
-    parser.add_argument("--quick", action="store_true", help="about a minute: few cells, once")
+    parser.add_argument("--quick", action="store_true", help="a minute or two: few cells, once")
     options = parser.parse_args()
     if options.quick:
         options.seconds, options.repeat, options.counts = min(options.seconds, 3.0), 1, "no"
@@ -112,6 +116,7 @@ class Run:
             f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; medians of {self._options.repeat} × "
             f"{self._options.seconds:g} s, {self._options.workspaces} workspaces in turn; ms; CPU in ms a call"
         )
+        print("+: above the direct call; first: its first byte, p50; with pages beside, CPU is of both")
         print(HEAD)
         for cell in self._options.cells:
             self._cell(cell)
@@ -216,6 +221,8 @@ def row(cell: Cell, name: str, one: Outcome, bare: Outcome) -> str:
         f"{one.cpu[part]:10.2f}" if part in one.cpu else f"{'':10}" for part in PARTS
     )
     text += "  " + " ".join(f"{part} {one.memory[part]:.0f}" for part in PARTS if part in one.memory)
+    if cell.kind == "slow":
+        text += f"; first byte p99 {tally['first_p99']:.0f}"
     if one.pages:
         text += f"; pages {one.pages['calls'] / one.pages['seconds']:.0f}/s, p50 {one.pages['p50']:.1f}"
     return text

@@ -96,9 +96,13 @@ class Pattern:
         payer = self._row("authority.tenant", self._payer, tenant_id=made.subject)
         digest = hashlib.sha256(self._paying.encode()).hexdigest()
         self._row(
-            "authority.api_key", self._key, tenant_id=payer, key_id=made.subject, prefix=self._paying[:14],
+            "authority.api_key",
+            self._key,
+            tenant_id=payer,
+            key_id=made.subject,
+            prefix=self._paying[:14],
             digest=f"\\x{digest}",
-        )  # fmt: skip
+        )
         self._connection.execute(
             "INSERT INTO authority.ledger (ledger_id, tenant_id, scope, unit, allocated) VALUES (%s, %s, %s, %s, %s)",
             [uuid.uuid4(), payer, f"tenant:{made.subject}", UNIT, ALLOCATED],

@@ -79,8 +79,13 @@ class Process:
         with log.open("ab") as output:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "config.stack.child", str(grace), *command],
-                cwd=cwd, env=env, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     def wait_until(self, ready: Any) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -201,9 +206,12 @@ class Stack:
             "idempotency_key": secrets.token_hex(8),
         }
         answer = httpx.post(
-            f"http://127.0.0.1:{self.admin_port}/v1/admin/budgets/fund", params=query, json=body,
-            headers={"X-Admin-API-Key": self._admin_key}, trust_env=False,
-        )  # fmt: skip
+            f"http://127.0.0.1:{self.admin_port}/v1/admin/budgets/fund",
+            params=query,
+            json=body,
+            headers={"X-Admin-API-Key": self._admin_key},
+            trust_env=False,
+        )
         assert answer.status_code == 200, answer.text
 
     def _log_in(self, workspace: Workspace, email: str) -> None:
@@ -244,7 +252,10 @@ class Stack:
     def _families(self) -> Iterator[tuple[str, list[psutil.Process]]]:
         """Each part's processes, without the watcher that stands before them on a laptop alone."""
         for name, pid in self._pids().items():
-            yield name, psutil.Process(pid).children(recursive=True)
+            try:
+                yield name, psutil.Process(pid).children(recursive=True)
+            except psutil.NoSuchProcess:
+                yield name, []  # it died; the calls that it took along say so
 
     def cpu(self) -> Cpu:
         parts = {}
