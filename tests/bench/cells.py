@@ -150,7 +150,7 @@ def direct(cell: Cell, sizes: Sizes, server: Model) -> Outcome:
 def _load(cell: Cell, sizes: Sizes, stack: Stack) -> Load:
     chunks = sizes.chunks(cell)
     return Load(
-        port=stack.port,
+        port=stack.chat_port,
         callers=stack.browsers() if "session" in cell.how else stack.programs(),
         path="/api/chat/",
         body={"max_tokens": MAX_TOKENS, "stream": cell.streams},

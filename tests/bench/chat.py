@@ -71,6 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-base", action="store_const", dest="only", const="now")
     parser.add_argument("--base", default=BASE, help=f"the commit to compare with ({BASE})")
     parser.add_argument("--now", type=Path, default=ROOT, help="the checkout to measure (this one)")
+    parser.add_argument("--plane", action="store_true", help="a plane of our own for `now`, asked without a front")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="variables for `now`")
     parser.add_argument("--seconds", type=float, default=4.0, help="of one cell (4)")
     parser.add_argument("--repeat", type=int, default=3, help="times each cell; medians are shown (3)")
@@ -94,7 +95,8 @@ def started(name: str, options: argparse.Namespace, folder: Path, server: Model)
     print(f"starting {name} …", file=sys.stderr, flush=True)
     checkout = checkout_of(ROOT, options.base, folder) if name == "base" else options.now.resolve()
     more = dict(pair.split("=", 1) for pair in options.set) if name == "now" else {}
-    with own_database() as url, Stack(name, checkout, url, folder, server.port, **more) as stack:
+    plane = options.plane and name == "now"
+    with own_database() as url, Stack(name, checkout, url, folder, server.port, plane=plane, **more) as stack:
         stack.sign_up(options.workspaces)
         for cell in WARM_UP:
             outcome = measure(cell, Sizes(seconds=2.0), stack, server)

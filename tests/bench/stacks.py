@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -107,7 +108,15 @@ class Stack:
     """`with Stack("base", checkout, url, folder, model_port) as stack:` serves until the block ends."""
 
     def __init__(
-        self, name: str, checkout: Path, database_url: str, folder: Path, model_port: int, **more: str
+        self,
+        name: str,
+        checkout: Path,
+        database_url: str,
+        folder: Path,
+        model_port: int,
+        *,
+        plane: bool = False,
+        **more: str,
     ) -> None:
         self.name, self.checkout, self.database_url = name, checkout, database_url
         self.port = free_port()
@@ -118,6 +127,9 @@ class Stack:
         self._admin_key = secrets.token_hex(16)
         self._authority: Process | None = None
         self._supervisor: Process | None = None
+        self._plane_by_hand = plane  # a plane that no supervisor starts, asked without a front
+        self._plane: Process | None = None
+        self._plane_port = free_port()
         self._env = {
             **{key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)},
             "DATABASE_URL": database_url,
@@ -169,8 +181,23 @@ class Stack:
         command = [sys.executable, "-m", "config.stack.supervisor"]
         self._supervisor = Process(command, cwd=self.checkout, env=env, log=log, grace=25)
         self._supervisor.wait_until(lambda: b"Ready after" in log.read_bytes())
+        if self._plane_by_hand:
+            self._start_plane(env)
+
+    def _start_plane(self, env: dict[str, str]) -> None:
+        command = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--no-access-log"]
+        command += ["--port", str(self._plane_port), "--timeout-keep-alive", "75", "--log-level", "warning"]
+        self._plane = Process(command, cwd=self.checkout, env=env, log=self.state / "plane.log", grace=12)
+        self._plane.wait_until(lambda: _listens(self._plane_port))
+
+    @property
+    def chat_port(self) -> int:
+        return self._plane_port if self._plane else self.port
 
     def stop(self) -> None:
+        if self._plane is not None:
+            self._plane.stop()
+            self._plane = None
         if self._supervisor is not None:
             self._supervisor.stop()
             self._supervisor = None
@@ -247,7 +274,8 @@ class Stack:
     def _pids(self) -> dict[str, int]:
         rows = json.loads((self.state / "processes.json").read_text())
         assert self._authority is not None
-        return {row["name"]: row["pid"] for row in rows} | {"authority": self._authority.popen.pid}
+        pids = {row["name"]: row["pid"] for row in rows} | {"authority": self._authority.popen.pid}
+        return pids | ({"plane": self._plane.popen.pid} if self._plane else {})
 
     def _families(self) -> Iterator[tuple[str, list[psutil.Process]]]:
         """Each part's processes, without the watcher that stands before them on a laptop alone."""
@@ -342,6 +370,11 @@ def _answers(port: int, path: str) -> bool:
         return False
     finally:
         line.close()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def checkout_of(root: Path, commit: str, folder: Path) -> Path:
