@@ -15,7 +15,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt clean model bench-authority
+.PHONY: help run test check fmt clean model bench-authority bench-chat
 
 help:
 	@echo "make run     start everything and print the addresses (Ctrl-C stops it)"
@@ -23,6 +23,7 @@ help:
 	@echo "make check   format, lint, types, import contracts, missing migrations"
 	@echo "make fmt     format, and fix what can be fixed"
 	@echo "make bench-authority   what the embedded authority can do here; ARGS='--seconds 1' and more"
+	@echo "make bench-chat        what a paid chat costs here, beside an earlier commit; ARGS='--quick' and more"
 	@echo "make clean   delete the database and all local state, after asking"
 
 run: $(VENV)/run-installed model
@@ -45,6 +46,9 @@ check: $(VENV)/dev-installed
 
 bench-authority: $(VENV)/dev-installed
 	@$(PY) -m tests.bench.authority $(ARGS)
+
+bench-chat: $(VENV)/dev-installed
+	@$(PY) -m tests.bench.chat $(ARGS)
 
 fmt: $(VENV)/dev-installed
 	$(PY) -m ruff check --fix .
