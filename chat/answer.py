@@ -7,17 +7,16 @@ is; keeps nothing of an upstream's error, for its words may quote prompts and ke
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from billing.outcomes import Outcome
 from billing.prices import Usage
+from chat.chunks import bytes_of, choices_of, is_error, storable, texts_in, usages_of, words_of
 from chat.frames import Frames
 from chat.reports import Reports
 
-# Fields of a delta that say what it is, not what the model wrote, unless a text stands there.
-_LABELS = {"role", "id", "type", "index", "format", "usage"}
-LABEL_LENGTH = 64
+# Under any other name something that is not empty is output, also where no text is found in it.
+NO_OUTPUT = {"role", "content", "usage"}
 
 # How much is surely more than max_tokens: in pieces, unless they are single letters, or in bytes. A token of English
 # has four or five, but a line of dashes may be one.
@@ -107,17 +106,17 @@ class Answer:
 
     def _take(self, frame: dict[str, Any]) -> str:
         before, shown = self.deltas, ""
-        choices = _choices(frame)
+        choices = choices_of(frame)
         for place, choice in enumerate(choices):
             self._spoke = True
             shown += self._take_choice(choice, place)
-        if _is_error(frame):
+        if is_error(frame):
             self.error = True
         elif not choices and frame.get("delta"):
             # An event of another protocol. It is billed all the same.
             self._spoke = True
-            self._count(frame["delta"], shown="")
-        for usage in _usages(frame, choices):
+            self._count({"delta": frame["delta"]}, shown="")
+        for usage in usages_of(frame, choices):
             self._spoke = True
             if self._reports.take(usage):
                 self._deltas_reported = self.deltas
@@ -146,7 +145,7 @@ class Answer:
     def _take_said(self, said: Any, *, is_first: bool, is_message: bool) -> str:
         if type(said) is not dict:
             said = {"content": said}
-        text = _shown(said.get("content")) + _shown(said.get("refusal"))
+        text = words_of(said.get("content")) + words_of(said.get("refusal"))
         if is_message and is_first:
             self._message_came = True
             if (so_far := self.text) and text.startswith(so_far):
@@ -156,19 +155,23 @@ class Answer:
         if not is_first:
             text = ""
         self._count(said, shown=text)
-        text = _storable(text)
+        text = storable(text)
         if text:
             self._words.append(text)
         return text
 
-    def _count(self, said: Any, *, shown: str) -> None:
-        size = _bytes(shown)
-        if not shown or len(said) > 1:
+    def _count(self, said: dict[str, Any], *, shown: str) -> None:
+        size = bytes_of(shown)
+        if len(said) > 1 or said.get("content") != shown:
             # The same thought under two names was written once.
-            every = sum(_bytes(text) for text in set(_texts(said)))
+            every = sum(bytes_of(text) for text in set(texts_in(said)))
+            if not every:
+                every = int(
+                    any(type(said[name]) in (str, list, dict) and said[name] for name in said.keys() - NO_OUTPUT)
+                )
             if every > size:
                 size, self._is_hidden = every, True
-                self._is_tool = self._is_tool or (type(said) is dict and bool(said.get("tool_calls")))
+                self._is_tool = self._is_tool or bool(said.get("tool_calls") or said.get("function_call"))
         if size:
             self.deltas += 1
             self.billed_bytes += size
@@ -281,77 +284,3 @@ def used(
     usage = answer.estimate(tokens_input=tokens_input, max_output=max_output, tokens_per_byte=tokens_per_byte)
     nothing_came = not (answer.has_begun or is_whole or report)
     return usage, Outcome.UNKNOWN if nothing_came and not cut else Outcome.ESTIMATED
-
-
-def _choices(frame: dict[str, Any]) -> list[dict[str, Any]]:
-    choices = frame.get("choices")
-    if type(choices) is dict:
-        return [choices]
-    return [choice for choice in choices if type(choice) is dict] if type(choices) is list else []
-
-
-def _usages(frame: dict[str, Any], choices: list[dict[str, Any]]) -> Iterable[dict[Any, Any]]:
-    """Where a report may stand: in the frame, in a choice, or in an object of the server's own."""
-    found = [frame.get("usage"), *[choice.get("usage") for choice in choices]]
-    found += [value.get("usage") for value in frame.values() if type(value) is dict]
-    return [usage for usage in found if type(usage) is dict]
-
-
-def _is_error(frame: dict[str, Any]) -> bool:
-    """An error in one of the shapes that servers give it."""
-    if any(frame.get(name) for name in ("error", "errors", "error_code", "error_msg", "error_message")):
-        return True
-    if "choices" in frame:
-        return False
-    if frame.get("object") == "error" or frame.get("type") == "error":
-        return True
-    return frame.get("code") not in (None, 0, "0", 200, "200", "") and ("message" in frame or "msg" in frame)
-
-
-def _shown(content: Any) -> str:
-    """The words of a content for the reader: a text, or parts of which some are."""
-    if not content:
-        return ""
-    if type(content) is str:
-        return content
-    parts = content if type(content) is list else (content,)
-    return "".join(_shown_of_part(part) for part in parts)
-
-
-def _shown_of_part(part: Any) -> str:
-    if type(part) is dict and part.get("type") in (None, "text", "output_text", "refusal"):
-        part = part.get("text") or part.get("refusal")
-        if type(part) is dict:
-            part = part.get("value")
-    return part if type(part) is str else ""
-
-
-def _texts(said: Any) -> Iterable[str]:
-    """Every text in it, however deep. A loop, for a nest can be deeper than Python's stack."""
-    todo = [said]
-    while todo:
-        item = todo.pop()
-        if type(item) is str:
-            yield item
-        elif type(item) is list:
-            todo.extend(item)
-            numbers = [number for number in item if type(number) in (int, float)]
-            if numbers:
-                yield str(numbers)
-        elif type(item) is dict:
-            todo.extend(value for name, value in item.items() if not _is_label(name, value))
-
-
-def _is_label(name: str, value: Any) -> bool:
-    return name in _LABELS and (type(value) is not str or len(value) <= LABEL_LENGTH)
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _storable(text: str) -> str:
-    """JSON can carry half of a surrogate pair and NUL, which no socket and no database takes."""
-    if text.isascii():
-        return text.replace("\x00", "")
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "")

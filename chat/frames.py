@@ -42,7 +42,7 @@ class Frames:
     def __init__(self) -> None:
         self.is_done = False  # [DONE] came
         self.is_broken = False  # a frame without an end
-        self.is_bare = False  # JSON without events around it
+        self.is_bare = False  # JSON came without an event around it
         self._rest = bytearray()  # of a line that has not ended
         self._after_cr = False
         self._lines: list[bytes] = []  # of a frame that is no JSON yet
@@ -96,7 +96,7 @@ class Frames:
         if line.startswith(b"data:"):
             self._data(line[5:], values)
         elif not line:
-            if not self._lines_are_bare:
+            if self._lines and not self._lines_are_bare:
                 self._end_frame(values)
             self._event = b""
         elif not line.startswith(b":"):
@@ -111,7 +111,7 @@ class Frames:
         elif self._lines_are_bare or line.startswith(_OPENING):
             if not self._lines_are_bare:
                 self._end_frame(values)
-            self.is_bare = True
+            self._lines_are_bare = True
             self._text(line, values)
             self._lines_are_bare = bool(self._lines)
 
@@ -146,14 +146,11 @@ class Frames:
         self._size = self._tries = 0
 
     def _end_frame(self, values: list[Any]) -> None:
-        lines = self._lines
-        if not lines:
-            return
-        self._forget()
         # What is no JSON together may be several frames, one of them garbage.
-        if len(lines) > 1 and not self._take(b"\n".join(lines), values):
-            for line in lines:
+        if len(self._lines) > 1 and not self._take(b"\n".join(self._lines), values):
+            for line in self._lines:
                 self._take(line, values)
+        self._forget()
 
     def _take(self, text: bytes, values: list[Any]) -> bool:
         if len(text) > FRAME_BYTES:
@@ -164,6 +161,7 @@ class Frames:
         except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, a nest without a bottom
             return False
         values.append({"error": value or True} if self._event == b"error" else value)
+        self.is_bare = self.is_bare or self._lines_are_bare
         return True
 
     def _break_if_long(self, size: int) -> None:

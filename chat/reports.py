@@ -70,7 +70,8 @@ class Reports:
     @property
     def tokens_input(self) -> int | None:
         tokens, total, output = (self._most.get(name) for name in ("input", "total", "output"))
-        if tokens is None and total is not None and output is not None and total > output:
+        # A zero beside a total is a server that does not count the sides.
+        if tokens is None and total and output and total > output:
             return total - output
         return tokens
 

@@ -49,6 +49,18 @@ class Behaviour:
     garbage: bool = False  # an event stream of what is no JSON
     html: bool = False  # a page, as a proxy in between would send one
     raw: bytes | None = None  # an event stream of exactly these bytes
+    # Exactly these, in order, with `status` and `part_headers`: text or bytes to send, {"wait_s": n} a silence on the
+    # open connection, {"repeat": n, "frame": text} a text n times, {"drop": True} a reset.
+    parts: list[Any] | None = None
+    part_headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "text/event-stream"})
+
+    # The connection and the bill.
+    keep_alive: bool = False  # else one call a connection: `connections_open` are then callers that have not left
+    closes_silently: bool = False  # kept alive, as the headers say, and yet closed after the answer
+    bills_after_cut: bool = False  # a caller who leaves is charged all `tokens`
+
+    # POST /tokenize and /apply-template, as llama.cpp and vLLM have them: how many tokens a body has. None: 404.
+    tokenizer: int | Callable[[Body], int] | None = None
 
 
 COUNTED: Body = {"counted": True}  # stands for "count them"
@@ -57,8 +69,9 @@ COUNTED: Body = {"counted": True}  # stands for "count them"
 class FakeUpstream(Behaviour):
     """`with FakeUpstream(status=500) as upstream:` serves on a free port of loopback until the block ends.
 
-    Remembers: `calls` (the parsed bodies), `headers` (of each call), `aborted` (callers who left before the end),
-    `connections_open`. A new `tokens=` and so on may be assigned at any time; `reset()` makes it as new.
+    Remembers: `calls` (the parsed bodies), `headers` (of each call), `spent` (what each really used), `aborted`
+    (callers who left before the end), `connections_open`, `connections_made`, `tokenized`. A new `tokens=` and so on
+    may be assigned at any time; `reset()` makes it as new; `play(case)` answers as an odd answer's case says.
     """
 
     def __init__(self, **behaviour: Any) -> None:
@@ -66,8 +79,12 @@ class FakeUpstream(Behaviour):
         self._lock = threading.Lock()
         self._calls: list[Body] = []
         self._headers: list[dict[str, str]] = []
+        self._spent: list[list[int]] = []
+        self._tokenized: list[Body] = []
         self._aborted = 0
         self._connections: set[socket.socket] = set()
+        self._connections_made = 0
+        self._answering: set[socket.socket] = set()
         self._stopping = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.upstream = self
@@ -92,6 +109,18 @@ class FakeUpstream(Behaviour):
             return list(self._headers)
 
     @property
+    def spent(self) -> list[tuple[int, int]]:
+        """Tokens of input and output that each of the same calls has really used until now."""
+        with self._lock:
+            return [(tokens_input, tokens_output) for tokens_input, tokens_output in self._spent]
+
+    @property
+    def tokenized(self) -> list[Body]:
+        """The parsed bodies of all calls that counted tokens."""
+        with self._lock:
+            return list(self._tokenized)
+
+    @property
     def aborted(self) -> int:
         """How many callers left before their answer was complete."""
         with self._lock:
@@ -102,12 +131,32 @@ class FakeUpstream(Behaviour):
         with self._lock:
             return len(self._connections)
 
+    @property
+    def connections_made(self) -> int:
+        """Since the start or the last reset."""
+        with self._lock:
+            return self._connections_made
+
+    def close_idle(self) -> int:
+        """Close the connections on which nothing is asked just now, as servers do after a while; how many."""
+        with self._lock:
+            idle = self._connections - self._answering
+            for connection in idle:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            return len(idle)
+
+    def play(self, case: Any) -> None:
+        """Answer from now on as `case` says: an object with `status`, `headers` and `parts`."""
+        self.status, self.part_headers, self.parts = case.status, dict(case.headers), list(case.parts)
+
     def reset(self) -> None:
         """Forget the calls and behave as a new one."""
         for item in fields(Behaviour):
             setattr(self, item.name, getattr(Behaviour(), item.name))
         with self._lock:
             self._calls, self._headers, self._aborted = [], [], 0
+            self._spent, self._tokenized, self._connections_made = [], [], 0
 
     def wait_until(self, condition: Callable[[FakeUpstream], bool], timeout: float = 5.0) -> bool:
         """`upstream.wait_until(lambda u: u.aborted == 1)`: whether it came true in time."""
@@ -132,10 +181,28 @@ class FakeUpstream(Behaviour):
 
     # For the handlers
 
-    def _remember(self, body: Body, headers: dict[str, str]) -> None:
+    def _remember(self, body: Body, headers: dict[str, str]) -> list[int]:
+        """Where the handler counts what this call uses."""
         with self._lock:
             self._calls.append(body)
             self._headers.append(headers)
+            self._spent.append(spent := [0, 0])
+            return spent
+
+    @contextmanager
+    def _busy(self, connection: socket.socket) -> Iterator[None]:
+        with self._lock:
+            self._answering.add(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._answering.discard(connection)
+
+    def _count_tokens(self, body: Body) -> int | None:
+        with self._lock:
+            self._tokenized.append(body)
+        return self.tokenizer(body) if callable(self.tokenizer) else self.tokenizer
 
     def _left(self) -> None:
         with self._lock:
@@ -145,6 +212,7 @@ class FakeUpstream(Behaviour):
     def _connected(self, connection: socket.socket) -> Iterator[None]:
         with self._lock:
             self._connections.add(connection)
+            self._connections_made += 1
         try:
             yield
         finally:
@@ -203,26 +271,55 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(404, {"error": {"message": "no such address", "code": 404}})
 
     def do_POST(self) -> None:
-        # One call a connection: then `connections_open` tells callers who left from callers who rest.
-        self.close_connection = True
-        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path != "/v1/chat/completions":
-            self._json(404, {"error": {"message": "no such address", "code": 404}})
-            return
-        body: Body = json.loads(raw)
-        self.server.upstream._remember(body, {name.lower(): value for name, value in self.headers.items()})
+        upstream = self.server.upstream
+        self.close_connection = not upstream.keep_alive
+        with upstream._busy(self.connection):
+            raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.path == "/v1/chat/completions":
+                self._complete(json.loads(raw))
+            elif self.path in ("/tokenize", "/apply-template") and upstream.tokenizer is not None:
+                self._tokenize(json.loads(raw))
+            else:
+                self._json(404, {"error": {"message": "no such address", "code": 404}})
+        if upstream.closes_silently:
+            self.close_connection = True
+
+    def end_headers(self) -> None:
+        if self.close_connection:
+            # Else a caller that keeps connections would send its next call into this one as it closes.
+            self.send_header("Connection", "close")
+        super().end_headers()
+
+    def _complete(self, body: Body) -> None:
+        upstream = self.server.upstream
+        self._spent = upstream._remember(body, {name.lower(): value for name, value in self.headers.items()})
         try:
             self._answer(body)
         except (_Left, ConnectionError):
-            if not self.server.upstream._stopping.is_set():
-                self.server.upstream._left()
+            self.close_connection = True
+            if upstream.bills_after_cut:
+                self._spent[1] = len(upstream._words(body)[0])
+            if not upstream._stopping.is_set():
+                upstream._left()
+
+    def _tokenize(self, body: Body) -> None:
+        if self.path == "/apply-template":
+            prompt = "".join(f"<{message['role']}>{message['content']}" for message in body["messages"])
+            self._json(200, {"prompt": prompt})
+            return
+        count = self.server.upstream._count_tokens(body) or 0
+        self._json(200, {"count": count, "max_model_len": 4096, "tokens": list(range(count))})
 
     def _answer(self, body: Body) -> None:
         upstream = self.server.upstream
+        if upstream.parts is None and upstream.status is None:
+            self._spent[0] = PROMPT_TOKENS
         if upstream.hang:
             self._wait(float("inf"))
         elif upstream.drop:
             self._drop()
+        elif upstream.parts is not None:
+            self._play(upstream.parts)
         elif upstream.status is not None:
             quoted = f"upstream says {upstream.status} to {self.headers.get('Authorization')}: {body['messages']}"
             self._json(upstream.status, {"error": {"message": quoted, "code": upstream.status}})
@@ -236,6 +333,34 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(body)
         else:
             self._whole(body)
+
+    def _play(self, parts: list[Any]) -> None:
+        upstream = self.server.upstream
+        self.send_response(upstream.status or 200)
+        for name, value in upstream.part_headers.items():
+            self.send_header(name, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        if (upstream.status or 200) == 200:
+            self._spent[0] = PROMPT_TOKENS
+        for part in parts:
+            if not isinstance(part, dict):
+                self._send_part(part)
+            elif "wait_s" in part:
+                self._wait(part["wait_s"])
+            elif "repeat" in part:
+                for _ in range(part["repeat"]):
+                    self._send_part(part["frame"])
+            else:
+                return self._drop()
+        self.wfile.write(b"0\r\n\r\n")
+        return None
+
+    def _send_part(self, part: str | bytes) -> None:
+        data = part.encode() if isinstance(part, str) else part
+        if data:  # an empty chunk would be the end
+            self._write(data)
+            self._spent[1] += _pieces(data)
 
     def _stream(self, body: Body) -> None:
         upstream = self.server.upstream
@@ -252,6 +377,7 @@ class _Handler(BaseHTTPRequestHandler):
             if number:
                 self._wait(upstream.delay_between)
             self._event(_chunk(body, [_choice({"content": token})]))
+            self._spent[1] += 1
         if upstream.cut_after is not None:
             return self._drop()
         if reason:
@@ -272,6 +398,7 @@ class _Handler(BaseHTTPRequestHandler):
         if upstream.cut_after is not None:
             return self._drop()
         message = {"role": "assistant", "content": "".join(tokens)}
+        self._spent[1] = len(tokens)
         answer: Body = {
             "id": "chatcmpl-fake",
             "object": "chat.completion",
@@ -319,6 +446,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _drop(self) -> None:
         """As a machine that dies: a reset, and no end of anything."""
+        self.close_connection = True
         self.wfile.flush()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         with suppress(OSError):
@@ -337,3 +465,14 @@ def _chunk(body: Body, choices: list[Body]) -> Body:
 
 def _choice(delta: Body, finish_reason: str | None = None) -> Body:
     return {"index": 0, "delta": delta, "finish_reason": finish_reason}
+
+
+def _pieces(data: bytes) -> int:
+    """Pieces of an answer in whole frames; one is taken for a token."""
+    pieces = 0
+    for line in data.removeprefix(b"\xef\xbb\xbf").splitlines():
+        with suppress(ValueError, AttributeError, LookupError, TypeError):
+            for choice in json.loads(line.removeprefix(b"data:"))["choices"]:
+                said = choice.get("delta") or choice.get("message") or {}
+                pieces += any(value for name, value in said.items() if name != "role")
+    return pieces

@@ -1,0 +1,87 @@
+"""Where things stand in a chunk of an answer, by all the names that servers give them. Pure.
+
+Owns the finding alone; what is counted and what it means is chat.answer's. Nothing here raises on any JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+# Fields that say what a thing is, not what the model wrote, unless a long text stands there.
+_LABELS = {"role", "id", "type", "index", "format"}
+LABEL_LENGTH = 64
+
+
+def choices_of(frame: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = frame.get("choices")
+    if type(choices) is dict:
+        return [choices]
+    return [choice for choice in choices if type(choice) is dict] if type(choices) is list else []
+
+
+def usages_of(frame: dict[str, Any], choices: list[dict[str, Any]]) -> Iterable[dict[Any, Any]]:
+    """Where a report may stand: in the frame, in a choice, or in an object of the server's own."""
+    found = [frame.get("usage"), *[choice.get("usage") for choice in choices]]
+    found += [value.get("usage") for value in frame.values() if type(value) is dict]
+    return [usage for usage in found if type(usage) is dict]
+
+
+def is_error(frame: dict[str, Any]) -> bool:
+    """An error in one of the shapes that servers give it."""
+    if any(frame.get(name) for name in ("error", "errors", "error_code", "error_msg", "error_message")):
+        return True
+    if "choices" in frame:
+        return False
+    if frame.get("object") == "error" or frame.get("type") == "error":
+        return True
+    return frame.get("code") not in (None, 0, "0", 200, "200", "") and ("message" in frame or "msg" in frame)
+
+
+def words_of(content: Any) -> str:
+    """The words of a content for the reader: a text, or parts of which some are."""
+    if not content:
+        return ""
+    if type(content) is str:
+        return content
+    parts = content if type(content) is list else (content,)
+    return "".join(_words_of_part(part) for part in parts)
+
+
+def _words_of_part(part: Any) -> str:
+    if type(part) is dict and part.get("type") in (None, "text", "output_text", "refusal"):
+        part = part.get("text") or part.get("refusal")
+        if type(part) is dict:
+            part = part.get("value")
+    return part if type(part) is str else ""
+
+
+def texts_in(said: Any) -> Iterable[str]:
+    """Every text in it, however deep. A loop, for a nest can be deeper than Python's stack."""
+    todo = [said]
+    while todo:
+        item = todo.pop()
+        if type(item) is str:
+            yield item
+        elif type(item) is list:
+            todo.extend(item)
+            numbers = [number for number in item if type(number) in (int, float)]
+            if numbers:
+                yield str(numbers)
+        elif type(item) is dict:
+            todo.extend(value for name, value in item.items() if not _is_label(name, value))
+
+
+def _is_label(name: str, value: Any) -> bool:
+    return name in _LABELS and type(value) is str and len(value) <= LABEL_LENGTH
+
+
+def bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def storable(text: str) -> str:
+    """JSON can carry half of a surrogate pair and NUL, which no socket and no database takes."""
+    if text.isascii():
+        return text.replace("\x00", "")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "")
