@@ -29,6 +29,12 @@ async def ask(request: PlaneRequest, payload: Ask) -> HttpResponse:
     return JsonResponse(who(request))
 
 
+# At addresses that web serves too, so that both doors can be asked the same.
+@router.post("/summarize/")
+async def summarize(request: PlaneRequest, payload: Ask) -> HttpResponse:
+    return JsonResponse(who(request))
+
+
 @router.get("/budget/")
 async def budget(request: PlaneRequest) -> HttpResponse:
     return JsonResponse(who(request))
