@@ -8,7 +8,6 @@
 -- Rows are read and written by the set; between, the sums are made member by member on copies of the locked ledgers, as
 -- if the members had come one after the other: commits first.
 
-DROP TYPE IF EXISTS gathered_member CASCADE;
 CREATE TYPE gathered_member AS (
     place int, operation text, prefix text, digest bytea, subject_tenant text, key text, request bytea,
     scopes text[], unit text, amount bigint, ttl_ms bigint, grace_ms bigint, policy text, dry_run boolean,
