@@ -30,13 +30,19 @@ MIGRATE = (
 FUNCTIONS = """SELECT p.proname, pg_get_function_arguments(p.oid), p.xmin::text FROM pg_proc p
     WHERE p.pronamespace = 'authority'::regnamespace ORDER BY 1, 2"""
 TYPES = "SELECT relname FROM pg_class WHERE relnamespace = 'authority'::regnamespace AND relkind = 'c' ORDER BY 1"
-# A company's change by the book: a column, and an operation that uses it.
+# A company's change: a column, and a function that uses it. The call of `install` is how it was once to be done.
 COLUMN = f"""
+from importlib import import_module
 from django.db import migrations
+
+install = import_module("billing.authority.migrations.0002_functions").install
 
 class Migration(migrations.Migration):
     dependencies = [("authority", "{LATEST}")]
-    operations = [migrations.RunSQL("ALTER TABLE ledger ADD COLUMN note text DEFAULT 'company'")]
+    operations = [
+        migrations.RunSQL("ALTER TABLE ledger ADD COLUMN note text DEFAULT 'company'"),
+        migrations.RunPython(install, migrations.RunPython.noop),
+    ]
 """
 NOTE = """CREATE OR REPLACE FUNCTION {name}(p_ledger ledger) RETURNS text LANGUAGE sql STABLE AS $$
     SELECT p_ledger.note || (SELECT l.note FROM ledger l WHERE l.id = p_ledger.id)
