@@ -2,43 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import psycopg
 
 from billing.authority.errors import Refusal, invalid
 
-# Each operation's parameters, with the casts that an untyped null needs. One call is one transaction.
-OPERATIONS = {
-    "authenticate": "%s, %s",
-    "decide": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint, %s, %s, %s::jsonb",
-    "reserve": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint, %s::bigint, %s::bigint, %s, %s, %s, %s, %s, %s::jsonb",
-    "commit_reservation": "%s, %s, %s::uuid, %s, %s, %s, %s::bigint, %s, %s, %s::jsonb",
-    "release_reservation": "%s, %s, %s, %s::uuid, %s, %s, %s, %s::jsonb",
-    "extend_reservation": "%s, %s, %s::uuid, %s, %s, %s::bigint",
-    "book_event": "%s, %s, %s, %s, %s, %s::text[], %s, %s::bigint, %s, %s, %s::jsonb",
-    "fund": "%s, %s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s",
-    "create_budget": "%s, %s, %s, %s::bigint, %s::bigint, %s, %s, %s::timestamptz, %s::timestamptz, %s::jsonb",
-    "set_budget_status": "%s, %s, %s",
-    "patch_budget": "%s, %s, %s::bigint, %s, %s::jsonb",
-    "set_caps": "%s, %s, %s::jsonb",
-}
-STATEMENTS = {
-    name: f"SELECT answer_status, answer_tenant, answer_body::text FROM {name}({parameters})"  # noqa: S608 - names above
-    for name, parameters in OPERATIONS.items()
-}
-# The operations that can be done together, with what `gathered` calls their parameters.
+# Each operation's parameters: the names they have in `sql/` without the `p_`, and the casts that an untyped null needs.
+# One call is one transaction.
 # fmt: off
-PARAMETERS = {
+OPERATIONS = {
+    "authenticate": ("prefix", "digest"),
+    "decide": (
+        "prefix", "digest", "subject_tenant", "key", "request", "scopes::text[]", "unit", "amount::bigint", "subject",
+        "action", "context::jsonb",
+    ),
     "reserve": (
-        "prefix", "digest", "subject_tenant", "key", "request", "scopes", "unit", "amount", "ttl_ms", "grace_ms",
-        "policy", "dry_run", "subject", "action", "metadata", "context",
+        "prefix", "digest", "subject_tenant", "key", "request", "scopes::text[]", "unit", "amount::bigint",
+        "ttl_ms::bigint", "grace_ms::bigint", "policy", "dry_run", "subject", "action", "metadata", "context::jsonb",
     ),
     "commit_reservation": (
-        "prefix", "digest", "reservation", "key", "request", "unit", "amount", "metrics", "metadata",
-        "context",
+        "prefix", "digest", "reservation::uuid", "key", "request", "unit", "actual::bigint", "metrics", "metadata",
+        "context::jsonb",
     ),
+    "release_reservation": (
+        "prefix", "digest", "operator", "reservation::uuid", "key", "request", "reason", "context::jsonb",
+    ),
+    "extend_reservation": ("prefix", "digest", "reservation::uuid", "key", "request", "extend_by_ms::bigint"),
+    "book_event": (
+        "prefix", "digest", "subject_tenant", "key", "request", "scopes::text[]", "unit", "actual::bigint", "policy",
+        "details", "context::jsonb",
+    ),
+    "fund": (
+        "tenant", "scope", "unit", "operation", "amount::bigint", "spent::bigint", "reason", "key", "request",
+    ),
+    "create_budget": (
+        "tenant", "scope", "unit", "allocated::bigint", "overdraft_limit::bigint", "policy", "rollover",
+        "period_start::timestamptz", "period_end::timestamptz", "metadata::jsonb",
+    ),
+    "set_budget_status": ("scope", "unit", "status"),
+    "patch_budget": ("scope", "unit", "overdraft_limit::bigint", "policy", "metadata::jsonb"),
+    "set_caps": ("scope", "unit", "caps::jsonb"),
 }
 # fmt: on
-GATHERED = "SELECT answer_place, answer_status, answer_tenant, answer_body::text FROM gathered(%s::json)"
+
+
+def _statement(operation: str, parameters: Iterable[str]) -> str:
+    """`SELECT … FROM fund(p_tenant => %(tenant)s, …, p_amount => %(amount)s::bigint, …)`"""
+    named = ((name, mark + cast) for name, mark, cast in (parameter.partition("::") for parameter in parameters))
+    arguments = ", ".join(f"p_{name} => %({name})s{cast}" for name, cast in named)
+    return f"SELECT answer_status, answer_tenant, answer_body::text FROM {operation}({arguments})"  # noqa: S608
+
+
+STATEMENTS = {operation: _statement(operation, parameters) for operation, parameters in OPERATIONS.items()}
+# The operations that can be done together. Their members are records of these same names: `gathered_member` in `sql/`.
+TOGETHER = {"reserve", "commit_reservation"}
+GATHERED = """SELECT answer_place, answer_status, answer_tenant, answer_body::text
+    FROM gathered(p_members => %(members)s::json)"""
 # Options of a connection that runs them. Plans are kept for as long as it lives: one made while a table was empty would
 # read all of it for ever after (measured: a third of the speed gone within 10,000 calls), and sizes of arrays are
 # guessed in any case. Every look-up of the operations has its index.

@@ -31,7 +31,7 @@ CLAIM = f"""
 WITH due AS (
     SELECT d.id FROM delivery d JOIN subscription s ON s.id = d.subscription_id
     WHERE d.status IN ('PENDING', 'RETRYING') AND d.due_at <= clock_timestamp() AND s.status = 'ACTIVE'
-    ORDER BY d.due_at, d.id LIMIT %s FOR NO KEY UPDATE OF d SKIP LOCKED
+    ORDER BY d.due_at, d.id LIMIT %(limit)s FOR NO KEY UPDATE OF d SKIP LOCKED
 )
 UPDATE delivery AS d SET attempts = d.attempts + 1, due_at = clock_timestamp() + interval '{LEASE}'
 FROM due, subscription s, emitted_event e
@@ -41,30 +41,34 @@ RETURNING d.id, d.attempts, s.id, s.url, s.sealed_secret, s.sealed_headers::text
 """  # noqa: S608 - the lease above
 # Only what this attempt took: if the lease ran out and another worker took it, that one's word counts.
 SUCCEED = """
-UPDATE delivery SET status = 'SUCCESS', completed_at = clock_timestamp(), response_status = %s, response_time_ms = %s,
-    error_message = NULL
-WHERE id = %s AND attempts = %s AND status IN ('PENDING', 'RETRYING')
+UPDATE delivery SET status = 'SUCCESS', completed_at = clock_timestamp(), response_status = %(response_status)s,
+    response_time_ms = %(response_time_ms)s, error_message = NULL
+WHERE id = %(id)s AND attempts = %(attempt)s AND status IN ('PENDING', 'RETRYING')
 """
 FAIL = f"""
 UPDATE delivery SET
-    status = CASE WHEN %s OR created_at < clock_timestamp() - interval '{LIFETIME}' THEN 'FAILED' ELSE 'RETRYING' END,
-    due_at = clock_timestamp() + %s * interval '1 millisecond', completed_at = clock_timestamp(), response_status = %s,
-    response_time_ms = %s, error_message = %s
-WHERE id = %s AND attempts = %s AND status IN ('PENDING', 'RETRYING') RETURNING status
+    status = CASE WHEN %(last)s OR created_at < clock_timestamp() - interval '{LIFETIME}' THEN 'FAILED'
+        ELSE 'RETRYING' END,
+    due_at = clock_timestamp() + %(delay_ms)s * interval '1 millisecond', completed_at = clock_timestamp(),
+    response_status = %(response_status)s, response_time_ms = %(response_time_ms)s, error_message = %(error)s
+WHERE id = %(id)s AND attempts = %(attempt)s AND status IN ('PENDING', 'RETRYING') RETURNING status
 """  # noqa: S608 - the life time above
 # Before the delivery's row, as in a delete of the subscription: the other way round the two would wait for each other.
-LOCK = "SELECT 1 FROM subscription WHERE id = %s FOR NO KEY UPDATE"
+LOCK = "SELECT 1 FROM subscription WHERE id = %(id)s FOR NO KEY UPDATE"
 RECOVER = """
 UPDATE subscription SET consecutive_failures = 0, last_success_at = clock_timestamp(),
-    last_triggered_at = clock_timestamp() WHERE id = %s
+    last_triggered_at = clock_timestamp() WHERE id = %(id)s
 """
 COUNT = """
 UPDATE subscription SET consecutive_failures = consecutive_failures + 1, last_failure_at = clock_timestamp(),
     last_triggered_at = clock_timestamp(),
     status = CASE WHEN status = 'ACTIVE' AND disable_after_failures > 0
         AND consecutive_failures + 1 >= disable_after_failures THEN 'DISABLED' ELSE status END
-WHERE id = %s RETURNING subscription_id, tenant_id, status, consecutive_failures, disable_after_failures
+WHERE id = %(id)s RETURNING subscription_id, tenant_id, status, consecutive_failures, disable_after_failures
 """
+TELL_DISABLED = """SELECT emit(p_tenant => %(tenant)s, p_type => 'webhook.disabled', p_scope => NULL,
+    p_actor => '{"type": "system"}', p_source => 'cycles-admin', p_data => %(data)s::jsonb, p_context => NULL,
+    p_correlation => %(correlation)s)"""
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,11 @@ def deliver_due(pool: ThreadPoolExecutor) -> int:
 
 def _take() -> tuple[list[Taken], Security]:
     with connection.cursor() as cursor:
-        cursor.execute(CLAIM, [BATCH])
+        cursor.execute(CLAIM, {"limit": BATCH})
         taken = [_taken(row) for row in cursor.fetchall()]
         if not taken:
             return [], Security()
-        cursor.execute("SELECT value::text FROM setting WHERE name = %s", [SETTING])
+        cursor.execute("SELECT value::text FROM setting WHERE name = %(name)s", {"name": SETTING})
         row = cursor.fetchone()
     return taken, Security.of(json.loads(row[0]) if row else None)
 
@@ -119,17 +123,20 @@ def _taken(row: tuple[Any, ...]) -> Taken:
 
 def _settle(delivery: Taken, outcome: Outcome) -> None:
     with transaction.atomic(durable=True), connection.cursor() as cursor:
-        cursor.execute(LOCK, [delivery.subscription])
+        cursor.execute(LOCK, {"id": delivery.subscription})
+        came_of_it = {
+            "id": delivery.id,
+            "attempt": delivery.attempt,
+            "response_status": outcome.response_status,
+            "response_time_ms": outcome.response_time_ms,
+        }
         if outcome.delivered:
-            cursor.execute(SUCCEED, [outcome.response_status, outcome.response_time_ms, delivery.id, delivery.attempt])
+            cursor.execute(SUCCEED, came_of_it)
             if cursor.rowcount:
-                cursor.execute(RECOVER, [delivery.subscription])
+                cursor.execute(RECOVER, {"id": delivery.subscription})
             return
-        cursor.execute(
-            FAIL,
-            [delivery.last(), delivery.delay_ms(), outcome.response_status, outcome.response_time_ms, outcome.error,
-             delivery.id, delivery.attempt],
-        )  # fmt: skip
+        how_next = {"last": delivery.last(), "delay_ms": delivery.delay_ms(), "error": outcome.error}
+        cursor.execute(FAIL, {**came_of_it, **how_next})
         ended = cursor.fetchone()
         if ended is not None and ended[0] == "FAILED":
             _count_failure(cursor, delivery)
@@ -137,7 +144,7 @@ def _settle(delivery: Taken, outcome: Outcome) -> None:
 
 def _count_failure(cursor: Any, delivery: Taken) -> None:
     """One more delivery given up in a row; too many of them disable the subscription, and that is told."""
-    cursor.execute(COUNT, [delivery.subscription])
+    cursor.execute(COUNT, {"id": delivery.subscription})
     row = cursor.fetchone()
     if row is None:
         return
@@ -145,8 +152,8 @@ def _count_failure(cursor: Any, delivery: Taken) -> None:
     if status == "DISABLED" and failures == limit:
         told = {"subscription_id": subscription_id, "tenant_id": tenant_id, "new_status": status, "changed_fields": []}
         cursor.execute(
-            "SELECT emit(%s, 'webhook.disabled', NULL, %s::jsonb, 'cycles-admin', %s::jsonb, NULL, %s)",
-            [tenant_id, '{"type": "system"}', json.dumps(told), f"webhook_disable:{subscription_id}"],
+            TELL_DISABLED,
+            {"tenant": tenant_id, "data": json.dumps(told), "correlation": f"webhook_disable:{subscription_id}"},
         )
 
 

@@ -94,32 +94,31 @@ def test_a_reservations_id_begins_with_the_moment_it_was_made(acme, sql):
 
 def test_every_operation_finds_its_rows_by_an_index_even_in_empty_tables(authority, acme):
     """Plans are kept: one that reads a whole table because it is small still does so when it is large."""
-    credentials = (prefix_of(acme.app.key), digest_of(acme.app.key))
-    scopes, subject = [acme.scope], '{"tenant": "acme"}'
-    who = (*credentials, acme.tenant_id)
+    who = {"prefix": prefix_of(acme.app.key), "digest": digest_of(acme.app.key)}
+    about = {"subject": '{"tenant": "acme"}', "action": "{}"}
+    target = {"subject_tenant": acme.tenant_id, "scopes": [acme.scope], "unit": UNIT}
     options = f"-c search_path=authority {BY_INDEX}"
 
     with psycopg.connect(authority.database_url, options=options) as connection:
 
-        def run(operation: str, *parameters: object) -> str:
-            rows = connection.execute(STATEMENTS[operation].encode(), parameters).fetchall()
+        def run(operation: str, key: str = "", **parameters: object) -> str:
+            said = {**who, "key": key, "request": key.encode(), "context": "{}", **parameters}
+            rows = connection.execute(STATEMENTS[operation].encode(), said).fetchall()
             assert rows[0][0] < 300, rows
             return str(rows[0][2])
 
         def hold(key: str) -> str:
-            return str(
-                json.loads(
-                    run("reserve", *who, key, b"r", scopes, UNIT, 10, 60_000, 0, None, False, subject, "{}", None, "{}")
-                )["reservation_id"]
-            )
+            terms = {"ttl_ms": 60_000, "grace_ms": 0, "policy": None, "dry_run": False, "metadata": None}
+            return str(json.loads(run("reserve", key, **target, **about, **terms, amount=10))["reservation_id"])
 
-        run("authenticate", *credentials)
-        run("decide", *who, "d", b"d", scopes, UNIT, 10, subject, "{}", "{}")
-        run("commit_reservation", *credentials, hold("1"), "c", b"c", UNIT, 5, None, None, "{}")
-        run("release_reservation", *credentials, False, hold("2"), "l", b"l", None, "{}")
-        run("extend_reservation", *credentials, hold("3"), "e", b"e", 1_000)
-        run("book_event", *who, "v", b"v", scopes, UNIT, 5, None, "{}", "{}")
-        connection.execute(GATHERED, ["[]"])
+        run("authenticate")
+        run("decide", "d", **target, **about, amount=10)
+        used = {"unit": UNIT, "actual": 5, "metrics": None, "metadata": None}
+        run("commit_reservation", "c", reservation=hold("1"), **used)
+        run("release_reservation", "l", operator=False, reservation=hold("2"), reason=None)
+        run("extend_reservation", "e", reservation=hold("3"), extend_by_ms=1_000)
+        run("book_event", "v", **target, actual=5, policy=None, details="{}")
+        connection.execute(GATHERED, {"members": "[]"})
         connection.execute("SELECT sweep(10), purge(10)")
         read = connection.execute("""SELECT relname, seq_scan, idx_scan FROM pg_stat_xact_user_tables
             WHERE schemaname = 'authority' AND relname IN ('tenant', 'api_key', 'ledger', 'reservation', 'replay')""")

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from billing.authority.database import BY_INDEX, GATHERED, PARAMETERS
+from billing.authority.database import BY_INDEX, GATHERED, OPERATIONS
 from billing.authority.errors import Refusal
 from billing.authority.keys import digest_of, prefix_of
 from billing.authority.runtime.app import Runtime
@@ -28,7 +28,7 @@ class WatchedPool(Pool):
 
     batches = 0
 
-    async def rows(self, statement, parameters=()):
+    async def rows(self, statement, parameters=None):
         rows = await super().rows(statement, parameters)
         self.batches += statement == GATHERED
         return rows
@@ -264,9 +264,16 @@ def test_a_poisoned_member_does_not_hurt_its_neighbours(authority, acme):
 
     async def story(plane):
         good = [plane.reserve(acme, 10) for _ in range(5)]
-        credentials = (prefix_of(acme.app.key), digest_of(acme.app.key))
-        poison = [*credentials, acme.tenant_id, "\x00", b"x", [acme.scope], UNIT, 1, 1_000, 0, None, False, "", "", ""]
-        poison += [None] * (len(PARAMETERS["reserve"]) - len(poison))
+        poison = dict.fromkeys(name.partition("::")[0] for name in OPERATIONS["reserve"])
+        poison |= {"prefix": prefix_of(acme.app.key), "digest": digest_of(acme.app.key), "key": "\x00", "request": b"x"}
+        poison |= {
+            "subject_tenant": acme.tenant_id,
+            "scopes": [acme.scope],
+            "unit": UNIT,
+            "amount": 1,
+            "dry_run": False,
+        }
+        poison |= {"ttl_ms": 1_000, "grace_ms": 0, "subject": "", "action": "", "metadata": ""}
         await plane.reserve(acme, 0)
         await asyncio.gather(plane.reserve(acme, 0), plane.reserve(acme, 0))
         return await asyncio.gather(*good, plane.app.money.call("reserve", poison), return_exceptions=True)
@@ -290,3 +297,15 @@ def test_a_lost_connection_loses_and_doubles_nothing(authority, acme, sql):
 
     assert [a.status_code for a in in_plane(authority, story)] == [200] * 5
     assert acme.figures()["reserved"] == 10
+
+
+def test_each_connection_keeps_its_statements_prepared(authority, acme):
+    async def story(plane):
+        for _ in range(8):
+            await plane.commit(acme, (await plane.reserve(acme, 1)).json()["reservation_id"], 1)
+        for _ in range(8):
+            await asyncio.gather(*(plane.reserve(acme, 1) for _ in range(5)))
+        return await plane.pool.rows("SELECT statement FROM pg_prepared_statements")
+
+    prepared = {found[1] for (text,) in in_plane(authority, story) if (found := re.search(r"FROM (\w+)\(", text))}
+    assert prepared == {"reserve", "commit_reservation", "gathered"}

@@ -57,9 +57,13 @@ def create(request: AdminRequest, caller: Caller) -> HttpResponse:
     for amount in (body.allocated, body.overdraft_limit):
         _check_unit(amount, body.unit)
     return call(
-        "create_budget", tenant_id, scope, body.unit, body.allocated.amount,
-        body.overdraft_limit.amount if body.overdraft_limit else None, body.commit_overage_policy,
-        body.rollover_policy, body.period_start, body.period_end, wire.dumped(body.metadata),
+        "create_budget",
+        {
+            "tenant": tenant_id, "scope": scope, "unit": body.unit, "allocated": body.allocated.amount,
+            "overdraft_limit": body.overdraft_limit.amount if body.overdraft_limit else None,
+            "policy": body.commit_overage_policy, "rollover": body.rollover_policy,
+            "period_start": body.period_start, "period_end": body.period_end, "metadata": wire.dumped(body.metadata),
+        },
         then=lambda ledger: _tell_created(request, caller, ledger),
     )  # fmt: skip
 
@@ -162,7 +166,11 @@ def change(request: AdminRequest) -> HttpResponse:
     _check_unit(body.overdraft_limit, unit)
     limit = body.overdraft_limit.amount if body.overdraft_limit else None
     return call(
-        "patch_budget", scope, unit, limit, body.commit_overage_policy, wire.dumped(body.metadata),
+        "patch_budget",
+        {
+            "scope": scope, "unit": unit, "overdraft_limit": limit, "policy": body.commit_overage_policy,
+            "metadata": wire.dumped(body.metadata),
+        },
         then=lambda ledger: _tell_changed(
             request, ledger, "budget.updated", "updateBudget", {"operation": "UPDATE"},
             {"overdraft_limit": limit, "commit_overage_policy": body.commit_overage_policy},
@@ -194,8 +202,12 @@ def fund(request: AdminRequest, caller: Caller) -> HttpResponse:
     _check_unit(body.amount, unit)
     _check_unit(body.spent, unit)
     return call(
-        "fund", tenant_id, scope, unit, body.operation, body.amount.amount,
-        body.spent.amount if body.spent else None, body.reason, body.idempotency_key, wire.digest(body),
+        "fund",
+        {
+            "tenant": tenant_id, "scope": scope, "unit": unit, "operation": body.operation,
+            "amount": body.amount.amount, "spent": body.spent.amount if body.spent else None, "reason": body.reason,
+            "key": body.idempotency_key, "request": wire.digest(body),
+        },
         then=lambda answer: _tell_funded(request, caller, (tenant_id, scope, unit), body, answer),
     )  # fmt: skip
 
@@ -248,7 +260,8 @@ def _set_status(request: AdminRequest, status: str) -> HttpResponse:
     verb = "freeze" if status == Ledger.Status.FROZEN else "unfreeze"
     told = {"operation": "STATUS_CHANGE", **({} if reason is None else {"reason": reason})}
     return call(
-        "set_budget_status", scope, unit, status,
+        "set_budget_status",
+        {"scope": scope, "unit": unit, "status": status},
         then=lambda ledger: _tell_changed(
             request, ledger, "budget.frozen" if verb == "freeze" else "budget.unfrozen", f"{verb}Budget", told, {}
         ),
@@ -264,7 +277,8 @@ def caps(request: AdminRequest) -> HttpResponse:
         caps = body.model_dump(exclude_none=True)
         owner = scope.split("/")[0].partition(":")[2]
         return call(
-            "set_caps", scope, unit, json.dumps(caps),
+            "set_caps",
+            {"scope": scope, "unit": unit, "caps": json.dumps(caps)},
             then=lambda _: audit(
                 request, owner, "setBudgetCaps", 200, resource=("budget", f"{scope}:{unit}"), metadata={"caps": caps}
             ),

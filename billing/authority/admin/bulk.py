@@ -29,6 +29,10 @@ from billing.authority.models import Ledger, Subscription, Tenant
 MOST = 500
 WINDOW_MS = 900_000
 NOBODY = 0  # the space of an operator's own keys: no tenant has this number
+RECALL = """SELECT recall(p_tenant => %(tenant)s, p_operation => %(operation)s, p_key => %(key)s,
+    p_digest => %(digest)s)::text"""
+REMEMBER = """SELECT remember(p_tenant => %(tenant)s, p_operation => %(operation)s, p_key => %(key)s,
+    p_digest => %(digest)s, p_body => %(body)s::jsonb, p_expires_at_ms => now_ms() + %(window_ms)s)"""
 ALREADY = "ALREADY_IN_TARGET_STATE"
 OPERATOR = Caller(None)
 # A ledger's state, which one call names by itself; in a bulk answer it is one word for all.
@@ -157,9 +161,19 @@ def _fund(request: AdminRequest, body: BulkBudgets, ledger: Ledger, tally: Tally
     try:
         with transaction.atomic():
             status, text = run(
-                "fund", owner, ledger.scope, unit, body.action, body.amount.amount,
-                body.spent.amount if body.spent else None, body.reason, None, b"",
-            )  # fmt: skip
+                "fund",
+                {
+                    "tenant": owner,
+                    "scope": ledger.scope,
+                    "unit": unit,
+                    "operation": body.action,
+                    "amount": body.amount.amount,
+                    "spent": body.spent.amount if body.spent else None,
+                    "reason": body.reason,
+                    "key": None,
+                    "request": b"",
+                },
+            )
     except DataError:
         tally.fail(identity, "INVALID_TRANSITION", "The amount pushes this budget past 2^63-1. Use a smaller one.")
         return
@@ -215,7 +229,7 @@ def _answer(action: str, body: Bulk, rows: Iterable[Row], act: Callable[[Row, Ta
 
 def _recalled(operation: str, key: str, digest: bytes) -> dict[str, Any] | None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT recall(%s, %s, %s, %s)::text", [NOBODY, operation, key, digest])
+        cursor.execute(RECALL, {"tenant": NOBODY, "operation": operation, "key": key, "digest": digest})
         text = cursor.fetchone()[0]
     if text is None:
         return None
@@ -228,6 +242,13 @@ def _recalled(operation: str, key: str, digest: bytes) -> dict[str, Any] | None:
 def _remember(operation: str, key: str, digest: bytes, answer: dict[str, Any]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT remember(%s, %s, %s, %s, %s::jsonb, now_ms() + %s)",
-            [NOBODY, operation, key, digest, json.dumps(answer), WINDOW_MS],
+            REMEMBER,
+            {
+                "tenant": NOBODY,
+                "operation": operation,
+                "key": key,
+                "digest": digest,
+                "body": json.dumps(answer),
+                "window_ms": WINDOW_MS,
+            },
         )

@@ -52,11 +52,13 @@ def by_method(**views: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
     return dispatch
 
 
-def call(operation: str, *parameters: Any, then: Callable[[dict[str, Any]], None] | None = None) -> HttpResponse:
+def call(
+    operation: str, parameters: Mapping[str, Any], *, then: Callable[[dict[str, Any]], None] | None = None
+) -> HttpResponse:
     """Run one SQL operation and what it is told by, in one transaction, and answer with what it says."""
 
     def act() -> HttpResponse:
-        status, body = run(operation, *parameters)
+        status, body = run(operation, parameters)
         if status >= 400:
             raise from_database(status, json.loads(body))
         if then is not None:
@@ -66,7 +68,7 @@ def call(operation: str, *parameters: Any, then: Callable[[dict[str, Any]], None
     return durably(act)
 
 
-def run(operation: str, *parameters: Any) -> tuple[int, str]:
+def run(operation: str, parameters: Mapping[str, Any]) -> tuple[int, str]:
     """One SQL operation inside the caller's transaction: its status and its body as text."""
     with connection.cursor() as cursor:
         cursor.execute(STATEMENTS[operation], parameters)

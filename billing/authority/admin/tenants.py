@@ -22,6 +22,7 @@ SETTINGS = (
     "max_reservation_ttl_ms",
     "max_reservation_extensions",
 )
+CLOSE = "SELECT close_tenant(p_tenant => %(tenant)s, p_previous => %(previous)s, p_context => %(context)s::jsonb)"
 SORTS = {name: F(name) for name in ("created_at", "tenant_id", "name", "status")}
 
 
@@ -117,7 +118,8 @@ def change_status(request: AdminRequest, tenant: Tenant, status: str) -> bool:
         tenant.closed_at = timezone.now()
         tenant.save()
         with connection.cursor() as cursor:
-            cursor.execute("SELECT close_tenant(%s, %s, %s::jsonb)", [tenant.pk, previous, context(request)])
+            told = {"tenant": tenant.pk, "previous": previous, "context": context(request)}
+            cursor.execute(CLOSE, told)
         return True
     tenant.save()
     _tell(request, tenant, "suspended" if status == Tenant.Status.SUSPENDED else "reactivated")

@@ -21,6 +21,12 @@ log = logging.getLogger(__name__)
 SOURCE = "cycles-admin"
 OPERATOR = {"type": "admin"}
 ON_BEHALF = {"type": "admin_on_behalf_of"}
+EMIT = """SELECT emit(p_tenant => %(tenant)s, p_type => %(type)s, p_scope => %(scope)s, p_actor => %(actor)s::jsonb,
+    p_source => %(source)s, p_data => %(data)s::jsonb, p_context => %(context)s::jsonb,
+    p_correlation => %(correlation)s)"""
+WRITE_AUDIT = """SELECT write_audit(p_tenant => %(tenant)s, p_key_id => %(key_id)s, p_operation => %(operation)s,
+    p_status => %(status)s, p_resource_type => %(resource_type)s, p_resource_id => %(resource_id)s,
+    p_error_code => %(error_code)s, p_metadata => %(metadata)s::jsonb, p_context => %(context)s::jsonb)"""
 
 
 def context(request: AdminRequest) -> str:
@@ -41,8 +47,17 @@ def emit(
 ) -> None:  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT emit(%s, %s, %s, %s::jsonb, %s, %s::jsonb, %s::jsonb, %s)",
-            [tenant_id, event_type, scope, json.dumps(actor), SOURCE, json.dumps(data), context(request), correlation],
+            EMIT,
+            {
+                "tenant": tenant_id,
+                "type": event_type,
+                "scope": scope,
+                "actor": json.dumps(actor),
+                "source": SOURCE,
+                "data": json.dumps(data),
+                "context": context(request),
+                "correlation": correlation,
+            },
         )
 
 
@@ -54,8 +69,18 @@ def audit(
     noted = None if metadata is None else json.dumps({k: v for k, v in metadata.items() if v is not None})
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT write_audit(%s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s::jsonb)",
-            [tenant_id, key_id, operation, status, kind, identity, error_code, noted, context(request)],
+            WRITE_AUDIT,
+            {
+                "tenant": tenant_id,
+                "key_id": key_id,
+                "operation": operation,
+                "status": status,
+                "resource_type": kind,
+                "resource_id": identity,
+                "error_code": error_code,
+                "metadata": noted,
+                "context": context(request),
+            },
         )
 
 

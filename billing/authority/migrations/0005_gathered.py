@@ -1,15 +1,11 @@
-"""Install the set-wise function for what comes at the same moment."""
+"""Nothing any more: it installed functions, which `schema.py` does now. Its name stays in the books of databases."""
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from django.db import migrations
-
-install = import_module("billing.authority.migrations.0002_functions").install
 
 
 class Migration(migrations.Migration):
     dependencies = [("authority", "0004_trail_functions")]
 
-    operations = [migrations.RunPython(install, migrations.RunPython.noop)]
+    operations = []

@@ -1,15 +1,11 @@
-"""One CHECK a table instead of eight, and the functions again: they reckon on copies and write once."""
+"""One CHECK a table instead of eight."""
 
 from __future__ import annotations
-
-from importlib import import_module
 
 from django.db import migrations
 from django.db.models import CheckConstraint, Q
 from django.db.models.functions import Least
 from django.db.models.lookups import GreaterThanOrEqual
-
-install = import_module("billing.authority.migrations.0002_functions").install
 
 
 class Migration(migrations.Migration):
@@ -42,5 +38,4 @@ class Migration(migrations.Migration):
                 name="reservation_committed_if_committed",
             ),
         ),
-        migrations.RunPython(install, migrations.RunPython.noop),
     ]

@@ -11,10 +11,10 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from billing.authority.database import GATHERED, PARAMETERS
+from billing.authority.database import GATHERED, TOGETHER
 from billing.authority.runtime.pool import Answered, Pool, settled
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Member:
     """One waiting call. Its answer is null when it must ask by itself."""
 
     operation: str
-    parameters: Sequence[object]
+    parameters: Mapping[str, object]
     answer: asyncio.Future[Answered | None]
 
 
@@ -39,8 +39,8 @@ class Gatherer:
         self._waiting: deque[Member] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def call(self, operation: str, parameters: Sequence[object]) -> Answered:
-        if operation not in PARAMETERS:
+    async def call(self, operation: str, parameters: Mapping[str, object]) -> Answered:
+        if operation not in TOGETHER:
             return await self._pool.call(operation, parameters)
         member = Member(operation, parameters, asyncio.get_running_loop().create_future())
         self._waiting.append(member)
@@ -73,15 +73,12 @@ class Gatherer:
     async def _ask(self, batch: list[Member]) -> dict[int, Answered]:
         if len(batch) == 1:  # the one-op function does one in less
             return {0: await self._pool.ask(batch[0].operation, batch[0].parameters)}
-        rows = await self._pool.rows(GATHERED, [_as_json(batch)])
+        rows = await self._pool.rows(GATHERED, {"members": _as_json(batch)})
         return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
 
 def _as_json(batch: list[Member]) -> str:
-    members = [
-        {"place": place, "operation": m.operation, **dict(zip(PARAMETERS[m.operation], m.parameters, strict=True))}
-        for place, m in enumerate(batch)
-    ]
+    members = [{"place": place, "operation": m.operation, **m.parameters} for place, m in enumerate(batch)]
     return json.dumps(members, default=_as_bytea)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ ATTEMPTS = 5
 class Caller(Protocol):
     """Whoever runs an operation: the pool one by one, the gatherer several together."""
 
-    async def call(self, operation: str, parameters: Sequence[object]) -> Answered: ...
+    async def call(self, operation: str, parameters: Mapping[str, object]) -> Answered: ...
 
 
 @dataclass(slots=True)
@@ -55,11 +55,11 @@ class Pool:
         for _ in range(self._size):
             await (await self._free.get()).drop()
 
-    async def call(self, operation: str, parameters: Sequence[object]) -> Answered:
+    async def call(self, operation: str, parameters: Mapping[str, object]) -> Answered:
         """Run one operation; give (status, tenant, body) or raise the Refusal it answered."""
         return settled(await self.ask(operation, parameters))
 
-    async def ask(self, operation: str, parameters: Sequence[object]) -> Answered:
+    async def ask(self, operation: str, parameters: Mapping[str, object]) -> Answered:
         """Run one operation; give its answer, a refusal's too."""
         statement = STATEMENTS[operation]
         for attempt in range(1, ATTEMPTS + 1):
@@ -73,7 +73,7 @@ class Pool:
                 raise refused_by(error) from error
         raise AssertionError("unreachable")
 
-    async def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[Row]:
+    async def rows(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
         slot = await self._free.get()
         try:
             cursor = slot.cursor

@@ -51,9 +51,16 @@ async def balances(pool: Pool, call: Call, tenant: str) -> Answer:
     after = read_cursor(call.query.get("cursor"), {"scope": str, "unit": str}) or {"scope": "", "unit": ""}
     rows = await pool.rows(
         """SELECT balances_of(ARRAY[l]) -> 0, l.scope, l.unit FROM ledger l JOIN tenant t ON t.id = l.tenant_id
-        WHERE t.tenant_id = %s AND string_to_array(l.scope, '/') @> %s::text[] AND (l.scope, l.unit) > (%s, %s)
-        ORDER BY l.scope, l.unit LIMIT %s""",
-        (tenant, segments, after["scope"], after["unit"], limit + 1),
+        WHERE t.tenant_id = %(tenant)s AND string_to_array(l.scope, '/') @> %(segments)s::text[]
+            AND (l.scope, l.unit) > (%(after_scope)s, %(after_unit)s)
+        ORDER BY l.scope, l.unit LIMIT %(limit)s""",
+        {
+            "tenant": tenant,
+            "segments": segments,
+            "after_scope": after["scope"],
+            "after_unit": after["unit"],
+            "limit": limit + 1,
+        },
     )
     page = rows[:limit]
     more = len(rows) > limit
@@ -65,8 +72,8 @@ async def balances(pool: Pool, call: Call, tenant: str) -> Answer:
 async def reservation(pool: Pool, call: Call, reservation_id: str, tenant: str | None) -> Answer:
     """One reservation. An expired one is 410: it can be seen in the list only. No tenant: an operator asks."""
     rows = await pool.rows(
-        f"SELECT {COLUMNS} FROM reservation r JOIN tenant t ON t.id = r.tenant_id WHERE r.id = %s::uuid",  # noqa: S608
-        (known_id(reservation_id),),
+        f"SELECT {COLUMNS} FROM reservation r JOIN tenant t ON t.id = r.tenant_id WHERE r.id = %(id)s::uuid",  # noqa: S608
+        {"id": known_id(reservation_id)},
     )
     if not rows:
         raise Refusal(404, "NOT_FOUND", facts={"what": "reservation"})
@@ -102,13 +109,13 @@ async def reservations(pool: Pool, call: Call, tenant: str | None) -> Answer:
         if not known or type(cursor["value"]) is not (int if sort in NUMBERS else str):
             raise invalid("The cursor cannot be read. Start again without it.")
         comparison = ">" if direction == "asc" else "<"
-        where.append(f"({SORTS[sort]}, r.id::text) {comparison} (%s, %s)")
-        parameters += [cursor["value"], cursor["id"]]
-    conditions = " AND ".join(["t.tenant_id = %s", *where])
+        where.append(f"({SORTS[sort]}, r.id::text) {comparison} (%(after_value)s, %(after_id)s)")
+        parameters |= {"after_value": cursor["value"], "after_id": cursor["id"]}
+    conditions = " AND ".join(["t.tenant_id = %(owner)s", *where])
     rows = await pool.rows(
         f"""SELECT {COLUMNS}, {SORTS[sort]} FROM reservation r JOIN tenant t ON t.id = r.tenant_id
-        WHERE {conditions} ORDER BY {SORTS[sort]} {direction}, r.id::text {direction} LIMIT %s""",  # noqa: S608
-        [owner, *parameters, limit + 1],
+        WHERE {conditions} ORDER BY {SORTS[sort]} {direction}, r.id::text {direction} LIMIT %(limit)s""",  # noqa: S608
+        {"owner": owner, **parameters, "limit": limit + 1},
     )
     page, more = rows[:limit], len(rows) > limit
     follow = None
@@ -129,29 +136,30 @@ def check_owner(asked: str | None, tenant: str) -> None:
         raise Refusal(403, "FORBIDDEN")
 
 
-def _filters(query: Mapping[str, str]) -> tuple[list[str], list[object]]:
+def _filters(query: Mapping[str, str]) -> tuple[list[str], dict[str, object]]:
+    """Conditions, and the values of the parameters they name: each by its name in the query."""
     where: list[str] = []
-    parameters: list[object] = []
+    parameters: dict[str, object] = {}
     if "status" in query:
         if query["status"] not in STATUSES:
             raise invalid(f"status: write one of {', '.join(STATUSES)}.")
-        where.append("r.status = %s")
-        parameters.append(query["status"])
+        where.append("r.status = %(status)s")
+        parameters["status"] = query["status"]
     if "idempotency_key" in query:
-        where.append("r.idempotency_key = %s")
-        parameters.append(query["idempotency_key"])
+        where.append("r.idempotency_key = %(idempotency_key)s")
+        parameters["idempotency_key"] = query["idempotency_key"]
     for level in LEVELS[1:]:
         if level in query:
-            where.append("%s = ANY (string_to_array(r.scopes[cardinality(r.scopes)], '/'))")
-            parameters.append(f"{level}:{query[level].lower()}")
+            where.append(f"%({level})s = ANY (string_to_array(r.scopes[cardinality(r.scopes)], '/'))")
+            parameters[level] = f"{level}:{query[level].lower()}"
     moments = {name: _moment(name, query[name]) for name in TIMES if query.get(name, "").strip()}
     for start, end in (("from", "to"), ("expires_from", "expires_to"), ("finalized_from", "finalized_to")):
         if start in moments and end in moments and moments[start] > moments[end]:
             raise invalid(f"{start} lies after {end}.")
     for name, moment in moments.items():
         column, comparison = TIMES[name]
-        where.append(f"{column} {comparison} %s")
-        parameters.append(moment)
+        where.append(f"{column} {comparison} %({name})s")
+        parameters[name] = moment
     return where, parameters
 
 
@@ -173,7 +181,7 @@ def _order(query: Mapping[str, str]) -> tuple[str, str, bool]:
     return sort, direction, "sort_by" in query or "sort_dir" in query
 
 
-def _fingerprint(owner: str | None, where: list[str], parameters: list[object]) -> str:
+def _fingerprint(owner: str | None, where: list[str], parameters: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps([owner, where, parameters]).encode()).hexdigest()[:16]
 
 

@@ -25,17 +25,17 @@ async def sweep_forever(pool: Pool) -> None:
         await asyncio.sleep(EVERY_SECONDS * random.uniform(0.9, 1.0))  # noqa: S311
         rounds += 1
         try:
-            while await _run(pool, "SELECT sweep(%s)") == BATCH:
+            while await _run(pool, "SELECT sweep(p_limit => %(limit)s)") == BATCH:
                 pass
             if rounds % PURGE_EVERY == 1:
-                while await _run(pool, "SELECT purge(%s)") >= BATCH:
+                while await _run(pool, "SELECT purge(p_limit => %(limit)s)") >= BATCH:
                     pass
         except (psycopg.Error, OSError) as error:
             log.warning("sweep put off: %s", str(error).strip())
 
 
 async def _run(pool: Pool, statement: str) -> int:
-    rows = await pool.rows(statement, (BATCH,))
+    rows = await pool.rows(statement, {"limit": BATCH})
     count = int(rows[0][0])
     if count:
         log.info("%s: %d", statement.removeprefix("SELECT ").partition("(")[0], count)

@@ -8,11 +8,10 @@
 -- Rows are read and written by the set; between, the sums are made member by member on copies of the locked ledgers, as
 -- if the members had come one after the other: commits first.
 
-DROP TYPE IF EXISTS gathered_member CASCADE;
 CREATE TYPE gathered_member AS (
     place int, operation text, prefix text, digest bytea, subject_tenant text, key text, request bytea,
     scopes text[], unit text, amount bigint, ttl_ms bigint, grace_ms bigint, policy text, dry_run boolean,
-    subject text, action text, metadata text, reservation uuid, metrics text);
+    subject text, action text, metadata text, reservation uuid, actual bigint, metrics text);
 
 -- Where the ledgers of these scopes stand in the locked ones, root first; scopes without a ledger are left out.
 CREATE OR REPLACE FUNCTION places_of(p_places jsonb, p_scopes text[], p_unit text) RETURNS int[]
@@ -83,26 +82,26 @@ BEGIN
         LOOP
             hold := member.hold;
             CONTINUE WHEN hold.tenant_id <> member.tenant OR hold.status <> 'ACTIVE' OR hold.unit <> member.unit
-                          OR hold.reserved < member.amount OR hold.deadline_ms < moment;
+                          OR hold.reserved < member.actual OR hold.deadline_ms < moment;
             own := places_of(places, hold.budgeted, hold.unit);
             CONTINUE WHEN own = '{}';  -- its tenant was suspended when the ledgers were locked, and no longer is
             mine := NULL;
             FOR i IN 1 .. cardinality(own) LOOP
                 mine[i] := books[own[i]];
             END LOOP;
-            change := moved(mine, -hold.reserved, member.amount);
+            change := moved(mine, -hold.reserved, member.actual);
             CONTINUE WHEN change.drained;
             FOR i IN 1 .. cardinality(own) LOOP
                 books[own[i]] := change.after[i];
             END LOOP;
             answer_place := member.place; answer_status := 200; answer_tenant := member.tenant_id;
             answer_body := jsonb_build_object('status', 'COMMITTED',
-                    'charged', amount(hold.unit, member.amount), 'balances', balances_of(change.after))
-                || CASE WHEN member.amount < hold.reserved
-                        THEN jsonb_build_object('released', amount(hold.unit, hold.reserved - member.amount))
+                    'charged', amount(hold.unit, member.actual), 'balances', balances_of(change.after))
+                || CASE WHEN member.actual < hold.reserved
+                        THEN jsonb_build_object('released', amount(hold.unit, hold.reserved - member.actual))
                         ELSE '{}' END;
             RETURN NEXT;
-            hold.committed := member.amount;
+            hold.committed := member.actual;
             hold.metrics := member.metrics; hold.committed_metadata := member.metadata;
             hold.finish_key := member.key; hold.finish_digest := member.request; hold.finish_body := answer_body;
             ended := ended || hold;

@@ -10,20 +10,19 @@ from argparse import RawDescriptionHelpFormatter
 from types import FrameType
 from typing import Any
 
-from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import OperationalError, connection
+from django.db import OperationalError
 
 from billing.authority.conf import setting
 from billing.authority.processes import Planes, StartError
-
-MIGRATION_LOCK = 7_878_797_900  # any number, the same in every copy of this command
+from billing.authority.schema import bring_up_to_date
 
 
 class Command(BaseCommand):
     help = """Run the embedded budget authority: the runtime plane and the admin plane, each on its own port.
 
-Makes its Postgres schema if it is missing, migrates it, starts both planes and prints one line when they answer.
+Makes its Postgres schema if it is missing, migrates it, installs its SQL functions, starts both planes and prints one
+line when they answer.
 TERM or Ctrl-C stops both. If one plane ends, the other is stopped too and the exit code is 1.
 Each plane describes itself in OpenAPI: GET /api-docs with the admin key as X-Admin-API-Key.
 
@@ -50,7 +49,7 @@ variables:
         signal.signal(signal.SIGTERM, _leave)
         signal.signal(signal.SIGINT, _leave)
         try:
-            migrate_schema()
+            bring_up_to_date()
         except OperationalError as error:
             raise CommandError(f"The database cannot be reached: {str(error).strip()}") from None
         # The planes are told by the environment which settings are theirs, whoever started us.
@@ -72,16 +71,6 @@ variables:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             planes.stop()
-
-
-def migrate_schema() -> None:
-    """Make and migrate the schema. Copies that start at once wait for each other instead of making it twice."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
-        cursor.execute("CREATE SCHEMA IF NOT EXISTS authority")
-        call_command("migrate", "authority", verbosity=0, interactive=False)
-        cursor.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK])
-    connection.close()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
