@@ -39,7 +39,7 @@ def post_worker_init(worker: Any) -> None:
     """
     from django.utils.module_loading import import_string
 
-    cut_all = import_string("chat.streams.cut_all")
+    cut_all = import_string("billing.engine.loop.cut_all")
     stop = signal.getsignal(signal.SIGTERM)
 
     def leave(number: int, frame: FrameType | None) -> None:

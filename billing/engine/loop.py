@@ -126,6 +126,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return loop_thread().run(work)
 
 
+def cut_all() -> None:
+    """End every answer under way on this process's loop thread, from any thread: each is settled by what came."""
+    if _thread is not None and _thread.pid == os.getpid():
+        for engine in list(_engines.values()):
+            _thread.loop.call_soon_threadsafe(engine.cut_all)
+
+
 def stop() -> None:
     """End this process's loop thread, if it has one: at exit, and before a test's database goes."""
     global _thread
