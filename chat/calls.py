@@ -43,7 +43,7 @@ from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, prompt_bound, prompt_bytes
 from chat.llm import COUNT_FAILURES, count_tokens
 from chat.pricing import price_for
-from chat.streams import Answering, Completion, KeepFor, Terms
+from chat.streams import Answering, Completion, Terms
 from tenants.context import current_tenant, tenant_scope
 from tenants.http import Forbidden, Invalid
 from tenants.models import Tenant
@@ -77,8 +77,9 @@ class Wanted:
     dimensions: dict[str, str] | None = None
     action_name: str = ""
     busy_key: str | None = None
+    returning: str = "NULL"
     known: Known | None = None
-    keep_rows: KeepFor | None = None
+    keep_rows: Callable[[Call, Completion], Keep | None] | None = None
     after: Callable[[Completion], Awaitable[None]] | None = None
     tags: list[str] | None = field(default=None)
 
@@ -216,7 +217,15 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
     except BaseException:
         call.settle(Final(0, Outcome.NONE))
         raise
-    return Answering(engine, call, messages, terms, held_output=held_output, keep=wanted.keep_rows, after=wanted.after)
+    return Answering(
+        engine,
+        call,
+        messages,
+        terms,
+        held_output=held_output,
+        keep=functools.partial(wanted.keep_rows, call) if wanted.keep_rows else None,
+        after=wanted.after,
+    )
 
 
 async def _begin_within(outer: Reservation, wanted: Wanted) -> Answering[Within]:
@@ -351,6 +360,7 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         least=estimate(tokens_input=terms.likely, max_tokens=0, price=terms.price),
         tokens_input=terms.likely,
         busy_key=wanted.busy_key,
+        returning=wanted.returning,
         tags=wanted.tags,
         fit=fit if PLANS[payer.plan].fits else None,
         tighten=tighten,

@@ -33,6 +33,7 @@ CALL_SECONDS = 600.0
 LAST_FRAME_SECONDS = 2.0
 # Many servers close an idle connection after 5 s. A call that is written to a closing one may or may not be worked on.
 KEEP_ALIVE_SECONDS = 3.0
+END_SECONDS = 0.2
 COUNT_SECONDS = 1.0
 # What a server's own count leaves out: the opening of the answer, and what its template adds beside the messages.
 COUNT_SPARE = 16
@@ -152,11 +153,14 @@ class ModelStream:
 
     def close(self) -> None:
         """Give the connection back, or close it where the answer was not read to its end."""
-        if self._response is not None:
-            if self.answer.is_done and self._response.content.at_eof():
-                self._response.release()
-            else:
-                self._response.close()
+        if self._response is None:
+            return
+        if not self.answer.is_done or self.answer.is_over or self.is_cut:
+            self._response.close()
+        elif self._response.content.at_eof():
+            self._response.release()
+        else:
+            here().spawn(_give_back(self._response))
 
     def _refused(self, response: aiohttp.ClientResponse) -> ModelFailed:
         error = failure_of_status(response.status, response.headers)
@@ -169,6 +173,19 @@ class ModelStream:
         what = why if isinstance(why, str) else type(why).__name__
         logger.warning("model call failed: model=%s outcome=%s failure=%s", self.model, outcome, what)
         return ModelFailed(message, outcome=outcome)
+
+
+async def _give_back(response: aiohttp.ClientResponse) -> None:
+    """After the last frame comes the end of the body, a little later: with it the connection can be used again."""
+    try:
+        async with asyncio.timeout(END_SECONDS):
+            rest = await response.content.read(1)
+    except (*_BROKEN, TimeoutError):
+        rest = b"?"
+    if rest:
+        response.close()
+    else:
+        response.release()
 
 
 async def count_tokens(messages: Sequence[Message], *, model: str, dialect: Dialect) -> int | None:

@@ -98,7 +98,7 @@ async def start_reply(
     price_for(model or settings.LLM_MODEL)
     payer = await payer_for(engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema)
     if conversation_id is None:
-        conversation = Conversation(await _new_id(engine, buyer), is_new=True)
+        conversation = Conversation()
         return await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model)
     busy_key = f"{buyer.schema}:conversation-{conversation_id}"
     if not await engine.exclusive.acquire(busy_key, engine.wait_seconds):
@@ -132,10 +132,16 @@ async def _reply(
         key_id=buyer.key_id,
         workflow=f"conversation-{conversation.id}" if conversation.has_limit else None,
         busy_key=conversation.busy_key,
+        returning=in_schema(NEW_ID, buyer.schema) if conversation.id is None else "NULL",
         known=conversation.known,
-        keep_rows=lambda completion: rows_of(conversation, buyer.user_id, prompt, asked_at, completion),
+        keep_rows=lambda call, completion: rows_of(
+            conversation.id or call.returned,
+            Asked(prompt, asked_at, buyer.user_id, is_new=conversation.id is None),
+            completion,
+        ),
     )
-    return Reply(await calls.begin(engine, payer, wanted), conversation.id)
+    answering = await calls.begin(engine, payer, wanted)
+    return Reply(answering, conversation.id or answering.call.returned)
 
 
 # --- conversations --------------------------------------------------------------------------------------------------
@@ -143,17 +149,16 @@ async def _reply(
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation as a call needs it. A new one has its number before it has a row."""
+    """A conversation as a call needs it. A new one gets its number with the hold, and its row with the answer."""
 
-    id: int
-    is_new: bool = False
+    id: int | None = None
     has_limit: bool = False
     busy_key: str | None = None
     history: Sequence[Message] = ()
     known: Known | None = None
 
 
-NEW_ID = "SELECT nextval(pg_get_serial_sequence('{schema}.chat_conversation', 'id'))"
+NEW_ID = "nextval(pg_get_serial_sequence('{schema}.chat_conversation', 'id'))"
 
 FOUND = """
 SELECT conversation.has_limit,
@@ -164,13 +169,6 @@ SELECT conversation.has_limit,
 FROM {schema}.chat_conversation AS conversation
 WHERE conversation.id = %(id)s AND conversation.owner_id = %(owner)s
 """
-
-
-async def _new_id(engine: Engine, buyer: Buyer) -> int:
-    try:
-        return int((await engine.store.fetch(in_schema(NEW_ID, buyer.schema)))[0][0])
-    except FAILURES as exc:
-        raise Unavailable from exc
 
 
 async def _found(engine: Engine, buyer: Buyer, conversation_id: int, busy_key: str) -> Conversation:
@@ -241,16 +239,26 @@ TURNS = """
 )"""
 
 
-def rows_of(conversation: Conversation, owner: int, prompt: str, asked_at: datetime, completion: Completion) -> Keep:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, and whether it begins a conversation."""
+
+    prompt: str
+    at: datetime
+    owner: int
+    is_new: bool
+
+
+def rows_of(conversation: int, asked: Asked, completion: Completion) -> Keep:
     """The question and its answer, and a new conversation's own row: written with the line, or not at all."""
     question = {
         "place": 1,
         "role": "user",
-        "text": prompt,
+        "text": asked.prompt,
         "model": "",
         "finish_reason": "",
         "outcome": "",
-        "created_at": asked_at.isoformat(),
+        "created_at": asked.at.isoformat(),
     }
     answer = {
         "place": 2,
@@ -265,10 +273,10 @@ def rows_of(conversation: Conversation, owner: int, prompt: str, asked_at: datet
         "cost": completion.cost,
         "created_at": datetime.now(UTC).isoformat(),
     }
-    params = {"conversation": conversation.id, "turns": json.dumps([question, answer])}
-    if not conversation.is_new:
+    params = {"conversation": conversation, "turns": json.dumps([question, answer])}
+    if not asked.is_new:
         return Keep(TURNS, params)
-    new = {"owner": owner, "title": _title(prompt), "asked_at": asked_at}
+    new = {"owner": asked.owner, "title": _title(asked.prompt), "asked_at": asked.at}
     return Keep(CONVERSATION_ROW + TURNS, {**params, **new})
 
 

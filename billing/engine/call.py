@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
@@ -57,6 +57,7 @@ class Call:
         self.first_balances = held.balances
         self.is_fitted = False
         self.is_dispatched = False
+        self.returned: Any = None  # the value of the order's own expression
         self.used = order.least
         self.tokens: tuple[int | None, int | None] = (order.tokens_input, None)
         # Called from the engine's timer when the authority stops holding the money: cut whatever is being bought.
@@ -120,7 +121,7 @@ class Call:
         }
         try:
             await self._engine.register()
-            await self._engine.store.fetch(DISPATCH, params)
+            rows = await self._engine.store.fetch(DISPATCH.replace("{returning}", order.returning), params)
         except psycopg.errors.UniqueViolation:
             self.settle(Final(0, Outcome.NONE))
             raise Busy from None
@@ -128,6 +129,7 @@ class Call:
             # Perhaps it was written all the same: then it says "released" to whoever finds it.
             self.settle(Final(0, Outcome.NONE))
             raise Unavailable from exc
+        self.returned = rows[0][0]
         self.is_dispatched = True
 
     def note(self, used: int, *, tokens_input: int | None, tokens_output: int | None) -> None:

@@ -19,7 +19,8 @@ class Order:
     """What is asked for. `amount` is held at first; `least` is charged if the process dies with the model at work.
 
     `fit` turns what remains into a smaller amount that still makes a call, 0 where there is none. `tighten` counts
-    anew what `amount` only bounds, once, when money is short; None where it cannot.
+    anew what `amount` only bounds, once, when money is short; None where it cannot. `returning` is an SQL expression
+    of the caller's own that is read with the row's INSERT, which spares a statement.
     """
 
     payer: Payer
@@ -32,6 +33,7 @@ class Order:
     least: int = 0
     tokens_input: int | None = None
     busy_key: str | None = None
+    returning: str = "NULL"
     tags: list[str] | None = None
     grace_ms: int | None = None
     ttl_ms: int = TTL_MS

@@ -37,6 +37,7 @@ INSERT INTO public.billing_hold (
     %(id)s, %(account)s, %(process)s, %(reservation)s, %(subject)s::jsonb, %(user)s, %(kind)s, %(name)s, %(model)s,
     %(estimate)s, '[]'::jsonb, %(busy_key)s, now(), now(), %(used)s, 0, %(tokens_input)s, 'swept', false
 )
+RETURNING {returning}
 """
 
 FORGET_HOLD = "DELETE FROM public.billing_hold WHERE id = %s"
