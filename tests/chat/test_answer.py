@@ -241,8 +241,16 @@ def test_a_report_of_the_input_before_the_first_word_is_no_end():
     answer = Answer()
     answer.feed(frame({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 0}}))
     assert not answer.said_all
+    role = {"choices": [{"index": 0, "delta": {"role": "assistant"}}]}
+    answer.feed(frame({**role, "usage": {"prompt_tokens": 10, "completion_tokens": 1}}))
+    assert not answer.said_all
     answer.feed(words("Hello", usage={"prompt_tokens": 10, "completion_tokens": 1}))
     assert not answer.said_all
+
+
+def test_a_total_bounds_an_input_that_we_think_is_larger():
+    answer, _shown = read([words("a"), words("b"), words("c"), STOP, frame({"usage": {"total_tokens": 13}}), DONE])
+    assert used(answer, tokens_input=50, max_output=9) == (Usage(10, 3, counted=True), Outcome.ESTIMATED)
 
 
 reports = st.dictionaries(
