@@ -16,11 +16,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # gunicorn's ow
 
 from config.env import envint, envport
 
-bind = f"127.0.0.1:{envport('PORT', 8000)}"  # a container says --bind
+bind = f"127.0.0.1:{envport('PORT', 8000)}"  # the supervisor and a container say --bind
 worker_class = "gthread"
 workers = envint("WEB_WORKERS", 2, minimum=1, maximum=64)
-threads = envint("WEB_THREADS", 32, minimum=1, maximum=1000)
+threads = envint("WEB_THREADS", 16, minimum=1, maximum=1000)
 preload_app = False
+
+# Who writes to a unix socket is trusted by gunicorn: it would take a client's X-Forwarded-Ssl and SCRIPT_NAME, which
+# come through the front, for the front's own. Whether a request came by TLS is decided once, in settings.
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 
 # Each thread may need a connection, none needs two.
 os.environ.setdefault("DB_POOL_MAX", str(threads))

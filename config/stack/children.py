@@ -1,6 +1,7 @@
 """The processes of one STATE_DIR: started, recorded, ended; and those an earlier run left behind.
 
-Owns `STATE_DIR/processes.json` and `STATE_DIR/logs`. Must not touch a process that is not recorded there.
+Owns `STATE_DIR/processes.json` and `STATE_DIR/logs`, and how long a part rests before it is started again. Must not
+touch a process that is not recorded there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from config.env import BASE_DIR
@@ -22,11 +23,14 @@ from config.stack import processes
 class Child:
     """One process with its watcher (child.py), in a session of its own, writing to its own log."""
 
-    def __init__(self, name: str, command: list[str], *, env: Mapping[str, str], log: Path, grace: float) -> None:
+    def __init__(
+        self, name: str, command: list[str], *, env: Mapping[str, str], log: Path, grace: float, again: bool = False
+    ) -> None:
         self.name = name
         self.log = log
         self._grace = grace
-        with log.open("wb") as output:
+        # Started again, it writes below what it said last time: that is what somebody will want to read.
+        with log.open("ab" if again else "wb") as output:
             self._watcher = subprocess.Popen(
                 [sys.executable, "-m", "config.stack.child", str(grace), *command],
                 cwd=BASE_DIR,
@@ -59,6 +63,39 @@ class Child:
         if processes.in_group(self.pid):
             _end_group(self.pid, patience=0 if self.poll() is None else 2)
         self._watcher.wait()
+
+
+class Part:
+    """A process that is started again when it ends: soon the first time, later each time it does not last."""
+
+    FIRST, LONGEST, LASTED = 0.5, 30.0, 60.0
+
+    def __init__(self, start: Callable[[bool], Child]) -> None:
+        self._start = start
+        self._rest = self.FIRST
+        self._due = 0.0  # when it is started again; 0 while it runs, as far as we know
+        self.run()
+
+    def run(self, *, again: bool = False) -> None:
+        self.child = self._start(again)
+        self._since, self._due = time.monotonic(), 0.0
+
+    def rest(self) -> float:
+        """It ended. How long it rests, and from now on does."""
+        self.child.finish()
+        if time.monotonic() - self._since >= self.LASTED:
+            self._rest = self.FIRST
+        rest, self._rest = self._rest, min(self._rest * 2, self.LONGEST)
+        self._due = time.monotonic() + rest
+        return rest
+
+    @property
+    def resting(self) -> bool:
+        return self._due > 0
+
+    @property
+    def rested(self) -> bool:
+        return 0 < self._due <= time.monotonic()
 
 
 def record(path: Path, children: list[Child]) -> None:

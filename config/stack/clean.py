@@ -11,9 +11,9 @@ from pathlib import Path
 
 from config.env import state_dir
 from config.stack import StackError
-from config.stack.places import MOVED, fingerprint
+from config.stack.checks import only_one
+from config.stack.places import MOVED, fingerprint, run_folder
 from config.stack.postgres import unused
-from config.stack.supervisor import only_one
 
 OURS = (
     "pg",
@@ -22,6 +22,8 @@ OURS = (
     "model",
     "journal",
     "logs",
+    "front",
+    "run",
     "demo.json",
     "processes.json",
     "postgres.lock",
@@ -33,7 +35,9 @@ OURS = (
 def main() -> int:
     state = state_dir()
     away = MOVED / fingerprint(state)
-    found = [path for path in (*(state / name for name in OURS), away) if path.exists()]
+    # A set, for the sockets' folder is in STATE_DIR or far from it.
+    ours = {*(state / name for name in OURS), away, run_folder(state)}
+    found = sorted(path for path in ours if path.exists())
     if not found:
         print(f"There is nothing in {state}.")
         return 0

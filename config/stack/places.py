@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import stat
 from contextlib import suppress
@@ -59,6 +60,22 @@ class Places:
         if len(os.fsencode(near / ".s.PGSQL.5432.lock")) <= LONGEST_SOCKET and "," not in str(near):
             return near
         return SHORT / f"{PROJECT}-{fingerprint(self.state)}"
+
+
+def run_folder(state: Path) -> Path:
+    """Where web and plane have their sockets: in STATE_DIR, or in a short folder as Postgres's are."""
+    near = state / "run"
+    # The Caddyfile gets the path as text, in which a space ends a word and a brace begins a name.
+    plain = re.fullmatch(r"[A-Za-z0-9/._+-]+", str(near))
+    if plain and len(os.fsencode(near / "plane.sock")) <= LONGEST_SOCKET:
+        return near
+    return SHORT / f"{PROJECT}-{fingerprint(state)}-run"
+
+
+def make_run_folder(state: Path) -> Path:
+    folder = run_folder(state)
+    _make_private(folder, None)
+    return folder
 
 
 def fingerprint(path: Path) -> str:

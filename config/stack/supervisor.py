@@ -1,4 +1,4 @@
-"""`make run`: every process the product needs, started in order, watched, and ended in order.
+"""`make run`: every process the product needs, started in order, watched, started again, and ended in order.
 
 Owns the order and what the person at the terminal reads. Must not know how a part works inside: it knows
 commands, ports and answers over HTTP.
@@ -7,40 +7,44 @@ commands, ports and answers over HTTP.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
-import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import IO
-from urllib.parse import urlsplit
 
-import psycopg
 from django.core.exceptions import ImproperlyConfigured
 
-from config.env import embedded_database, envint, envport, envstr, envurl, state_dir
+from config.env import embedded_database, envbool, envport, envstr, envurl, state_dir
 from config.stack import StackError
-from config.stack.children import Child, end_orphans, record
-from config.stack.places import make_state
+from config.stack.banner import banner
+from config.stack.checks import authority_is_embedded, check_database, only_one
+from config.stack.children import Child, Part, end_orphans, record
+from config.stack.connections import AUTHORITY, JOBS_POOL, check_connections, plane_workers
+from config.stack.front import Listener, front_command, front_environment
+from config.stack.places import make_run_folder, make_state, run_folder
 from config.stack.ports import check_ports
 from config.stack.postgres import SharedPostgres
 from config.stack.secrets import ensure_secrets
-from config.stack.server import SETTINGS, check_version, last_lines
+from config.stack.server import last_lines
 
 # What is started; each with the options that say where.
 MANAGE = [sys.executable, "manage.py"]
 MODEL = [sys.executable, "-m", "chat.local_model"]
 WEB = [sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.conf.py", "config.wsgi"]
-AUTHORITY_POOL = 4
-SPARE_CONNECTIONS = 20  # for commands and a test run beside us
+PLANE = [
+    *(sys.executable, "-m", "uvicorn", "config.asgi:application"),
+    *("--loop", "uvloop", "--http", "httptools", "--ws", "none", "--no-access-log", "--no-server-header"),
+    *("--timeout-graceful-shutdown", "10", "--timeout-keep-alive", "75"),
+]
 HEALTH = "/actuator/health/readiness"
+# Together, the first named first: the front takes nothing new, and passes on what plane and web still say.
+STOPPING = (("front", "plane", "web"), ("jobs",), ("authority",), ("model",))
 
 
 class Stopped(Exception):
@@ -57,9 +61,18 @@ class Supervisor:
         self.runtime_port = envport("AUTHORITY_RUNTIME_PORT", 7878)
         self.admin_port = envport("AUTHORITY_ADMIN_PORT", 7979)
         self.model_port = envport("MODEL_PORT", 8081)
+        self.front = envbool("FRONT", True)
+        if self.front:
+            self.web = Listener(path=run_folder(state) / "web.sock")
+            self.plane = Listener(path=run_folder(state) / "plane.sock")
+        else:
+            self.web = Listener(port=self.port)
+            self.plane = Listener(port=envport("PLANE_PORT", self.port + 1))
         self._records = state / "processes.json"
-        self._children: list[Child] = []
+        self._parts: list[Part] = []
+        self._commands: list[Child] = []  # under way; at most one
         self._began = time.monotonic()
+        self._ready = False
         self._postgres: SharedPostgres | None = None
         self._looked = 0.0  # when at it
         self._asked = 0  # Ctrl-C or TERM, counted
@@ -90,10 +103,14 @@ class Supervisor:
         for name in end_orphans(self._records, self.state):
             self.say(f"ended {name}, left behind by an earlier run")
         check_ports(self._ports(), patience)
-        self._check_connections()
+        if self.embedded_database:
+            check_connections()
         ensure_secrets(self.state)
         for folder in ("logs", "journal"):
             (self.state / folder).mkdir(mode=0o700, exist_ok=True)
+        if self.front:
+            make_run_folder(self.state)
+            front_command()  # here, so that a missing Caddy is told before anything is started
         try:
             # Here rather than in the first child that reads them: one sentence instead of its traceback.
             import_module("config.settings")
@@ -110,21 +127,30 @@ class Supervisor:
             check_database(envstr("DATABASE_URL"))
         if self.embedded_model:
             where = ["--host", "127.0.0.1", "--port", str(self.model_port)]
-            self._spawn("model", [*MODEL, *where, "--model-dir", str(self.state / "model")])
+            self._run("model", [*MODEL, *where, "--model-dir", str(self.state / "model")])
         if self.embedded_authority:
             ports = ["--runtime-port", str(self.runtime_port), "--admin-port", str(self.admin_port)]
-            self._spawn("authority", [*MANAGE, "authority", *ports], grace=8, DB_POOL_MAX=str(AUTHORITY_POOL))
+            self._run("authority", [*MANAGE, "authority", *ports], grace=8, env={"DB_POOL_MAX": str(AUTHORITY)})
         self._command("migrations", "migrate_schemas")
         if self.embedded_authority:
             with self._step("budget authority"):
                 self._wait_for_answer(self.runtime_port, HEALTH)
                 self._wait_for_answer(self.admin_port, HEALTH)
         # A further step that must be done before the first request goes here.
-        # Web loads while the demo workspace is made; it calls itself ready only when both are done.
-        self._spawn("web", WEB, grace=12)  # gunicorn itself gives streams 10 s
+        # These load while the demo workspace is made; web calls itself ready only when all is there.
+        self._run("web", [*WEB, *self.web.for_gunicorn()], grace=12, listener=self.web)  # gunicorn gives streams 10 s
+        workers = ["--workers", str(plane_workers())]
+        self._run("plane", [*PLANE, *workers, *self.plane.for_uvicorn()], grace=13, listener=self.plane)
+        self._run("jobs", [*MANAGE, "jobs"], grace=11, env={"DB_POOL_MAX": str(JOBS_POOL)})
         self._command("demo workspace", "ensure_demo")
+        with self._step("plane"):
+            self._wait_until_it_listens(self.plane)
+        if self.front:
+            told = front_environment(self.state, self.port, web=self.web, plane=self.plane)
+            self._run("front", front_command(), grace=14, env=told)
         with self._step("web"):
             self._wait_for_answer(self.port, "/readyz")
+        self._ready = True
         print(banner(self.state, self.port, time.monotonic() - self._began), flush=True)
 
     def _watch(self) -> None:
@@ -132,53 +158,75 @@ class Supervisor:
             self._pause(0.2)
 
     def _stop(self) -> None:
-        """Web first: its streams settle with the authority, and the authority writes to Postgres."""
-        if self._children:
+        """From the outside in: streams settle with the authority, and the authority writes to Postgres."""
+        living = [*self._commands, *(part.child for part in self._parts if not part.resting)]
+        if living:
             self.say("stopping")
-        order = {"web": 0, "authority": 2, "model": 3}
-        for child in sorted(self._children, key=lambda child: order.get(child.name, 1)):
-            self._end(child)
-        self._children.clear()
+        self._end(self._commands)
+        for names in STOPPING:
+            self._end(sorted((c for c in living if c.name in names), key=lambda child: names.index(child.name)))
+        self._parts.clear()
+        if self.front:
+            self._forget_sockets()
 
     # Parts
 
     def _ports(self) -> dict[str, int]:
-        ports = {"PORT": self.port}
+        ports = {"PORT": self.port} | ({} if self.front else {"PLANE_PORT": self.plane.port})
         if self.embedded_authority:
             ports |= {"AUTHORITY_RUNTIME_PORT": self.runtime_port, "AUTHORITY_ADMIN_PORT": self.admin_port}
         return ports | ({"MODEL_PORT": self.model_port} if self.embedded_model else {})
 
-    def _check_connections(self) -> None:
-        workers = envint("WEB_WORKERS", 2, minimum=1) or 2
-        threads = envint("WEB_THREADS", 32, minimum=1) or 32
-        most = int(SETTINGS["max_connections"])
-        if self.embedded_database and workers * threads + AUTHORITY_POOL + SPARE_CONNECTIONS > most:
-            raise StackError(
-                f"WEB_WORKERS × WEB_THREADS is {workers * threads}: the embedded Postgres has room for "
-                f"{most - AUTHORITY_POOL - SPARE_CONNECTIONS}."
-            )
+    def _run(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        grace: float = 5,
+        env: Mapping[str, str] | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        """A part: from now on it runs, whatever ends it, until we stop."""
 
-    def _spawn(self, name: str, command: list[str], *, grace: float = 5, **extra: str) -> Child:
+        def start(again: bool) -> Child:
+            if listener:
+                listener.clear()
+            return self._spawn(name, command, grace=grace, env=env, again=again)
+
+        self._parts.append(Part(start))
+        self._record()
+
+    def _spawn(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        grace: float = 5,
+        env: Mapping[str, str] | None = None,
+        again: bool = False,
+    ) -> Child:
         # A pool is for who serves. A command that inherits one hangs at its end.
-        env = {key: value for key, value in os.environ.items() if key != "DB_POOL_MAX"}
-        env |= {"STATE_DIR": str(self.state), "PYTHONUNBUFFERED": "1", **extra}
+        inherited = {key: value for key, value in os.environ.items() if key != "DB_POOL_MAX"}
+        full = inherited | {"STATE_DIR": str(self.state), "PYTHONUNBUFFERED": "1"} | dict(env or {})
         log = self.state / "logs" / f"{name.replace(' ', '-')}.log"
-        child = Child(name, command, env=env, log=log, grace=grace)
-        self._children.append(child)
-        record(self._records, self._children)
-        return child
+        return Child(name, command, env=full, log=log, grace=grace, again=again)
 
     def _command(self, name: str, *arguments: str) -> None:
         """A management command, to its end."""
         with self._step(name):
             child = self._spawn(name, [*MANAGE, *arguments])
+            self._commands.append(child)
+            self._record()
             while child.poll() is None:
-                self._pause(0.05, but=child)
-            self._children.remove(child)
-            record(self._records, self._children)
+                self._pause(0.05)
+            self._commands.remove(child)
+            self._record()
             if code := child.poll():
                 raise StackError(failure(child, f"failed with exit code {code}"))
             child.finish()
+
+    def _record(self) -> None:
+        record(self._records, [*(part.child for part in self._parts), *self._commands])
 
     def _wait_for_answer(self, port: int, path: str) -> None:
         deadline = time.monotonic() + 90
@@ -187,32 +235,64 @@ class Supervisor:
                 raise StackError(f"http://127.0.0.1:{port}{path} is not ready after 90 s; it says: {answer[1]}")
             self._pause(0.1)
 
-    def _pause(self, seconds: float, but: Child | None = None) -> None:
+    def _wait_until_it_listens(self, listener: Listener) -> None:
+        deadline = time.monotonic() + 90
+        while not listener.answers():
+            if time.monotonic() > deadline:
+                raise StackError(f"Nobody listens on {listener.for_caddy()} after 90 s.")
+            self._pause(0.1)
+
+    def _pause(self, seconds: float) -> None:
         """Every wait comes by here: it notices a Ctrl-C, and a part that ended by itself."""
         if self._asked:
             raise Stopped
-        for child in self._children:
-            if child is not but and (code := child.poll()) is not None:
-                raise StackError(failure(child, f"ended by itself (exit code {code}); everything else is stopped"))
-        self._check_postgres()
+        # First, for nothing else lives long without it, and its end is the reason to name.
+        self._check_postgres(every=1)
+        for part in self._parts:
+            self._care_for(part)
         self._progress()
         time.sleep(seconds)
 
-    def _check_postgres(self) -> None:
-        if self._postgres and time.monotonic() > self._looked + 1:
+    def _care_for(self, part: Part) -> None:
+        if part.rested:
+            part.run(again=True)
+            self._record()
+        elif not part.resting and (code := part.child.poll()) is not None:
+            self._check_postgres(every=0)
+            if not self._ready:
+                # What cannot even start would only be tried again and again.
+                raise StackError(failure(part.child, f"ended by itself (exit code {code}); everything else is stopped"))
+            said = last_lines(part.child.log, 1).strip() or "nothing"
+            self.say(
+                f"{part.child.name} ended by itself (exit code {code}) and is started again in {part.rest():.1f} s; "
+                f"it said last: {said}"
+            )
+
+    def _check_postgres(self, every: float) -> None:
+        if self._postgres and time.monotonic() > self._looked + every:
             self._looked = time.monotonic()
             if not self._postgres.is_up():
                 log = self.state / "logs" / "postgres.log"
                 raise StackError(f"Postgres ended by itself; everything else is stopped. Its log is {log}.")
 
-    def _end(self, child: Child) -> None:
+    def _end(self, children: list[Child]) -> None:
+        """Ask them all, in order, and wait for them together."""
         since, told = time.monotonic(), 0
-        while child.poll() is None and not child.late(since):
+        while living := [child for child in children if child.poll() is None and not child.late(since)]:
             if told < (2 if self._asked > 1 else 1):  # a second Ctrl-C hurries
-                child.ask()
+                for child in living:
+                    child.ask()
+                    time.sleep(0.05)
                 told += 1
             time.sleep(0.05)
-        child.finish()
+        for child in children:
+            child.finish()
+
+    def _forget_sockets(self) -> None:
+        self.web.clear()
+        self.plane.clear()
+        with contextlib.suppress(OSError):
+            run_folder(self.state).rmdir()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked += 1
@@ -240,47 +320,6 @@ class Supervisor:
             print(f"[{time.monotonic() - self._began:5.1f} s] {text}", flush=True)
 
 
-@contextlib.contextmanager
-def only_one(state: Path) -> Iterator[IO[str]]:
-    """The lock of a running stack; its file tells the pid to the one who comes second."""
-    try:
-        lock = (state / "supervisor.lock").open("a+")
-    except OSError as exc:
-        raise StackError(f"{state} cannot be written ({exc.strerror}): does it belong to someone else?") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise StackError(
-                f"This stack is already running (pid {lock.read().strip() or 'unknown'}): "
-                "stop it, or give this one its own STATE_DIR and ports."
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield lock
-        lock.truncate(0)
-
-
-def authority_is_embedded() -> bool:
-    given = {name for name in ("CYCLES_BASE_URL", "CYCLES_ADMIN_URL") if envurl(name)}
-    if len(given) == 1:
-        (missing,) = {"CYCLES_BASE_URL", "CYCLES_ADMIN_URL"} - given
-        raise StackError(f"{missing} is not set: an external authority needs it beside {given.pop()}.")
-    if given and not envstr("CYCLES_ADMIN_API_KEY"):
-        raise StackError("CYCLES_ADMIN_API_KEY is not set: an external authority needs its admin key.")
-    return not given
-
-
-def check_database(url: str) -> None:
-    try:
-        with psycopg.connect(url, connect_timeout=5) as connection:
-            check_version(connection.info.server_version)
-    except psycopg.Error as exc:
-        raise StackError(f"The database of DATABASE_URL cannot be used: {exc}") from None
-
-
 def get(port: int, path: str) -> tuple[int, str]:
     """Status and body; 0 and why when nobody answers. Asked directly: a proxy knows no loopback."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
@@ -296,27 +335,6 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 def failure(child: Child, what: str) -> str:
     return f"{last_lines(child.log)}\n\n{child.name} {what}. The lines above are the end of {child.log}"
-
-
-def banner(state: Path, port: int, seconds: float) -> str:
-    demo = json.loads((state / "demo.json").read_text())
-    site = envurl("SITE_URL", f"http://{envstr('BASE_DOMAIN', 'localhost')}:{port}")
-    parts = urlsplit(site)
-    asking = '{"prompt": "Say hello in five words.", "stream": true}'
-    return f"""
-  Ready after {seconds:.0f} s.
-
-    {site:<34} sign up, or read on
-    {f"{parts.scheme}://{demo['slug']}.{parts.netloc}":<34} the demo workspace
-    log in as  {demo["email"]}  with  {demo["password"]}
-
-  A streamed, paid answer:
-
-    curl -N {site}/api/chat/ -H 'X-Tenant-ID: {demo["slug"]}' \
--H 'Authorization: Bearer {demo["api_key"]}' -H 'Content-Type: application/json' -d '{asking}'
-
-  Ctrl-C stops everything; `make test` runs the tests. Logs are in {state / "logs"}.
-"""
 
 
 def main() -> int:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from config.stack import StackError, processes
+from config.stack.checks import authority_is_embedded
 from config.stack.places import places_for
 from config.stack.ports import check_ports
-from config.stack.supervisor import authority_is_embedded
 from tests.stack.conftest import environment, free_ports, kill_server, run, server, start, wait_until
 
 PORTS = ("PORT", "AUTHORITY_RUNTIME_PORT", "AUTHORITY_ADMIN_PORT", "MODEL_PORT")

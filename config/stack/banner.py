@@ -1,0 +1,30 @@
+"""What the person at the terminal reads when everything is up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from config.env import envstr, envurl
+
+
+def banner(state: Path, port: int, seconds: float) -> str:
+    demo = json.loads((state / "demo.json").read_text())
+    site = envurl("SITE_URL", f"http://{envstr('BASE_DOMAIN', 'localhost')}:{port}")
+    parts = urlsplit(site)
+    asking = '{"prompt": "Say hello in five words.", "stream": true}'
+    return f"""
+  Ready after {seconds:.0f} s.
+
+    {site:<34} sign up, or read on
+    {f"{parts.scheme}://{demo['slug']}.{parts.netloc}":<34} the demo workspace
+    log in as  {demo["email"]}  with  {demo["password"]}
+
+  A streamed, paid answer:
+
+    curl -N {site}/api/chat/ -H 'X-Tenant-ID: {demo["slug"]}' \
+-H 'Authorization: Bearer {demo["api_key"]}' -H 'Content-Type: application/json' -d '{asking}'
+
+  Ctrl-C stops everything; `make test` runs the tests. Logs are in {state / "logs"}.
+"""

@@ -1,0 +1,36 @@
+"""How many database connections the parts take at most, and whether the embedded Postgres has room for them.
+
+Owns that sum. Must not be asked where DATABASE_URL names a server: its limit is not ours to know.
+"""
+
+from __future__ import annotations
+
+from config.env import envint
+from config.stack import StackError
+from config.stack.server import SETTINGS
+
+AUTHORITY = 4
+ENGINE = 4  # a paid call's engine, of which each process that buys has one
+JOBS_POOL = 4  # one for each task at a time
+JOBS_QUEUE = 4  # procrastinate's own three, and one that listens
+SPARE = 20  # for commands and a test run beside us
+
+
+def check_connections() -> None:
+    web = _setting("WEB_WORKERS", 2) * (_setting("WEB_THREADS", 16) + ENGINE)
+    plane = plane_workers() * ENGINE
+    others = AUTHORITY + JOBS_POOL + JOBS_QUEUE + ENGINE + SPARE
+    room = int(SETTINGS["max_connections"]) - others
+    if web + plane > room:
+        raise StackError(
+            f"WEB_WORKERS × (WEB_THREADS + {ENGINE}) + PLANE_WORKERS × {ENGINE} is {web + plane}: "
+            f"the embedded Postgres has room for {room}."
+        )
+
+
+def plane_workers() -> int:
+    return _setting("PLANE_WORKERS", 1)
+
+
+def _setting(name: str, default: int) -> int:
+    return envint(name, default, minimum=1) or default

@@ -1,0 +1,287 @@
+"""The front: real Caddy, real sockets, and stand-ins behind it that say what they were asked."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+
+from config.env import BASE_DIR
+from config.stack.front import Listener
+from tenants.http import TooLarge, Unavailable
+from tests.stack.conftest import wait_until
+from tests.support.front import Front
+
+LARGE = b"x" * 9_000_000
+CHAT = "/api/chat/stream/"
+
+
+class Upstream:
+    """web or plane, by its socket."""
+
+    def __init__(self, path) -> None:
+        self.listener = Listener(path=path)
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "uvicorn", "tests.stack.upstream:app", "--log-level", "critical"]
+        self._process = subprocess.Popen([*command, *self.listener.for_uvicorn()], cwd=BASE_DIR)
+        wait_until(self.listener.answers)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def renewed(self) -> Self:
+        """Up, and without a memory of what the last test asked."""
+        if self._process.poll() is not None:
+            self.start()
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.listener.path))) as client:
+            client.delete("http://upstream/seen")
+        return self
+
+    def seen(self) -> list[str]:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.listener.path))) as client:
+            return client.get("http://upstream/seen").json()
+
+
+@pytest.fixture(scope="module")
+def upstreams():
+    """Started once: most of a test's time would be theirs."""
+    with tempfile.TemporaryDirectory(prefix="front-", dir="/tmp") as folder:
+        pair = [Upstream(Path(folder) / name) for name in ("web.sock", "plane.sock")]
+        yield pair
+        for upstream in pair:
+            upstream.stop()
+
+
+@pytest.fixture
+def web(upstreams):
+    return upstreams[0].renewed()
+
+
+@pytest.fixture
+def plane(upstreams):
+    return upstreams[1].renewed()
+
+
+@pytest.fixture
+def front(folder, web, plane):
+    for name in ("home", "tmp"):
+        (folder / name).mkdir()
+    variables = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+    with Front(folder, web=web.listener, plane=plane.listener, **variables) as front:
+        yield front
+
+
+def say(front, words: str) -> None:
+    httpx.post(f"{front.url}/api/chat/say/", content=words).raise_for_status()
+
+
+def in_pieces():
+    return (LARGE[at : at + 65_536] for at in range(0, len(LARGE), 65_536))
+
+
+def seen_headers(answer: httpx.Response) -> dict[str, str]:
+    return dict(answer.json()["headers"])
+
+
+def test_chat_goes_to_the_plane_and_everything_else_to_web(front, web, plane):
+    for path in ("/", "/healthz", "/api/budget/", "/api/chat", "/api/chatter/", "/api/chat/"):
+        httpx.get(front.url + path)
+    assert plane.seen() == ["/api/chat/"]
+    assert web.seen() == ["/", "/healthz", "/api/budget/", "/api/chat", "/api/chatter/"]
+
+
+@pytest.mark.parametrize("content", [LARGE, in_pieces], ids=["by its length", "without a length"])
+@pytest.mark.parametrize("path", ["/api/chat/", "/api/summarize/"])
+def test_a_body_over_the_limit_is_refused_in_the_contracts_words(front, plane, web, folder, content, path):
+    answer = httpx.post(front.url + path, content=content if isinstance(content, bytes) else content())
+    assert (answer.status_code, answer.json()) == (413, TooLarge().body())
+    assert path not in plane.seen() + web.seen()
+    assert not [*(folder / "tmp").iterdir(), *(folder / "home").iterdir()]
+
+
+def test_outside_of_the_api_the_refusal_is_a_page(front):
+    answer = httpx.post(f"{front.url}/login/", content=LARGE)
+    assert answer.status_code == 413
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert TooLarge.message in answer.text
+
+
+def test_a_body_of_just_the_limit_passes(front):
+    for path in ("/api/chat/", "/api/summarize/"):
+        for content in (b"x" * 1_048_576, iter([b"x" * 1_048_576])):
+            assert httpx.post(front.url + path, content=content).json()["length"] == 1_048_576
+
+
+def test_a_plane_that_is_away_is_the_contracts_503_and_web_goes_on(front, plane):
+    plane.stop()
+    answer = httpx.post(f"{front.url}/api/chat/", json={})
+    assert (answer.status_code, answer.json()) == (503, Unavailable().body())
+    assert answer.headers["Retry-After"] == "2"
+    assert httpx.get(f"{front.url}/page").status_code == 200
+    plane.start()
+    assert httpx.post(f"{front.url}/api/chat/", json={}).status_code == 200
+
+
+def test_a_plane_that_dies_before_it_answers_is_the_same(front):
+    answer = httpx.post(f"{front.url}/api/chat/dies/", json={})
+    assert (answer.status_code, answer.json()) == (503, Unavailable().body())
+
+
+def test_a_web_that_is_away_is_a_page_without_a_word_about_the_inside(front, web, folder):
+    web.stop()
+    answer = httpx.get(f"{front.url}/?secret=1", headers={"Authorization": "Bearer secret"})
+    assert answer.status_code == 503
+    assert Unavailable.message in answer.text
+    assert str(folder) not in answer.text + str(answer.headers)
+    assert not {"Server", "Via"} & answer.headers.keys()
+    assert "secret" not in front.log()
+
+
+def test_a_stream_passes_word_by_word(front):
+    with httpx.stream("POST", front.url + CHAT, content=b"{}", timeout=5) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == ": open"
+        for words in ("one", "two"):
+            next(lines)
+            say(front, words)
+            assert next(lines) == f"data: {words}"
+        say(front, "end")
+
+
+def test_a_reader_who_leaves_is_told_to_the_plane_without_waiting_for_words(front, plane):
+    with httpx.stream("POST", front.url + CHAT, content=b"{}") as answer:
+        next(answer.iter_lines())
+    wait_until(lambda: "left" in plane.seen(), 2)
+
+
+def test_pages_and_json_are_compressed_and_streams_are_not(front):
+    for path in ("/page", "/api/budget/"):
+        answer = httpx.get(front.url + path, headers={"Accept-Encoding": "gzip"})
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert "Accept-Encoding" in answer.headers["Vary"]
+    with httpx.stream("POST", front.url + CHAT, content=b"{}", headers={"Accept-Encoding": "gzip"}) as answer:
+        assert "Content-Encoding" not in answer.headers
+
+
+FORGED = {
+    "Host": "acme.localhost:8000",
+    "X-Forwarded-For": "10.0.0.9",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Host": "globex.localhost",
+    "X-Forwarded-Ssl": "on",
+    "Forwarded": "for=10.0.0.9;proto=https",
+    "X_Tenant_ID": "globex",
+    "SCRIPT_NAME": "/evil",
+}
+
+
+@pytest.mark.parametrize("path", ["/api/chat/", "/api/budget/"])
+def test_what_a_client_forges_does_not_get_through(front, path):
+    answer = httpx.get(front.url + path, headers=FORGED)
+    headers = seen_headers(answer)
+    assert headers["host"] == headers["x-forwarded-host"] == "acme.localhost:8000"
+    assert (headers["x-forwarded-for"], headers["x-forwarded-proto"]) == ("127.0.0.1", "http")
+    assert not {"x-forwarded-ssl", "forwarded"} & headers.keys()
+    assert not any("_" in name for name in headers)
+    assert not {"Server", "Via"} & {name for name in answer.headers if answer.headers[name] != "uvicorn"}
+
+
+def test_a_proxy_that_is_trusted_says_whether_it_was_https(folder, web, plane):
+    trusted = {"FRONT_TRUSTED_PROXIES": "private_ranges"}
+    with Front(folder, web=web.listener, plane=plane.listener, **trusted) as front:
+        headers = seen_headers(httpx.get(front.url, headers=FORGED))
+    assert headers["x-forwarded-proto"] == "https"
+    assert headers["x-forwarded-for"].startswith("10.0.0.9")
+
+
+def test_four_hundred_slow_sockets_stop_nobody(front):
+    with contextlib.ExitStack() as stack:
+        for number in range(400):
+            slow = stack.enter_context(front.connect())
+            slow.sendall(
+                b"G" if number % 2 else b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx"
+            )
+        began = time.monotonic()
+        assert httpx.get(f"{front.url}/healthz").status_code == 200
+        assert time.monotonic() - began < 1
+
+
+def until_closed(front, head: bytes, drip: bytes) -> float:
+    """How long a client that sends a piece a second is borne with."""
+    began = time.monotonic()
+    with front.connect() as slow:
+        slow.sendall(head)
+        slow.settimeout(1)
+        while time.monotonic() - began < 20:
+            try:
+                slow.sendall(drip)
+                if not slow.recv(1000):
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+    return time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_slow_senders_are_cut_off_and_slow_streams_are_not(front, web, plane):
+    """One test for all, because each waits longer than the deadlines of ten seconds."""
+    senders = {
+        "head": (b"GET /", b"a"),
+        "body": (b"POST /a/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n", b"a"),
+        "chat": (b"POST /api/chat/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n", b"a"),
+        "chunks": (b"POST /b/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+    }
+    borne: dict[str, float] = {}
+
+    def send(name: str) -> None:
+        borne[name] = until_closed(front, *senders[name])
+
+    threads = [threading.Thread(target=send, args=[name]) for name in senders]
+    with httpx.stream("POST", front.url + CHAT, content=b"{}", timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        next(lines)
+        say(front, "end")
+        assert next(lines) == "data: end"
+    assert all(9 < seconds < 13 for seconds in borne.values()), borne
+    # Half a body is nobody's business behind the front.
+    assert web.seen() == []
+    assert plane.seen() == [CHAT, "/api/chat/say/"]
+
+
+def test_at_term_nothing_new_is_taken_and_open_streams_have_their_end(front, plane):
+    with httpx.stream("POST", front.url + CHAT, content=b"{}") as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        front.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not front.listens(), 5)
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(plane.listener.path))) as client:
+            client.post("http://plane/api/chat/say/", content="end")
+        next(lines)
+        assert next(lines) == "data: end"
+    assert front.process.wait(10) == 0
+
+
+def test_a_browser_finds_it_at_both_loopbacks(front):
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        assert httpx.get(f"http://[::1]:{front.port}/healthz").status_code == 200

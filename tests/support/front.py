@@ -1,0 +1,52 @@
+"""The front as `make run` has it: the real Caddy with config/Caddyfile, before whatever listens behind it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+from config.env import BASE_DIR
+from config.stack.front import Listener, front_command, front_environment
+from tests.support.authority import free_port
+
+
+class Front:
+    """`with Front(folder, web=…, plane=…) as front:` listens on `front.port` until the block ends."""
+
+    def __init__(self, folder: Path, *, web: Listener, plane: Listener, **variables: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        told = front_environment(folder, self.port, web=web, plane=plane)
+        self._env = {**os.environ, "FRONT_TRUSTED_PROXIES": "", **told, **variables}
+
+    def __enter__(self) -> Self:
+        self._log = (self.folder / "front.log").open("wb")
+        self.process = subprocess.Popen(
+            front_command(), cwd=BASE_DIR, env=self._env, stdout=self._log, stderr=self._log
+        )
+        deadline = time.monotonic() + 10
+        while not self.listens():
+            assert self.process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._log.close()
+
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def connect(self, timeout: float = 5) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout)
+
+    def log(self) -> str:
+        return (self.folder / "front.log").read_text(errors="replace")
