@@ -84,6 +84,10 @@ async def stream(request: PlaneRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(Words(request.GET["name"]), content_type="text/event-stream")
 
 
+async def told(request: PlaneRequest) -> HttpResponse:
+    return JsonResponse(Words.told, safe=False)
+
+
 async def slow(request: PlaneRequest) -> HttpResponse:
     said = Words.told.setdefault(request.GET["name"], [])
     said.append("asked")
@@ -121,6 +125,7 @@ api.add_router("", router)
 urlpatterns = [
     path("api/plain/", plain),
     path("api/stream/", stream),
+    path("api/told/", told),
     path("api/slow/", slow),
     path("api/orm/", orm),
     path("api/fails/", fails),

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Self
@@ -40,12 +41,14 @@ class WebProcess:
         return [sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.conf.py", "config.wsgi"]
 
     def __enter__(self) -> Self:
+        # A file and no pipe: nobody reads while it serves, and a full pipe would stop it.
+        self._log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             self._command(),
             cwd=ROOT,
             env=self._env,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=self._log,
             start_new_session=True,
         )
         self._wait()
@@ -55,8 +58,9 @@ class WebProcess:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                said = self.process.stderr.read() if self.process.stderr else b""
-                raise RuntimeError(f"{type(self).__name__} did not start: {said.decode()[-2000:]}")
+                self._log.seek(0)
+                said = self._log.read().decode("utf-8", "replace")
+                raise RuntimeError(f"{type(self).__name__} did not start: {said[-2000:]}")
             try:
                 if httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=1).status_code == 200:
                     return

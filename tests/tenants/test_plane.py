@@ -242,17 +242,17 @@ async def fail():
     raise RuntimeError("It does not stop.")
 
 
-def test_web_describes_the_planes_calls_and_serves_none_of_them(acme, settings):
-    from config.api import plane_api, tenant_api
+def test_web_describes_the_planes_calls_beside_its_own(acme, monkeypatch):
+    from config.api import plane_api, public_api, tenant_api
     from tests.support.plane_urls import api
 
-    assert tenant_api._beside is plane_api
-    tenant_api._beside = api
-    try:
-        paths = Client(headers={"host": acme.host}).get("/api/openapi.json").json()["paths"]
-    finally:
-        tenant_api._beside = plane_api
-    assert {"/api/chat/", "/api/budget/{slug}/"} <= set(paths)
+    for host, described in ((acme.host, tenant_api), ("localhost", public_api)):
+        assert described._beside is plane_api
+        monkeypatch.setattr(described, "_beside", api)
+        schema = Client(headers={"host": host}).get("/api/openapi.json").json()
+        assert schema["paths"]["/api/chat/"]["post"]["operationId"] == "tests_support_plane_urls_ask"
+        assert "/api/budget/{slug}/" in schema["paths"]
+        assert {"Ask", "Balances"} <= set(schema["components"]["schemas"])
 
 
 def test_a_session_is_tied_to_its_tenant(plane, acme, globex, alice, bob):
