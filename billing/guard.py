@@ -23,7 +23,7 @@ from runcycles import Caps, CyclesMetrics
 from billing.engine.authority import Payer
 from billing.engine.call import Busy, Call, NotDispatched
 from billing.engine.current import current
-from billing.engine.loop import here, loop_thread, run
+from billing.engine.loop import here, loop_thread, refuse_in_transaction, run
 from billing.engine.opening import open_call
 from billing.engine.order import TTL_MS, Order
 from billing.engine.payers import payer_for
@@ -103,8 +103,7 @@ def reserve(
     tenant = tenant or current_tenant()
     if tenant is None:
         raise NoTenantBound
-    if connection.in_atomic_block:
-        raise RuntimeError("A call cannot be paid for inside a transaction: end it first.")
+    refuse_in_transaction()
     if estimate < 0 or not LEAST_TTL_MS <= ttl_ms <= MOST_TTL_MS:
         raise ValueError("An estimate is never negative, and a hold lasts from a second to a day.")
     call = run(

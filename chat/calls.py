@@ -26,14 +26,14 @@ from django.conf import settings
 from billing.engine.authority import Payer
 from billing.engine.call import Busy, Call
 from billing.engine.engine import Engine
-from billing.engine.loop import here, run
+from billing.engine.loop import here, refuse_in_transaction, run
 from billing.engine.opening import open_call
 from billing.engine.order import Order
 from billing.engine.payers import payer_for
 from billing.engine.rules import first_output, likely_tokens
 from billing.engine.settling import Final, Keep, Settled
 from billing.errors import NoTenantBound, TooManyCalls
-from billing.guard import NotDispatched, Reservation, current_reservation
+from billing.guard import Reservation, current_reservation
 from billing.outcomes import Outcome
 from billing.plans import PLANS
 from billing.prices import Usage, affordable_tokens, estimate
@@ -92,11 +92,13 @@ def complete(messages: Sequence[Message], **options: Any) -> Completion:
 
     Inside a `guarded` function its hold pays, and what this answer used is added to what it has recorded.
     """
+    refuse_in_transaction()
     return run(_complete(_starter(messages, options)))
 
 
 def stream(messages: Sequence[Message], **options: Any) -> Iterator[str]:
     """Buy an answer and give its words as they come. Close the iterator to leave; it is then paid up to there."""
+    refuse_in_transaction()
     return SyncWords(run(_starter(messages, options)()))
 
 
@@ -205,8 +207,8 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
     """Hold the money, write the hold, and start the answer. The caller reads it, or leaves it."""
     terms = terms_for(engine, payer, wanted)
     messages = as_taken(wanted.messages)
-    if engine.under_way[payer.subject_tenant] >= settings.TENANT_STREAMS_MAX:
-        raise TooManyCalls(limit=settings.TENANT_STREAMS_MAX, in_use=engine.under_way[payer.subject_tenant])
+    if (in_use := engine.in_use(payer.subject_tenant)) >= settings.TENANT_STREAMS_MAX:
+        raise TooManyCalls(limit=settings.TENANT_STREAMS_MAX, in_use=in_use)
     output = first_output(terms.habit, terms.max_tokens, whole=terms.dialect.bills_after_cut)
     call = await open_call(engine, _order(payer, wanted, messages, terms, output))
     try:
@@ -229,8 +231,6 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
 
 
 async def _begin_within(outer: Reservation, wanted: Wanted) -> Answering[Within]:
-    if not outer.pays:
-        raise NotDispatched("A model can only be called under a hold that is written and not settled.")
     engine = here()
     terms = terms_for(engine, outer.payer, wanted)
     affordable = affordable_tokens(outer.left(), terms.likely, terms.price)
@@ -253,6 +253,10 @@ class Within:
     @property
     def id(self) -> UUID:
         return self._outer.id
+
+    @property
+    def pays(self) -> bool:
+        return self._outer.pays
 
     @property
     def held(self) -> int:

@@ -11,11 +11,12 @@ import ipaddress
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from billing.engine.call import NotDispatched
 from billing.engine.loop import here
 from billing.outcomes import Outcome
 from chat.answer import Answer
@@ -47,18 +48,28 @@ _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aioht
 _BROKEN = (aiohttp.ClientError, OSError)
 
 
+class Pays(Protocol):
+    """What pays for the call: money that is held, with a row that says so."""
+
+    @property
+    def pays(self) -> bool: ...
+
+
 class ModelStream:
     """One answer as it is written: `read` until it gives None. `cut` ends it, whatever it waits for.
 
     What came is in `answer`. Raises ModelFailed where it breaks off by itself, with the class of what that costs.
     """
 
-    def __init__(self, messages: Sequence[Message], *, model: str, max_tokens: int, dialect: Dialect) -> None:
+    def __init__(
+        self, messages: Sequence[Message], *, model: str, max_tokens: int, dialect: Dialect, paid_by: Pays
+    ) -> None:
         if max_tokens < 1:
             raise ValueError("max_tokens must be at least 1: below it, some upstreams read 'without limit'")
         self.answer = Answer()
         self.model = model
         self._max_tokens = max_tokens
+        self._paid_by = paid_by
         self.is_cut = False
         self._dialect = dialect
         self._body = request_body(messages, model=model, max_tokens=max_tokens, dialect=dialect)
@@ -71,6 +82,8 @@ class ModelStream:
 
     async def open(self) -> None:
         """Send the request; back when the model's server has accepted it."""
+        if not self._paid_by.pays:
+            raise NotDispatched("A model is called only under a hold that is written, and not settled yet.")
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
         if self._dialect.api_key:
             headers["Authorization"] = f"Bearer {self._dialect.api_key}"

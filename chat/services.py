@@ -20,7 +20,7 @@ from billing.client import account_of
 from billing.engine.authority import Payer
 from billing.engine.call import Call
 from billing.engine.engine import Engine
-from billing.engine.loop import here, run
+from billing.engine.loop import here, refuse_in_transaction, run
 from billing.engine.payers import payer_for
 from billing.engine.settling import Keep
 from billing.engine.statements import in_schema
@@ -285,6 +285,7 @@ def rows_of(conversation: int, asked: Asked, completion: Completion) -> Keep:
 
 def reply_at_once(buyer: Buyer, **asked: Any) -> int:
     """The whole reply for a plain function: the conversation it stands in. Raises what `start_reply` does."""
+    refuse_in_transaction()
     return run(_reply_at_once(buyer, asked))
 
 

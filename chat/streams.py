@@ -81,6 +81,8 @@ class Paying(Protocol):
     @property
     def id(self) -> UUID: ...
     @property
+    def pays(self) -> bool: ...
+    @property
     def held(self) -> int: ...
     @property
     def is_fitted(self) -> bool: ...
@@ -114,7 +116,9 @@ class Answering(Generic[P]):
         self._keep = keep
         self._after = after
         self._held_output = held_output
-        self._model = ModelStream(messages, model=terms.model, max_tokens=terms.max_tokens, dialect=terms.dialect)
+        self._model = ModelStream(
+            messages, model=terms.model, max_tokens=terms.max_tokens, dialect=terms.dialect, paid_by=call
+        )
         self._parts: list[str] = []
         self._fresh: list[str] = []
         self._news = asyncio.Event()

@@ -94,6 +94,10 @@ class Engine:
         self._start_timer()
         return call
 
+    def in_use(self, tenant: str) -> int:
+        """Calls of a tenant that are under way here, or wait for money to begin."""
+        return self.under_way[tenant] + self.lines.length(tenant)
+
     def ended(self, call: Call) -> None:
         if call in self._calls:
             self._calls.discard(call)
@@ -119,6 +123,7 @@ class Engine:
 
     async def register(self) -> None:
         """Make the process known before its first hold: a hold of nobody's is taken for a dead process's."""
+        self._start_timer()
         if self._registering is None or (self._registering.done() and self._registering.exception() is not None):
             self._registering = self.spawn(self._register())
         if not self._registering.done():

@@ -16,6 +16,8 @@ from collections.abc import Coroutine
 from types import FrameType
 from typing import Any, TypeVar
 
+from django.db import connections
+
 from billing.engine.engine import Engine
 from billing.engine.store import FAILURES, Params, Row
 
@@ -101,9 +103,6 @@ class LoopThread:
         self.loop.run_forever()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise RuntimeError("Called on the engine's own loop: await it there instead.")
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     def stop(self) -> None:
@@ -123,7 +122,24 @@ def loop_thread() -> LoopThread:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, done on this process's engine. For plain functions; blocks the calling thread."""
+    if _is_on_a_loop():
+        work.close()
+        raise RuntimeError("This would stop the event loop that it is called on: await chat.calls.acomplete instead.")
     return loop_thread().run(work)
+
+
+def refuse_in_transaction() -> None:
+    """Before money is asked for: a rollback could not take a paid call back."""
+    if connections["default"].in_atomic_block:
+        raise RuntimeError("A call cannot be paid for inside a transaction: end it first.")
+
+
+def _is_on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def cut_all() -> None:
