@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config.stack.front import Listener, front_environment
+from config.stack.front import Listener, front_command, front_environment
 from config.stack.server import SETTINGS
 from config.stack.supervisor import PLANE
 
@@ -68,6 +68,14 @@ def test_the_caddyfile_asks_for_nothing_that_compose_and_the_laptop_do_not_give(
     laptop = front_environment(ROOT, 8000, web=Listener(port=1), plane=Listener(port=2))
     assert asked == COMPOSE["services"]["front"]["environment"].keys()
     assert asked - {"FRONT_TRUSTED_PROXIES"} <= laptop.keys()
+
+
+def test_caddy_takes_the_caddyfile_with_what_compose_gives():
+    given = COMPOSE["services"]["front"]["environment"] | {"FRONT_TRUSTED_PROXIES": "private_ranges"}
+    command = [front_command()[0], "validate", "--config", "config/Caddyfile", "--adapter", "caddyfile"]
+    checked = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    assert "not formatted" not in checked.stderr
 
 
 def test_the_plane_runs_as_it_does_on_a_laptop():

@@ -50,7 +50,7 @@ class Upstream:
             client.delete("http://upstream/seen")
         return self
 
-    def seen(self) -> list[str]:
+    def seen(self):
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.listener.path))) as client:
             return client.get("http://upstream/seen").json()
 
@@ -246,9 +246,9 @@ def test_slow_senders_are_cut_off_and_slow_streams_are_not(front, web, plane):
         "chat": (b"POST /api/chat/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n", b"a"),
         "chunks": (b"POST /b/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
     }
-    borne: dict[str, float] = {}
+    borne = {}
 
-    def send(name: str) -> None:
+    def send(name):
         borne[name] = until_closed(front, *senders[name])
 
     threads = [threading.Thread(target=send, args=[name]) for name in senders]

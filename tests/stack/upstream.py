@@ -37,8 +37,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await _answer(send, json.dumps({"length": len(body), "headers": headers, "padding": " " * 600}).encode())
 
 
-async def _body(receive: Any) -> bytes | None:
-    """None where the rest of it never came."""
+async def _body(receive):
+    """The whole of it; None where the rest never came."""
     body = b""
     while True:
         message = await receive()
