@@ -107,7 +107,10 @@ class Hold(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
-    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="holds")
+    # Accounts are never deleted. A constraint would lock the account's row for every call.
+    account = models.ForeignKey(
+        Account, on_delete=models.PROTECT, related_name="holds", db_constraint=False, db_index=False
+    )
     process = models.UUIDField(null=True)
     reservation_id = models.CharField(max_length=200, blank=True)
     subject = models.JSONField(default=dict)
@@ -119,7 +122,7 @@ class Hold(models.Model):
     estimate = models.BigIntegerField()
     slices = models.JSONField(default=list)
     # One call at a time for each value, whatever process it is in: a conversation's, for example.
-    busy_key = models.CharField(max_length=200, null=True, unique=True)  # noqa: DJ001 - many rows have none
+    busy_key = models.CharField(max_length=200, null=True)  # noqa: DJ001 - many rows have none
     created_at = models.DateTimeField(auto_now_add=True)
     dispatched_at = models.DateTimeField(null=True)
     used = models.BigIntegerField(default=0)
@@ -135,12 +138,11 @@ class Hold(models.Model):
         constraints = [
             models.CheckConstraint(
                 condition=Q(estimate__gte=0) & Q(used__gte=0) & Q(overrun__gte=0), name="hold_is_not_negative"
-            )
+            ),
+            models.UniqueConstraint(fields=["busy_key"], name="hold_one_for_each_busy_key"),
         ]
-        indexes = [
-            models.Index(fields=["account", "created_at"], name="hold_by_account"),
-            models.Index(fields=["process"], name="hold_by_process"),
-        ]
+        # One index only: the table has a row for each call under way, and every call writes and deletes one.
+        indexes = [models.Index(fields=["account", "created_at"], name="hold_by_account")]
 
     def __str__(self) -> str:
         return str(self.id)

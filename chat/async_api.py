@@ -81,7 +81,12 @@ def buyer_of(request: HttpRequest) -> Buyer:
     asker: Asker = request.asker  # type: ignore[attr-defined]
     tenant = asker.tenant
     return Buyer(
-        tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name, user_id=asker.user_id, key_id=asker.key_id
+        tenant_id=tenant.pk,
+        slug=tenant.slug,
+        schema=tenant.schema_name,
+        user_id=asker.user_id,
+        key_id=asker.key_id,
+        account=asker.beside,
     )
 
 

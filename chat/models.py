@@ -10,7 +10,10 @@ from billing.outcomes import Outcome
 
 class Conversation(models.Model):
     id = models.BigAutoField(primary_key=True)
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="conversations")
+    # Its index is `conversation_newest`.
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="conversations", db_index=False
+    )
     title = models.CharField(max_length=80)
     created_at = models.DateTimeField(auto_now_add=True)
     # Whether the conversation has a ledger of its own at the authority; only then do its calls name it.
@@ -31,7 +34,8 @@ class Message(models.Model):
         ASSISTANT = "assistant"
 
     id = models.BigAutoField(primary_key=True)
-    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages")
+    # Its index is `message_in_order`.
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages", db_index=False)
     role = models.CharField(max_length=10, choices=Role.choices)
     text = models.TextField()
     model = models.CharField(max_length=200, blank=True)

@@ -47,13 +47,14 @@ LOOK_AGAIN_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Buyer:
-    """Who asks: a person of a tenant, by session or by one of their keys."""
+    """Who asks: a person of a tenant, by session or by one of their keys. `account`: who pays, where it is known."""
 
     tenant_id: int
     slug: str
     schema: str
     user_id: int
     key_id: int | None = None
+    account: list[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,9 @@ async def start_reply(
     """
     engine = here()
     price_for(model or settings.LLM_MODEL)
-    payer = await payer_for(engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema)
+    payer = await payer_for(
+        engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema, account=buyer.account
+    )
     if conversation_id is None:
         conversation = Conversation()
         return await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model)

@@ -18,6 +18,7 @@ from django.core.exceptions import DisallowedHost
 from django.db import DEFAULT_DB_ALIAS, connection
 from django.db.models import Model
 from django.http import HttpRequest
+from django.utils.module_loading import import_string
 
 from tenants.hosts import host_for, normal_host
 from tenants.http import (
@@ -54,7 +55,7 @@ _TENANT_AT = """
     WHERE d.domain = %s"""
 # A write for each request would double their cost; to the minute is exact enough for an owner.
 _MEMBER_BY_KEY = """
-    SELECT k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', {user}
+    SELECT {beside}, k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', {user}
     FROM {schema}.users_apikey k JOIN {schema}.users_user u ON u.id = k.user_id
     WHERE k.prefix = %s AND k.digest = %s AND k.revoked_at IS NULL AND u.is_active"""
 _NOTE_USE = """
@@ -63,16 +64,20 @@ _NOTE_USE = """
 _SESSION = """
     SELECT session_data FROM {schema}.django_session WHERE session_key = %s AND expire_date > now()"""
 _MEMBER = """
-    SELECT {user} FROM {schema}.users_user u WHERE u.id = %s AND u.is_active"""
+    SELECT {beside}, {user} FROM {schema}.users_user u WHERE u.id = %s AND u.is_active"""
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """A member of a tenant, and what proved it: a key (its id), or else a session."""
+    """A member of a tenant, and what proved it: a key (its id), or else a session.
+
+    `beside` is what settings.ASKER_BESIDE reads of the tenant in the same statement, for a room further up.
+    """
 
     tenant: Tenant
     user: User
     key_id: int | None = None
+    beside: Any = None
 
     @property
     def user_id(self) -> int:
@@ -215,13 +220,14 @@ def _member_by_key(request: HttpRequest, tenant: Tenant | None) -> Steps[Asker |
     if not secret:
         return None
     schema = tenant.schema_name if tenant else PUBLIC
-    row = yield _in(schema, _MEMBER_BY_KEY), (secret[:PREFIX_LENGTH], digest(secret))
+    tenant_id = tenant.pk if tenant else 0
+    row = yield _in(schema, _MEMBER_BY_KEY), (tenant_id, secret[:PREFIX_LENGTH], digest(secret))
     if row is None or tenant is None:
         return None
-    key_id, is_stale, *columns = row
+    beside, key_id, is_stale, *columns = row
     if is_stale:
         yield _in(schema, _NOTE_USE), (key_id,)
-    return Asker(tenant, _model(User, columns), key_id)
+    return Asker(tenant, _model(User, columns), key_id, beside)
 
 
 def _member_by_session(request: HttpRequest, tenant: Tenant) -> Steps[Asker | None]:
@@ -233,15 +239,25 @@ def _member_by_session(request: HttpRequest, tenant: Tenant) -> Steps[Asker | No
     user_id = signed_in_user_id(session, tenant_id=tenant.pk)
     if user_id is None:
         return None
-    row = yield _in(tenant.schema_name, _MEMBER), (user_id,)
-    user = _model(User, row) if row else None
-    return Asker(tenant, user) if user and is_sessions_user(session, user) else None
+    row = yield _in(tenant.schema_name, _MEMBER), (tenant.pk, user_id)
+    if row is None:
+        return None
+    beside, *columns = row
+    user = _model(User, columns)
+    return Asker(tenant, user, beside=beside) if is_sessions_user(session, user) else None
 
 
 def _in(schema: str, sql: str) -> str:
     if not _SCHEMA_NAME.fullmatch(schema):
         raise ValueError("This is no name of a schema of ours.")
-    return sql.format(schema=f'"{schema}"', user=_columns(User, "u"))
+    return sql.format(schema=f'"{schema}"', user=_columns(User, "u"), beside=_beside())
+
+
+@cache
+def _beside() -> str:
+    """A value of the tenant's that is read with its member, by the tenant's id."""
+    beside: str = import_string(settings.ASKER_BESIDE)
+    return beside
 
 
 @cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -22,17 +23,23 @@ from tenants.http import Unavailable
 logger = logging.getLogger(__name__)
 
 
-async def payer_for(engine: Engine, *, tenant_id: int, slug: str, schema: str) -> Payer:
-    """The tenant's payer. Raises OnHold, NotProvisioned, AuthorityMisconfigured or Unavailable."""
-    try:
-        rows = await engine.store.fetch(ACCOUNT, [tenant_id])
-    except FAILURES as exc:
-        raise Unavailable from exc
-    if not rows or rows[0][1] == "pending":
+async def payer_for(
+    engine: Engine, *, tenant_id: int, slug: str, schema: str, account: list[Any] | None = None
+) -> Payer:
+    """The tenant's payer; `account` where its row has been read already, as ACCOUNT_OF_TENANT gives it.
+
+    Raises OnHold, NotProvisioned, AuthorityMisconfigured or Unavailable.
+    """
+    if account is None:
+        try:
+            account = (await engine.store.fetch(ACCOUNT, [tenant_id]))[0][0]
+        except FAILURES as exc:
+            raise Unavailable from exc
+    if account is None or account[1] == "pending":
         raise NotProvisioned
-    account_id, status, plan, subject_tenant, sealed = rows[0]
+    account_id, status, plan, subject_tenant, sealed = account
     if status != "active":
-        raise OnHold
+        raise OnHold(f"tenant:{subject_tenant}")
     return Payer(
         account_id=account_id,
         tenant_id=tenant_id,

@@ -18,9 +18,13 @@ def in_schema(statement: str, schema: str) -> str:
     return statement.replace("{schema}", f'"{schema}"')
 
 
-ACCOUNT = """
-SELECT id, status, plan, subject_tenant, sealed_key FROM public.billing_account WHERE tenant_id = %s
-"""
+# As a value, for whoever reads more of the tenant in the same statement.
+ACCOUNT_OF_TENANT = """(
+    SELECT json_build_array(id, status, plan, subject_tenant, sealed_key)
+    FROM public.billing_account WHERE tenant_id = %s
+)"""
+
+ACCOUNT = f"SELECT {ACCOUNT_OF_TENANT}"
 
 REGISTER = """
 INSERT INTO public.billing_process (id, kind, started_at, seen_at) VALUES (%s, %s, now(), now())
