@@ -215,7 +215,7 @@ class Answering(Generic[P]):
             logger.exception("Reading a model failed on our side")
             self.failure = ModelFailed(BROKEN, outcome=Outcome.ESTIMATED if self._parts else Outcome.UNKNOWN)
         finally:
-            self._finish()
+            self._end()
 
     def _take(self, words: str) -> None:
         if words:
@@ -286,14 +286,30 @@ class Answering(Generic[P]):
 
     # --- the end ---
 
-    def _finish(self) -> None:
+    def _end(self) -> None:
         """Decide what was used and begin to settle; from here on nothing waits for the reader."""
         self._engine.remove_cut(self.stop)
         self._model.close()
-        usage, outcome = self._used()
+        try:
+            self._finish(*self._used())
+        except Exception:
+            # Whatever is wrong with our own words for it, the call is settled by what is surely known.
+            logger.exception("The end of a paid answer failed on our side: hold=%s", self.call.id)
+            usage = Usage(self.terms.likely, 0)
+            self.failure = ModelFailed(BROKEN, outcome=Outcome.ESTIMATED)
+            final = Final(cost(usage, self.terms.price), Outcome.ESTIMATED, usage, self.terms.model)
+            self._completion = Completion("", "", self.terms.model, "error", usage, final.cost, final.outcome, None)
+            self.call.settle(final)
+        self._ended = True
+        self._begun.set()
+        self._news.set()
+
+    def _finish(self, usage: Usage, outcome: Outcome) -> None:
         final = Final(cost(usage, self.terms.price), outcome, usage, self.terms.model).within(self.call.held)
         if outcome == Outcome.NONE:
             final = Final(0, Outcome.NONE, Usage(0, 0), self.terms.model)
+        if self.failure is not None:
+            self.failure.charged_as(final.outcome, usage)
         self._learn(usage, outcome)
         answer = self._model.answer
         text = "".join(self._parts)
@@ -313,9 +329,6 @@ class Answering(Generic[P]):
         settling = self.call.settle(final, keep=keep)
         if self._after is not None:
             self._engine.spawn(self._tell(self._after, self._completion, settling))
-        self._ended = True
-        self._begun.set()
-        self._news.set()
 
     async def _tell(
         self, after: Callable[[Completion], Awaitable[None]], completion: Completion, settling: asyncio.Task[Settled]

@@ -64,6 +64,9 @@ class Call:
         self.on_lapse: Callable[[], None] | None = None
         self._engine = engine
         self._leases = {1: asked_at + held.ttl_ms / 1_000}
+        # A name is never used twice: one whose answer was lost may stand for money that was given back meanwhile.
+        self._last_slice = 1
+        self._may_have_row = False
         self._growing: asyncio.Task[bool] | None = None
         self._settling: asyncio.Task[Settled] | None = None
         self._extensions = 0
@@ -121,12 +124,14 @@ class Call:
         }
         try:
             await self._engine.register()
+            self._may_have_row = True
             rows = await self._engine.store.fetch(DISPATCH.replace("{returning}", order.returning), params)
         except psycopg.errors.UniqueViolation:
+            self._may_have_row = False
             self.settle(Final(0, Outcome.NONE))
             raise Busy from None
         except FAILURES as exc:
-            # Perhaps it was written all the same: then it says "released" to whoever finds it.
+            # Perhaps it was written all the same: settling takes it away.
             self.settle(Final(0, Outcome.NONE))
             raise Unavailable from exc
         self.returned = rows[0][0]
@@ -143,7 +148,8 @@ class Call:
         return await asyncio.shield(self._growing)
 
     async def _grow(self, amount: int) -> bool:
-        part = Slice(len(self.hold.slices) + 1, amount)
+        self._last_slice += 1
+        part = Slice(self._last_slice, amount)
         self.hold.slices.append(part)
         params = {
             "id": self.id,
@@ -234,11 +240,11 @@ class Call:
                 self._engine.lines.wake(self.payer.subject_tenant)
             try:
                 if settled.is_landed:
-                    if self.is_dispatched:
+                    if self._may_have_row:
                         settled.is_written = await settling.write_down(self._engine.store, self.hold, settled, keep)
                     self._log(settled)
                     return settled
-                if not self.is_dispatched:
+                if not self._may_have_row:
                     return settled
                 if not written_final:
                     await self._write_final(final)

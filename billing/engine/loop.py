@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -58,6 +59,8 @@ async def close_here(seconds: float = DRAIN_SECONDS) -> None:
 
 # Of the ten seconds that a plane has once it is told to stop: streams go on, then are cut, then settle.
 GRACE_SECONDS = 7.0
+# New objects that are still there, before the collector looks among them.
+COLLECT_AFTER = 20_000
 
 
 async def start_plane() -> None:
@@ -66,6 +69,7 @@ async def start_plane() -> None:
     Servers tell an application of the end only once every answer is over, which an endless one never is.
     """
     engine = here()
+    _rarely_collect()
     try:
         await engine.register()
     except FAILURES:
@@ -79,6 +83,13 @@ async def start_plane() -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, told)
+
+
+def _rarely_collect() -> None:
+    """What is loaded by now stays, so that the collector need not walk it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 20, 50)
 
 
 async def stop_plane() -> None:

@@ -23,7 +23,7 @@ FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
 CONNECTIONS = 4
 # A session that waits for a connection longer is told that the service is busy.
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 10.0
 # A backend keeps about 100 KB for each tenant that it has met, and gives none back.
 LIFE_SECONDS = 900.0
 # A statement of a tenant is a statement of its own, for the schema stands in it: keep those of the busy ones.
@@ -44,7 +44,8 @@ class Store:
         async with pool.connection() as connection:
             # The text is ours: a tenant's schema is the only part that is put in, and its name is checked.
             cursor = await connection.execute(query, params)
-            return await cursor.fetchall() if cursor.description else []
+            # Not `description`, which names and types every column of every answer.
+            return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
 
     async def _open(self) -> AsyncConnectionPool[psycopg.AsyncConnection[Row]]:
         async with self._opening:
