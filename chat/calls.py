@@ -45,7 +45,7 @@ from chat.llm import COUNT_FAILURES, count_tokens
 from chat.pricing import price_for
 from chat.streams import Answering, Completion, Terms
 from tenants.context import current_tenant, tenant_scope
-from tenants.http import Forbidden, Invalid
+from tenants.http import ApiError, Forbidden, Invalid
 from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
@@ -232,9 +232,14 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
 
 async def _begin_within(outer: Reservation, wanted: Wanted) -> Answering[Within]:
     engine = here()
-    terms = terms_for(engine, outer.payer, wanted)
-    affordable = affordable_tokens(outer.left(), terms.likely, terms.price)
-    terms.max_tokens = at_least_one(min(outer.cap(terms.max_tokens), affordable))
+    try:
+        terms = terms_for(engine, outer.payer, wanted)
+        affordable = affordable_tokens(outer.left(), terms.likely, terms.price)
+        terms.max_tokens = at_least_one(min(outer.cap(terms.max_tokens), affordable))
+    except ApiError:
+        # Refused before the model was called: without a word of that, the outer hold is charged in full.
+        outer.add(cost=0, outcome=Outcome.NONE, usage=Usage(0, 0))
+        raise
     messages = as_taken(wanted.messages)
     return Answering(
         engine, Within(outer), messages, terms, held_output=terms.max_tokens, keep=None, after=wanted.after
