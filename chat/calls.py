@@ -45,7 +45,7 @@ from chat.llm import COUNT_FAILURES, count_tokens
 from chat.pricing import price_for
 from chat.streams import Answering, Completion, Terms
 from tenants.context import current_tenant, tenant_scope
-from tenants.http import Forbidden, Invalid, Unavailable
+from tenants.http import ApiError, Forbidden, Invalid
 from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,6 @@ class Wanted:
     keep_rows: Callable[[Call, Completion], Keep | None] | None = None
     after: Callable[[Completion], Awaitable[None]] | None = None
     tags: list[str] | None = None
-    is_given_up: bool = False
 
 
 # --- for builders ---------------------------------------------------------------------------------------------------
@@ -205,25 +204,7 @@ async def _complete(start: Starter) -> Completion:
 
 
 async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]:
-    """Hold the money, write the hold, and start the answer. The caller reads it, or leaves it.
-
-    A task of the engine: a caller who goes while the money is being asked for must not leave it held.
-    """
-    beginning = engine.spawn(_begin(engine, payer, wanted))
-    try:
-        return await asyncio.shield(beginning)
-    except asyncio.CancelledError:
-        wanted.is_given_up = True
-        beginning.add_done_callback(_leave)
-        raise
-
-
-def _leave(beginning: asyncio.Task[Answering[Call]]) -> None:
-    if not beginning.cancelled() and beginning.exception() is None:
-        beginning.result().leave()
-
-
-async def _begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]:
+    """Hold the money, write the hold, and start the answer. The caller reads it, or leaves it."""
     terms = terms_for(engine, payer, wanted)
     messages = as_taken(wanted.messages)
     if (in_use := engine.in_use(payer.subject_tenant)) >= settings.TENANT_STREAMS_MAX:
@@ -231,8 +212,6 @@ async def _begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call
     output = first_output(terms.habit, terms.max_tokens, whole=terms.dialect.bills_after_cut)
     call = await open_call(engine, _order(payer, wanted, messages, terms, output))
     try:
-        if wanted.is_given_up:
-            raise Unavailable
         held_output = _within_what_is_held(call, terms, output)
         await call.dispatch()
     except Busy:
@@ -253,9 +232,14 @@ async def _begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call
 
 async def _begin_within(outer: Reservation, wanted: Wanted) -> Answering[Within]:
     engine = here()
-    terms = terms_for(engine, outer.payer, wanted)
-    affordable = affordable_tokens(outer.left(), terms.likely, terms.price)
-    terms.max_tokens = at_least_one(min(outer.cap(terms.max_tokens), affordable))
+    try:
+        terms = terms_for(engine, outer.payer, wanted)
+        affordable = affordable_tokens(outer.left(), terms.likely, terms.price)
+        terms.max_tokens = at_least_one(min(outer.cap(terms.max_tokens), affordable))
+    except ApiError:
+        # Refused before the model was called: without a word of that, the outer hold is charged in full.
+        outer.add(cost=0, outcome=Outcome.NONE, usage=Usage(0, 0))
+        raise
     messages = as_taken(wanted.messages)
     return Answering(
         engine, Within(outer), messages, terms, held_output=terms.max_tokens, keep=None, after=wanted.after

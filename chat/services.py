@@ -25,13 +25,13 @@ from billing.engine.payers import payer_for
 from billing.engine.settling import Keep
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
-from billing.guard import current_reservation, guarded
+from billing.guard import guarded
 from billing.ledgers import figures_for
 from billing.money import usd
 from billing.plans import PLANS
 from billing.prices import estimate
 from chat import calls
-from chat.calls import DEFAULT_MAX_TOKENS, Known, Wanted, at_least_one
+from chat.calls import DEFAULT_MAX_TOKENS, Known, Wanted
 from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, prompt_bound, prompt_bytes
 from chat.pricing import price_for
@@ -344,6 +344,4 @@ def _most(messages: list[Message], *, max_tokens: int, **who: Any) -> int:
     key_id=lambda messages, *, key_id, **kw: key_id,
 )
 def _summary(messages: list[Message], *, max_tokens: int, user_id: int, key_id: int | None) -> Completion:
-    reservation = current_reservation()
-    assert reservation is not None
-    return calls.complete(messages, app="summarize", max_tokens=at_least_one(reservation.cap(max_tokens)))
+    return calls.complete(messages, app="summarize", max_tokens=max_tokens)

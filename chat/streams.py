@@ -134,10 +134,10 @@ class Answering(Generic[P]):
 
     # --- for the reader ---
 
-    async def begun(self, seconds: float = KEEP_ALIVE_SECONDS) -> None:
-        """Until the first frame, or so long. Raises ModelFailed, once that is settled, where it ended before a word."""
+    async def begun(self) -> None:
+        """Until the first frame, or ten seconds. Raises ModelFailed, once settled, where it ended before a word."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(KEEP_ALIVE_SECONDS):
                 await self._begun.wait()
         if self._ended and self.failure is not None and not self._parts:
             await self.finished()

@@ -80,9 +80,13 @@ def upstream_server():
 
 
 @pytest.fixture
-def upstream(upstream_server, settings):
-    """A model's server that does as it is told and counts its calls."""
+def upstream(request, upstream_server, settings):
+    """A model's server that does as it is told and counts its calls. Its model has taught nobody its habits yet."""
     upstream_server.reset()
+    if "database" in request.fixturenames:
+        from tests.support.plane import forget_habits
+
+        forget_habits()
     settings.LLM_BASE_URL = upstream_server.base_url
     settings.LLM_MODEL = "test-model"
     # $10 in, $40 out per million tokens: 1,000 and 4,000 microcents a token.

@@ -1,5 +1,6 @@
 """The guard: settled once, by what was used, however the block ended."""
 
+import gc
 import json
 import threading
 import time
@@ -13,7 +14,10 @@ from billing import guard
 from billing.client import KeyRing, current_subject_tenant, default_client
 from billing.errors import AuthorityUnavailable, BudgetDenied, NoTenantBound, NotProvisioned, OnHold
 from billing.guard import Metrics, current_reservation, get_context, guarded, reserve
-from billing.models import Account, Hold
+from billing.models import Account, Hold, Process
+from billing.money import UNIT
+from billing.settlement import sweep
+from billing.subjects import scopes_of, subject_for
 from tenants.http import Unavailable
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -47,12 +51,12 @@ def test_a_call_whose_use_nobody_knows_is_charged_in_full(workspace):
     assert workspace.lines()[0].outcome == "estimated"
 
 
-def test_a_call_that_turned_out_void_is_released(workspace):
+def test_a_call_that_turned_out_void_is_a_line_of_nothing(workspace):
     with reserve(workspace.tenant, **ASK, estimate=1_000) as paid:
         paid.dispatch(lambda: None)
         paid.void()
-    assert workspace.ledger()["spent"] == workspace.ledger()["reserved"] == 0
-    assert workspace.lines() == []
+    assert workspace.ledger()["spent"] == workspace.ledger()["reserved"] == workspace.holds() == 0
+    assert [(line.cost, line.outcome) for line in workspace.lines()] == [(0, "none")]
 
 
 def test_settling_twice_from_two_threads_charges_once(workspace):
@@ -73,20 +77,32 @@ def test_settling_twice_from_two_threads_charges_once(workspace):
     assert len(workspace.lines()) == 1
 
 
-def test_the_hold_row_is_there_before_the_reserve_and_dispatched_before_the_call(workspace):
+def test_the_hold_row_is_written_after_the_reserve_and_before_the_call(workspace):
     seen = []
     with reserve(workspace.tenant, **ASK, estimate=1_000) as paid:
-        (hold,) = Hold.objects.filter(account=workspace.account)
-        assert hold.dispatched_at is None
-        assert hold.reservation_id.startswith(workspace.account.subject_tenant)
+        assert workspace.ledger()["reserved"] == 1_000
+        assert workspace.holds() == 0
 
         def call():
-            seen.append(Hold.objects.get(pk=hold.pk).dispatched_at)
+            seen.extend(Hold.objects.filter(account=workspace.account))
 
         paid.dispatch(call)
         paid.record(cost=1)
-    assert seen[0] is not None
+    (hold,) = seen
+    assert (hold.estimate, hold.outcome, hold.is_final) == (1_000, "swept", False)
+    assert hold.dispatched_at is not None
+    # By the one it is found at the authority, by the other it is known whether anybody still cares for it.
+    assert hold.reservation_id
+    assert Process.objects.filter(pk=hold.process).exists()
     assert workspace.holds() == 0
+
+
+def test_no_connection_is_held_while_the_model_is_called(workspace):
+    with reserve(workspace.tenant, **ASK, estimate=10) as paid:
+        workspace.holds()
+        assert connection.connection is not None
+        assert paid.dispatch(lambda: connection.connection) is None
+        paid.record(cost=1)
 
 
 def test_a_refusal_leaves_no_hold_behind(workspace):
@@ -116,20 +132,18 @@ def test_the_plans_cap_lowers_what_may_be_asked(workspace):
 
 
 def test_the_authoritys_caps_count_where_they_are_lower(workspace, authority):
-    from billing.admin_client import call
+    from billing.admin_client import call, ensure_budget
 
-    params = {"scope": f"{workspace.account.scope}/app:test", "unit": "USD_MICROCENTS"}
-    body = {
-        "tenant_id": workspace.account.subject_tenant,
-        "scope": params["scope"],
-        "unit": "USD_MICROCENTS",
-        "allocated": {"unit": "USD_MICROCENTS", "amount": 1_000_000},
-    }
-    call("POST", "/v1/admin/budgets", body=body)
-    call("PUT", "/v1/x-embedded/budgets/caps", params=params, body={"max_tokens": 0})
+    tenant = workspace.account.subject_tenant
+    scope = scopes_of(subject_for(tenant=tenant, user_id=None, app="test"))[-1]
+    ensure_budget(tenant, scope, allocated=1_000_000, overdraft_limit=0)
+    call("PUT", "/v1/x-embedded/budgets/caps", params={"scope": scope, "unit": UNIT}, body={"max_tokens": 0})
     with reserve(workspace.tenant, **ASK, estimate=1) as paid:
         assert paid.cap(5_000) == 0
-        assert get_context().caps.max_tokens == 0
+        assert paid.caps.max_tokens == 0
+    seen = guarded(1, app="test")(lambda: get_context().caps.max_tokens)
+    with workspace.scope():
+        assert seen() == 0
 
 
 @pytest.mark.parametrize("use", [{"cost": -1}, {"cost": 1, "tokens_input": -1}, {"cost": 1, "tokens_output": -1}])
@@ -139,14 +153,33 @@ def test_a_cost_or_a_count_is_never_negative(workspace, use):
     assert workspace.ledger()["reserved"] == 0
 
 
-def test_a_hold_that_was_swept_pays_for_nothing(workspace):
+def test_a_reservation_that_is_settled_pays_for_nothing(workspace):
     called = []
-    with reserve(workspace.tenant, **ASK, estimate=10) as paid:
-        Hold.objects.filter(account=workspace.account).delete()
-        with pytest.raises(Unavailable):
-            paid.dispatch(lambda: called.append(1))
+    paid = reserve(workspace.tenant, **ASK, estimate=10)
+    paid.settle()
+    with pytest.raises(Unavailable):
+        paid.dispatch(lambda: called.append(1))
     assert called == []
-    assert workspace.ledger()["spent"] == workspace.ledger()["reserved"] == 0
+    assert workspace.ledger()["spent"] == workspace.ledger()["reserved"] == workspace.holds() == 0
+
+
+def test_a_hold_that_another_has_swept_is_not_settled_again(workspace):
+    with reserve(workspace.tenant, **ASK, estimate=10) as paid:
+        paid.dispatch(lambda: None)
+        # As if this process had been silent for too long.
+        Hold.objects.filter(account=workspace.account).update(process=None, used=4)
+        sweep(at_once=True)
+        assert [(line.cost, line.outcome) for line in workspace.lines()] == [(4, "swept")]
+        paid.record(cost=7)
+    assert [line.cost for line in workspace.lines()] == [4]
+    assert workspace.ledger()["spent"] == 4
+    assert workspace.ledger()["reserved"] == workspace.holds() == 0
+
+
+def test_a_reservation_that_is_dropped_is_given_back(workspace):
+    reserve(workspace.tenant, **ASK, estimate=10)
+    gc.collect()
+    assert workspace.settled() == []
 
 
 def test_what_the_client_will_not_send_leaves_no_hold(workspace):
@@ -231,6 +264,26 @@ def test_a_guarded_function_that_raises_pays_what_it_recorded(workspace):
             with pytest.raises(RuntimeError):
                 call(record)
             assert workspace.ledger()["spent"] == total
+
+
+@pytest.mark.parametrize(
+    ("says", "charged", "outcome"),
+    [({"reached": False}, 0, "none"), ({"reached": True, "cost": 30}, 30, "estimated"), ({}, 500, "estimated")],
+)
+def test_an_error_that_says_what_was_used_is_believed(workspace, says, charged, outcome):
+    class Failed(Exception):
+        pass
+
+    @guarded(500)
+    def call():
+        failed = Failed()
+        vars(failed).update(says)
+        raise failed
+
+    with workspace.scope(), pytest.raises(Failed):
+        call()
+    assert [(line.cost, line.outcome) for line in workspace.lines()] == [(charged, outcome)]
+    assert workspace.ledger()["spent"] == charged
 
 
 def test_a_guarded_function_is_not_run_when_the_budget_refuses(workspace):
@@ -351,7 +404,9 @@ def test_no_proxy_of_the_environment_sees_a_key(workspace, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     install_default_client()
-    assert workspace.ledger()["allocated"] == 100_000_000
+    assert default_client().get_balances(tenant=workspace.account.subject_tenant).is_success
+    with reserve(workspace.tenant, **ASK, estimate=1_000):
+        assert workspace.ledger()["reserved"] == 1_000
 
 
 def test_a_tenant_that_nobody_knows_is_answered_and_not_raised():
@@ -359,36 +414,40 @@ def test_a_tenant_that_nobody_knows_is_answered_and_not_raised():
     assert response.get_body_attribute("error") == "UNKNOWN_TENANT"
 
 
-def test_a_commit_that_could_not_be_delivered_is_replayed_under_its_tenants_key(workspace, settings, authority):
-    client = default_client()
+@pytest.fixture
+def nowhere(settings):
+    """Moves the authority to where nobody listens, and back again."""
+    before = settings.CYCLES_BASE_URL
+
+    def move(away):
+        settings.CYCLES_BASE_URL = "http://127.0.0.1:9" if away else before
+
+    yield move
+    move(False)
+
+
+def test_a_commit_that_could_not_be_delivered_is_repeated_until_it_lands(workspace, nowhere):
     paid = reserve(workspace.tenant, **ASK, estimate=1_000)
     paid.dispatch(lambda: None)
     paid.record(cost=250)
-    working, client._http.base_url = client._http.base_url, "http://127.0.0.1:9"
-    try:
-        paid.settle()
-    finally:
-        client._http.base_url = working
-    assert workspace.lines()[0].cost == 250
-    # Until the authority has it, the row stays: nobody else would know that something is owed.
-    assert workspace.holds() == 1
-    client.keys.forget(workspace.account.subject_tenant)
-    deadline = time.monotonic() + 10
-    while workspace.ledger()["spent"] != 250 and time.monotonic() < deadline:
-        time.sleep(0.2)
+    nowhere(True)
+    paid.settle()
+    # Until the authority has it, the row stays and knows all: nobody else would know that something is owed.
+    (hold,) = Hold.objects.filter(account=workspace.account)
+    assert (hold.used, hold.outcome, hold.is_final) == (250, "exact", True)
+    assert workspace.lines() == []
+    nowhere(False)
+    (line,) = workspace.settled(lines=1)
+    assert (line.cost, line.outcome) == (250, "exact")
     assert workspace.ledger()["spent"] == 250
-    assert workspace.ledger()["reserved"] == 0
 
 
-def test_an_authority_that_is_not_there_is_unavailable_and_keeps_no_hold(workspace):
-    client = default_client()
-    working, client._http.base_url = client._http.base_url, "http://127.0.0.1:9"
-    try:
-        with pytest.raises(AuthorityUnavailable):
-            reserve(workspace.tenant, **ASK, estimate=1)
-    finally:
-        client._http.base_url = working
-    assert workspace.holds() == 0
+def test_an_authority_that_is_not_there_is_unavailable_and_keeps_no_hold(workspace, nowhere):
+    nowhere(True)
+    with pytest.raises(AuthorityUnavailable):
+        reserve(workspace.tenant, **ASK, estimate=1)
+    nowhere(False)
+    assert workspace.settled() == []
 
 
 def test_a_sealing_key_that_is_not_ours_stops_every_call_and_readiness(workspace, settings, client):

@@ -119,7 +119,7 @@ def test_a_marked_page_is_asked_about_through_what_wraps_it(workspace):
 
     workspace_key = workspace.key()
     request = RequestFactory().post("/report/", headers={"authorization": f"Bearer {workspace_key}"})
-    request.tenant, request.api_key = workspace.tenant, None
+    request.tenant, request.asker = workspace.tenant, None
     middleware = PreflightMiddleware(lambda request: None)
     with workspace.scope():
         assert middleware.process_view(request, report, (), {}) is None

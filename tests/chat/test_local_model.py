@@ -15,11 +15,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chat.errors import ModelFailed
-from chat.llm import ChatStream, Message, complete, open_stream, prompt_bound
+from billing.outcomes import Outcome
+from chat.dialect import dialect_for
+from chat.history import Message, prompt_bound
+from chat.llm import count_tokens
 from chat.local_model import NAME
 from chat.local_model.__main__ import CannotServe, find_model
 from config.env import BASE_DIR, state_dir
+from tests.support.asking import Asked
+from tests.support.plane import run
 
 pytestmark = pytest.mark.model
 
@@ -97,14 +101,14 @@ def wait_for_slots(address: str, busy: int) -> float:
     return time.monotonic() - began
 
 
-def writing(address: str) -> ChatStream:
+def writing(address: str) -> Asked:
     """A stream in the middle of its answer. At times so small a model has little to say: then another one."""
     for _ in range(10):
-        stream = open_stream(LONG, model=NAME, max_tokens=1500)
-        next(stream)
+        asked = Asked(LONG, model=NAME, max_tokens=1500).open()
+        asked.next()
         if busy_slots(address):
-            return stream
-        stream.close()
+            return asked
+        asked.close()
     raise AssertionError("the model always stops at once")
 
 
@@ -112,17 +116,20 @@ def writing(address: str) -> ChatStream:
 
 
 def test_it_streams_and_says_what_it_used(model):
-    with open_stream(HELLO, model=NAME, max_tokens=12) as stream:
-        text = list(stream)
-    assert "".join(text).strip()
-    assert not stream.usage.counted
-    assert 0 < stream.usage.tokens_input <= prompt_bound(HELLO)
-    assert stream.usage.tokens_output <= 12
+    with Asked(HELLO, model=NAME, max_tokens=12) as asked:
+        assert asked.all().strip()
+    usage = asked.answer.report()
+    assert usage is not None
+    assert 0 < usage.tokens_input <= prompt_bound(HELLO)
+    assert usage.tokens_output <= 12
 
 
 def test_it_writes_no_more_than_max_tokens(model):
-    answer = complete(LONG, model=NAME, max_tokens=2)
-    assert (answer.usage.tokens_output, answer.finish_reason) == (2, "length")
+    with Asked(LONG, model=NAME, max_tokens=2) as asked:
+        asked.all()
+    usage = asked.answer.report()
+    assert usage is not None
+    assert (usage.tokens_output, asked.answer.finish_reason) == (2, "length")
 
 
 def test_its_answers_do_not_tell_where_its_file_is(model):
@@ -134,15 +141,15 @@ def test_its_answers_do_not_tell_where_its_file_is(model):
 
 
 def test_closing_frees_the_slot_while_it_writes(model):
-    stream = writing(model)
-    stream.close()
+    asked = writing(model)
+    asked.cut()
+    asked.close()
     assert wait_for_slots(model, 0) < 5  # at once; the rest is room for a busy machine
 
 
 def test_a_prompt_beyond_its_context_is_refused_and_not_billed(model):
-    with pytest.raises(ModelFailed) as failed:
-        complete([{"role": "user", "content": "alpha beta " * 3000}], model=NAME, max_tokens=5)
-    assert not failed.value.reached
+    asked = Asked([{"role": "user", "content": "alpha beta " * 3000}], model=NAME, max_tokens=5)
+    assert asked.failure().outcome == Outcome.NONE
 
 
 ODD_TEXTS = {
@@ -173,9 +180,17 @@ ODD_TEXTS = {
 
 
 def billed(messages: list[Message]) -> int:
-    usage = complete(messages, model=NAME, max_tokens=1).usage
-    assert not usage.counted
+    with Asked(messages, model=NAME, max_tokens=1) as asked:
+        asked.all()
+    usage = asked.answer.report()
+    assert usage is not None
     return usage.tokens_input
+
+
+def test_its_server_counts_what_it_will_bill_or_more(model):
+    counted = run(count_tokens(HELLO, model=NAME, dialect=dialect_for(NAME)))
+    assert counted is not None
+    assert billed(HELLO) <= counted < prompt_bound(HELLO)
 
 
 @pytest.mark.parametrize("name", ODD_TEXTS)

@@ -25,7 +25,7 @@ def chunked(size):
 def test_a_chunked_body_is_read_and_bounded(web, acme, size, status, code):
     with web.client(acme, acme.key()) as client:
         headers = {"Content-Type": "application/json"}
-        response = client.post("/api/chat/", content=chunked(size), headers=headers)
+        response = client.post("/api/summarize/", content=chunked(size), headers=headers)
     assert (response.status_code, response.json()["error"]) == (status, code)
     if status == 400:
         # It was read: what is wrong is its field, not that there is nothing.

@@ -1,4 +1,4 @@
-"""A real browser on the real parts: Postgres, authority, gunicorn, and the embedded model where it is installed."""
+"""A real browser on the real parts: front, plane, web, authority, and the embedded model where it is installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 
 from config.env import state_dir
 from tests.support.authority import free_port
-from tests.support.web import ROOT, WebProcess
+from tests.support.web import ROOT
+from tests.support.whole import Whole
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -25,8 +26,9 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Of one module: while Playwright is there, its loop runs on this thread, and nothing else can be bought on it."""
     if CHROMIUM is None:
         pytest.skip("There is no Chromium on this machine: install Debian's package chromium to run the browser tests.")
     from playwright.sync_api import sync_playwright
@@ -40,7 +42,7 @@ def browser():
     os.environ.pop("DJANGO_ALLOW_ASYNC_UNSAFE")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model():
     """The embedded model in a process of its own."""
     folder = state_dir() / "model"
@@ -68,10 +70,11 @@ def _wait_for(url: str) -> None:
     raise RuntimeError(f"{url} did not answer in 60 s")
 
 
-@pytest.fixture(scope="session")
-def web(app, database_url, authority, model):
-    with WebProcess(database_url=database_url, authority=authority, MODEL_PORT=str(model)) as web:
-        yield web
+@pytest.fixture(scope="module")
+def web(app, database_url, authority, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("front")
+    with Whole(folder, database_url=database_url, authority=authority, MODEL_PORT=str(model)) as site:
+        yield site
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
-"""A budget for exactly ten calls, fifty asked for at once, two worker processes: ten are made."""
+"""A budget for exactly ten calls, fifty asked for at once, two planes: ten are made."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from chat.llm import prompt_bound
-from tests.support.web import WebProcess
+from chat.history import prompt_bound
+from tests.support.plane import PlaneProcess
 
 pytestmark = pytest.mark.slow
 
@@ -14,10 +15,16 @@ PRICES = '{"test-model": {"input": 10, "output": 40}}'
 
 
 @pytest.fixture(scope="module")
-def web(database_url, authority, app, upstream_server):
-    model = {"LLM_BASE_URL": upstream_server.base_url, "LLM_MODEL": "test-model", "LLM_PRICES": PRICES}
-    with WebProcess(database_url=database_url, authority=authority, workers=2, threads=32, **model) as web:
-        yield web
+def planes(database_url, authority, app, upstream_server):
+    given = {
+        "LLM_BASE_URL": upstream_server.base_url,
+        "LLM_MODEL": "test-model",
+        "LLM_PRICES": PRICES,
+        "BUDGET_WAIT_SECONDS": "1.5",
+    }
+    options = {"database_url": database_url, "authority": authority, **given}
+    with PlaneProcess(**options) as one, PlaneProcess(**options) as other:
+        yield one, other
 
 
 def bill_all_that_was_held(body):
@@ -27,31 +34,33 @@ def bill_all_that_was_held(body):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_ten_are_made_forty_refused_and_never_more_is_held_than_there_is(workspace, web, upstream, stream):
+def test_ten_are_made_forty_refused_and_never_more_is_held_than_there_is(workspace, planes, upstream, stream):
     upstream.usage = bill_all_that_was_held
     upstream.delay_first = 0.5  # so that calls overlap
     key = workspace.key()
     ask = {"prompt": "ten times, please", "max_tokens": 20, "stream": stream}
     workspace.leave(0)
-    with web.client(workspace, key) as probe:
+    with planes[0].client(workspace, key) as probe:
         needed = probe.post("/api/chat/", json=ask).json()["budget"]["needed"]
     workspace.leave(10 * needed)
     over, done = [], threading.Event()
 
     def watch():
-        while not done.is_set():
+        while not done.wait(0.02):
             ledger = workspace.ledger()
             if ledger["spent"] + ledger["reserved"] > ledger["allocated"] or ledger["remaining"] < 0:
                 over.append(ledger)
 
     def call(number):
-        with web.client(workspace, key) as client:
+        with planes[number % 2].client(workspace, key) as client:
             return client.post("/api/chat/", json=ask)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    began = time.monotonic()
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(call, range(50)))
+    took = time.monotonic() - began
     done.set()
     watcher.join()
     statuses = [answer.status_code for answer in answers]
@@ -64,6 +73,7 @@ def test_ten_are_made_forty_refused_and_never_more_is_held_than_there_is(workspa
     }
     ledger = workspace.ledger()
     assert (ledger["reserved"], ledger["remaining"]) == (0, 0)
-    assert len(workspace.lines()) == 10
+    assert [line.outcome for line in workspace.lines()] == ["exact"] * 10
     assert sum(line.cost for line in workspace.lines()) == 10 * needed
     assert workspace.holds() == 0
+    assert took < 20

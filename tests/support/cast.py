@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from django.test import Client
@@ -57,6 +58,12 @@ class Workspace:
             assert answer.status_code == 302 or csrf, answer.content
         return client
 
+    def plane(self, browser: Client) -> PlaneClient:
+        """The same browser at the plane: its cookies, and not the header that CSRF asks for."""
+        plane = PlaneClient(headers={"host": self.host})
+        plane.cookies = browser.cookies
+        return plane
+
     def api(self, key: str | None = None, *, bare: bool = False) -> Api:
         """A program with a key, on the workspace's host or on the bare one with X-Tenant-ID."""
         headers = {"host": "localhost", "x-tenant-id": self.slug} if bare else {"host": self.host}
@@ -75,6 +82,19 @@ class Workspace:
 
     def holds(self) -> int:
         return Hold.objects.filter(account=self.account).count()
+
+    def settled(self, *, lines: int | None = None, seconds: float = 10.0) -> list[UsageLine]:
+        """The lines, once no call of the workspace is held or under way. Settling belongs to no request, so that a
+        reader who left must wait for it; with `lines`, for so many of them too.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found = self.lines()
+            is_over = not self.holds() and not self.ledger()["reserved"]
+            if is_over and (lines is None or len(found) >= lines):
+                return found
+            time.sleep(0.02)
+        raise AssertionError(f"not settled in {seconds} s: {self.holds()} holds, {self.ledger()}, {self.lines()}")
 
     def leave(self, microcents: int) -> None:
         """Bring what remains to exactly `microcents`, by a real top-up or a real event."""

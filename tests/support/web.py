@@ -18,13 +18,31 @@ from tests.support.authority import free_port
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class WebProcess:
+class Served:
+    """Something that answers on `port` of this machine."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    def address(self, slug: str | None = None) -> str:
+        """The address as a browser types it; programs connect to 127.0.0.1 with a Host header instead."""
+        return self.url if slug is None else f"http://{slug}.localhost:{self.port}"
+
+    def client(self, workspace, key: str) -> httpx.Client:
+        """A program of `workspace` on the bare host."""
+        headers = {"Host": f"localhost:{self.port}", "X-Tenant-ID": workspace.slug, "Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=60, trust_env=False)
+
+
+class WebProcess(Served):
     """`with WebProcess(database_url=…, authority=…) as web:` serves until the block ends."""
 
     def __init__(self, *, database_url: str, authority, workers: int = 2, threads: int = 32, **variables: str) -> None:
         self.port = free_port()
-        self.url = f"http://localhost:{self.port}"
-        self._env = {
+        self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "CYCLES_BASE"))},
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "DATABASE_URL": database_url,
@@ -46,7 +64,7 @@ class WebProcess:
         self.process = subprocess.Popen(
             self._command(),
             cwd=ROOT,
-            env=self._env,
+            env=self.env,
             stdout=subprocess.DEVNULL,
             stderr=self._log,
             start_new_session=True,
@@ -75,12 +93,3 @@ class WebProcess:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-
-    def address(self, slug: str | None = None) -> str:
-        """The address as a browser types it; programs connect to 127.0.0.1 with a Host header instead."""
-        return self.url if slug is None else f"http://{slug}.localhost:{self.port}"
-
-    def client(self, workspace, key: str) -> httpx.Client:
-        """A program of `workspace` on the bare host."""
-        headers = {"Host": f"localhost:{self.port}", "X-Tenant-ID": workspace.slug, "Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=60, trust_env=False)

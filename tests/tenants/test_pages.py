@@ -62,7 +62,7 @@ def test_a_form_that_is_too_large_or_broken_is_said_in_our_own_words(acme, alice
     )
     assert many.status_code == 400
     assert b"cannot be read" in many.content
-    broken = client.post("/api/chat/", b"x", content_type="multipart/form-data")
+    broken = client.post("/api/summarize/", b"x", content_type="multipart/form-data")
     assert (broken.status_code, broken["Content-Type"]) == (400, "application/json")
 
 
