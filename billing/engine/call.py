@@ -65,6 +65,7 @@ class Call:
         self._engine = engine
         self._leases = {1: asked_at + held.ttl_ms / 1_000}
         self._growing: asyncio.Task[bool] | None = None
+        self._named = 1  # slices so far, granted or not
         self._settling: asyncio.Task[Settled] | None = None
         self._extensions = 0
 
@@ -143,7 +144,9 @@ class Call:
         return await asyncio.shield(self._growing)
 
     async def _grow(self, amount: int) -> bool:
-        part = Slice(len(self.hold.slices) + 1, amount)
+        # Never a name twice: where an answer was lost, what it held is being given back under its own.
+        self._named += 1
+        part = Slice(self._named, amount)
         self.hold.slices.append(part)
         params = {
             "id": self.id,
