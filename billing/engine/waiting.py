@@ -81,6 +81,8 @@ class Exclusive:
             async with asyncio.timeout(seconds):
                 await turn
         except TimeoutError:
+            if turn.done() and not turn.cancelled():
+                return True  # given to us in the very moment in which we gave up
             with suppress(ValueError):
                 waiting.remove(turn)
             return False
