@@ -22,7 +22,7 @@ from billing.engine.authority import Held, Payer, code_of, held_of, is_lost
 from billing.engine.order import Order
 from billing.engine.recovery import recover
 from billing.engine.settling import Final, Keep, Open, Settled, Slice
-from billing.engine.statements import DISPATCH, FINAL, SLICE
+from billing.engine.statements import DISPATCH, FINAL, FORGET_HOLD, SLICE
 from billing.engine.store import FAILURES
 from billing.outcomes import Outcome
 from billing.plans import PLANS
@@ -58,6 +58,7 @@ class Call:
         self.is_fitted = False
         self.is_dispatched = False
         self.returned: Any = None  # the value of the order's own expression
+        self._may_have_a_row = False
         self.used = order.least
         self.tokens: tuple[int | None, int | None] = (order.tokens_input, None)
         # Called from the engine's timer when the authority stops holding the money: cut whatever is being bought.
@@ -122,12 +123,13 @@ class Call:
         }
         try:
             await self._engine.register()
+            self._may_have_a_row = True
             rows = await self._engine.store.fetch(DISPATCH.replace("{returning}", order.returning), params)
         except psycopg.errors.UniqueViolation:
+            self._may_have_a_row = False
             self.settle(Final(0, Outcome.NONE))
             raise Busy from None
         except FAILURES as exc:
-            # Perhaps it was written all the same: then it says "released" to whoever finds it.
             self.settle(Final(0, Outcome.NONE))
             raise Unavailable from exc
         self.returned = rows[0][0]
@@ -239,6 +241,9 @@ class Call:
                 if settled.is_landed:
                     if self.is_dispatched:
                         settled.is_written = await settling.write_down(self._engine.store, self.hold, settled, keep)
+                    elif self._may_have_a_row:
+                        # Written while its reader left or its answer was lost: it would keep a conversation busy.
+                        await self._engine.store.fetch(FORGET_HOLD, [self.id])
                     self._log(settled)
                     return settled
                 if not self.is_dispatched:

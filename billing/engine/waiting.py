@@ -20,9 +20,6 @@ class Lines:
     def is_empty(self, key: str) -> bool:
         return key not in self._lines
 
-    def length(self, key: str) -> int:
-        return len(self._lines.get(key, ()))
-
     @asynccontextmanager
     async def join(self, key: str) -> AsyncIterator[Place]:
         line = self._lines.setdefault(key, deque())
