@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import httpx
+import pytest
 from django.conf import settings
 
 from billing.engine.loop import here, run
 from billing.engine.rules import TRUSTED_AFTER, Sample
+from billing.prices import PER
 from chat.history import prompt_bound
 from tests.support.cast import Api, Workspace
+from tests.support.lossy import LossyProxy
 from tests.support.plane import PlaneResponse
 
 INPUT, OUTPUT = 1_000, 4_000  # microcents a token, of every model of these tests
@@ -84,3 +88,34 @@ def reservations_of(workspace: Workspace) -> list[dict[str, Any]]:
         headers={"X-Admin-API-Key": settings.CYCLES_ADMIN_API_KEY},
     )
     return list(answer.json()["reservations"])
+
+
+# --- fixtures, for the conftest.py of the folders that count money ---
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def model(upstream, settings):
+    """A model that no other test has taught anything, at $10 in and $40 out per million tokens."""
+    name = f"model-{next(_numbers)}"
+    settings.LLM_MODEL = name
+    settings.LLM_PRICES = {name: {"input": INPUT * PER, "output": OUTPUT * PER}}
+    return name
+
+
+@pytest.fixture
+def trusted(model):
+    """The same model past its twenty reports: it gets slices, at first of 64 tokens."""
+    trust(model)
+    return model
+
+
+@pytest.fixture
+def lossy(app, authority, settings):
+    """A proxy before the authority's runtime plane that can lose, refuse or delay what the test says."""
+    before = settings.CYCLES_BASE_URL
+    with LossyProxy(authority.runtime_url) as proxy:
+        settings.CYCLES_BASE_URL = proxy.url
+        yield proxy
+        settings.CYCLES_BASE_URL = before
