@@ -33,7 +33,7 @@ from billing.engine.payers import payer_for
 from billing.engine.rules import first_output, likely_tokens
 from billing.engine.settling import Final, Keep, Settled
 from billing.errors import NoTenantBound
-from billing.guard import Reservation, current_reservation
+from billing.guard import NotDispatched, Reservation, current_reservation
 from billing.outcomes import Outcome
 from billing.plans import PLANS
 from billing.prices import Usage, affordable_tokens, estimate
@@ -230,6 +230,9 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
 
 
 async def _begin_within(outer: Reservation, wanted: Wanted) -> Answering[Within]:
+    if not outer.pays:
+        # Said to the code that is wrong: raised inside the answer, it would read as the model's failure.
+        raise NotDispatched("A model is called only under a hold that is written, and not settled yet.")
     engine = here()
     terms = terms_for(engine, outer.payer, wanted)
     affordable = affordable_tokens(outer.left(), terms.likely, terms.price)
