@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -46,13 +47,20 @@ def _http() -> httpx.Client:
 os.register_at_fork(after_in_child=_http.cache_clear)
 
 
-def call(method: str, path: str, *, body: dict[str, Any] | None = None, params: dict[str, str] | None = None) -> Any:
+def call(
+    method: str,
+    path: str,
+    *,
+    body: dict[str, Any] | None = None,
+    params: dict[str, str] | None = None,
+    plane: str | None = None,
+) -> Any:
     """One call under the admin key: its JSON, or Refused, or AuthorityUnavailable."""
     timeout = httpx.Timeout(settings.CYCLES_READ_TIMEOUT * 2, connect=settings.CYCLES_CONNECT_TIMEOUT)
     try:
         answer = _http().request(
             method,
-            f"{settings.CYCLES_ADMIN_URL}{path}",
+            f"{plane or settings.CYCLES_ADMIN_URL}{path}",
             json=body,
             params=params,
             headers={"X-Admin-API-Key": settings.CYCLES_ADMIN_API_KEY},
@@ -148,6 +156,21 @@ def budgets(tenant_id: str, *, below: str = "") -> list[Any]:
         found += page["ledgers"]
         if not page.get("next_cursor"):
             return found
+        params["cursor"] = page["next_cursor"]
+
+
+def reservations(tenant_id: str) -> Iterator[dict[str, Any]]:
+    """Every reservation that the authority still knows of, oldest first, with what its commit said of itself.
+
+    The runtime plane's one list for operators. It goes through a real authority's whole store: on no call's path.
+    """
+    params = {"tenant": tenant_id, "sort_by": "created_at_ms", "sort_dir": "asc", "limit": "200"}
+    params["include"] = "committed_metadata"
+    while True:
+        page = call("GET", "/v1/reservations", params=params, plane=settings.CYCLES_BASE_URL)
+        yield from page["reservations"]
+        if not page.get("next_cursor"):
+            return
         params["cursor"] = page["next_cursor"]
 
 

@@ -75,6 +75,7 @@ class ModelStream:
         self._body = request_body(messages, model=model, max_tokens=max_tokens, dialect=dialect)
         self._response: aiohttp.ClientResponse | None = None
         self._clock: asyncio.Timeout | None = None
+        self._failure: ModelFailed | None = None  # to be raised after the words that came with it
         loop = asyncio.get_running_loop()
         self._ends_at = loop.time() + CALL_SECONDS
         self._heard_at = loop.time()
@@ -113,6 +114,8 @@ class ModelStream:
 
     async def read(self) -> str | None:
         """The next words, "" where what came has none; None at the end."""
+        if self._failure is not None and not self.is_cut:
+            raise self._failure
         if self.is_cut or self.answer.is_done or self._response is None:
             return None
         try:
@@ -130,14 +133,21 @@ class ModelStream:
             self._clock = None
         words = self.answer.feed(data) if data else self.answer.close()
         self._note_progress()
+        self._failure = self._break_in(data, words)
+        if self._failure is not None and not words:
+            raise self._failure
+        return words if words or data else None
+
+    def _break_in(self, data: bytes, words: str) -> ModelFailed | None:
+        """What is wrong with what came; the words before it are the reader's all the same."""
         if self.answer.error or self.answer.is_page:
             outcome = Outcome.ESTIMATED if self.answer.has_begun else Outcome.NONE
-            raise self._failed(BROKEN, outcome, "an error in a success")
+            return self._failed(BROKEN, outcome, "an error in a success")
         if self.answer.is_broken:
-            raise self._failed(BROKEN, self._class_of_a_break(), "a frame without an end")
+            return self._failed(BROKEN, self._class_of_a_break(), "a frame without an end")
         if not data and not words and not (self.answer.is_done or self.answer.said_all):
-            raise self._failed(BROKEN, self._class_of_a_break(), "ended in the middle")
-        return words if words or data else None
+            return self._failed(BROKEN, self._class_of_a_break(), "ended in the middle")
+        return None
 
     def _note_progress(self) -> None:
         """Comments and empty frames are no progress: with them alone a call would go on for ever."""

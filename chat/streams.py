@@ -127,6 +127,7 @@ class Answering(Generic[P]):
         self._cut_for: str | None = None
         self._reader_left = False
         self._growing: asyncio.Task[bool] | None = None
+        self._ask_again_at = 0.0
         self._completion: Completion | None = None
         call.on_lapse = self._lapse
         engine.add_cut(self.stop)
@@ -230,19 +231,27 @@ class Answering(Generic[P]):
         if self._model.answer.is_over:
             self._cut("length")
             return False
-        counted = self._model.answer.counted()
-        most = self.terms.max_tokens
-        if self._held_output >= most:
-            return True
-        self._harvest()
-        if self._growing is None and wants_more(counted, self._held_output, most):
-            self._ask_for_more(counted)
-        if is_full(counted, self._held_output, most) and not await self._wait_for_more(counted):
-            self._cut("budget")
-            return False
+        counted, most = self._model.answer.counted(), self.terms.max_tokens
+        while self._held_output < most:
+            self._harvest()
+            full = is_full(counted, self._held_output, most)
+            if full or (wants_more(counted, self._held_output, most) and self._loop.time() >= self._ask_again_at):
+                self._ask_for_more(counted)
+            if not full:
+                break
+            # One read may bring a whole answer, so there may be several to wait for; but only for their answers. The
+            # upstream works on meanwhile, and bills: waiting here for others' money cost more than it held.
+            assert self._growing is not None
+            await asyncio.wait([self._growing])
+            if not self._harvest():
+                self._cut("budget")
+                return False
         return True
 
     def _ask_for_more(self, counted: int) -> None:
+        """Ask for the next slice, unless one is asked for already."""
+        if self._growing is not None:
+            return
         terms = self.terms
         more = next_output(self._held_output, terms.max_tokens)
         now = Usage(terms.likely, counted)
@@ -253,27 +262,16 @@ class Answering(Generic[P]):
 
     def _harvest(self) -> bool:
         """Whether a slice that was asked for is there."""
-        if self._growing is None or not self._growing.done():
+        growing = self._growing
+        if growing is None or not growing.done():
             return False
-        granted = not self._growing.cancelled() and self._growing.exception() is None and self._growing.result()
+        granted = not growing.cancelled() and growing.exception() is None and growing.result()
         self._growing = None
         if granted:
             self._held_output += next_output(self._held_output, self.terms.max_tokens)
+        else:
+            self._ask_again_at = self._loop.time() + GROW_AGAIN_SECONDS
         return granted
-
-    async def _wait_for_more(self, counted: int) -> bool:
-        """Hold the upstream back while others' money may come free. Whether more is held now."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._engine.wait_seconds
-        while loop.time() < until and self._cut_for is None:
-            if self._growing is None:
-                self._ask_for_more(counted)
-            assert self._growing is not None
-            await asyncio.wait([self._growing], timeout=until - loop.time())
-            if self._harvest():
-                return True
-            await asyncio.sleep(GROW_AGAIN_SECONDS)
-        return False
 
     def _lapse(self) -> None:
         logger.error("The money of a call is no longer held, so it is cut: hold=%s", self.call.id)

@@ -22,7 +22,7 @@ from billing.engine.authority import Held, Payer, code_of, held_of, is_lost
 from billing.engine.order import Order
 from billing.engine.recovery import recover
 from billing.engine.settling import Final, Keep, Open, Settled, Slice
-from billing.engine.statements import DISPATCH, FINAL, SLICE
+from billing.engine.statements import DISPATCH, FINAL, FORGET_HOLD, SLICE
 from billing.engine.store import FAILURES
 from billing.outcomes import Outcome
 from billing.plans import PLANS
@@ -58,16 +58,15 @@ class Call:
         self.is_fitted = False
         self.is_dispatched = False
         self.returned: Any = None  # the value of the order's own expression
+        self._may_have_a_row = False
         self.used = order.least
         self.tokens: tuple[int | None, int | None] = (order.tokens_input, None)
         # Called from the engine's timer when the authority stops holding the money: cut whatever is being bought.
         self.on_lapse: Callable[[], None] | None = None
         self._engine = engine
         self._leases = {1: asked_at + held.ttl_ms / 1_000}
-        # A name is never used twice: one whose answer was lost may stand for money that was given back meanwhile.
-        self._last_slice = 1
-        self._may_have_row = False
         self._growing: asyncio.Task[bool] | None = None
+        self._named = 1  # slices so far, granted or not
         self._settling: asyncio.Task[Settled] | None = None
         self._extensions = 0
 
@@ -124,14 +123,13 @@ class Call:
         }
         try:
             await self._engine.register()
-            self._may_have_row = True
+            self._may_have_a_row = True
             rows = await self._engine.store.fetch(DISPATCH.replace("{returning}", order.returning), params)
         except psycopg.errors.UniqueViolation:
-            self._may_have_row = False
+            self._may_have_a_row = False
             self.settle(Final(0, Outcome.NONE))
             raise Busy from None
         except FAILURES as exc:
-            # Perhaps it was written all the same: settling takes it away.
             self.settle(Final(0, Outcome.NONE))
             raise Unavailable from exc
         self.returned = rows[0][0]
@@ -148,8 +146,9 @@ class Call:
         return await asyncio.shield(self._growing)
 
     async def _grow(self, amount: int) -> bool:
-        self._last_slice += 1
-        part = Slice(self._last_slice, amount)
+        # Never a name twice: where an answer was lost, what it held is being given back under its own.
+        self._named += 1
+        part = Slice(self._named, amount)
         self.hold.slices.append(part)
         params = {
             "id": self.id,
@@ -240,13 +239,16 @@ class Call:
                 self._engine.lines.wake(self.payer.subject_tenant)
             try:
                 if settled.is_landed:
-                    if self._may_have_row:
+                    if self.is_dispatched:
                         settled.is_written = await settling.write_down(self._engine.store, self.hold, settled, keep)
+                    elif self._may_have_a_row:
+                        # Written while its reader left or its answer was lost: it would keep a conversation busy.
+                        await self._engine.store.fetch(FORGET_HOLD, [self.id])
                     self._log(settled)
                     return settled
-                if not self._may_have_row:
+                if not self._may_have_a_row:
                     return settled
-                if not written_final:
+                if not written_final and self.is_dispatched:
                     await self._write_final(final)
                     written_final = 1
             except FAILURES:

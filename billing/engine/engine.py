@@ -10,8 +10,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -24,6 +24,7 @@ from billing.engine.habits import Habits
 from billing.engine.statements import FORGET_PROCESS, REGISTER
 from billing.engine.store import FAILURES, Store
 from billing.engine.waiting import Exclusive, Lines
+from billing.errors import TooManyCalls
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Engine:
         self.lines = Lines()
         self.exclusive = Exclusive()
         self.under_way: Counter[str] = Counter()
+        self._opening: Counter[str] = Counter()
         self._calls: set[Call] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = asyncio.Event()
@@ -88,15 +90,25 @@ class Engine:
 
     # --- calls under way ---
 
+    @contextmanager
+    def place_for(self, tenant: str) -> Iterator[None]:
+        """A place among the tenant's calls for one that is being opened, or waits for money. Raises TooManyCalls."""
+        in_use = self.under_way[tenant] + self._opening[tenant]
+        if in_use >= settings.TENANT_STREAMS_MAX:
+            raise TooManyCalls(limit=settings.TENANT_STREAMS_MAX, in_use=in_use)
+        self._opening[tenant] += 1
+        try:
+            yield
+        finally:
+            self._opening[tenant] -= 1
+            if not self._opening[tenant]:
+                del self._opening[tenant]
+
     def began(self, call: Call) -> Call:
         self._calls.add(call)
         self.under_way[call.payer.subject_tenant] += 1
         self._start_timer()
         return call
-
-    def in_use(self, tenant: str) -> int:
-        """Calls of a tenant that are under way here, or wait for money to begin."""
-        return self.under_way[tenant] + self.lines.length(tenant)
 
     def ended(self, call: Call) -> None:
         if call in self._calls:
@@ -131,6 +143,8 @@ class Engine:
 
     async def _register(self) -> None:
         await self.store.fetch(REGISTER, [self.process_id, self.kind])
+        # A plane that nobody has asked yet lives as well: silent, its first call would be swept under it.
+        self._start_timer()
         with suppress(*FAILURES):
             await self.habits.exchange()
 

@@ -5,6 +5,7 @@ Owns that order. Nothing is written here and no model is called. Must not know w
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -48,8 +49,10 @@ async def open_call(engine: Engine, order: Order) -> Call:
             return await _fit_or_refuse(engine, order, denied, ledgers)
     async with engine.lines.join(tenant) as place:
         while (left := deadline - time.monotonic()) > 0:
-            if place.is_first and (call := (await _try(engine, order, order.amount))[0]) is not None:
-                return call
+            if place.is_first:
+                call = (await _try(engine, order, order.amount))[0] or await _tightened(engine, order)
+                if call is not None:
+                    return call
             await place.wait(min(left, LOOK_AGAIN_SECONDS) if place.is_first else left)
     return await _fit_or_refuse(engine, order, denied, await _ledgers(engine, order))
 
@@ -70,7 +73,12 @@ async def _try(engine: Engine, order: Order, amount: int) -> tuple[Call | None, 
     hold = Open(uuid4(), order.payer, order.subject, order.action_kind, order.action_name, [part])
     body = settling.reserve_body(hold, part, ttl_ms=order.ttl_ms, tags=order.tags, grace_ms=order.grace_ms)
     asked_at = time.monotonic()
-    response = await engine.authority.reserve(order.payer, body)
+    try:
+        response = await engine.authority.reserve(order.payer, body)
+    except asyncio.CancelledError:
+        # The reader left. What was asked for may be held all the same.
+        engine.spawn(recover(engine, hold, part, body))
+        raise
     if (held := held_of(response)) is not None:
         part.reservation_id = held.reservation_id
         return engine.began(Call(engine, order, hold, held, asked_at=asked_at)), ""
@@ -85,8 +93,9 @@ async def _try(engine: Engine, order: Order, amount: int) -> tuple[Call | None, 
 
 
 async def _tightened(engine: Engine, order: Order) -> Call | None:
-    """Count what was only bounded, now that every token counts."""
-    counted = await order.tighten() if order.tighten is not None else None
+    """Count what was only bounded, now that every token counts. Once."""
+    tighten, order.tighten = order.tighten, None
+    counted = await tighten() if tighten is not None else None
     if counted is None or counted >= order.amount:
         return None
     order.amount = counted

@@ -20,9 +20,6 @@ class Lines:
     def is_empty(self, key: str) -> bool:
         return key not in self._lines
 
-    def length(self, key: str) -> int:
-        return len(self._lines.get(key, ()))
-
     @asynccontextmanager
     async def join(self, key: str) -> AsyncIterator[Place]:
         line = self._lines.setdefault(key, deque())
@@ -81,6 +78,8 @@ class Exclusive:
             async with asyncio.timeout(seconds):
                 await turn
         except TimeoutError:
+            if turn.done() and not turn.cancelled():
+                return True  # given to us in the very moment in which we gave up
             with suppress(ValueError):
                 waiting.remove(turn)
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -11,12 +12,14 @@ import httpx
 
 class LossyProxy:
     """`with LossyProxy(target) as proxy:` passes all on. `proxy.lose["/commit"] = 2` loses the next two answers to
-    paths that end so; `proxy.refuse["/extend"] = 3` answers the next three with a 500 and passes nothing on.
+    paths that end so; `proxy.refuse["/extend"] = 3` answers the next three with a 500 and passes nothing on;
+    `proxy.delay["/commit"] = 0.5` keeps each of them back for so many seconds.
     """
 
     def __init__(self, target: str) -> None:
         self.lose: dict[str, int] = {}
         self.refuse: dict[str, int] = {}
+        self.delay: dict[str, float] = {}
         self.seen: list[tuple[str, str]] = []
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, target))
@@ -52,6 +55,7 @@ def _handler(proxy: LossyProxy, target: str) -> type[BaseHTTPRequestHandler]:
         def _pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             proxy.seen.append((self.command, self.path))
+            time.sleep(next((seconds for end, seconds in proxy.delay.items() if self.path.endswith(end)), 0))
             if proxy.taken(proxy.refuse, self.path):
                 return self._say(500, b'{"error": "INTERNAL_ERROR", "message": "refused on the way"}')
             headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}

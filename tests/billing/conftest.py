@@ -1,0 +1,5 @@
+"""What tests of money share."""
+
+from tests.support.money import lossy
+
+__all__ = ["lossy"]

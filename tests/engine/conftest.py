@@ -1,0 +1,5 @@
+"""What tests of the engine share."""
+
+from tests.support.money import lossy, model, trusted
+
+__all__ = ["lossy", "model", "trusted"]

@@ -1,0 +1,86 @@
+"""Slices: little is held at first, more before it is used up, and never is more used than is held."""
+
+from billing.models import Hold
+from tests.support.money import (
+    INPUT,
+    OUTPUT,
+    assert_books_agree,
+    eventually,
+    first_hold,
+    reservations_of,
+    true_cost,
+)
+from tests.support.plane import PlaneResponse
+
+
+def test_an_answer_longer_than_its_first_slice_is_whole_and_exact(workspace, upstream, trusted):
+    upstream.tokens, upstream.delay_between = ["word "] * 300, 0.002
+    answer = workspace.api().chat("hello", max_tokens=512).json()
+    assert (answer["usage"]["output_tokens"], answer["finish_reason"], answer["outcome"]) == (300, "stop", "exact")
+    (line,) = workspace.lines()
+    assert (line.cost, line.overrun) == (10 * INPUT + 300 * OUTPUT, 0)
+    assert_books_agree(workspace)
+
+
+def test_an_answer_that_comes_in_one_burst_is_held_in_full(workspace, upstream, trusted):
+    upstream.tokens = ["word "] * 300
+    answer = workspace.api().chat("hello", max_tokens=512).json()
+    assert (answer["usage"]["output_tokens"], answer["outcome"]) == (300, "exact")
+    (line,) = workspace.lines()
+    assert (line.cost, line.overrun) == (10 * INPUT + 300 * OUTPUT, 0)
+    assert_books_agree(workspace)
+
+
+def test_an_answer_in_one_piece_is_held_in_full(workspace, upstream, trusted):
+    frame = b'data: {"choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":"stop"}]}\n\n' % (b"word " * 300)
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":300,"total_tokens":310}}\n\n'
+    upstream.raw = frame + usage + b"data: [DONE]\n\n"
+    assert workspace.api().chat("hello", max_tokens=512).json()["outcome"] == "exact"
+    (line,) = workspace.lines()
+    assert (line.cost, line.overrun) == (10 * INPUT + 300 * OUTPUT, 0)
+
+
+def test_slices_are_named_after_the_hold_and_settled_in_order(workspace, upstream, trusted):
+    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.005
+    exchange = workspace.api().plane.begin("POST", "/api/chat/", {"prompt": "hello", "max_tokens": 512})
+    assert eventually(lambda: (row := Hold.objects.filter(account=workspace.account).first()) and len(row.slices) >= 2)
+    row = Hold.objects.get(account=workspace.account)
+    assert [part["n"] for part in row.slices] == list(range(2, 2 + len(row.slices)))
+    assert PlaneResponse(exchange).json()["outcome"] == "exact"
+    slices = reservations_of(workspace)
+    assert [one["idempotency_key"] for one in slices] == [str(row.pk), *(f"{row.pk}:{n}" for n in (2, 3, 4))]
+    charged = [(one.get("committed") or {"amount": 0})["amount"] for one in slices]
+    full = [one["reserved"]["amount"] for one in slices]
+    used = [amount for amount in charged if amount]
+    assert used[:-1] == full[: len(used) - 1]
+    assert sum(charged) == 10 * INPUT + 200 * OUTPUT
+    assert {one["status"] for one in slices} <= {"COMMITTED", "RELEASED"}
+    assert_books_agree(workspace)
+
+
+def test_a_slice_whose_answer_was_lost_is_not_taken_for_held(workspace, upstream, trusted, lossy):
+    upstream.tokens, upstream.delay_between = ["word "] * 300, 0.01
+    api = workspace.api()
+    exchange = api.plane.begin("POST", "/api/chat/", {"prompt": "hello", "max_tokens": 512})
+    assert eventually(lambda: len(upstream.calls) == 1)
+    lossy.lose["/reservations"] = 1
+    answer = PlaneResponse(exchange).json()
+    assert lossy.lose["/reservations"] == 0
+    (line,) = workspace.lines()
+    assert (answer["outcome"], line.outcome, line.overrun) == ("exact", "exact", 0)
+    assert line.cost == true_cost(upstream.spent)
+    assert_books_agree(workspace)
+
+
+def test_where_no_slice_is_to_be_had_the_answer_ends_paid_for_what_came(workspace, upstream, trusted):
+    upstream.tokens, upstream.delay_between = ["word "] * 400, 0.005
+    api = workspace.api()
+    workspace.leave(first_hold() + 20 * OUTPUT)
+    before = workspace.ledger()["spent"]
+    answer = api.chat("hello", max_tokens=512).json()
+    assert answer["finish_reason"] == "budget"
+    (line,) = workspace.lines()
+    assert (line.outcome, line.overrun) == ("estimated", 0)
+    assert line.cost <= line.estimate
+    assert 0.8 <= line.cost / true_cost(upstream.spent) <= 1.25
+    assert_books_agree(workspace, before=before)

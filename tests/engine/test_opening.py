@@ -1,0 +1,187 @@
+"""Opening a call: held, waited for, fitted or refused; and whoever goes meanwhile leaves nothing held behind."""
+
+import threading
+import time
+
+from billing.engine import recovery
+from billing.engine.loop import here
+from billing.models import Hold
+from tests.support.money import (
+    INPUT,
+    OUTPUT,
+    assert_books_agree,
+    eventually,
+    first_hold,
+    is_settled,
+    on_loop,
+    reservations_of,
+    side_by_side,
+    true_cost,
+)
+from tests.support.plane import PlaneResponse
+
+
+def test_a_lost_answer_to_a_reserve_is_503_now_and_the_money_is_back_at_once(workspace, upstream, model, lossy):
+    api = workspace.api()
+    workspace.leave(first_hold(output=512) + 1)  # for one call, and not for two
+    before = workspace.ledger()["spent"]
+    lossy.lose["/reservations"] = 1
+    refused = api.chat("hello")
+    assert (refused.status_code, refused.json()["error"]) == (503, "authority_unavailable")
+    assert upstream.calls == []
+    assert eventually(lambda: is_settled(workspace), 2.0), workspace.ledger()
+    assert api.chat("hello").status_code == 200
+    assert_books_agree(workspace, before=before)
+
+
+def test_a_reserve_whose_repeats_are_lost_too_is_given_back_in_the_end(workspace, upstream, model, lossy):
+    lossy.lose["/reservations"], lossy.lose["/release"] = 4, 1
+    assert workspace.api().chat("hello").status_code == 503
+    assert eventually(lambda: is_settled(workspace), 8.0), workspace.ledger()
+    assert {one["status"] for one in reservations_of(workspace)} == {"RELEASED"}
+
+
+def test_a_reader_who_goes_while_the_money_is_asked_for_leaves_none_of_it_held(workspace, upstream, model, lossy):
+    lossy.delay["/reservations"] = 0.6
+    exchange = workspace.api().plane.begin("POST", "/api/chat/", {"prompt": "hello"})
+    assert eventually(lambda: lossy.seen)
+    exchange.leave()
+    time.sleep(1.0)  # the authority has granted it by now
+    assert eventually(lambda: reservations_of(workspace) and is_settled(workspace), 3.0), workspace.ledger()
+    assert {one["status"] for one in reservations_of(workspace)} == {"RELEASED"}
+    assert upstream.calls == []
+    assert workspace.lines() == []
+
+
+def test_a_reader_who_goes_while_waiting_for_money_is_asked_for_no_more(workspace, upstream, model):
+    upstream.delay_first = 1.0
+    api = workspace.api()
+    workspace.leave(first_hold(output=512) + 1)
+    first = api.plane.begin("POST", "/api/chat/", {"prompt": "hello"})
+    assert eventually(lambda: len(upstream.calls) == 1)
+    second = api.plane.begin("POST", "/api/chat/", {"prompt": "hello", "max_tokens": 500})
+    time.sleep(0.3)
+    second.leave()
+    assert PlaneResponse(first).status_code == 200
+    time.sleep(0.5)
+    assert len(upstream.calls) == 1
+    assert is_settled(workspace)
+    assert on_loop(lambda: here().lines.is_empty(workspace.account.subject_tenant))
+
+
+def test_a_row_that_was_written_for_a_reader_who_left_does_not_keep_the_conversation_busy(workspace, upstream, model):
+    """Its reader goes while the row is being written: the row must be gone, whichever came first."""
+    api = workspace.api()
+    conversation = api.chat("hello").json()["conversation_id"]
+    from django.db import connection
+
+    held = threading.Event()
+    go_on = threading.Event()
+
+    def lock():
+        from django.db import transaction
+
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE billing_hold IN SHARE ROW EXCLUSIVE MODE")
+            held.set()
+            go_on.wait(10)
+        connection.close()
+
+    locker = threading.Thread(target=lock)
+    locker.start()
+    held.wait(10)
+    exchange = api.plane.begin("POST", "/api/chat/", {"prompt": "again", "conversation_id": conversation})
+    assert eventually(lambda: len(reservations_of(workspace)) == 2)
+    time.sleep(0.1)
+    go_on.set()
+    exchange.leave()
+    locker.join()
+    assert eventually(lambda: is_settled(workspace))
+    assert api.chat("again", conversation_id=conversation).status_code == 200
+    assert_books_agree(workspace)
+
+
+def test_no_more_calls_of_a_tenant_are_under_way_than_it_may_have(workspace, upstream, model, settings):
+    settings.TENANT_STREAMS_MAX = 5
+    upstream.delay_first = 0.5
+    answers = side_by_side(workspace.api(), 20, max_tokens=8)
+    statuses = sorted(answer.status_code for answer in answers)
+    assert (statuses.count(200), statuses.count(429)) == (5, 15), statuses
+    assert len(upstream.calls) == 5
+    said = next(answer.json() for answer in answers if answer.status_code == 429)
+    assert said["limit"] == 5
+    assert_books_agree(workspace)
+    assert on_loop(lambda: workspace.account.subject_tenant not in here().under_way)
+
+
+def test_money_that_others_hold_is_waited_for_first_come_first_served(workspace, upstream, model):
+    upstream.delay_first = 0.6
+    api = workspace.api()
+    workspace.leave(first_hold(output=512) + 3 * (10 * INPUT + 4 * OUTPUT))
+    before = workspace.ledger()["spent"]
+    exchanges = []
+    for number in range(4):
+        exchanges.append(api.plane.begin("POST", "/api/chat/", {"prompt": f"hell{number}"}))
+        time.sleep(0.2)
+    answers = [PlaneResponse(exchange) for exchange in exchanges]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert [call["messages"][-1]["content"] for call in upstream.calls] == [f"hell{number}" for number in range(4)]
+    assert_books_agree(workspace, before=before)
+
+
+def test_what_does_not_fit_is_fitted_and_says_so(workspace, upstream, model):
+    upstream.tokens = ["word "] * 100
+    workspace.leave(first_hold(output=20))
+    before = workspace.ledger()["spent"]
+    answer = workspace.api().chat("hello")
+    body = answer.json()
+    assert (body["fitted"], answer["X-Budget-Fitted"], body["finish_reason"]) == (True, "20", "budget")
+    assert upstream.calls[0]["max_tokens"] == 20
+    assert workspace.lines()[0].cost == true_cost(upstream.spent)
+    assert_books_agree(workspace, before=before)
+
+
+def test_a_plan_that_does_not_fit_refuses(workspace, upstream, model, monkeypatch):
+    from dataclasses import replace
+
+    from billing.plans import PLANS
+
+    monkeypatch.setitem(PLANS, "trial", replace(PLANS["trial"], fits=False))
+    workspace.leave(first_hold(output=20))
+    refused = workspace.api().chat("hello")
+    assert (refused.status_code, refused.json()["reason"]) == (402, "does_not_fit")
+    assert upstream.calls == []
+
+
+def test_input_is_counted_where_the_model_s_server_counts(workspace, upstream, model):
+    upstream.tokenizer = 10
+    counted = 10 + 16
+    workspace.leave(counted * INPUT + 8 * OUTPUT)
+    answer = workspace.api().chat("hello", max_tokens=8)
+    assert answer.status_code == 200, answer.json()
+    assert answer.json()["fitted"] is False
+
+
+def test_input_is_counted_also_for_those_who_wait_in_line(workspace, upstream, model):
+    upstream.tokenizer, upstream.delay_first = 10, 0.4
+    need = (10 + 16) * INPUT + 8 * OUTPUT
+    workspace.leave(need + 4 * (10 * INPUT + 4 * OUTPUT))
+    answers = side_by_side(workspace.api(), 4, max_tokens=8)
+    assert [answer.status_code for answer in answers] == [200] * 4
+
+
+def test_the_last_of_a_budget_can_be_spent_but_for_one_first_hold(workspace, upstream, trusted):
+    upstream.tokens = ["word "] * 20
+    api = workspace.api()
+    workspace.leave(first_hold() + 10 * (10 * INPUT + 20 * OUTPUT))
+    while api.chat("hello").status_code == 200:
+        assert len(upstream.calls) < 40
+    assert workspace.ledger()["remaining"] < first_hold()
+
+
+def test_a_reserve_that_is_never_answered_is_given_up_in_the_end_with_an_error(workspace, monkeypatch, caplog, lossy):
+    monkeypatch.setattr(recovery, "RECOVER_SECONDS", 1.0)
+    lossy.refuse["/reservations"] = 1_000
+    assert workspace.api().chat("hello").status_code == 503
+    assert eventually(lambda: "may hold money until it expires" in caplog.text)
+    assert Hold.objects.filter(account=workspace.account).count() == 0

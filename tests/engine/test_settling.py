@@ -1,0 +1,340 @@
+"""Settling: once, by what was used, whatever the authority, the database or the builder's own code do meanwhile."""
+
+import gc
+import time
+
+import pytest
+from django.db import connection
+
+from billing.engine.loop import run
+from billing.guard import Outcome, current_reservation, guarded, reserve
+from billing.models import Hold
+from billing.usage.models import UsageLine
+from chat import calls
+from chat.errors import ModelFailed
+from tests.support.authority import AuthorityProbe
+from tests.support.cast import events_of
+from tests.support.money import (
+    INPUT,
+    OUTPUT,
+    assert_books_agree,
+    eventually,
+    is_settled,
+    reservations_of,
+    true_cost,
+)
+from tests.support.plane import PlaneResponse
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+TRUE = 10 * INPUT + 4 * OUTPUT
+
+
+@pytest.fixture
+def operator(authority):
+    probe = AuthorityProbe(authority)
+    yield probe
+    probe.close()
+
+
+def begin(workspace, **fields):
+    return workspace.api().plane.begin("POST", "/api/chat/", {"prompt": "hello", **fields})
+
+
+def under_way(workspace):
+    return Hold.objects.filter(account=workspace.account).exists()
+
+
+# --- the authority refuses for a while ------------------------------------------------------------------------------
+
+
+def test_a_call_of_a_tenant_suspended_while_it_streams_is_paid_once(workspace, upstream, model, operator):
+    upstream.delay_first = 0.5
+    exchange = begin(workspace)
+    assert eventually(lambda: under_way(workspace))
+    operator.change_tenant(workspace.account.subject_tenant, status="SUSPENDED")
+    answer = PlaneResponse(exchange).json()
+    assert (answer["cost"]["microcents"], answer["budget"]) == (TRUE, None)
+    assert under_way(workspace)
+    operator.change_tenant(workspace.account.subject_tenant, status="ACTIVE")
+    assert eventually(lambda: is_settled(workspace), 12)
+    (line,) = workspace.lines()
+    assert (line.outcome, line.cost) == ("exact", TRUE)
+    assert_books_agree(workspace)
+
+
+def test_a_frozen_ledger_takes_the_commit_of_a_call_under_way(workspace, upstream, model, operator):
+    upstream.delay_first = 0.5
+    exchange = begin(workspace)
+    assert eventually(lambda: under_way(workspace))
+    operator.freeze(workspace.account.scope)
+    assert PlaneResponse(exchange).json()["outcome"] == "exact"
+    assert workspace.api().chat("more").status_code == 403
+    operator.freeze(workspace.account.scope, frozen=False)
+    assert_books_agree(workspace)
+
+
+def test_a_commit_past_the_lease_is_an_event_once(workspace, upstream, lossy):
+    lossy.refuse["/extend"] = 1_000
+    hold = reserve(
+        workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=1_000, grace_period_ms=0
+    )
+    hold.dispatch(lambda: None)
+    hold.record(cost=3_000)
+    assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 15)
+    assert workspace.ledger()["reserved"] == 0
+    lossy.lose["/events"] = 1  # its first answer is lost: the repeat must not book it again
+    hold.settle()
+    assert eventually(lambda: not under_way(workspace))
+    (line,) = workspace.lines()
+    assert (line.cost, line.outcome) == (3_000, "exact")
+    assert workspace.ledger()["spent"] == 3_000
+
+
+def test_a_late_event_that_the_ledger_cannot_take_is_loss_and_the_tenant_can_go_on(workspace, upstream, model, lossy):
+    lossy.refuse["/extend"] = 1_000
+    workspace.leave(5_000)
+    before = workspace.ledger()["spent"]
+    hold = reserve(
+        workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=1_000, grace_period_ms=0
+    )
+    hold.dispatch(lambda: None)
+    hold.record(cost=4_000)
+    assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 15)
+    workspace.leave(1_000)  # sold to another meanwhile
+    spent = workspace.ledger()["spent"]
+    hold.settle()
+    assert eventually(lambda: not under_way(workspace))
+    (line,) = workspace.lines()
+    assert (line.cost, line.overrun) == (1_000, 3_000)
+    assert workspace.ledger()["spent"] == spent + 1_000 == before + 5_000
+    from billing.topups import top_up
+
+    top_up(workspace.account, amount=100_000_000, key="more")
+    assert workspace.api().chat("hello").status_code == 200
+
+
+def test_a_late_commit_on_a_frozen_ledger_waits_for_the_thaw(workspace, upstream, lossy, operator):
+    lossy.refuse["/extend"] = 1_000
+    hold = reserve(
+        workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=1_000, grace_period_ms=0
+    )
+    hold.dispatch(lambda: None)
+    hold.record(cost=3_000)
+    assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 15)
+    operator.freeze(workspace.account.scope)
+    hold.settle()
+    assert under_way(workspace)
+    assert workspace.lines() == []
+    assert Hold.objects.get(account=workspace.account).is_final
+    operator.freeze(workspace.account.scope, frozen=False)
+    assert eventually(lambda: not under_way(workspace), 12)
+    assert [line.cost for line in workspace.lines()] == [3_000]
+    assert workspace.ledger()["spent"] == 3_000
+
+
+@pytest.mark.parametrize("how", ["lose", "refuse"])
+def test_a_commit_whose_answer_is_lost_is_charged_once(workspace, upstream, model, lossy, how):
+    getattr(lossy, how)["/commit"] = 2
+    answer = workspace.api().chat("hello").json()
+    assert answer["cost"]["microcents"] == TRUE
+    assert_books_agree(workspace)
+    (line,) = workspace.lines()
+    assert (line.outcome, line.cost) == ("exact", TRUE)
+
+
+def test_a_commit_that_takes_long_leaves_the_last_event_without_balances(workspace, upstream, model, lossy):
+    lossy.delay["/commit"] = 1.6
+    began = time.monotonic()
+    name, facts = events_of(workspace.api().chat("hello", stream=True))[-1]
+    assert (name, facts["budget"], facts["cost"]["microcents"]) == ("done", None, TRUE)
+    assert time.monotonic() - began < 1.5
+    assert_books_agree(workspace)
+
+
+def test_a_failed_extension_does_not_end_a_call(workspace, upstream, model, lossy):
+    lossy.refuse["/extend"] = 1
+    hold = reserve(workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=16_000)
+    lapsed = []
+    hold.on_lapse = lambda: lapsed.append(True)
+    hold.dispatch(lambda: None)
+    assert eventually(lambda: [path for _, path in lossy.seen if path.endswith("/extend")][1:], 20)
+    assert eventually(lambda: hold.lease_left() > 8, 2)
+    assert lapsed == []
+    hold.record(cost=1_000)
+    hold.settle()
+    assert_books_agree(workspace)
+
+
+# --- once ------------------------------------------------------------------------------------------------------------
+
+
+def test_settling_twice_charges_once(workspace, upstream):
+    hold = reserve(workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000)
+    hold.dispatch(lambda: None)
+    hold.record(cost=2_000)
+    hold.settle()
+    hold.record(cost=5_000)
+    hold.settle()
+    hold._call.settle(hold._use.final())
+    assert [line.cost for line in workspace.lines()] == [2_000]
+    assert_books_agree(workspace)
+
+
+@pytest.mark.parametrize("dispatched", [False, True])
+def test_a_reservation_that_is_dropped_is_settled_by_what_it_said(workspace, upstream, dispatched):
+    hold = reserve(workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000)
+    if dispatched:
+        hold.dispatch(lambda: None)
+        hold.record(cost=1_000)
+    del hold
+    gc.collect()
+    assert eventually(lambda: is_settled(workspace))
+    assert [line.cost for line in workspace.lines()] == ([1_000] if dispatched else [])
+    assert_books_agree(workspace)
+
+
+# --- the builder's own -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_to_be_kept_is_kept_inside_the_tenant_after_settling(workspace, upstream, model):
+    seen = []
+    with workspace.scope():
+        calls.complete(MESSAGES, app="haiku", keep=lambda completion: seen.append(UsageLine.objects.get().cost))
+    assert eventually(lambda: seen)
+    assert seen == [TRUE]
+
+
+def test_a_keep_that_raises_changes_neither_money_nor_answer(workspace, upstream, model, caplog):
+    def keep(completion):
+        raise RuntimeError("no room")
+
+    with workspace.scope():
+        assert calls.complete(MESSAGES, app="haiku", keep=keep).cost == TRUE
+    assert eventually(lambda: "could not be" in caplog.text)
+    assert_books_agree(workspace)
+
+
+def test_an_iterator_of_words_that_is_closed_is_paid_up_to_there(workspace, upstream, model):
+    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.02
+    with workspace.scope():
+        words = calls.stream(MESSAGES, app="haiku")
+        assert next(words).startswith("word")
+        words.close()
+    assert eventually(lambda: workspace.lines())
+    (line,) = workspace.lines()
+    assert line.outcome == "estimated"
+    assert 0.6 <= line.cost / true_cost(upstream.spent) <= 1.5
+    assert_books_agree(workspace)
+
+
+def test_an_iterator_of_words_that_is_dropped_cuts_its_model(workspace, upstream, model):
+    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.02
+    with workspace.scope():
+        words = calls.stream(MESSAGES, app="haiku")
+        next(words)
+        del words
+        gc.collect()
+    assert upstream.wait_until(lambda up: up.aborted == 1)
+    assert_books_agree(workspace)
+
+
+def test_a_guarded_call_of_a_model_that_is_down_costs_nothing(workspace, upstream, model):
+    upstream.status = 503
+
+    @guarded(50_000_000, app="haiku")
+    def haiku():
+        return calls.complete(MESSAGES)
+
+    with workspace.scope(), pytest.raises(ModelFailed, match=r"Nothing was charged\."):
+        haiku()
+    assert_books_agree(workspace)
+    assert workspace.ledger()["spent"] == 0
+
+
+def test_two_answers_in_one_guarded_function_are_added_up(workspace, upstream, model):
+    @guarded(50_000_000, app="haiku")
+    def haiku():
+        return [calls.complete(MESSAGES), calls.complete(MESSAGES)]
+
+    with workspace.scope():
+        haiku()
+    (line,) = workspace.lines()
+    assert (line.cost, line.outcome, line.tokens_output) == (2 * TRUE, "exact", 8)
+    assert_books_agree(workspace)
+
+
+def test_what_an_answer_used_is_kept_when_the_function_fails_after_it(workspace, upstream, model):
+    @guarded(50_000_000, app="haiku")
+    def haiku():
+        calls.complete(MESSAGES)
+        raise KeyError("after the call")
+
+    with workspace.scope(), pytest.raises(KeyError):
+        haiku()
+    assert [line.cost for line in workspace.lines()] == [TRUE]
+
+
+def test_the_second_model_call_gets_no_more_than_the_first_left(workspace, upstream, model):
+    upstream.tokens = ["word "] * 500
+    estimate = 400 * INPUT + 60 * OUTPUT
+
+    @guarded(estimate, app="haiku")
+    def haiku():
+        first = calls.complete(MESSAGES, max_tokens=40)
+        return first, calls.complete(MESSAGES, max_tokens=512)
+
+    with workspace.scope():
+        haiku()
+    (line,) = workspace.lines()
+    assert line.cost <= estimate
+    assert (line.overrun, line.outcome) == (0, "exact")
+    assert_books_agree(workspace)
+
+
+def test_a_model_call_without_a_written_hold_raises(workspace, upstream, model):
+    from billing.engine.current import current
+
+    hold = reserve(workspace.tenant, app="a", action_kind="k", action_name="n", estimate=50_000_000)
+    token = current.set(hold)
+    try:
+        with pytest.raises(RuntimeError):
+            calls.complete(MESSAGES)
+    finally:
+        current.reset(token)
+        hold.settle()
+    assert upstream.calls == []
+    assert current_reservation() is None
+    assert_books_agree(workspace)
+
+
+def test_a_call_inside_a_transaction_is_refused_before_anything_is_held(workspace, upstream, model):
+    from django.db import transaction
+
+    with workspace.scope(), transaction.atomic(), pytest.raises(RuntimeError):
+        reserve(app="a", action_kind="k", action_name="n", estimate=5_000)
+    assert reservations_of(workspace) == []
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_written_when_the_database_is_back(workspace, upstream, model):
+    upstream.delay_first = 0.5
+    exchange = begin(workspace)
+    assert eventually(lambda: under_way(workspace))
+    from billing.engine.loop import here
+
+    async def lose_connections():
+        await here().store.fetch(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> 'nobody'"
+            " AND query NOT LIKE '%%authority%%' AND state = 'idle'"
+        )
+
+    run(lose_connections())
+    connection.close()
+    answer = PlaneResponse(exchange).json()
+    assert answer["cost"]["microcents"] == TRUE
+    assert eventually(lambda: is_settled(workspace), 10)
+    assert [line.cost for line in workspace.lines()] == [TRUE]
+    assert workspace.lines()[0].outcome == Outcome.EXACT

@@ -1,0 +1,127 @@
+"""Every statement of the plain SQL, held to the models: what it names exists, and what must not be null is given."""
+
+import re
+
+import psycopg
+import pytest
+from django.apps import apps
+from django.db import connection
+
+from billing.engine import statements
+from billing.engine.statements import DISPATCH, HABITS, LEARN, REGISTER, SETTLE, in_schema
+from billing.engine.store import Store
+from chat import services
+from tests.support.lossy import LossyProxy
+from tests.support.money import eventually, is_settled
+
+KEEPS = {"TURNS": services.TURNS, "CONVERSATION_ROW + TURNS": services.CONVERSATION_ROW + services.TURNS}
+
+
+def whole_statements():
+    """Each by its name, with its gaps filled as they are when it is run."""
+    found = {
+        name: text
+        for module in (statements, services)
+        for name, text in vars(module).items()
+        if name.isupper() and isinstance(text, str) and re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b", text)
+    }
+    assert len(found) > 10
+    kept = {f"SETTLE with {name}": SETTLE.replace("{keep}", text) for name, text in KEEPS.items()}
+    numbered = {"DISPATCH of a new conversation": DISPATCH.replace("{returning}", services.NEW_ID)}
+    return {**found, **kept, **numbered}
+
+
+@pytest.fixture
+def sql(workspace):
+    """A connection that puts parameters into the text, as EXPLAIN wants them, without a search path to help."""
+    wanted = {k: v for k, v in connection.get_connection_params().items() if k not in ("cursor_factory", "pool")}
+    with psycopg.connect(**{**wanted, "cursor_factory": psycopg.ClientCursor}, autocommit=True) as own:
+        own.execute("SET search_path TO pg_catalog")
+        yield own
+
+
+@pytest.mark.parametrize("name", whole_statements())
+def test_a_statement_is_understood_by_the_database_of_the_models(workspace, sql, name):
+    text = whole_statements()[name].replace("{keep}", "").replace("{returning}", "NULL")
+    text = in_schema(text, workspace.tenant.schema_name)
+    named = set(re.findall(r"%\((\w+)\)s", text))
+    params = dict.fromkeys(named) if named else [None] * len(re.findall(r"%s", text))
+    sql.execute(f"EXPLAIN {text}", params)
+
+
+def inserts():
+    texts = [*whole_statements().values()]
+    return {
+        match["table"]: {column.strip() for column in match["columns"].split(",")}
+        for text in texts
+        for match in re.finditer(r"INSERT INTO \S+?\.(?P<table>\w+)(?: AS \w+)? \((?P<columns>[^)]*)\)", text)
+    }
+
+
+def test_every_insert_is_looked_at():
+    assert set(inserts()) == {
+        "billing_hold",
+        "billing_process",
+        "billing_habit",
+        "usage_usageline",
+        "chat_conversation",
+        "chat_message",
+    }
+
+
+@pytest.mark.parametrize("table", inserts())
+def test_an_insert_names_every_column_that_must_not_be_null(table):
+    model = next(model for model in apps.get_models() if model._meta.db_table == table)
+    columns = {field.column: field for field in model._meta.concrete_fields}
+    assert inserts()[table] <= set(columns)
+    must = {name for name, field in columns.items() if not field.null and not field.has_db_default()}
+    given_by_the_database = {name for name, field in columns.items() if field.get_internal_type() == "BigAutoField"}
+    assert must - given_by_the_database - inserts()[table] == set()
+
+
+@pytest.mark.parametrize("name", ["a; DROP", "Upper", 'quo"te', "", "a" * 64, "x.y", "1x"])
+def test_a_schema_s_name_is_checked_before_it_stands_in_a_statement(name):
+    with pytest.raises(ValueError, match="schema"):
+        in_schema("SELECT * FROM {schema}.t", name)
+
+
+# --- how many ---
+
+
+@pytest.fixture
+def counted(app, authority, settings, monkeypatch):
+    """The statements and the requests to either plane of the authority, from here on; the timer's are left out."""
+    ran, of_the_timer = [], {REGISTER, HABITS, LEARN}
+    fetch = Store.fetch
+
+    async def counting(self, query, params=None):
+        if query not in of_the_timer:
+            ran.append(" ".join(query.split())[:70])
+        return await fetch(self, query, params)
+
+    monkeypatch.setattr(Store, "fetch", counting)
+    before = settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL
+    with LossyProxy(authority.runtime_url) as runtime, LossyProxy(authority.admin_url) as admin:
+        settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL = runtime.url, admin.url
+        yield ran, runtime.seen, admin.seen
+        settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL = before
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_call_makes_few_statements_and_two_requests(workspace, upstream, model, counted, stream, again):
+    ran, runtime, admin = counted
+    api = workspace.api()
+    fields = {"conversation_id": api.chat("hello").json()["conversation_id"]} if again else {}
+    api.chat("hello")
+    assert eventually(lambda: is_settled(workspace))
+    for seen in counted:
+        seen.clear()
+    response = api.chat("hello", stream=stream, **fields)
+    assert response.status_code == 200
+    assert response.content
+    assert eventually(lambda: workspace.holds() == 0)
+    assert len(ran) <= 8, ran
+    asked = [(method, re.sub(r"[0-9a-f-]{36}", "…", path)) for method, path in runtime]
+    assert asked == [("POST", "/v1/reservations"), ("POST", "/v1/reservations/…/commit")]
+    assert admin == []

@@ -1,0 +1,121 @@
+"""Short ways for tests that count money: the engine's loop, what models usually need, and calls side by side."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import httpx
+import pytest
+from django.conf import settings
+
+from billing.engine.loop import here, run
+from billing.engine.rules import TRUSTED_AFTER, Sample
+from billing.prices import PER
+from chat.history import prompt_bound
+from tests.support.cast import Api, Workspace
+from tests.support.lossy import LossyProxy
+from tests.support.plane import PlaneResponse
+
+INPUT, OUTPUT = 1_000, 4_000  # microcents a token, of every model of these tests
+
+
+def on_loop(act: Callable[[], Any]) -> Any:
+    """The result of a plain function, called on the engine's loop."""
+
+    async def there() -> Any:
+        return act()
+
+    return run(there())
+
+
+def trust(model: str, *, app: str = "chat", tokens_output: int = 4) -> None:
+    """Teach this process's engine twenty exact reports of the model: 10 tokens for 36 bytes, 4 bytes a token."""
+    sample = Sample(10, 36, tokens_output, tokens_output * 4, 100)
+
+    def learn() -> None:
+        for _ in range(TRUSTED_AFTER):
+            here().habits.learn(model, app, sample)
+
+    on_loop(learn)
+
+
+def side_by_side(api: Api, many: int, **fields: Any) -> list[PlaneResponse]:
+    """`many` calls at once, and their answers once each is there."""
+    body = json.dumps({"prompt": "hello", **fields})
+    under_way = [api.plane.begin("POST", "/api/chat/", body) for _ in range(many)]
+    return [PlaneResponse(exchange) for exchange in under_way]
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> bool:
+    """Whether it came true in time."""
+    until = time.monotonic() + seconds
+    while not (true := bool(condition())) and time.monotonic() < until:
+        time.sleep(0.02)
+    return true
+
+
+def is_settled(workspace: Workspace) -> bool:
+    """Nothing of the workspace is under way: no hold here, and nothing held there."""
+    return workspace.holds() == 0 and workspace.ledger()["reserved"] == 0
+
+
+def true_cost(spent: list[tuple[int, int]]) -> int:
+    """Microcents of what the fake upstream really used."""
+    return sum(tokens_input * INPUT + tokens_output * OUTPUT for tokens_input, tokens_output in spent)
+
+
+def assert_books_agree(workspace: Workspace, *, before: int = 0) -> None:
+    """The lines are what the ledger says was spent beyond `before`, and nothing is left over."""
+    assert eventually(lambda: is_settled(workspace)), (workspace.holds(), workspace.ledger())
+    assert workspace.ledger()["spent"] - before == sum(line.cost for line in workspace.lines())
+
+
+def first_hold(prompt: str = "hello", *, output: int = 64) -> int:
+    """Microcents that a new conversation's call holds at first."""
+    return prompt_bound([{"role": "user", "content": prompt}]) * INPUT + output * OUTPUT
+
+
+def reservations_of(workspace: Workspace) -> list[dict[str, Any]]:
+    """All that the authority knows of, oldest first."""
+    params = {"tenant": workspace.account.subject_tenant, "limit": "200", "sort_by": "created_at_ms"}
+    answer = httpx.get(
+        f"{settings.CYCLES_BASE_URL}/v1/reservations",
+        params={**params, "sort_dir": "asc"},
+        headers={"X-Admin-API-Key": settings.CYCLES_ADMIN_API_KEY},
+    )
+    return list(answer.json()["reservations"])
+
+
+# --- fixtures, for the conftest.py of the folders that count money ---
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def model(upstream, settings):
+    """A model that no other test has taught anything, at $10 in and $40 out per million tokens."""
+    name = f"model-{next(_numbers)}"
+    settings.LLM_MODEL = name
+    settings.LLM_PRICES = {name: {"input": INPUT * PER, "output": OUTPUT * PER}}
+    return name
+
+
+@pytest.fixture
+def trusted(model):
+    """The same model past its twenty reports: it gets slices, at first of 64 tokens."""
+    trust(model)
+    return model
+
+
+@pytest.fixture
+def lossy(app, authority, settings):
+    """A proxy before the authority's runtime plane that can lose, refuse or delay what the test says."""
+    before = settings.CYCLES_BASE_URL
+    with LossyProxy(authority.runtime_url) as proxy:
+        settings.CYCLES_BASE_URL = proxy.url
+        yield proxy
+        settings.CYCLES_BASE_URL = before
