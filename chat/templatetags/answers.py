@@ -9,7 +9,7 @@ from __future__ import annotations
 from django import template
 
 from billing.outcomes import Outcome
-from chat.answer import ALL_THOUGHT, EMPTY, FILTERED, TOOLS
+from chat.answer import ALL_THOUGHT, EMPTY, FILTERED, ONLY_THOUGHT, TOOLS
 from chat.models import Message
 
 register = template.Library()
@@ -65,4 +65,5 @@ def wordless(message: Message | None) -> str:
 def page_words() -> dict[str, str]:
     """Every sentence that chat.js may have to say, by its name."""
     ends = {f"end.{reason}": text for reason, text in ENDS.items()}
-    return {**UNDER_WAY, **ends, **{f"outcome.{outcome}": str(outcome.label) for outcome in Outcome}}
+    stand_ins = {f"wordless.{n}": text for n, text in enumerate((ALL_THOUGHT, EMPTY, FILTERED, ONLY_THOUGHT, TOOLS))}
+    return {**UNDER_WAY, **ends, **stand_ins, **{f"outcome.{outcome}": str(outcome.label) for outcome in Outcome}}

@@ -18,7 +18,8 @@ export function showHeld({ reserved, remaining }) {
   part("reserved").textContent = short(reserved);
   if (remaining != null) part("remaining").textContent = short(remaining);
   const { allocated, spent } = part("budget").dataset;
-  if (allocated) drawBar(Number(allocated), Number(spent), reserved);
+  // What is neither left nor known to be spent is held, by this answer or another.
+  if (allocated) drawBar(allocated, spent, remaining == null ? reserved : allocated - spent - remaining);
 }
 
 // As a page of the server has it.

@@ -2,7 +2,7 @@
 
 import { short, showBudget, showHeld, takeBudget } from "./budget.js";
 import { events } from "./events.js";
-import { addConversation, addTurn, announce, append, ending, say, sentence, words } from "./turns.js";
+import { addConversation, addTurn, announce, append, ending, markWordless, say, sentence, words } from "./turns.js";
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
 const form = part("form");
@@ -103,6 +103,7 @@ function settle(answer, { cost, usage, outcome, finish_reason: reason, fitted, b
   const left = ` · ${budget ? short(budget.remaining) : "—"} left`;
   const note = sentence(`end.${reason}`) || (fitted ? ending(answer) : "");
   say(answer, note, `$${cost.usd} · ${usage.input_tokens} in / ${usage.output_tokens} out${how}${left}`);
+  markWordless(answer);
   showBudget(budget);
 }
 

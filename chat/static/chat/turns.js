@@ -21,15 +21,27 @@ export function addTurn(role, text) {
 }
 
 export function append(turn, text) {
-  const atEnd = innerHeight + scrollY > document.body.scrollHeight - 60; // a reader who scrolled up is left there
-  words(turn).append(text);
-  if (atEnd) scrollTo(0, document.body.scrollHeight);
+  stayAtEnd(() => words(turn).append(text));
 }
 
 // What stands under an answer: what ended it early, and the facts.
 export function say(turn, ending, facts) {
-  turn.querySelector(".turn__end").textContent = ending;
-  turn.querySelector(".turn__facts").textContent = facts;
+  stayAtEnd(() => {
+    turn.querySelector(".turn__end").textContent = ending;
+    turn.querySelector(".turn__facts").textContent = facts;
+  });
+}
+
+// A sentence of ours in the place of an answer without words does not look like the model's.
+export function markWordless(turn) {
+  const ours = [...sentences].some(([name, text]) => name.startsWith("wordless.") && text === words(turn).textContent);
+  words(turn).classList.toggle("turn__text--none", ours);
+}
+
+function stayAtEnd(change) {
+  const atEnd = innerHeight + scrollY > document.body.scrollHeight - 60; // a reader who scrolled up is left there
+  change();
+  if (atEnd) scrollTo(0, document.body.scrollHeight);
 }
 
 export function ending(turn) {
