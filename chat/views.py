@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
-from django.http import HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
 from billing.ledgers import figures_for
+from billing.models import Hold
 from chat import services
 from chat.forms import PromptForm
 from chat.models import Conversation
@@ -46,8 +47,17 @@ def _named(request: TenantRequest, form: PromptForm) -> Conversation | None:
 @login_required
 @require_safe
 def conversation(request: TenantRequest, pk: int) -> HttpResponse:
-    found = get_object_or_404(Conversation, pk=pk, owner=request.user)
-    return _page(request, found, PromptForm(initial={"conversation_id": found.pk}))
+    found = Conversation.objects.filter(pk=pk, owner=request.user).first()
+    if found is None and not _is_settling(request):
+        raise Http404
+    return _page(request, found, PromptForm(initial={"conversation_id": pk}), is_settling=found is None)
+
+
+def _is_settling(request: TenantRequest) -> bool:
+    """Whether a call of this person is still being settled. A new conversation's row is written with its line, so the
+    page that its first message leads to may come before it.
+    """
+    return Hold.objects.filter(account__tenant_id=request.tenant.pk, user_id=request.user.pk).exists()
 
 
 def _page(
@@ -56,6 +66,7 @@ def _page(
     form: PromptForm,
     *,
     refusal: ApiError | None = None,
+    is_settling: bool = False,
     status: int = 200,
 ) -> HttpResponse:
     context = {
@@ -64,6 +75,7 @@ def _page(
         "chat_messages": shown.messages.order_by("pk") if shown else [],
         "form": form,
         "refusal": refusal,
+        "settling": is_settling,
         "budget": figures_for(request.tenant),
         "model_name": settings.LLM_MODEL,
     }

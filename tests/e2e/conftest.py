@@ -1,21 +1,26 @@
-"""A real browser on the real parts: front, plane, web, authority, and the embedded model where it is installed."""
+"""A real browser on the real parts: front, web, plane, Postgres, authority, and the embedded model if there is one."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import httpx
 import pytest
 
 from config.env import state_dir
+from config.stack.front import Listener
 from tests.support.authority import free_port
-from tests.support.web import ROOT
-from tests.support.whole import Whole
+from tests.support.front import Front
+from tests.support.plane import PlaneProcess
+from tests.support.web import ROOT, WebProcess
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -26,9 +31,8 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser():
-    """Of one module: while Playwright is there, its loop runs on this thread, and nothing else can be bought on it."""
     if CHROMIUM is None:
         pytest.skip("There is no Chromium on this machine: install Debian's package chromium to run the browser tests.")
     from playwright.sync_api import sync_playwright
@@ -42,7 +46,7 @@ def browser():
     os.environ.pop("DJANGO_ALLOW_ASYNC_UNSAFE")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model():
     """The embedded model in a process of its own."""
     folder = state_dir() / "model"
@@ -70,11 +74,62 @@ def _wait_for(url: str) -> None:
     raise RuntimeError(f"{url} did not answer in 60 s")
 
 
-@pytest.fixture(scope="module")
+class Stack:
+    """The front with web and plane behind it, as `make run` has them, on one model."""
+
+    def __init__(self, folder: Path, *, database_url: str, authority, **model: str) -> None:
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}"
+        parts = {"database_url": database_url, "authority": authority, "SITE_URL": self.url, **model}
+        self.web = WebProcess(**parts)
+        self.plane = PlaneProcess(**parts)
+        self.front = Front(
+            folder,
+            web=Listener(port=self.web.port),
+            plane=Listener(port=self.plane.port),
+            FRONT_ADDRESS=f"http://:{self.port}",
+        )
+        self.front.port = self.port
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for part in (self.web, self.plane, self.front):
+                stack.enter_context(part)
+            self._parts = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._parts.close()
+
+    def address(self, slug: str | None = None) -> str:
+        """As a browser types it."""
+        return self.url if slug is None else f"http://{slug}.localhost:{self.port}"
+
+    def client(self, workspace, key: str) -> httpx.Client:
+        """A program of `workspace` on the bare host."""
+        headers = {"X-Tenant-ID": workspace.slug, "Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+
+
+@pytest.fixture(scope="session")
 def web(app, database_url, authority, model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("front")
-    with Whole(folder, database_url=database_url, authority=authority, MODEL_PORT=str(model)) as site:
-        yield site
+    folder = tmp_path_factory.mktemp("stack")
+    with Stack(folder, database_url=database_url, authority=authority, MODEL_PORT=str(model)) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def odd(app, database_url, authority, upstream_server, tmp_path_factory):
+    """The same on the fake upstream, which does as it is told."""
+    variables = {
+        "LLM_BASE_URL": upstream_server.base_url,
+        "LLM_MODEL": "test-model",
+        "LLM_PRICES": json.dumps({"test-model": {"input": 10, "output": 40}}),
+        "BUDGET_WAIT_SECONDS": "1",
+    }
+    folder = tmp_path_factory.mktemp("odd")
+    with Stack(folder, database_url=database_url, authority=authority, **variables) as stack:
+        yield stack
 
 
 @pytest.fixture

@@ -1,9 +1,16 @@
-// Streams an answer into the page. Without this script the same form posts and the page comes back.
+// Asks, and shows the answer as it streams. Without this script the same form posts and the page comes back.
+
+import { short, showBudget, showHeld, takeBudget } from "./budget.js";
+import { events } from "./events.js";
+import { addConversation, addTurn, announce, append, ending, markWordless, say, sentence, words } from "./turns.js";
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
 const form = part("form");
 const { prompt, conversation_id: conversation, max_tokens: cap, csrfmiddlewaretoken: csrf } = form.elements;
+const BUSY_TRIES = 10; // before it says busy, the server waits by itself
+const SETTLED_TRIES = 12;
 let running = null; // the AbortController of the answer under way
+let known = part("turns").querySelectorAll(".turn").length; // as many turns the server has shown
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -16,139 +23,176 @@ prompt.addEventListener("keydown", (event) => {
   form.requestSubmit();
 });
 part("stop").addEventListener("click", () => running?.abort());
-if (part("turns").children.length > 1) scrollTo(0, document.body.scrollHeight);
+if (known) scrollTo(0, document.body.scrollHeight);
+resume();
 
 async function ask(question) {
-  const turns = [addTurn("user", question), addTurn("assistant", "")];
-  const text = turns[1].querySelector(".turn__text");
-  turns[1].setAttribute("aria-busy", "true");
-  setRunning(new AbortController());
+  const turns = begin(question);
   refuse(null);
   prompt.value = "";
-  let [facts, id] = [null, null];
+  remember({ question, known, id: null });
+  const got = { id: null, facts: null, waited: false };
+  let failure = null;
   try {
-    const response = await post(question, running.signal);
-    id = response.headers.get("X-Conversation-ID");
-    for await (const { name, data } of events(response.body)) {
-      if (name === "token") append(text, data.text);
-      if (name === "done") facts = data;
-      if (name === "error") throw data;
-    }
-    if (!facts) throw { message: "The connection ended before the answer did." };
+    await read(await post(question, turns[1], got), question, turns[1], got);
   } catch (reason) {
-    if (!facts && !running.signal.aborted) refuse(reason);
+    failure = reason;
+    if (reason instanceof TypeError) await pause(500); // a page that is being left fails too: its script ends here
   }
-  const stopped = running.signal.aborted;
-  setRunning(null);
-  turns[1].removeAttribute("aria-busy");
-  if (id) keepPlace(id, question);
-  if (facts) settle(turns[1], facts);
-  else if (text.textContent || stopped) breakOff(turns[1], stopped);
-  else for (const turn of turns) turn.remove();
-  if (!facts && !text.textContent) prompt.value = [question, prompt.value].filter(Boolean).join("\n");
-  part("announce").textContent = stopped && !facts ? "Stopped." : text.textContent;
-  prompt.focus();
+  if (got.facts) settle(turns[1], got.facts);
+  else breakOff(turns, question, failure, got.id);
+  // The error of a stream comes after its settlement, if there is one.
+  const tries = got.id && !failure?.error ? SETTLED_TRIES : 2;
+  if (got.waited || !got.facts?.budget) await refresh(got.id, question, tries);
+  end(turns[1]);
 }
 
-async function post(question, signal) {
+// Events: held, token…, then done or error. The header names the conversation to a reader who stops before `done`.
+async function read(response, question, answer, got) {
+  got.id = response.headers.get("X-Conversation-ID");
+  remember({ question, known, id: got.id });
+  for await (const { name, data } of events(response.body)) {
+    if (name === "held") hold(answer, data);
+    if (name === "token") append(answer, data.text);
+    if (name === "done") got.facts = data;
+    if (name === "error") throw data;
+  }
+  if (!got.facts) throw { message: sentence("broken") };
+  keepPlace(got.id, question);
+  if (got.facts.budget) known += 2; // without it, its turns may not be written yet
+}
+
+async function post(question, answer, got) {
   const body = { prompt: question, stream: true, max_tokens: Number(cap?.value) || undefined };
   if (conversation.value) body.conversation_id = Number(conversation.value);
   const headers = { "Content-Type": "application/json", "X-CSRFToken": csrf.value };
-  const response = await fetch("/api/chat/", { method: "POST", headers, body: JSON.stringify(body), signal });
-  if (response.ok) return response;
-  const message = `The server answered ${response.status}. Try again.`;
-  throw { message, ...(await response.json().catch(() => null)), status: response.status };
-}
-
-// Server-sent events as they arrive. A chunk may end anywhere: inside a character, or between CR and LF.
-async function* events(stream) {
-  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
-  let [rest, name, data] = ["", "message", []];
-  for (let chunk; !(chunk = await reader.read()).done; ) {
-    const lines = (rest + chunk.value).split(/\r\n|\n|\r(?!$)/);
-    rest = lines.pop();
-    for (const line of lines) {
-      const [, field, value] = line.match(/^([^:]*):? ?(.*)$/s); // a comment has no field name
-      if (field === "event") name = value;
-      if (field === "data") data.push(value);
-      if (line === "" && data.length) yield { name, data: JSON.parse(data.join("\n")) };
-      if (line === "") [name, data] = ["message", []];
-    }
+  const { signal } = running;
+  for (let tries = BUSY_TRIES; ; tries -= 1) {
+    const response = await fetch("/api/chat/", { method: "POST", headers, body: JSON.stringify(body), signal });
+    if (response.ok) return response;
+    const message = `The server answered ${response.status}. Try again.`;
+    const failure = { message, ...(await response.json().catch(() => null)), status: response.status };
+    if (failure.error !== "conversation_busy" || !tries) throw failure;
+    got.waited = true;
+    say(answer, sentence("busy"), "");
+    announce(sentence("busy"));
+    await pause(failure.retry_after_ms);
+    signal.throwIfAborted();
   }
 }
 
-function settle(turn, { cost, usage, budget }) {
-  const left = budget ? ` · ${short(budget.remaining)} left` : "";
-  const tokens = `${usage.input_tokens} in / ${usage.output_tokens} out`;
-  turn.querySelector(".turn__facts").textContent = `$${cost.usd} · ${tokens}${left}`;
+// --- one answer, from its beginning to its end ---
+
+function begin(question) {
+  running = new AbortController();
+  form.toggleAttribute("data-running", true); // shows Stop in the place of Send
+  const turns = [addTurn("user", question), addTurn("assistant", "")];
+  turns[1].setAttribute("aria-busy", "true");
+  return turns;
+}
+
+function hold(answer, held) {
+  const note = held.fitted ? sentence("fitted", held.max_tokens) : "";
+  say(answer, note, `${short(held.reserved)} ${sentence("held", held.max_tokens)}`);
+  if (note) announce(note);
+  showHeld(held);
+}
+
+function settle(answer, { cost, usage, outcome, finish_reason: reason, fitted, budget }) {
+  const how = outcome === "exact" ? "" : ` · ${sentence(`outcome.${outcome}`)}`;
+  const left = ` · ${budget ? short(budget.remaining) : "—"} left`;
+  const note = sentence(`end.${reason}`) || (fitted ? ending(answer) : "");
+  say(answer, note, `$${cost.usd} · ${usage.input_tokens} in / ${usage.output_tokens} out${how}${left}`);
+  markWordless(answer);
   showBudget(budget);
 }
 
-// From the header and not from the last event, which a reader who stops the answer never sees.
+// What came stays. Where nothing came, the message goes back into the box, before what was typed meanwhile.
+function breakOff([asked, answer], question, failure, id) {
+  const stopped = running.signal.aborted;
+  if (!stopped) refuse(failure);
+  if (words(answer).textContent || (stopped && id)) {
+    say(answer, sentence(stopped ? "end.cancelled" : "end.error"), sentence("settling"));
+  } else {
+    takeBack([asked, answer], question);
+  }
+}
+
+function takeBack(turns, question) {
+  for (const turn of turns) turn.remove();
+  prompt.value = [question, prompt.value].filter(Boolean).join("\n");
+}
+
+function end(answer) {
+  running = null;
+  form.toggleAttribute("data-running", false);
+  answer.removeAttribute("aria-busy");
+  if (answer.isConnected) announce(answer.querySelector(".turn__body").textContent);
+  sessionStorage.removeItem("asked");
+  prompt.focus();
+}
+
+// The conversation and the budget as the server has them, once it has this answer: it alone knows what was charged.
+async function refresh(id, question, tries) {
+  for (; tries; tries -= 1) {
+    await pause(500);
+    const response = await fetch(id ? `/c/${id}/` : location.pathname).catch(() => null);
+    if (!response?.ok) continue;
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    takeBudget(page.querySelector('[data-chat="budget"]'));
+    if (!id) return false;
+    const turns = [...page.querySelectorAll('[data-chat="turns"] .turn')];
+    if (turns.length <= known || words(turns.at(-2)).textContent.trim() !== question.trim()) continue;
+    part("turns").replaceChildren(part("turns").firstElementChild, ...turns);
+    known = turns.length;
+    keepPlace(id, question);
+    announce(turns.at(-1).querySelector(".turn__body").textContent);
+    return true;
+  }
+  const last = part("turns").querySelector(".turn[aria-busy]");
+  if (last) say(last, ending(last), sentence("unsettled"));
+  return false;
+}
+
+// --- a page that was reloaded before its answer had come ---
+
+function remember(asked) {
+  sessionStorage.setItem("asked", JSON.stringify(asked));
+}
+
+async function resume() {
+  const asked = JSON.parse(sessionStorage.getItem("asked") ?? "null");
+  sessionStorage.removeItem("asked");
+  const isReload = performance.getEntriesByType("navigation")[0]?.type === "reload";
+  if (!asked || !isReload || known > asked.known) return; // by now the page has it
+  const turns = begin(asked.question);
+  const found = asked.id && (await refresh(asked.id, asked.question, SETTLED_TRIES));
+  if (!found) {
+    takeBack(turns, asked.question);
+    announce(sentence("left"));
+  }
+  end(turns[1]);
+}
+
+// --- the page ---
+
 function keepPlace(id, question) {
   if (!conversation.value) addConversation(id, question);
   conversation.value = id;
   history.replaceState(null, "", `/c/${id}/`);
 }
 
-async function breakOff(turn, stopped) {
-  turn.querySelector(".turn__facts").textContent = `${stopped ? "Stopped" : "Broke off"} · what was used is booked`;
-  const { balances = [] } = await fetch("/api/budget/").then((answer) => answer.json()).catch(() => ({}));
-  showBudget(balances.find(({ scope_path: path }) => !path.includes("/")));
-}
-
 function refuse(failure) {
+  const { status, error, budget, retry_after_ms: later } = failure ?? {};
+  const message = failure instanceof Error ? sentence("lost") : failure?.message;
+  const fits = budget?.affordable_max_tokens > 0 && sentence("affordable", budget.affordable_max_tokens);
+  part("refusal-words").textContent = [message, fits].filter(Boolean).join(" ");
+  part("refusal-link").hidden = status !== 402 && error !== "account_on_hold";
+  part("again").hidden = !later;
   part("refusal").hidden = !failure;
-  part("refusal-link").hidden = failure?.status !== 402;
-  const lost = failure instanceof Error && "The connection failed. Check the network and send the message again.";
-  part("refusal-words").textContent = lost || (failure?.message ?? "");
-  showBudget(failure?.budget);
+  if (budget?.remaining != null && !budget.scope.includes("/")) showBudget(budget); // a seat's figures are not for all
 }
 
-function addTurn(role, text) {
-  const turn = part(`${role}-turn`).content.firstElementChild.cloneNode(true);
-  turn.querySelector(".turn__text").textContent = text;
-  part("turns").append(turn);
-  scrollTo(0, document.body.scrollHeight);
-  return turn;
-}
-
-function append(element, text) {
-  const atEnd = innerHeight + scrollY > document.body.scrollHeight - 60; // a reader who scrolled up is left there
-  element.append(text);
-  if (atEnd) scrollTo(0, document.body.scrollHeight);
-}
-
-function addConversation(id, title) {
-  const item = document.createElement("li");
-  const link = { href: `/c/${id}/`, textContent: title, dir: "auto", ariaCurrent: "page" };
-  item.append(Object.assign(document.createElement("a"), link));
-  part("conversations").prepend(item);
-}
-
-function setRunning(controller) {
-  running = controller;
-  form.toggleAttribute("data-running", !!controller); // shows Stop in the place of Send
-}
-
-function showBudget(budget) {
-  if (budget?.remaining == null) return; // unknown: the last known figures stay
-  for (const name of ["remaining", "reserved", "spent"]) part(name).textContent = short(budget[name]);
-  const share = (amount) => `${Math.min(100, (100 * amount) / budget.allocated || 0)}%`;
-  const [spent, held] = document.querySelectorAll("#strip-bar [data-bar]");
-  spent?.setAttribute("width", share(budget.spent));
-  held?.setAttribute("x", share(budget.spent));
-  held?.setAttribute("width", share(budget.reserved));
-}
-
-// Microcents for the eye, as the server writes them; whole numbers throughout, so no digit is invented.
-function short(microcents) {
-  const size = BigInt(Math.abs(microcents));
-  const places = size >= 100_000_000n || !size ? 2 : size >= 1_000_000n ? 4 : 6;
-  const scale = 10n ** BigInt(places);
-  const step = 100_000_000n / scale;
-  const [below, twice] = [size / step, (size % step) * 2n];
-  const units = below + (twice > step || (twice === step && below % 2n) ? 1n : 0n);
-  const cents = String(units % scale).padStart(places, "0");
-  return `${microcents < 0 ? "−" : ""}$${(units / scale).toLocaleString("en-US")}.${cents}`;
+function pause(milliseconds) {
+  return new Promise((done) => setTimeout(done, milliseconds));
 }

@@ -1,0 +1,48 @@
+// The strip under the composer: what is left, held and spent in the whole workspace, in figures and as a bar.
+
+const part = (name) => document.querySelector(`[data-chat="${name}"]`);
+
+// What an answer says of the budget. Without it the figures are unknown now, and a dash says so.
+export function showBudget(budget) {
+  part("held-for").hidden = true;
+  part("unread")?.remove();
+  for (const name of ["remaining", "reserved", "spent"]) part(name).textContent = budget ? short(budget[name]) : "—";
+  if (!budget) return;
+  Object.assign(part("budget").dataset, { allocated: budget.allocated, spent: budget.spent });
+  drawBar(budget.allocated, budget.spent, budget.reserved);
+}
+
+// While an answer is under way: what is left now, and what is held for this answer alone.
+export function showHeld({ reserved, remaining }) {
+  part("held-for").hidden = false;
+  part("reserved").textContent = short(reserved);
+  if (remaining != null) part("remaining").textContent = short(remaining);
+  const { allocated, spent } = part("budget").dataset;
+  // What is neither left nor known to be spent is held, by this answer or another.
+  if (allocated) drawBar(allocated, spent, remaining == null ? reserved : allocated - spent - remaining);
+}
+
+// As a page of the server has it.
+export function takeBudget(strip) {
+  if (strip) part("budget").replaceWith(strip);
+}
+
+function drawBar(allocated, spent, reserved) {
+  const share = (amount) => `${Math.min(100, (100 * amount) / allocated || 0)}%`;
+  const [black, hatched] = document.querySelectorAll("#strip-bar [data-bar]");
+  black?.setAttribute("width", share(spent));
+  hatched?.setAttribute("x", share(spent));
+  hatched?.setAttribute("width", share(reserved));
+}
+
+// Microcents for the eye, as the server writes them; whole numbers throughout, so no digit is invented.
+export function short(microcents) {
+  const size = BigInt(Math.abs(microcents));
+  const places = size >= 100_000_000n || !size ? 2 : size >= 1_000_000n ? 4 : 6;
+  const scale = 10n ** BigInt(places);
+  const step = 100_000_000n / scale;
+  const [below, twice] = [size / step, (size % step) * 2n];
+  const units = below + (twice > step || (twice === step && below % 2n) ? 1n : 0n);
+  const cents = String(units % scale).padStart(places, "0");
+  return `${microcents < 0 ? "−" : ""}$${(units / scale).toLocaleString("en-US")}.${cents}`;
+}

@@ -1,0 +1,69 @@
+"""What a page says of an answer beside its words: what ended it early, and why there are none.
+
+Owns these sentences. The template writes them under a stored answer, and chat.js finds the same ones on the page for
+the answer that is streaming. Must not say anything of the money: billing.outcomes has those words.
+"""
+
+from __future__ import annotations
+
+from django import template
+
+from billing.outcomes import Outcome
+from chat.answer import ALL_THOUGHT, EMPTY, FILTERED, ONLY_THOUGHT, TOOLS
+from chat.models import Message
+
+register = template.Library()
+
+# By `finish_reason`. One that is not here needs no words.
+ENDS = {
+    "budget": "Ended early: the budget had no more for this answer.",
+    "length": "Ended at the longest length that was allowed.",
+    "cancelled": "Stopped before its end.",
+    "error": "Broke off: the model did not finish it.",
+}
+# Why an answer has no words, by `finish_reason` too. What is kept of an answer does not say what was hidden in it.
+WORDLESS = {
+    "budget": "The budget ended before a word of the answer came.",
+    "length": ALL_THOUGHT,
+    "cancelled": "It was stopped before a word of the answer came.",
+    "error": "No answer came.",
+    "tool_calls": TOOLS,
+    "function_call": TOOLS,
+    **dict.fromkeys(("content_filter", "safety", "SAFETY", "refusal"), FILTERED),
+}
+# What only the page with a script comes to say; `#` is a number.
+UNDER_WAY = {
+    "held": "held so far, for an answer of at most # tokens",
+    "fitted": "Made shorter to fit the budget: at most # tokens.",
+    "affordable": "At most # tokens would fit.",
+    "busy": "Waiting: this conversation is still giving another answer.",
+    "settling": "What was used is being settled.",
+    "unsettled": "What was used will be settled soon. Reload the page to see it.",
+    "lost": "The connection failed. Check the network and send the message again.",
+    "broken": "The connection ended before the answer did.",
+    "left": "The page was left before this message was answered. It is in the box again.",
+}
+
+
+@register.filter
+def ending(message: Message | None) -> str:
+    """What ended an answer early; nothing where the model ended it, or where the answer has no words anyway."""
+    return ENDS.get(message.finish_reason, "") if message and message.text.strip() else ""
+
+
+@register.filter
+def wordless(message: Message | None) -> str:
+    """A sentence in the place of an answer without words; nothing where there are some."""
+    if message is None or message.role == Message.Role.USER or message.text.strip():
+        return ""
+    if message.outcome == Outcome.UNKNOWN:
+        return WORDLESS["error"]
+    return WORDLESS.get(message.finish_reason, EMPTY)
+
+
+@register.simple_tag
+def page_words() -> dict[str, str]:
+    """Every sentence that chat.js may have to say, by its name."""
+    ends = {f"end.{reason}": text for reason, text in ENDS.items()}
+    stand_ins = {f"wordless.{n}": text for n, text in enumerate((ALL_THOUGHT, EMPTY, FILTERED, ONLY_THOUGHT, TOOLS))}
+    return {**UNDER_WAY, **ends, **stand_ins, **{f"outcome.{outcome}": str(outcome.label) for outcome in Outcome}}

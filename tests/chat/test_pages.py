@@ -1,0 +1,146 @@
+"""The chat page as the server writes it, which is all that a reader without script has."""
+
+import re
+
+import pytest
+
+from billing.outcomes import Outcome
+from chat.models import Conversation, Message
+from chat.templatetags.answers import ENDS, page_words
+from tests.support.upstream import FakeUpstream
+
+pytestmark = pytest.mark.usefixtures("upstream")
+
+
+def kept(workspace, **answer):
+    """A conversation of the owner's with one question and this answer."""
+    with workspace.scope():
+        conversation = Conversation.objects.create(owner=workspace.owner, title="q")
+        conversation.messages.create(role="user", text="What is a ledger?")
+        fields = {"text": "", "cost": 10_000, "outcome": "exact", "finish_reason": "stop"} | answer
+        conversation.messages.create(role="assistant", **fields)
+        return conversation.pk
+
+
+def page_of(workspace, pk):
+    return workspace.client(workspace.owner).get(f"/c/{pk}/").content.decode()
+
+
+def turn_of(page):
+    """The text under the last question, markup left out."""
+    article = re.findall(r'<article class="turn turn--assistant" id.*?</article>', page, re.DOTALL)[-1]
+    return " ".join(re.sub(r"<[^>]+>", " ", article).split())
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "said"),
+    [
+        ("stop", "without a word"),
+        ("length", "all its tokens on thinking"),
+        ("budget", "budget ended before a word"),
+        ("cancelled", "stopped before a word"),
+        ("content_filter", "filtered this answer out"),
+        ("tool_calls", "asked for a tool"),
+    ],
+)
+def test_an_answer_without_words_says_why_after_a_reload(workspace, finish_reason, said):
+    assert said in turn_of(page_of(workspace, kept(workspace, finish_reason=finish_reason)))
+
+
+def test_an_answer_that_never_came_says_so_and_that_its_input_is_estimated(workspace):
+    turn = turn_of(page_of(workspace, kept(workspace, outcome="unknown")))
+    assert "No answer came." in turn
+    assert "no answer came, input estimated" in turn
+
+
+@pytest.mark.parametrize("finish_reason", ENDS)
+def test_an_answer_that_ended_early_says_why_under_its_words(workspace, finish_reason):
+    turn = turn_of(page_of(workspace, kept(workspace, text="Half an ans", finish_reason=finish_reason)))
+    assert f"Half an ans {ENDS[finish_reason]}" in turn
+
+
+def test_an_answer_that_the_model_ended_says_nothing_of_its_end(workspace):
+    assert "Whole. $0.0001" in turn_of(page_of(workspace, kept(workspace, text="Whole.")))
+
+
+def test_what_the_model_says_is_never_markup(workspace):
+    assert "<b>bold</b>" not in page_of(workspace, kept(workspace, text="<b>bold</b>"))
+
+
+def test_the_script_finds_every_sentence_on_the_page(workspace):
+    page = workspace.client(workspace.owner).get("/").content.decode()
+    for name in page_words():
+        assert f'data-word="{name}"' in page
+    assert {f"outcome.{outcome}" for outcome in Outcome.values} <= page_words().keys()
+
+
+def test_without_script_an_answer_is_paid_and_shown(workspace):
+    response = workspace.client(workspace.owner).post("/", {"prompt": "hello", "max_tokens": ""}, follow=True)
+    assert "Hello, world. $0.00026 · 10 in / 4 out" in turn_of(response.content.decode())
+    assert workspace.ledger()["spent"] == 26_000
+
+
+def test_without_script_a_shortened_answer_says_so(workspace, upstream):
+    upstream.tokens = ["word "] * 200
+    workspace.leave(700_000)
+    response = workspace.client(workspace.owner).post("/", {"prompt": "hello"}, follow=True)
+    assert ENDS["budget"] in turn_of(response.content.decode())
+
+
+@pytest.mark.parametrize(
+    ("status", "answered", "again"), [(500, 502, False), (401, 502, False), (429, 503, True), (503, 503, True)]
+)
+def test_without_script_a_refused_message_stays_in_the_box(workspace, upstream, status, answered, again):
+    upstream.status = status
+    response = workspace.client(workspace.owner).post("/", {"prompt": "will you?"})
+    page = response.content.decode()
+    assert response.status_code == answered
+    assert ">will you?</textarea>" in page
+    assert "Nothing was charged." in page
+    assert bool(re.search(r'data-chat="again">', page)) is again
+    assert workspace.ledger()["spent"] == 0
+
+
+def test_without_script_a_used_up_budget_says_so_and_keeps_the_message(workspace, upstream):
+    workspace.leave(0)
+    response = workspace.client(workspace.owner).post("/", {"prompt": "will you?"})
+    page = response.content.decode()
+    assert response.status_code == 402
+    assert "used up" in page
+    assert ">will you?</textarea>" in page
+    assert upstream.calls == []
+
+
+def test_the_page_of_an_answer_that_is_still_being_settled_looks_again(workspace, upstream):
+    upstream.delay_first = 1.0
+    exchange = workspace.api().plane.begin("POST", "/api/chat/", {"prompt": "slow"})
+    assert upstream.wait_until(lambda it: len(it.calls) == 1)
+    browser = workspace.client(workspace.owner)
+    response = browser.get("/c/123456/")
+    assert response.status_code == 200
+    assert '<meta http-equiv="refresh"' in response.content.decode()
+    exchange.leave()
+    workspace_is_settled(upstream, workspace)
+    assert browser.get("/c/123456/").status_code == 404
+
+
+def workspace_is_settled(upstream: FakeUpstream, workspace):
+    assert upstream.wait_until(lambda _: workspace.holds() == 0)
+
+
+def test_a_neighbours_conversation_is_not_settling_but_absent(workspace, globex, upstream):
+    upstream.delay_first = 1.0
+    exchange = globex.api().plane.begin("POST", "/api/chat/", {"prompt": "slow"})
+    assert upstream.wait_until(lambda it: len(it.calls) == 1)
+    assert workspace.client(workspace.owner).get("/c/123456/").status_code == 404
+    exchange.leave()
+    workspace_is_settled(upstream, globex)
+
+
+def test_only_an_answer_has_words_about_its_end(workspace):
+    with workspace.scope():
+        question = Message(role="user", text="hello", finish_reason="length")
+    from chat.templatetags.answers import wordless
+
+    assert wordless(question) == ""
+    assert wordless(None) == ""

@@ -1,0 +1,159 @@
+"""How an answer can end, as the person who asked sees it: what is said of it and its money; no message is lost."""
+
+import re
+
+import pytest
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
+
+from tests.support.cast import PASSWORD
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def upstream(upstream_server):
+    upstream_server.reset()
+    return upstream_server
+
+
+@pytest.fixture
+def signed_in(page, odd, workspace):
+    """The owner's browser on the chat page."""
+    owner = workspace.owner
+    # As the stack's own settings have it: the tests' faster hash would mean nothing there.
+    owner.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt")
+    with workspace.scope():
+        owner.save(update_fields=["password"])
+    page.set_default_timeout(20_000)
+    page.goto(odd.address(workspace.slug) + "/login/")
+    page.get_by_label("E-mail").fill(owner.email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name=re.compile("log in|sign in", re.IGNORECASE)).click()
+    page.wait_for_url(odd.address(workspace.slug) + "/")
+    return page
+
+
+def ask(page, words, max_tokens=None):
+    page.locator("textarea[name=prompt]").fill(words)
+    page.locator("input[name=max_tokens]").fill(str(max_tokens or ""))
+    page.locator("textarea[name=prompt]").press("Enter")
+
+
+def draft(page):
+    return page.locator("textarea[name=prompt]").input_value()
+
+
+def shown(page, text):
+    """In the conversation itself; the same is told to screen readers elsewhere."""
+    return page.locator(".turn").get_by_text(text).first
+
+
+def last(page, what):
+    return page.locator(f".turn--assistant .turn__{what}").last
+
+
+def test_money_is_shown_as_held_while_an_answer_is_under_way(signed_in, upstream):
+    upstream.tokens, upstream.delay_between = ["one ", "two ", "three"], 1.0
+    ask(signed_in, "count")
+    held = signed_in.locator("[data-chat=held-for]")
+    held.wait_for()
+    assert re.match(r"\$0\.\d+ held so far, for an answer of at most 512 tokens", last(signed_in, "facts").inner_text())
+    shown(signed_in, "10 in / 3 out").wait_for()
+    assert not held.is_visible()
+    assert re.search(r"\$0\.00\s+held", signed_in.locator(".strip__words").inner_text())
+
+
+def test_an_answer_that_the_budget_shortens_says_so_and_so_does_the_page_after_a_reload(signed_in, upstream, workspace):
+    upstream.tokens = ["word "] * 200
+    workspace.leave(700_000)
+    ask(signed_in, "a long story")
+    shown(signed_in, "the budget had no more for this answer").wait_for()
+    signed_in.reload()
+    assert last(signed_in, "end").inner_text() == "Ended early: the budget had no more for this answer."
+    assert signed_in.locator(".turn--user .turn__text").inner_text() == "a long story"
+
+
+def test_an_answer_at_its_longest_says_so(signed_in, upstream):
+    upstream.tokens = ["word "] * 20
+    ask(signed_in, "a story", max_tokens=5)
+    shown(signed_in, "Ended at the longest length that was allowed.").wait_for()
+    signed_in.reload()
+    assert last(signed_in, "end").inner_text() == "Ended at the longest length that was allowed."
+
+
+def test_an_answer_without_words_has_words_that_say_why(signed_in, upstream):
+    upstream.tokens, upstream.finish_reason = [], "content_filter"
+    ask(signed_in, "say nothing")
+    shown(signed_in, "filtered this answer out").wait_for()
+    signed_in.locator(".turn__facts:not(:empty)").wait_for()
+    signed_in.reload()
+    assert "filtered this answer out" in last(signed_in, "text").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(500, "Nothing was charged."), (401, "the operator must mend it"), (429, "is busy just now")]
+)
+def test_a_refused_message_is_in_the_box_again(signed_in, upstream, workspace, status, said):
+    upstream.status = status
+    ask(signed_in, "will you?")
+    alert = signed_in.get_by_role("alert")
+    alert.get_by_text(said).wait_for()
+    signed_in.locator(".composer__send").wait_for()
+    assert draft(signed_in) == "will you?"
+    assert signed_in.locator(".turn").count() == 0
+    assert workspace.ledger()["reserved"] == 0
+    # What may succeed later has a button for it.
+    assert alert.get_by_role("button", name="Send again").is_visible() is (status == 429)
+    upstream.status = None
+    signed_in.locator("textarea[name=prompt]").press("Enter")
+    shown(signed_in, "Hello, world.").wait_for()
+    assert not alert.is_visible()
+
+
+def test_an_answer_that_breaks_off_stays_with_what_its_line_says(signed_in, upstream, workspace):
+    upstream.tokens, upstream.cut_after = ["one ", "two ", "three"], 2
+    ask(signed_in, "count")
+    alert = signed_in.get_by_role("alert")
+    alert.get_by_text("Only what had come so far is charged, by an estimate.").wait_for()
+    shown(signed_in, "not reported, estimated").wait_for()
+    assert last(signed_in, "text").inner_text().strip() == "one two"
+    assert signed_in.locator(".turn--user .turn__text").inner_text() == "count"
+    (line,) = workspace.lines()
+    assert line.outcome == "estimated"
+
+
+def test_a_conversation_that_is_busy_in_another_tab_is_waited_for(signed_in, upstream, odd):
+    ask(signed_in, "first")
+    shown(signed_in, "10 in / 4 out").wait_for()
+    other = signed_in.context.new_page()
+    other.goto(signed_in.url)
+    upstream.tokens, upstream.delay_between = ["slow "] * 8, 0.5
+    ask(other, "second")
+    shown(other, "slow").wait_for()
+    ask(signed_in, "third")
+    shown(signed_in, "this conversation is still giving another answer").wait_for()
+    signed_in.wait_for_function("document.querySelectorAll('.turn[id]').length === 6")
+    asked = signed_in.locator(".turn--user .turn__text").all_inner_texts()
+    assert asked == ["first", "second", "third"]
+
+
+def test_a_reload_under_an_answer_keeps_the_question_in_view(signed_in, upstream, workspace):
+    upstream.tokens, upstream.delay_between = ["slow "] * 60, 0.2
+    ask(signed_in, "do not lose me")
+    shown(signed_in, "slow slow").wait_for()
+    signed_in.reload()
+    assert signed_in.locator(".turn--user .turn__text").inner_text() == "do not lose me"
+    shown(signed_in, "Stopped before its end.").wait_for()
+    assert re.search(r"/c/\d+/$", signed_in.url)
+    assert workspace.ledger()["reserved"] == 0
+    signed_in.reload()
+    assert signed_in.locator(".turn--user .turn__text").inner_text() == "do not lose me"
+
+
+def test_a_reload_before_the_answer_began_gives_the_message_back(signed_in, upstream):
+    upstream.delay_first = 8
+    ask(signed_in, "nobody answered me")
+    signed_in.locator(".turn[aria-busy]").wait_for()
+    signed_in.reload()
+    signed_in.wait_for_function("document.querySelector('textarea[name=prompt]').value === 'nobody answered me'")
+    assert signed_in.locator(".turn").count() == 0
