@@ -1,4 +1,4 @@
-"""kill -9 at every point of a paid call: what the model was used for is charged by its class, and nothing is left over.
+"""kill -9 of the plane at every point of a paid call: what was used is charged by its class, and nothing is left over.
 
 Each test ends a real process at a point that its surroundings let it reach: a proxy before the authority, a lock on a
 table, a model that waits. `FakeUpstream` says what was truly used.
@@ -6,38 +6,23 @@ table, a model that waits. `FakeUpstream` says what was truly used.
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import socket
-import threading
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import SimpleNamespace
 
-import httpx
 import psycopg
 import pytest
 
-from billing.engine.rules import USUAL_INPUT_RATIO, likely_tokens
-from billing.models import Habit, Hold
-from billing.settlement import sweep
-from chat.history import prompt_bytes
-from tests.support.jobs import JobsProcess, rows, until
+from billing.engine.rules import USUAL_INPUT_RATIO
+from billing.models import Habit
+from tests.support.crash import INPUT, LIKELY, OUTPUT, Reader, kill, model_variables, only_line, swept
+from tests.support.jobs import rows, until
 from tests.support.lossy import LossyProxy
 from tests.support.plane import PlaneProcess
 from tests.support.upstream import PROMPT_TOKENS
 
 pytestmark = pytest.mark.slow
-
-PROMPT = "Tell me a story that has no end."
-INPUT, OUTPUT = 1_000, 4_000  # microcents a token
-LIKELY = likely_tokens(prompt_bytes([{"role": "user", "content": PROMPT}]), USUAL_INPUT_RATIO) * INPUT
-
-
-def model_variables(upstream, model):
-    prices = {model: {"input": 10, "output": 40}}
-    return {"LLM_BASE_URL": upstream.base_url, "LLM_MODEL": model, "LLM_PRICES": json.dumps(prices)}
 
 
 @pytest.fixture
@@ -65,36 +50,6 @@ def start_plane(database_url, authority, proxy, upstream, model):
     return start
 
 
-def kill(process):
-    process.kill()
-    process.wait()
-
-
-class Reader(threading.Thread):
-    """Reads a stream to its end, or to the end of whoever writes it."""
-
-    def __init__(self, server, workspace, key, *, path="/api/chat/", **body) -> None:
-        super().__init__()
-        self.body = {"prompt": PROMPT, "stream": True, **body} if path == "/api/chat/" else body
-        self.path, self.client = path, server.client(workspace, key)
-        self.lines: list[str] = []
-        self.status = 0
-        self.start()
-
-    def run(self) -> None:
-        with self.client, suppress(httpx.HTTPError):
-            with self.client.stream("POST", self.path, json=self.body) as response:
-                self.status = response.status_code
-                for line in response.iter_lines():
-                    self.lines.append(line)
-
-    @property
-    def last(self) -> tuple[str, dict]:
-        """The last event: its name and its data."""
-        *_, name, data = [line for line in self.lines if line.startswith(("event: ", "data: "))]
-        return name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
-
-
 @contextmanager
 def locked(database_url, table):
     """Whoever writes to `table` waits inside."""
@@ -116,16 +71,6 @@ def end_backends():
     until(lambda: not waiting_for_a_lock())
 
 
-def swept(workspace):
-    """As if the dead process had been silent for long, and it were time for the sweep. What the row said before."""
-    row = Hold.objects.filter(account=workspace.account).values().first()
-    seen = "UPDATE public.billing_process SET seen_at = now() - interval '1 minute' WHERE id = %s RETURNING id"
-    if row:
-        assert rows(seen, row["process"])
-    sweep(at_once=True)
-    return row
-
-
 def a_minute_later(workspace):
     """As if the lease of whatever is held had run out: the authority's own sweep frees it."""
     rows(
@@ -134,19 +79,6 @@ def a_minute_later(workspace):
         workspace.account.subject_tenant,
     )
     until(lambda: workspace.ledger()["reserved"] == 0, seconds=15)
-
-
-def only_line(workspace):
-    """The one line of the one call, once nothing else is left of it."""
-    (line,) = workspace.lines()
-    ledger = workspace.ledger()
-    assert (ledger["spent"], ledger["reserved"], workspace.holds()) == (line.cost, 0, 0)
-    sweep(at_once=True)
-    assert len(workspace.lines()) == 1
-    return line
-
-
-# --- the plane ------------------------------------------------------------------------------------------------------
 
 
 def test_killed_before_the_reserves_answer_the_authority_frees_it(workspace, start_plane, proxy, upstream):
