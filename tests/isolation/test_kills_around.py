@@ -136,8 +136,7 @@ def test_streams_end_and_are_settled_by_what_came_when_the_front_is_killed(
     with PlaneProcess(database_url=database_url, authority=authority, **model) as plane:
         web, at = Listener(port=free_port()), Listener(port=plane.port)
         with Front(tmp_path, web=web, plane=at) as front:
-            front.client = lambda *who: through(plane, front, *who)
-            readers = [Reader(front, workspace, key) for _ in range(STREAMS)]
+            readers = [Reader(plane, workspace, key, at=front.url) for _ in range(STREAMS)]
             under_way(upstream)
             kill(front.process)
             for reader in readers:
@@ -151,9 +150,3 @@ def test_streams_end_and_are_settled_by_what_came_when_the_front_is_killed(
         assert used - 2 <= counted <= used
     ledger = workspace.ledger()
     assert (ledger["spent"], ledger["reserved"]) == (sum(line.cost for line in lines), 0)
-
-
-def through(plane, front, *who):
-    client = plane.client(*who)
-    client.base_url = front.url
-    return client
