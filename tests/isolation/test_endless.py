@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
 from config.stack.front import Listener
 from tests.support.authority import free_port
 from tests.support.crash import Reader, model_variables
+from tests.support.factories import WorkspaceFactory
 from tests.support.front import Front
 from tests.support.jobs import until
 from tests.support.plane import PlaneProcess
@@ -18,7 +22,9 @@ from tests.support.web import WebProcess
 pytestmark = pytest.mark.slow
 
 GRACE = 10.0
-ENDLESS = 60.0  # seconds that the model would go on for
+STREAMS = ("writing", "silent", "through the front", "of two workers")
+# Once all is done uvicorn ends as the signal would have ended it.
+GOOD_EXITS = (0, -signal.SIGTERM)
 
 
 class Workers(PlaneProcess):
@@ -28,90 +34,83 @@ class Workers(PlaneProcess):
         return [*super()._command(), "--workers", "2"]
 
 
-@pytest.fixture
-def server(database_url, authority, upstream):
+@pytest.fixture(scope="module")
+def ended(app, database_url, authority, upstream_server, tmp_path_factory):
+    """All of them were told to stop at once, each under an answer that would go on for a minute.
+
+    Once for all tests: it takes the whole grace.
+    """
+    upstream = upstream_server
+    upstream.reset()
     upstream.tokens, upstream.delay_between = ["word "] * 600, 0.1
+    options = {"database_url": database_url, "authority": authority, **model_variables(upstream)}
+    workspaces = {name: WorkspaceFactory() for name in (*STREAMS, "summary")}
+    with ExitStack() as stack:
+        plane = stack.enter_context(PlaneProcess(**options))
+        workers = stack.enter_context(Workers(**options))
+        web = stack.enter_context(WebProcess(workers=1, threads=4, **options))
+        at = Listener(port=plane.port)
+        front = stack.enter_context(Front(tmp_path_factory.mktemp("front"), web=Listener(port=free_port()), plane=at))
 
-    def start(kind=PlaneProcess, **options):
-        return kind(database_url=database_url, authority=authority, **options, **model_variables(upstream))
+        def ask(name, server, **how):
+            return Reader(server, workspaces[name], workspaces[name].key(), max_tokens=600, **how)
 
-    return start
+        readers = {
+            "writing": ask("writing", plane),
+            "through the front": ask("through the front", plane, at=front.url),
+            "of two workers": ask("of two workers", workers),
+            "summary": ask("summary", web, path="/api/summarize/", text="a long text"),
+        }
+        assert upstream.wait_until(lambda up: len([used for used in up.spent if used[1]]) == len(readers), timeout=20)
+        upstream.delay_first = 60.0
+        readers["silent"] = ask("silent", plane)
+        assert upstream.wait_until(lambda up: len(up.calls) == len(readers), timeout=20)
+        until(lambda: readers["writing"].lines)
+        took = stop(plane.process, workers.process, web.process)
+        for reader in readers.values():
+            reader.join(5)
+        assert upstream.wait_until(lambda up: up.aborted == len(readers))
+    return SimpleNamespace(took=took, readers=readers, workspaces=workspaces)
 
 
-def stop(process) -> float:
-    """As a supervisor does; how long it took to end by itself."""
+def stop(*servers: subprocess.Popen[bytes]) -> list[float]:
+    """As a supervisor does; how long each took to end by itself."""
     began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 0
-    return time.monotonic() - began
+    for server in servers:
+        server.send_signal(signal.SIGTERM)
+    took = []
+    for server in servers:
+        assert server.wait(15) in GOOD_EXITS
+        took.append(time.monotonic() - began)
+    return took
 
 
-def assert_settled(workspace, count=1):
-    lines = workspace.lines()
-    assert [line.outcome for line in lines] == ["estimated"] * count
+def assert_settled(workspace):
+    (line,) = workspace.lines()
     ledger = workspace.ledger()
-    assert (ledger["spent"], ledger["reserved"]) == (sum(line.cost for line in lines), 0)
+    assert (line.outcome, ledger["spent"], ledger["reserved"]) == ("estimated", line.cost, 0)
     assert workspace.holds() == 0
-    return lines
+    return line
 
 
-@pytest.mark.parametrize("silent", [False, True], ids=["writing", "silent"])
-@pytest.mark.parametrize("kind", [PlaneProcess, Workers], ids=["one worker", "two workers"])
-def test_the_plane_ends_an_endless_stream_in_its_grace(workspace, server, upstream, kind, silent):
-    upstream.delay_first = ENDLESS if silent else 0.0
-    key = workspace.key()
-    with server(kind) as plane:
-        readers = [Reader(plane, workspace, key, max_tokens=600) for _ in range(4)]
-        assert upstream.wait_until(lambda up: len(up.calls) == 4, timeout=20)
-        took = stop(plane.process)
-        for reader in readers:
-            reader.join(5)
-    assert took < GRACE
-    print(f"ended in {took:.1f} s")
-    told = [reader.last for reader in readers]
-    assert [(name, data["finish_reason"]) for name, data in told] == [("done", "cancelled")] * 4
-    lines = assert_settled(workspace, 4)
-    assert sorted(data["cost"]["microcents"] for _, data in told) == sorted(line.cost for line in lines)
-    assert upstream.wait_until(lambda up: up.aborted == 4)
+def test_plane_and_web_end_in_their_grace(ended):
+    assert max(ended.took) < GRACE, ended.took
 
 
-def test_the_front_passes_the_end_on(workspace, server, upstream, tmp_path):
-    key = workspace.key()
-    with server() as plane:
-        web, at = Listener(port=free_port()), Listener(port=plane.port)
-        with Front(tmp_path, web=web, plane=at) as front:
-            reader = Reader(plane, workspace, key, at=front.url, max_tokens=600)
-            until(lambda: reader.lines)
-            assert stop(plane.process) < GRACE
-            reader.join(5)
-    name, data = reader.last
-    assert (name, data["finish_reason"]) == ("done", "cancelled")
-    assert_settled(workspace)
+@pytest.mark.parametrize("stream", STREAMS)
+def test_the_reader_of_an_endless_stream_is_told_its_end_and_its_cost(ended, stream):
+    line = assert_settled(ended.workspaces[stream])
+    name, data = ended.readers[stream].last
+    assert (name, data["finish_reason"], data["outcome"]) == ("done", "cancelled", "estimated")
+    assert data["cost"]["microcents"] == line.cost < line.estimate
+    assert data["budget"]["reserved"] == 0
+    if stream != "silent":
+        words = sum(said.startswith("event: token") for said in ended.readers[stream].lines)
+        assert words <= line.tokens_output <= words * 1.3
 
 
-def test_a_reader_who_does_not_read_keeps_the_plane_from_nothing(workspace, server, upstream):
-    upstream.tokens, upstream.delay_between = ["word " * 4_000] * 600, 0.01
-    key = workspace.key()
-    with server() as plane:
-        with plane.client(workspace, key) as client:
-            body = {"prompt": "a long story", "stream": True, "max_tokens": 600}
-            with client.stream("POST", "/api/chat/", json=body) as response:
-                next(response.iter_raw())
-                # The line is full: the plane waits for its reader.
-                time.sleep(2)
-                took = stop(plane.process)
-    print(f"ended in {took:.1f} s")
-    assert_settled(workspace)
-
-
-def test_web_ends_a_summary_in_its_grace(workspace, server, upstream):
-    key = workspace.key()
-    with server(WebProcess, workers=1, threads=4) as web:
-        reader = Reader(web, workspace, key, path="/api/summarize/", text="a long text", max_tokens=600)
-        assert upstream.wait_until(lambda up: up.calls, timeout=20)
-        took = stop(web.process)
-        reader.join(5)
-    print(f"ended in {took:.1f} s")
-    assert took < GRACE
-    assert reader.status == 200
-    assert_settled(workspace)
+def test_a_summary_is_cut_and_answered(ended):
+    assert ended.readers["summary"].status == 200
+    line = assert_settled(ended.workspaces["summary"])
+    assert line.app == "summarize"
+    assert line.cost < line.estimate
