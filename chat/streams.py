@@ -236,17 +236,18 @@ class Answering(Generic[P]):
             return True
         self._harvest()
         if self._growing is None and wants_more(counted, self._held_output, most):
-            self._ask_for_more(counted)
-        if is_full(counted, self._held_output, most) and not await self._wait_for_more(counted):
+            self._ask_for_more()
+        if is_full(counted, self._held_output, most) and not await self._wait_for_more():
             self._cut("budget")
             return False
         return True
 
-    def _ask_for_more(self, counted: int) -> None:
+    def _ask_for_more(self) -> None:
         terms = self.terms
         more = next_output(self._held_output, terms.max_tokens)
-        now = Usage(terms.likely, counted)
-        self.call.note(cost(now, terms.price), tokens_input=now.tokens_input, tokens_output=counted)
+        # By the learned ratio, as an answer is charged that nobody reports: what is held goes by the safer count.
+        now = Usage(terms.likely, self._model.answer.counted(terms.habit.output_ratio))
+        self.call.note(cost(now, terms.price), tokens_input=now.tokens_input, tokens_output=now.tokens_output)
         self._growing = self._engine.spawn(
             self.call.grow(terms.amount(self._held_output + more) - terms.amount(self._held_output))
         )
@@ -261,13 +262,13 @@ class Answering(Generic[P]):
             self._held_output += next_output(self._held_output, self.terms.max_tokens)
         return granted
 
-    async def _wait_for_more(self, counted: int) -> bool:
+    async def _wait_for_more(self) -> bool:
         """Hold the upstream back while others' money may come free. Whether more is held now."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._engine.wait_seconds
         while loop.time() < until and self._cut_for is None:
             if self._growing is None:
-                self._ask_for_more(counted)
+                self._ask_for_more()
             assert self._growing is not None
             await asyncio.wait([self._growing], timeout=until - loop.time())
             if self._harvest():
