@@ -86,6 +86,7 @@ def reserve(
     action_kind: str,
     action_name: str,
     estimate: int,
+    least: int | None = None,
     user_id: int | None = None,
     workflow: str | None = None,
     key_id: int | None = None,
@@ -96,15 +97,16 @@ def reserve(
 ) -> Reservation:
     """Hold `estimate` microcents of the tenant's budget (default: the current tenant's), or raise a BudgetError.
 
-    `estimate` is the most the call can be billed. Use the result with `with`, or hand it on and call `settle()`; one
-    that is dropped is settled by what it says of itself. Raises BudgetDenied, OnHold, AuthorityUnavailable …; the model
-    must then not be called. Not inside a transaction: its rollback could not take a paid call back.
+    `estimate` is the most the call can be billed, `least` what is charged when this process dies with the call under
+    way (default: the estimate). Use the result with `with`, or hand it on and call `settle()`; one that is dropped is
+    settled by what it says of itself. Raises BudgetDenied, OnHold, AuthorityUnavailable …; the model must then not be
+    called. Not inside a transaction: its rollback could not take a paid call back.
     """
     tenant = tenant or current_tenant()
     if tenant is None:
         raise NoTenantBound
     refuse_in_transaction()
-    if estimate < 0 or not LEAST_TTL_MS <= ttl_ms <= MOST_TTL_MS:
+    if min(estimate, least or 0) < 0 or not LEAST_TTL_MS <= ttl_ms <= MOST_TTL_MS:
         raise ValueError("An estimate is never negative, and a hold lasts from a second to a day.")
     call = run(
         _open(
@@ -115,7 +117,7 @@ def reserve(
                 "action_kind": action_kind,
                 "action_name": action_name,
                 "amount": estimate,
-                "least": estimate,
+                "least": estimate if least is None else least,
                 "tags": action_tags,
                 "ttl_ms": ttl_ms,
                 "grace_ms": grace_period_ms,
@@ -316,6 +318,7 @@ def guarded(
     estimate: int | Callable[..., int],
     *,
     actual: int | Callable[[Any], int] | None = None,
+    least: int | Callable[..., int] | None = None,
     action_kind: str | Callable[..., str] = "unknown",
     action_name: str | Callable[..., str] = "unknown",
     action_tags: list[str] | None = None,
@@ -327,7 +330,8 @@ def guarded(
     ttl_ms: int = TTL_MS,
     grace_period_ms: int | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Pay for each call of a plain function from the current tenant's budget. Options are `runcycles.cycles`'s.
+    """Pay for each call of a plain function from the current tenant's budget. Options are `runcycles.cycles`'s, and
+    `least`: what is charged when this process dies with the function at work (default: the estimate).
 
     `estimate`, and each option that takes a callable, is given the function's arguments; `actual` its result. Inside,
     `get_context()` has the caps and takes `metrics`, and `current_reservation()` takes `record()` and `void()`.
@@ -352,6 +356,7 @@ def guarded(
                 action_name=given(action_name),
                 action_tags=action_tags,
                 estimate=given(estimate),
+                least=given(least),
                 workflow=given(workflow),
                 user_id=given(user_id),
                 key_id=given(key_id),

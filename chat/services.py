@@ -22,6 +22,7 @@ from billing.engine.call import Call
 from billing.engine.engine import Engine
 from billing.engine.loop import here, refuse_in_transaction, run
 from billing.engine.payers import payer_for
+from billing.engine.rules import USUAL_INPUT_RATIO, likely_tokens
 from billing.engine.settling import Keep
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
@@ -335,8 +336,15 @@ def _most(messages: list[Message], *, max_tokens: int, **who: Any) -> int:
     return estimate(tokens_input=prompt_bound(messages), max_tokens=max_tokens, price=price_for(settings.LLM_MODEL))
 
 
+def _least(messages: list[Message], **who: Any) -> int:
+    """What is charged when the process dies under a summary: its input, for the model was perhaps reading it."""
+    likely = likely_tokens(prompt_bytes(messages), USUAL_INPUT_RATIO)
+    return estimate(tokens_input=likely, max_tokens=0, price=price_for(settings.LLM_MODEL))
+
+
 @guarded(
     estimate=_most,
+    least=_least,
     action_kind=calls.ACTION,
     action_name=lambda messages, **kw: settings.LLM_MODEL,
     app="summarize",

@@ -236,7 +236,7 @@ class Answering(Generic[P]):
             self._harvest()
             full = is_full(counted, self._held_output, most)
             if full or (wants_more(counted, self._held_output, most) and self._loop.time() >= self._ask_again_at):
-                self._ask_for_more(counted)
+                self._ask_for_more()
             if not full:
                 break
             # One read may bring a whole answer, so there may be several to wait for; but only for their answers. The
@@ -248,14 +248,15 @@ class Answering(Generic[P]):
                 return False
         return True
 
-    def _ask_for_more(self, counted: int) -> None:
+    def _ask_for_more(self) -> None:
         """Ask for the next slice, unless one is asked for already."""
         if self._growing is not None:
             return
         terms = self.terms
         more = next_output(self._held_output, terms.max_tokens)
-        now = Usage(terms.likely, counted)
-        self.call.note(cost(now, terms.price), tokens_input=now.tokens_input, tokens_output=counted)
+        # By the learned ratio, as an answer is charged that nobody reports: what is held goes by the safer count.
+        now = Usage(terms.likely, self._model.answer.counted(terms.habit.output_ratio))
+        self.call.note(cost(now, terms.price), tokens_input=now.tokens_input, tokens_output=now.tokens_output)
         self._growing = self._engine.spawn(
             self.call.grow(terms.amount(self._held_output + more) - terms.amount(self._held_output))
         )

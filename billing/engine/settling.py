@@ -104,28 +104,30 @@ class _Part:
 
 
 async def settle_at_the_authority(authority: Authority, hold: Open, final: Final) -> Settled:
-    """Commit each slice up to its amount, release the rest. Not landed: repeat it with the same arguments."""
-    parts = [
-        await _settle_slice(authority, hold, part, share, final)
-        for part, share in zip(hold.slices, shares(final.cost, [part.amount for part in hold.slices]), strict=True)
-    ]
+    """Commit each slice up to its amount, release the rest. Not landed: repeat it with the same arguments.
+
+    A process may have died between two of its commits. Then the first is believed, and the rest goes by its word too.
+    """
+    asked, parts = final, []
+    for at, part in enumerate(hold.slices):
+        share = shares(final.cost, [part.amount for part in hold.slices])[at]
+        parts.append(done := await _settle_slice(authority, hold, part, share, final))
+        if done.believed is not None:
+            final = _believed(final, done.believed)
     if not all(part.is_landed for part in parts):
-        return Settled(final, is_landed=False)
+        return Settled(asked, is_landed=False)
     return Settled(_as_it_stands(final, parts), is_landed=True, budget=_newest_budget(parts, hold.scope))
 
 
 def _as_it_stands(final: Final, parts: list[_Part]) -> Final:
     charged, lost = sum(part.charged for part in parts), sum(part.lost for part in parts)
-    believed = next((part.believed for part in parts if part.believed is not None), None)
-    if believed is not None:
-        return replace(_believed(final, believed), cost=charged, overrun=final.overrun + lost)
     if charged == 0 and final.cost > 0 and any(part.is_released for part in parts):
         return Final(0, Outcome.NONE, model=final.model)
     return replace(final, cost=charged, overrun=final.overrun + lost)
 
 
 def _believed(final: Final, metadata: dict[str, Any]) -> Final:
-    """What the commit that won says the call used: tokens and class travel in its metadata."""
+    """What the commit that won says the whole call used: figures and class travel in its metadata."""
     tokens = {name: value for name in _TOKENS if type(value := metadata.get(name)) is int and value >= 0}
     usage = final.usage
     if "tokens_input" in tokens and "tokens_output" in tokens:
@@ -136,8 +138,10 @@ def _believed(final: Final, metadata: dict[str, Any]) -> Final:
             reasoning=tokens.get("tokens_reasoning", 0),
         )
     outcome = metadata.get("outcome")
+    money = {name: value for name in ("cost", "overrun") if type(value := metadata.get(name)) is int and value >= 0}
     return replace(
         final,
+        **money,
         usage=usage,
         outcome=Outcome(outcome) if outcome in Outcome.values else final.outcome,
         model=str(metadata.get("model") or final.model)[:200],
@@ -189,7 +193,7 @@ async def _settle_slice(authority: Authority, hold: Open, part: Slice, share: in
 
 def _told(final: Final) -> dict[str, Any]:
     """What travels with a commit, so that a line can be made again from it."""
-    metadata: dict[str, Any] = {"outcome": str(final.outcome)}
+    metadata: dict[str, Any] = {"outcome": str(final.outcome), "cost": final.cost, "overrun": final.overrun}
     metrics: dict[str, Any] = {}
     if final.model:
         metadata["model"] = final.model

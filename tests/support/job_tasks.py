@@ -8,6 +8,7 @@ from django.db import connection, transaction
 from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app
 
+from billing import settlement
 from tenants.context import current_tenant
 from tenants.jobs import without_tenant
 from tenants.users.models import User
@@ -64,6 +65,8 @@ async def is_async() -> None: ...
 
 
 def sweep() -> None:
+    if os.environ.get("SWEEP_AT_ONCE"):
+        settlement.sweep(at_once=True)
     if path := os.environ.get("SWEEP_NOTES"):
         write(path, "swept")
         raise RuntimeError("the sweep failed on purpose")
