@@ -5,7 +5,6 @@ Owns these two. Must not know what the Caddyfile does with them.
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +70,6 @@ def front_environment(state: Path, port: int, *, web: Listener, plane: Listener)
         "FRONT_BIND": " ".join(_loopbacks()),
         "WEB_UPSTREAM": web.for_caddy(),
         "PLANE_UPSTREAM": plane.for_caddy(),
-        # Its heap is small, so that Go would collect it every few dozen requests.
-        "GOGC": os.environ.get("GOGC", "400"),
         "XDG_DATA_HOME": keep,
         "XDG_CONFIG_HOME": keep,
     }
