@@ -82,10 +82,10 @@ def test_an_odd_answer_is_read_right(case):
     assert usage.tokens_input == right.get("input", PROMPT_TOKENS)
     if "between" in right:
         assert right["between"][0] <= usage.tokens_output <= right["between"][1]
-        assert usage.counted
+        assert outcome != Outcome.EXACT
     else:
         assert usage.tokens_output == right["output"]
-        assert not usage.counted
+        assert outcome in (Outcome.EXACT, Outcome.NONE)
     assert answer.text == shown
 
 
@@ -214,7 +214,7 @@ def test_a_nest_without_a_bottom_is_counted_without_recursion():
 
 def test_no_estimate_is_above_what_was_allowed():
     answer, _shown = read([words("abcd")] * 20)
-    assert used(answer, tokens_input=7, max_output=6, cut=True) == (Usage(7, 6, counted=True), Outcome.ESTIMATED)
+    assert used(answer, tokens_input=7, max_output=6, cut=True) == (Usage(7, 6), Outcome.ESTIMATED)
 
 
 def test_a_report_above_what_was_allowed_is_still_what_was_reported():
@@ -223,7 +223,7 @@ def test_a_report_above_what_was_allowed_is_still_what_was_reported():
 
 
 def test_a_reader_who_leaves_before_anything_came_is_charged_the_estimated_input():
-    usage = Usage(7, 0, counted=True)
+    usage = Usage(7, 0)
     assert used(Answer(), tokens_input=7, max_output=6, cut=True) == (usage, Outcome.ESTIMATED)
     assert used(Answer(), tokens_input=7, max_output=6, cut=False) == (usage, Outcome.UNKNOWN)
 
@@ -232,7 +232,7 @@ def test_a_running_report_is_exact_only_when_the_answer_is_whole():
     running = words("Hello", usage={"prompt_tokens": 10, "completion_tokens": 4})
     answer = Answer()
     answer.feed(running)
-    assert used(answer, tokens_input=7, max_output=9, cut=True) == (Usage(10, 4, counted=True), Outcome.ESTIMATED)
+    assert used(answer, tokens_input=7, max_output=9, cut=True) == (Usage(10, 4), Outcome.ESTIMATED)
     answer.feed(STOP)
     assert used(answer, tokens_input=7, max_output=9, cut=True) == (Usage(10, 4), Outcome.EXACT)
 
@@ -250,7 +250,7 @@ def test_a_report_of_the_input_before_the_first_word_is_no_end():
 
 def test_a_total_bounds_an_input_that_we_think_is_larger():
     answer, _shown = read([words("a"), words("b"), words("c"), STOP, frame({"usage": {"total_tokens": 13}}), DONE])
-    assert used(answer, tokens_input=50, max_output=9) == (Usage(10, 3, counted=True), Outcome.ESTIMATED)
+    assert used(answer, tokens_input=50, max_output=9) == (Usage(10, 3), Outcome.ESTIMATED)
 
 
 reports = st.dictionaries(
@@ -289,7 +289,7 @@ def test_a_frame_without_an_end_does_not_fill_the_memory(piece):
     assert answer.is_broken
     assert peak < 8 * FRAME_BYTES
     assert answer.close() == ""
-    assert used(answer, tokens_input=7, max_output=9) == (Usage(7, 2, counted=True), Outcome.ESTIMATED)
+    assert used(answer, tokens_input=7, max_output=9) == (Usage(7, 2), Outcome.ESTIMATED)
 
 
 def test_nothing_of_an_errors_words_is_kept():
