@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # How often the first in line asks again where nothing told it to: another process may have settled.
 LOOK_AGAIN_SECONDS = 0.2
+JUDGE_AGAIN_SECONDS = 0.5
 # Between reading what remains and reserving it, another may take it.
 FIT_ATTEMPTS = 3
 
@@ -48,11 +49,17 @@ async def open_call(engine: Engine, order: Order) -> Call:
         if ledgers is not None and not may_wait(ledgers, order):
             return await _fit_or_refuse(engine, order, denied, ledgers)
     async with engine.lines.join(tenant) as place:
+        judge_at = time.monotonic() + JUDGE_AGAIN_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             if place.is_first:
                 call = (await _try(engine, order, order.amount))[0] or await _tightened(engine, order)
                 if call is not None:
                     return call
+                if time.monotonic() > judge_at:
+                    judge_at = time.monotonic() + JUDGE_AGAIN_SECONDS
+                    ledgers = await _ledgers(engine, order)
+                    if ledgers is not None and not may_wait(ledgers, order):
+                        break  # what was held has been spent meanwhile: nothing comes free any more
             await place.wait(min(left, LOOK_AGAIN_SECONDS) if place.is_first else left)
     return await _fit_or_refuse(engine, order, denied, await _ledgers(engine, order))
 

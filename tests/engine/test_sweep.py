@@ -6,6 +6,7 @@ import time
 import uuid
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ from tests.support.plane import PlaneProcess
 
 ESTIMATE = 5_000
 # Dropped, a reservation would be settled by its own process, which is to be dead here.
-_kept = []
+_kept: list[Any] = []
 
 
 @pytest.fixture(autouse=True)

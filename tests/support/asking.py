@@ -34,7 +34,7 @@ class Asked:
         async def make() -> ModelStream:
             return ModelStream(messages, model=model, max_tokens=max_tokens, dialect=spoken, paid_by=Paid(pays))
 
-        self.stream = run(make())
+        self.stream: ModelStream = run(make())
 
     @property
     def answer(self) -> Answer:
@@ -52,7 +52,8 @@ class Asked:
                 pass
             return words
 
-        return run(read())
+        found: str | None = run(read())
+        return found
 
     def all(self) -> str:
         return "".join(iter(self.next, None))

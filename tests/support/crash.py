@@ -53,7 +53,7 @@ class Reader(threading.Thread):
                 self.lines.append(line)
 
     @property
-    def last(self) -> tuple[str, dict]:
+    def last(self) -> tuple[str, Any]:
         """The last event: its name and its data."""
         *_, name, data = [line for line in self.lines if line.startswith(("event: ", "data: "))]
         return name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
