@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5.0
+EXTENDED_AT_ONCE = 50
 
 
 class Engine:
@@ -167,9 +168,10 @@ class Engine:
             await self.pause(max(0.5, HEARTBEAT_SECONDS - (time.monotonic() - began)))
 
     async def _extend_all(self) -> None:
+        """Side by side, but not all at once: thousands of streams that began together are due together."""
         due = [call for call in self._calls if call.lease_left() < call.order.ttl_ms / 2_000]
-        if due:
-            await asyncio.gather(*(call.extend() for call in due), return_exceptions=True)
+        for at in range(0, len(due), EXTENDED_AT_ONCE):
+            await asyncio.gather(*(call.extend() for call in due[at : at + EXTENDED_AT_ONCE]), return_exceptions=True)
 
     # --- the end ---
 

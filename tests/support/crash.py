@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import suppress
+from typing import Any
 
 import httpx
 
