@@ -246,9 +246,7 @@ class Call:
                         await self._engine.store.fetch(FORGET_HOLD, [self.id])
                     self._log(settled)
                     return settled
-                if not self._may_have_a_row:
-                    return settled
-                if not written_final and self.is_dispatched:
+                if self.is_dispatched and not written_final:
                     await self._write_final(final)
                     written_final = 1
             except FAILURES:

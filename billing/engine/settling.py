@@ -187,8 +187,8 @@ async def _settle_slice(authority: Authority, hold: Open, part: Slice, share: in
         logger.error("A call of a closed account cannot be booked: hold=%s microcents=%d", hold.id, share)
         return _Part(is_landed=True, lost=share)
     logger.warning("Not settled yet: hold=%s status=%s code=%s", hold.id, response.status, code_of(response))
-    # A release that is lost costs nothing but the lease's time.
-    return _Part(is_landed=not is_commit)
+    # A release, too: until it lands, what nobody uses is refused to everybody.
+    return _Part(is_landed=False)
 
 
 def _told(final: Final) -> dict[str, Any]:

@@ -142,6 +142,22 @@ def test_a_commit_whose_answer_is_lost_is_charged_once(workspace, upstream, mode
     assert (line.outcome, line.cost) == ("exact", TRUE)
 
 
+def test_what_is_released_is_free_though_its_release_is_lost_at_first(workspace, upstream, model, lossy):
+    upstream.status = 503
+    lossy.refuse["/release"] = 2
+    assert workspace.api().chat("hello").status_code == 503
+    assert eventually(lambda: is_settled(workspace), 3), workspace.ledger()
+    assert [line.outcome for line in workspace.lines()] == ["none"]
+
+
+def test_a_dropped_reservation_is_free_though_its_release_is_lost_at_first(workspace, app, lossy):
+    lossy.refuse["/release"] = 2
+    hold = reserve(workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000)
+    del hold
+    gc.collect()
+    assert eventually(lambda: is_settled(workspace), 3), workspace.ledger()
+
+
 def test_a_commit_that_takes_long_leaves_the_last_event_without_balances(workspace, upstream, model, lossy):
     lossy.delay["/commit"] = 1.6
     began = time.monotonic()
