@@ -154,18 +154,24 @@ class Engine:
             self._timer = asyncio.get_running_loop().create_task(self._tick())
 
     async def _tick(self) -> None:
+        saying: asyncio.Task[None] | None = None
         while not self.is_closing:
             began = time.monotonic()
-            try:
-                if self._registering is not None:
-                    await self.store.fetch(REGISTER, [self.process_id, self.kind])
-                    await self.habits.exchange()
-            except FAILURES:
-                logger.warning("The database is away: no sign of life could be written")
-            except Exception:  # the timer of all calls must go on
-                logger.exception("The engine's timer failed")
+            if saying is None or saying.done():
+                # Beside it, for a database that hangs must not let the leases run out at the authority.
+                saying = self.spawn(self._say_alive())
             await self._extend_all()
             await self.pause(max(0.5, HEARTBEAT_SECONDS - (time.monotonic() - began)))
+
+    async def _say_alive(self) -> None:
+        try:
+            if self._registering is not None:
+                await self.store.fetch(REGISTER, [self.process_id, self.kind])
+                await self.habits.exchange()
+        except FAILURES:
+            logger.warning("The database is away: no sign of life could be written")
+        except Exception:  # the next one may be written
+            logger.exception("No sign of life could be written")
 
     async def _extend_all(self) -> None:
         """Side by side, but not all at once: thousands of streams that began together are due together."""

@@ -4,7 +4,7 @@ import gc
 import time
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from billing.engine.loop import run
 from billing.guard import Outcome, current_reservation, guarded, reserve
@@ -181,6 +181,20 @@ def test_a_failed_extension_does_not_end_a_call(workspace, upstream, model, loss
     assert_books_agree(workspace)
 
 
+def test_money_is_kept_held_while_the_database_hangs(workspace, app):
+    hold = reserve(workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=12_000)
+    hold.dispatch(lambda: None)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE billing_process IN ACCESS EXCLUSIVE MODE")  # no sign of life can be written
+        until = time.monotonic() + 14
+        while time.monotonic() < until:
+            assert hold.lease_left() > 0
+            time.sleep(0.2)
+    hold.record(cost=1_000)
+    hold.settle()
+    assert_books_agree(workspace)
+
+
 # --- once ------------------------------------------------------------------------------------------------------------
 
 
@@ -324,8 +338,6 @@ def test_a_model_call_without_a_written_hold_raises(workspace, upstream, model):
 
 
 def test_a_call_inside_a_transaction_is_refused_before_anything_is_held(workspace, upstream, model):
-    from django.db import transaction
-
     with workspace.scope(), transaction.atomic(), pytest.raises(RuntimeError):
         reserve(app="a", action_kind="k", action_name="n", estimate=5_000)
     assert reservations_of(workspace) == []
