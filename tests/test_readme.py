@@ -1,32 +1,63 @@
 """What the README shows is run."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
 from django.test import RequestFactory
 
+from billing.errors import BudgetDenied
+from tests.support.plane import PlaneClient
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
+GUARDED, ON_THE_PLANE, BOUGHT = re.findall(r"<!-- a test runs this block -->\n```python\n(.*?)```", README, re.DOTALL)
+
 
 def test_the_guarded_view_pays_and_is_refused(workspace):
-    block = re.search(r"<!-- a test runs this block -->\n```python\n(.*?)```", README, re.DOTALL).group(1)
     called = []
     world = {"call_your_model": lambda topic: called.append(topic) or {"text": f"on {topic}", "cost": 12_345}}
-    exec(block, world)
+    exec(GUARDED, world)
     request = RequestFactory().get("/haiku/?topic=rain", headers={"authorization": f"Bearer {workspace.key()}"})
     request.tenant, request.asker = workspace.tenant, None
     with workspace.scope():
         assert world["haiku"](request).content == b'{"haiku": "on rain"}'
         assert workspace.ledger()["spent"] == 12_345
         workspace.leave(49_999)
-        from billing.errors import BudgetDenied
-
         with pytest.raises(BudgetDenied):
             world["haiku"](request)
     assert called == ["rain"]
-    assert len(block.strip().splitlines()) <= 14
+    assert len(GUARDED.strip().splitlines()) <= 14
+
+
+def test_the_async_view_buys_on_the_plane_and_is_refused(workspace, upstream, settings, monkeypatch):
+    urls = types.ModuleType("readme_urls")
+    exec(ON_THE_PLANE, vars(urls))
+    monkeypatch.setitem(sys.modules, "readme_urls", urls)
+    settings.PLANE_URLCONF = "readme_urls"
+    plane = workspace.api().plane
+    answer = plane.get("/api/chat/haiku/?topic=rain")
+    assert answer.json() == {"haiku": "Hello, world.", "microcents": 26_000, "outcome": "exact"}
+    assert upstream.calls[-1]["messages"][-1]["content"] == "A haiku on rain."
+    (line,) = workspace.lines()
+    assert (line.app, line.user_id, line.cost) == ("haiku", workspace.owner.pk, 26_000)
+    workspace.leave(0)
+    assert plane.get("/api/chat/haiku/?topic=rain").status_code == 402
+    assert PlaneClient(headers={"host": workspace.host}).get("/api/chat/haiku/?topic=rain").status_code == 401
+    assert len(upstream.calls) == 1
+
+
+def test_answers_are_bought_and_kept_in_plain_functions(workspace, upstream, capsys):
+    shelf = []
+    with workspace.scope():
+        exec(BOUGHT, {"shelf": shelf})
+    assert capsys.readouterr().out == "Hello, world."
+    assert upstream.wait_until(lambda _: len(shelf) == 2)
+    assert shelf == [("Hello, world.", 26_000)] * 2
+    assert [(line.app, line.cost) for line in workspace.lines()] == [("letters", 26_000)] * 2
 
 
 def test_its_variables_are_those_of_the_example():
@@ -34,7 +65,7 @@ def test_its_variables_are_those_of_the_example():
     named = set(re.findall(r"`([A-Z][A-Z_]+)`", table))
     example = (ROOT / ".env.example").read_text().split("# Only for docker-compose.yml")[0]
     explained = {line.partition("=")[0] for line in example.splitlines() if line and not line.startswith("#")}
-    assert explained <= named
+    assert explained == named
 
 
 def test_its_pictures_are_there():

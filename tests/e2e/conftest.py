@@ -19,6 +19,7 @@ from config.env import state_dir
 from config.stack.front import Listener
 from tests.support.authority import free_port
 from tests.support.front import Front
+from tests.support.jobs import JobsProcess
 from tests.support.plane import PlaneProcess
 from tests.support.web import ROOT, WebProcess
 
@@ -75,7 +76,7 @@ def _wait_for(url: str) -> None:
 
 
 class Stack:
-    """The front with web and plane behind it, as `make run` has them, on one model."""
+    """The front with web, plane and jobs behind it, as `make run` has them, on one model."""
 
     def __init__(self, folder: Path, *, database_url: str, authority, **model: str) -> None:
         self.port = free_port()
@@ -83,6 +84,7 @@ class Stack:
         parts = {"database_url": database_url, "authority": authority, "SITE_URL": self.url, **model}
         self.web = WebProcess(**parts)
         self.plane = PlaneProcess(**parts)
+        self.jobs = JobsProcess(**parts)
         self.front = Front(
             folder,
             web=Listener(port=self.web.port),
@@ -93,7 +95,7 @@ class Stack:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for part in (self.web, self.plane, self.front):
+            for part in (self.web, self.plane, self.jobs, self.front):
                 stack.enter_context(part)
             self._parts = stack.pop_all()
         return self

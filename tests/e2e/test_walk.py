@@ -21,12 +21,17 @@ def sign_up(page, web, slug):
     page.get_by_label("Password").fill(PASSWORD)
 
 
+def settled(page):
+    """What stands under answers that are over."""
+    return page.locator(".turn__facts", has_text=" out · ")
+
+
 def ask(page, words):
-    before = page.locator(".turn__facts:not(:empty)").count()
+    before = settled(page).count()
     page.locator("textarea[name=prompt]").fill(words)
     page.locator("input[name=max_tokens]").fill("60")
     page.get_by_role("button", name="Send").click()
-    return page.locator(".turn__facts:not(:empty)").nth(before)
+    return settled(page).nth(before)
 
 
 def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, web, picture):
@@ -83,7 +88,7 @@ def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, w
         call_command("top_up", slug, "0.25", "--key", "walk-1")
     assert workspace.ledger()["remaining"] == 25_000_000
     page.get_by_role("button", name="Send").click()
-    page.locator(".turn__facts:not(:empty)").wait_for()
+    settled(page).wait_for()
     assert len(workspace.lines()) == calls + 1
     assert workspace.ledger()["reserved"] == 0
 
@@ -99,10 +104,10 @@ def test_stopping_an_answer_pays_for_what_came(page, web):
     page.wait_for_function("document.querySelectorAll('.turn__text')[1]?.textContent.length > 40")
     page.get_by_role("button", name="Stop").click()
     # The page says how it ended and what that cost, in the words of the line.
-    page.get_by_text("not reported, estimated").wait_for()
+    page.locator(".turn").get_by_text("not reported, estimated").wait_for()
     assert page.locator(".turn__end:not(:empty)").inner_text() == "Stopped before its end."
     (line,) = workspace.lines()
-    assert f"{line.tokens_input} in / {line.tokens_output} out" in page.locator(".turn__facts:not(:empty)").inner_text()
+    assert f"{line.tokens_input} in / {line.tokens_output} out" in settled(page).inner_text()
     assert line.outcome == "estimated"
     assert 0 < line.tokens_output < 512
     assert workspace.ledger()["spent"] == line.cost < line.estimate

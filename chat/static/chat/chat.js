@@ -120,6 +120,7 @@ function breakOff([asked, answer], question, failure, id) {
 
 function takeBack(turns, question) {
   for (const turn of turns) turn.remove();
+  sessionStorage.removeItem("asked");
   prompt.value = [question, prompt.value].filter(Boolean).join("\n");
 }
 
@@ -128,7 +129,6 @@ function end(answer) {
   form.toggleAttribute("data-running", false);
   answer.removeAttribute("aria-busy");
   if (answer.isConnected) announce(answer.querySelector(".turn__body").textContent);
-  sessionStorage.removeItem("asked");
   prompt.focus();
 }
 
@@ -154,7 +154,7 @@ async function refresh(id, question, tries) {
   return false;
 }
 
-// --- a page that was reloaded before its answer had come ---
+// --- a page that was reloaded before its answer had come, or before its address was the conversation's ---
 
 function remember(asked) {
   sessionStorage.setItem("asked", JSON.stringify(asked));
