@@ -24,13 +24,13 @@ WITHIN = 2.0  # seconds, for a neighbour
 
 
 @pytest.fixture
-def crowd(app, database_url, authority, upstream):
-    """Acme's slow streams in one plane, and beside it a web process. `upstream` is the neighbour's quick model."""
+def crowd(app, database_url, authority):
+    """A workspace with slow streams in one plane, and beside it a web process. The neighbour's model is quick."""
     workspace = WorkspaceFactory()
     workspace.leave(STREAMS * 10_000_000)
-    with SlowModel(chunks=CHUNKS, delay=DELAY) as slow:
+    with SlowModel(chunks=CHUNKS, delay=DELAY) as slow, SlowModel(chunks=4) as quick:
         variables = {
-            "LLM_BASE_URL": upstream.base_url,
+            "LLM_BASE_URL": f"{quick.url}/v1",
             "LLM_MODEL": "test-model",
             "LLM_PRICES": json.dumps({"test-model": PRICE, MODEL: PRICE}),
             "LLM_DIALECT": json.dumps({MODEL: {"base_url": f"{slow.url}/v1"}}),

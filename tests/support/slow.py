@@ -42,15 +42,20 @@ class SlowModel:
         self._process.wait(10)
 
     def counts(self) -> dict[str, Any]:
-        """Since the start: calls, finished, left, tokens_input, tokens_output, cost."""
+        """Since it was told how to behave: calls, finished, left, tokens_input, tokens_output, cost."""
         found: dict[str, Any] = httpx.get(f"{self.url}/counts").json()
         return found
 
 
 class Readers(threading.Thread):
-    """`count` readers of streams, all at once. `events[n]`: what the n-th has been told, [name, data] each."""
+    """`count` readers of streams. `events[n]`: what the n-th has been told, (name, data) each.
 
-    def __init__(self, server: Any, workspace: Any, key: str, *, count: int, **body: Any) -> None:
+    So many ask at the same moment: all at once is another test, of who is refused.
+    """
+
+    def __init__(
+        self, server: Any, workspace: Any, key: str, *, count: int, ask_at_once: int = 50, **body: Any
+    ) -> None:
         super().__init__()
         self._url = f"http://127.0.0.1:{server.port}/api/chat/"
         self._headers = {"Host": workspace.host, "Authorization": f"Bearer {key}"}
@@ -59,6 +64,7 @@ class Readers(threading.Thread):
         self.events: list[list[tuple[str, Any]]] = [[] for _ in range(count)]
         self.failures: list[str] = []
         self._leave = threading.Event()
+        self._asking = asyncio.Semaphore(ask_at_once)
         self.start()
 
     @property
@@ -85,7 +91,9 @@ class Readers(threading.Thread):
 
     async def _read(self, session: aiohttp.ClientSession, told: list[tuple[str, Any]]) -> None:
         try:
-            async with session.post(self._url, json=self._body, headers=self._headers) as answer:
+            async with self._asking:
+                answer = await session.post(self._url, json=self._body, headers=self._headers)
+            async with answer:
                 self.statuses.append(answer.status)
                 name = ""
                 async for raw in answer.content:
