@@ -180,11 +180,11 @@ class Call:
         return held
 
     async def extend(self) -> None:
-        """Keep the money held. One that fails is tried again by the next turn of the timer."""
+        """Keep the money held. One that fails is tried again by the next turn of the timer.
+
+        Opened and dropped, it is not renewed for ever.
+        """
         if not self.is_dispatched:
-            # Opened and dropped: it is given back when its time is over, and not renewed for ever.
-            if self.lease_left() < LEAST_LEASE_SECONDS:
-                self.settle(Final(0, Outcome.NONE))
             return
         for part in list(self.hold.slices):
             until = self._leases.get(part.n)
@@ -202,7 +202,14 @@ class Call:
                 self._leases[part.n] = asked_at + remaining / 1_000
             else:
                 logger.warning("Not extended: hold=%s status=%s code=%s", self.id, response.status, code_of(response))
-        if self.lease_left() < LEAST_LEASE_SECONDS and self.on_lapse is not None and not self.is_settling:
+
+    def watch_lease(self) -> None:
+        """End the call while its money is still held, if it may not be for long."""
+        if self.is_settling or self.lease_left() >= LEAST_LEASE_SECONDS:
+            return
+        if not self.is_dispatched:
+            self.settle(Final(0, Outcome.NONE))
+        elif self.on_lapse is not None:
             self.on_lapse()
 
     # --- after it ---

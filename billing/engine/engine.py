@@ -1,4 +1,4 @@
-"""The engine of a process: its connections, the calls under way, and the one timer that keeps them held.
+"""The engine of a process: its connections, the calls under way, and the timers that keep them held.
 
 Owns `Engine`. One for each event loop: the plane's own, or the loop thread of a process that is not asynchronous.
 Must not know what is bought.
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5.0
+WATCH_SECONDS = 1.0
 EXTENDED_AT_ONCE = 50
 
 
@@ -41,8 +42,10 @@ class Engine:
         self.kind = kind
         self.process_id = uuid4()
         self.store = Store()
+        # A connection that no call can take. Behind a crowd of them a process would seem dead, and be swept alive.
+        self._own_store = Store(size=1)
         self.authority = Authority()
-        self.habits = Habits(self.store)
+        self.habits = Habits(self._own_store)
         self.lines = Lines()
         self.exclusive = Exclusive()
         self.under_way: Counter[str] = Counter()
@@ -51,7 +54,7 @@ class Engine:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = asyncio.Event()
         self._registering: asyncio.Task[None] | None = None
-        self._timer: asyncio.Task[None] | None = None
+        self._timers: list[asyncio.Task[None]] = []
         # Connections to models, by whoever opens them; closed with ours.
         self.sessions: dict[Any, aiohttp.ClientSession] = {}
         # What else must end when the process does: answers under way, each by its own cut.
@@ -108,7 +111,7 @@ class Engine:
     def began(self, call: Call) -> Call:
         self._calls.add(call)
         self.under_way[call.payer.subject_tenant] += 1
-        self._start_timer()
+        self._start_timers()
         return call
 
     def ended(self, call: Call) -> None:
@@ -132,46 +135,53 @@ class Engine:
         for cut in list(self._cuts):
             cut()
 
-    # --- the process's own row, and its timer ---
+    # --- the process's own row, and its timers ---
 
     async def register(self) -> None:
         """Make the process known before its first hold: a hold of nobody's is taken for a dead process's."""
-        self._start_timer()
+        self._start_timers()
         if self._registering is None or (self._registering.done() and self._registering.exception() is not None):
             self._registering = self.spawn(self._register())
         if not self._registering.done():
             await asyncio.shield(self._registering)
 
     async def _register(self) -> None:
-        await self.store.fetch(REGISTER, [self.process_id, self.kind])
+        await self._own_store.fetch(REGISTER, [self.process_id, self.kind])
         # A plane that nobody has asked yet lives as well: silent, its first call would be swept under it.
-        self._start_timer()
+        self._start_timers()
         with suppress(*FAILURES):
             await self.habits.exchange()
 
-    def _start_timer(self) -> None:
-        if self._timer is None or self._timer.done():
-            self._timer = asyncio.get_running_loop().create_task(self._tick())
+    def _start_timers(self) -> None:
+        """Each with a task of its own: an authority that hangs must not keep the heart from beating."""
+        if not self._timers:
+            loop = asyncio.get_running_loop()
+            acts = (
+                (self._beat, HEARTBEAT_SECONDS),
+                (self._extend_all, HEARTBEAT_SECONDS),
+                (self._watch, WATCH_SECONDS),
+            )
+            self._timers = [loop.create_task(self._every(seconds, act)) for act, seconds in acts]
 
-    async def _tick(self) -> None:
-        saying: asyncio.Task[None] | None = None
+    async def _every(self, seconds: float, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while not self.is_closing:
             began = time.monotonic()
-            if saying is None or saying.done():
-                # Beside it, for a database that hangs must not let the leases run out at the authority.
-                saying = self.spawn(self._say_alive())
-            await self._extend_all()
-            await self.pause(max(0.5, HEARTBEAT_SECONDS - (time.monotonic() - began)))
+            try:
+                await act()
+            except FAILURES:
+                logger.warning("The database is away: no sign of life could be written")
+            except Exception:  # the timers of all calls must go on
+                logger.exception("A timer of the engine failed")
+            await self.pause(max(0.5, seconds - (time.monotonic() - began)))
 
-    async def _say_alive(self) -> None:
-        try:
-            if self._registering is not None:
-                await self.store.fetch(REGISTER, [self.process_id, self.kind])
-                await self.habits.exchange()
-        except FAILURES:
-            logger.warning("The database is away: no sign of life could be written")
-        except Exception:  # the next one may be written
-            logger.exception("No sign of life could be written")
+    async def _beat(self) -> None:
+        if self._registering is not None:
+            await self._own_store.fetch(REGISTER, [self.process_id, self.kind])
+            await self.habits.exchange()
+
+    async def _watch(self) -> None:
+        for call in list(self._calls):
+            call.watch_lease()
 
     async def _extend_all(self) -> None:
         """Side by side, but not all at once: thousands of streams that began together are due together."""
@@ -190,16 +200,17 @@ class Engine:
         self._closing.set()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=1.0)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
         if self._registering is not None:
             with suppress(Exception):
                 await self.habits.exchange()
                 # What is left over is a dead process's from now on.
-                await self.store.fetch(FORGET_PROCESS, [self.process_id])
+                await self._own_store.fetch(FORGET_PROCESS, [self.process_id])
         for task in list(self._tasks):
             task.cancel()
         for session in self.sessions.values():
             await session.close()
         await self.authority.close()
+        await self._own_store.close()
         await self.store.close()

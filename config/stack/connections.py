@@ -10,7 +10,7 @@ from config.stack import StackError
 from config.stack.server import SETTINGS
 
 AUTHORITY = 4
-ENGINE = 4  # a paid call's engine, of which each process that buys has one
+ENGINE = 5  # of paid calls; each process that buys has one. Four for its calls, one for its heartbeat
 JOBS_POOL = 4  # one for each task at a time
 JOBS_QUEUE = 4  # procrastinate's own three, and one that listens
 SPARE = 20  # for commands and a test run beside us
