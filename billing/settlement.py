@@ -25,6 +25,7 @@ from billing.engine.store import FAILURES
 from billing.errors import AuthorityMisconfigured
 from billing.outcomes import Outcome
 from billing.prices import Usage
+from billing.subjects import scopes_of
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ async def _settle(engine: Engine, row: tuple[Any, ...]) -> bool:
         settled = await settle_at_the_authority(engine.authority, hold, final)
         if settled.is_landed:
             await write_down(engine.store, hold, settled)
-            engine.lines.wake(hold.payer.subject_tenant)
+            engine.lines.wake(scopes_of(hold.subject))
             _memory.again.pop(hold_id, None)
             logger.info(
                 "swept tenant=%s hold=%s actual=%d outcome=%s",

@@ -30,7 +30,7 @@ from billing.engine.loop import here, refuse_in_transaction, run
 from billing.engine.opening import open_call
 from billing.engine.order import Order
 from billing.engine.payers import payer_for
-from billing.engine.rules import first_output, likely_tokens
+from billing.engine.rules import first_output, likely_tokens, overhead
 from billing.engine.settling import Final, Keep, Settled
 from billing.errors import NoTenantBound
 from billing.guard import NotDispatched, Reservation, current_reservation
@@ -40,7 +40,7 @@ from billing.prices import Usage, affordable_tokens, estimate
 from billing.subjects import subject_for
 from chat.dialect import dialect_for
 from chat.errors import ConversationBusy
-from chat.history import Message, as_taken, prompt_bound, prompt_bytes
+from chat.history import Message, as_taken, overhead_bound, prompt_bytes, text_bound
 from chat.llm import COUNT_FAILURES, count_tokens
 from chat.pricing import price_for
 from chat.streams import Answering, Completion, Terms
@@ -77,7 +77,7 @@ class Wanted:
     dimensions: dict[str, str] | None = None
     action_name: str = ""
     busy_key: str | None = None
-    returning: str = "NULL"
+    numbered_by: str = ""
     known: Known | None = None
     keep_rows: Callable[[Call, Completion], Keep | None] | None = None
     after: Callable[[Completion], Awaitable[None]] | None = None
@@ -320,7 +320,8 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
     if not messages:
         raise Invalid({"messages": ["Send at least one message that is not blank."]})
     habit = engine.habits.of(model, wanted.app)
-    size, bound = prompt_bytes(messages), prompt_bound(messages)
+    size = prompt_bytes(messages)
+    bound = text_bound(messages) + overhead(habit, len(messages), overhead_bound(messages))
     likely = likely_tokens(size, habit.input_ratio)
     if (known := wanted.known) is not None and size >= known.bytes:
         likely = known.tokens + likely_tokens(size - known.bytes, habit.input_ratio)
@@ -371,7 +372,7 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         least=estimate(tokens_input=terms.likely, max_tokens=0, price=terms.price),
         tokens_input=terms.likely,
         busy_key=wanted.busy_key,
-        returning=wanted.returning,
+        numbered_by=wanted.numbered_by,
         tags=wanted.tags,
         fit=fit if PLANS[payer.plan].fits else None,
         tighten=tighten,

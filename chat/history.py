@@ -6,7 +6,7 @@ Owns `Message`, the order that every model accepts, and the bound of a prompt. M
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 # What a chat template adds, with room: the markers around each message, and around the whole a system prompt of the
@@ -66,16 +66,23 @@ def prompt_bytes(messages: Iterable[Message]) -> int:
     )
 
 
-def prompt_bound(messages: Iterable[Message]) -> int:
-    """Tokens of input that these messages can be billed at most. To be held, never to be charged.
+def text_bound(messages: Iterable[Message]) -> int:
+    """Tokens that the words of these messages can be billed at most.
 
     A tokenizer falls back to bytes, so a text has at most as many tokens as bytes. Some normalize the text first,
     which can make it longer: the Arabic ligature U+FDFA is 3 bytes, and 33 once it is spelled out.
     """
-    total = PROMPT_OVERHEAD
-    for message in messages:
-        total += MESSAGE_OVERHEAD + _most_bytes(message["role"]) + _most_bytes(message["content"])
-    return total
+    return sum(_most_bytes(message["role"]) + _most_bytes(message["content"]) for message in messages)
+
+
+def overhead_bound(messages: Sequence[Message]) -> int:
+    """Tokens that a template can add to them at most, of a model that nothing is known of."""
+    return PROMPT_OVERHEAD + MESSAGE_OVERHEAD * len(messages)
+
+
+def prompt_bound(messages: Sequence[Message]) -> int:
+    """Tokens of input that these messages can be billed at most. To be held, never to be charged."""
+    return text_bound(messages) + overhead_bound(messages)
 
 
 def _most_bytes(text: str) -> int:

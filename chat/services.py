@@ -102,9 +102,9 @@ async def start_reply(
         engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema, account=buyer.account
     )
     if conversation_id is None:
-        conversation = Conversation()
+        conversation = Conversation(busy_key=_busy_key(buyer))
         return await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model)
-    busy_key = f"{buyer.schema}:conversation-{conversation_id}"
+    busy_key = f"{_busy_key(buyer)}{conversation_id}"
     if not await engine.exclusive.acquire(busy_key, engine.wait_seconds):
         raise ConversationBusy
     try:
@@ -136,16 +136,26 @@ async def _reply(
         key_id=buyer.key_id,
         workflow=f"conversation-{conversation.id}" if conversation.has_limit else None,
         busy_key=conversation.busy_key,
-        returning=in_schema(NEW_ID, buyer.schema) if conversation.id is None else "NULL",
+        numbered_by=in_schema(NEW_ID, buyer.schema) if conversation.id is None else "",
         known=conversation.known,
         keep_rows=lambda call, completion: rows_of(
-            conversation.id or call.returned,
+            conversation.id or _number_of(call),
             Asked(prompt, asked_at, buyer.user_id, is_new=conversation.id is None),
             completion,
         ),
     )
     answering = await calls.begin(engine, payer, wanted)
-    return Reply(answering, conversation.id or answering.call.returned)
+    return Reply(answering, conversation.id or _number_of(answering.call))
+
+
+def _busy_key(buyer: Buyer) -> str:
+    """What one call of a conversation holds at a time, but for the conversation's number."""
+    return f"{buyer.schema}:conversation-"
+
+
+def _number_of(call: Call) -> int:
+    """The number that a new conversation got with its hold."""
+    return int((call.busy_key or "").rpartition("-")[2])
 
 
 # --- conversations --------------------------------------------------------------------------------------------------
@@ -164,14 +174,16 @@ class Conversation:
 
 NEW_ID = "nextval(pg_get_serial_sequence('{schema}.chat_conversation', 'id'))"
 
+# A new conversation is busy before it has a row: its first answer is under way.
 FOUND = """
 SELECT conversation.has_limit,
-       EXISTS (SELECT 1 FROM public.billing_hold WHERE busy_key = %(busy_key)s),
+       EXISTS (SELECT 1 FROM public.billing_hold WHERE busy_key = %(busy_key)s AND user_id = %(owner)s),
        (SELECT coalesce(json_agg(json_build_array(role, text, tokens_input, outcome) ORDER BY id), '[]')
         FROM (SELECT id, role, text, tokens_input, outcome FROM {schema}.chat_message
               WHERE conversation_id = conversation.id ORDER BY id DESC LIMIT %(most)s) AS newest)
-FROM {schema}.chat_conversation AS conversation
-WHERE conversation.id = %(id)s AND conversation.owner_id = %(owner)s
+FROM (VALUES (1)) AS always
+LEFT JOIN {schema}.chat_conversation AS conversation
+       ON conversation.id = %(id)s AND conversation.owner_id = %(owner)s
 """
 
 
@@ -181,17 +193,16 @@ async def _found(engine: Engine, buyer: Buyer, conversation_id: int, busy_key: s
     params = {"id": conversation_id, "owner": buyer.user_id, "busy_key": busy_key, "most": HISTORY_MESSAGES}
     while True:
         try:
-            rows = await engine.store.fetch(in_schema(FOUND, buyer.schema), params)
+            ((has_limit, is_busy, turns),) = await engine.store.fetch(in_schema(FOUND, buyer.schema), params)
         except FAILURES as exc:
             raise Unavailable from exc
-        if not rows:
-            raise NotFound("There is no such conversation.")
-        has_limit, is_busy, turns = rows[0]
         if not is_busy:
             break
         if time.monotonic() > until:
             raise ConversationBusy
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    if has_limit is None:
+        raise NotFound("There is no such conversation.")
     history, known = _history(turns)
     return Conversation(conversation_id, has_limit=has_limit, busy_key=busy_key, history=history, known=known)
 

@@ -369,8 +369,8 @@ class Answering(Generic[P]):
             self._engine.habits.learn(self.terms.model, self.terms.app, sample)
 
     def _finish_reason(self) -> str:
-        if self._cut_for is not None:
-            return self._cut_for
+        if self._cut_for is not None or self.failure is not None:
+            return self._cut_for or "error"
         reason = (self._model.answer.finish_reason or "stop")[:40]
         # What ended it was the money that its last tokens were fitted to.
         return "budget" if reason == "length" and self.call.is_fitted else reason

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import psycopg
@@ -22,10 +22,11 @@ from billing.engine.authority import Held, Payer, code_of, held_of, is_lost
 from billing.engine.order import Order
 from billing.engine.recovery import recover
 from billing.engine.settling import Final, Keep, Open, Settled, Slice
-from billing.engine.statements import DISPATCH, FINAL, FORGET_HOLD, SLICE
+from billing.engine.statements import FINAL, FORGET_HOLD, SLICE, dispatch_statement
 from billing.engine.store import FAILURES
 from billing.outcomes import Outcome
 from billing.plans import PLANS
+from billing.subjects import scopes_of
 from tenants.http import Unavailable
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Call:
         self.first_balances = held.balances
         self.is_fitted = False
         self.is_dispatched = False
-        self.returned: Any = None  # the value of the order's own expression
+        self.busy_key = order.busy_key  # with its number, once the row is written
         self._may_have_a_row = False
         self.used = order.least
         self.tokens: tuple[int | None, int | None] = (order.tokens_input, None)
@@ -124,7 +125,7 @@ class Call:
         try:
             await self._engine.register()
             self._may_have_a_row = True
-            rows = await self._engine.store.fetch(DISPATCH.replace("{returning}", order.returning), params)
+            rows = await self._engine.store.fetch(dispatch_statement(order.numbered_by), params)
         except psycopg.errors.UniqueViolation:
             self._may_have_a_row = False
             self.settle(Final(0, Outcome.NONE))
@@ -132,7 +133,7 @@ class Call:
         except FAILURES as exc:
             self.settle(Final(0, Outcome.NONE))
             raise Unavailable from exc
-        self.returned = rows[0][0]
+        self.busy_key = rows[0][0]
         self.is_dispatched = True
 
     def note(self, used: int, *, tokens_input: int | None, tokens_output: int | None) -> None:
@@ -243,7 +244,7 @@ class Call:
         while True:
             if not settled.is_landed:
                 settled = await settling.settle_at_the_authority(self._engine.authority, self.hold, final)
-                self._engine.lines.wake(self.payer.subject_tenant)
+                self._engine.lines.wake(scopes_of(self.hold.subject))
             try:
                 if settled.is_landed:
                     if self.is_dispatched:

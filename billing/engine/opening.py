@@ -17,7 +17,7 @@ from billing.engine.order import Order
 from billing.engine.recovery import recover
 from billing.engine.settling import Open, Slice
 from billing.errors import AuthorityUnavailable, BudgetError
-from billing.ledgers import ON_HOLD, Ledger, adenied, aledgers_of, room_in
+from billing.ledgers import ON_HOLD, Ledger, adenied, aledgers_of, room_in, worth_waiting_for
 from billing.ledgers import refusal as refusal_of
 from billing.subjects import scopes_of
 
@@ -37,9 +37,10 @@ async def open_call(engine: Engine, order: Order) -> Call:
     Raises a BudgetError: denied, on hold, not reached. Then nothing is held, or it is released in the background.
     """
     deadline = time.monotonic() + (engine.wait_seconds if order.wait_seconds is None else order.wait_seconds)
-    tenant = order.payer.subject_tenant
+    scopes = scopes_of(order.subject)
     denied = "BUDGET_EXCEEDED"
-    if engine.lines.is_empty(tenant):
+    line = next((scope for scope in scopes if not engine.lines.is_empty(scope)), None)
+    if line is None:
         call, denied = await _try(engine, order, order.amount)
         if call is None:
             call = await _tightened(engine, order)
@@ -48,7 +49,9 @@ async def open_call(engine: Engine, order: Order) -> Call:
         ledgers = await _ledgers(engine, order)
         if ledgers is not None and not may_wait(ledgers, order):
             return await _fit_or_refuse(engine, order, denied, ledgers)
-    async with engine.lines.join(tenant) as place:
+        # Behind a seat that is short only its own calls wait, not the whole tenant's.
+        line = worth_waiting_for(ledgers, needed=order.amount) or scopes[0]
+    async with engine.lines.join(line) as place:
         judge_at = time.monotonic() + JUDGE_AGAIN_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             if place.is_first:

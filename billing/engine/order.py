@@ -19,8 +19,8 @@ class Order:
     """What is asked for. `amount` is held at first; `least` is charged if the process dies with the model at work.
 
     `fit` turns what remains into a smaller amount that still makes a call, 0 where there is none. `tighten` counts
-    anew what `amount` only bounds, once, when money is short; None where it cannot. `returning` is an SQL expression
-    of the caller's own that is read with the row's INSERT, which spares a statement.
+    anew what `amount` only bounds, once, when money is short; None where it cannot. `numbered_by` is an SQL
+    expression that ends the busy key: what a call makes gets its number with the hold, which spares a statement.
     """
 
     payer: Payer
@@ -33,7 +33,7 @@ class Order:
     least: int = 0
     tokens_input: int | None = None
     busy_key: str | None = None
-    returning: str = "NULL"
+    numbered_by: str = ""
     tags: list[str] | None = None
     grace_ms: int | None = None
     ttl_ms: int = TTL_MS

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from billing.engine.authority import held_of, is_lost, was_not_sent
 from billing.engine.settling import Open, Slice
+from billing.subjects import scopes_of
 
 if TYPE_CHECKING:
     from billing.engine.engine import Engine
@@ -42,5 +43,5 @@ async def recover(engine: Engine, hold: Open, part: Slice, body: dict[str, Any])
 async def _release(engine: Engine, hold: Open, part: Slice, reservation_id: str) -> bool:
     body = {"idempotency_key": part.key(hold.id), "reason": "its answer was lost"}
     response = await engine.authority.release(hold.payer, reservation_id, body)
-    engine.lines.wake(hold.payer.subject_tenant)
+    engine.lines.wake(scopes_of(hold.subject))
     return not is_lost(response) and not was_not_sent(response)

@@ -18,6 +18,8 @@ LEAST_OUTPUT = 64
 # Our running count may be a fifth short of the report that comes at the end: keep that, and a little, in hand.
 SPARE_FACTOR_PERCENT = 125
 SPARE_TOKENS = 2
+# A template may say the date, or more of a model's own, from one day to the next.
+SPARE_OVERHEAD = 16
 # Before a model has reported anything. A text has about a token for each four bytes.
 USUAL_INPUT_RATIO = 0.27
 USUAL_OUTPUT_RATIO = 0.25
@@ -45,6 +47,8 @@ class Habit:
     output_ratio: float = USUAL_OUTPUT_RATIO
     output: int = LEAST_OUTPUT
     trusted: bool = False
+    # The fewest tokens of input that any report counted: what a template adds to one message is not more than that.
+    least_input: int | None = None
 
 
 def habit_of(samples: Sequence[Sample]) -> Habit:
@@ -57,6 +61,7 @@ def habit_of(samples: Sequence[Sample]) -> Habit:
         output_ratio=median(outputs) if outputs else USUAL_OUTPUT_RATIO,
         output=_usual_output([s.tokens_output for s in samples]),
         trusted=len(newest) == TRUSTED_AFTER and all(s.percent <= MOST_PERCENT for s in newest),
+        least_input=min((s.tokens_input for s in samples), default=None),
     )
 
 
@@ -70,6 +75,13 @@ def _usual_output(outputs: list[int]) -> int:
 
 def percent_of(reported: int, counted: int) -> int:
     return -(-reported * 100 // max(counted, 1))
+
+
+def overhead(habit: Habit, messages: int, bound: int) -> int:
+    """Tokens that a template adds to these messages at most; `bound` until the model has shown what it adds."""
+    if not habit.trusted or habit.least_input is None:
+        return bound
+    return min(bound, with_spare(habit.least_input) * messages + SPARE_OVERHEAD)
 
 
 def likely_tokens(bytes_: int, ratio: float) -> int:

@@ -21,6 +21,7 @@ from billing.engine.statements import SETTLE, in_schema
 from billing.engine.store import Store
 from billing.outcomes import Outcome
 from billing.prices import Usage
+from billing.subjects import scopes_of
 
 logger = logging.getLogger(__name__)
 
@@ -266,8 +267,6 @@ async def _clear_over_limit(authority: Authority, hold: Open) -> None:
 
     A credit of nothing clears the flag. Where it fails, `reconcile` says so.
     """
-    from billing.subjects import scopes_of
-
     for scope in scopes_of(hold.subject):
         response = await authority.admin(
             "POST",

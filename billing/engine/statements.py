@@ -39,10 +39,16 @@ INSERT INTO public.billing_hold (
     busy_key, created_at, dispatched_at, used, overrun, tokens_input, outcome, is_final
 ) VALUES (
     %(id)s, %(account)s, %(process)s, %(reservation)s, %(subject)s::jsonb, %(user)s, %(kind)s, %(name)s, %(model)s,
-    %(estimate)s, '[]'::jsonb, %(busy_key)s, now(), now(), %(used)s, 0, %(tokens_input)s, 'swept', false
+    %(estimate)s, '[]'::jsonb, %(busy_key)s{number}, now(), now(), %(used)s, 0, %(tokens_input)s, 'swept', false
 )
-RETURNING {returning}
+RETURNING busy_key
 """
+
+
+def dispatch_statement(numbered_by: str = "") -> str:
+    """DISPATCH, its busy key ended by an SQL expression where there is one."""
+    return DISPATCH.replace("{number}", f"::text || ({numbered_by})" if numbered_by else "")
+
 
 FORGET_HOLD = "DELETE FROM public.billing_hold WHERE id = %s"
 

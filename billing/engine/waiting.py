@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 
 
@@ -35,10 +35,11 @@ class Lines:
             elif was_first:
                 line[0].set()
 
-    def wake(self, key: str) -> None:
-        """Something of `key` came free: whoever is first should look."""
-        if line := self._lines.get(key):
-            line[0].set()
+    def wake(self, keys: Iterable[str]) -> None:
+        """Something of these came free: whoever is first in their lines should look."""
+        for key in keys:
+            if line := self._lines.get(key):
+                line[0].set()
 
 
 class Place:

@@ -9,10 +9,12 @@ from urllib.parse import urlsplit
 from config.env import envstr, envurl
 
 
-def banner(state: Path, port: int, seconds: float) -> str:
+def banner(state: Path, port: int, seconds: float, *, chat_port: int) -> str:
+    """`chat_port` is where a chat is asked for: the front's, or the plane's own where there is none."""
     demo = json.loads((state / "demo.json").read_text())
     site = envurl("SITE_URL", f"http://{envstr('BASE_DOMAIN', 'localhost')}:{port}")
     parts = urlsplit(site)
+    chat = site if chat_port == port else f"{parts.scheme}://{parts.hostname}:{chat_port}"
     asking = '{"prompt": "Say hello in five words.", "stream": true}'
     return f"""
   Ready after {seconds:.0f} s.
@@ -23,7 +25,7 @@ def banner(state: Path, port: int, seconds: float) -> str:
 
   A streamed, paid answer:
 
-    curl -N {site}/api/chat/ -H 'X-Tenant-ID: {demo["slug"]}' \
+    curl -N {chat}/api/chat/ -H 'X-Tenant-ID: {demo["slug"]}' \
 -H 'Authorization: Bearer {demo["api_key"]}' -H 'Content-Type: application/json' -d '{asking}'
 
   Ctrl-C stops everything; `make test` runs the tests. Logs are in {state / "logs"}.

@@ -151,7 +151,8 @@ class Supervisor:
         with self._step("web"):
             self._wait_for_answer(self.port, "/readyz")
         self._ready = True
-        print(banner(self.state, self.port, time.monotonic() - self._began), flush=True)
+        chat_port = self.port if self.front else self.plane.port or self.port
+        print(banner(self.state, self.port, time.monotonic() - self._began, chat_port=chat_port), flush=True)
 
     def _watch(self) -> None:
         while True:

@@ -8,7 +8,7 @@ from django.apps import apps
 from django.db import connection
 
 from billing.engine import statements
-from billing.engine.statements import DISPATCH, HABITS, LEARN, REGISTER, SETTLE, in_schema
+from billing.engine.statements import HABITS, LEARN, REGISTER, SETTLE, dispatch_statement, in_schema
 from billing.engine.store import Store
 from chat import services
 from tests.support.lossy import LossyProxy
@@ -27,7 +27,7 @@ def whole_statements():
     }
     assert len(found) > 10
     kept = {f"SETTLE with {name}": SETTLE.replace("{keep}", text) for name, text in KEEPS.items()}
-    numbered = {"DISPATCH of a new conversation": DISPATCH.replace("{returning}", services.NEW_ID)}
+    numbered = {"DISPATCH of a new conversation": dispatch_statement(services.NEW_ID)}
     return {**found, **kept, **numbered}
 
 
@@ -42,7 +42,7 @@ def sql(workspace):
 
 @pytest.mark.parametrize("name", whole_statements())
 def test_a_statement_is_understood_by_the_database_of_the_models(workspace, sql, name):
-    text = whole_statements()[name].replace("{keep}", "").replace("{returning}", "NULL")
+    text = whole_statements()[name].replace("{keep}", "").replace("{number}", "")
     text = in_schema(text, workspace.tenant.schema_name)
     named = set(re.findall(r"%\((\w+)\)s", text))
     params = dict.fromkeys(named) if named else [None] * len(re.findall(r"%s", text))

@@ -125,9 +125,9 @@ def test_a_wait_ends_at_its_time_and_leaves_the_line_to_others():
             began = time.monotonic()
             await place.wait(0.05)
             assert 0.04 < time.monotonic() - began < 0.5
-            asyncio.get_running_loop().call_later(0.05, lines.wake, "a tenant")
+            asyncio.get_running_loop().call_later(0.05, lines.wake, ["a tenant"])
             await place.wait(5)
             assert time.monotonic() - began < 1
-        lines.wake("a tenant")  # nobody waits, which is nothing to complain of
+        lines.wake(["a tenant"])  # nobody waits, which is nothing to complain of
 
     asyncio.run(story())

@@ -42,7 +42,7 @@ def crowd(app, database_url, authority):
 
 
 def rss(process) -> int:
-    return psutil.Process(process.pid).memory_info().rss >> 20
+    return int(psutil.Process(process.pid).memory_info().rss) >> 20
 
 
 def seconds(act) -> float:

@@ -83,7 +83,7 @@ class Readers(threading.Thread):
     async def _read_all(self) -> None:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
-            tasks = [asyncio.create_task(self._read(session, told)) for told in self.events]
+            tasks = {asyncio.create_task(self._read(session, told)) for told in self.events}
             while tasks and not self._leave.is_set():
                 _, tasks = await asyncio.wait(tasks, timeout=0.2)
             for task in tasks:
