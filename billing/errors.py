@@ -39,7 +39,13 @@ class BudgetDenied(BudgetError):
     def __init__(self, *, reason: str, budget: dict[str, Any]) -> None:
         self.reason = reason
         self.budget = budget
-        super().__init__(_sentence(MESSAGES[reason], budget.get("scope")), reason=reason, budget=budget)
+        super().__init__(
+            _sentence(MESSAGES[reason], budget.get("scope")),
+            # Only what others hold comes free by itself.
+            retry_after_ms=2_000 if reason == "held_by_others" else None,
+            reason=reason,
+            budget=budget,
+        )
 
 
 def _sentence(text: str, scope: str | None) -> str:
