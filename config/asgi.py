@@ -10,7 +10,9 @@ import asyncio
 import io
 import logging
 import os
+import resource
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import django
@@ -29,6 +31,9 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Response = Any  # of Django's, whose types leave out what a handler needs
 
 logger = logging.getLogger(__name__)
+
+# Five thousand streams, which is more than one process can write to.
+FILES = 10_240
 
 
 class ReaderLeft(Exception):
@@ -150,7 +155,17 @@ class PlaneHandler(ASGIHandler):
             closer()
 
 
+def _allow_many_files() -> None:
+    """A stream takes two sockets, and a shell allows 256 files (macOS) or 1,024 unless it is told otherwise."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):  # macOS has a lower limit than the one it names
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 async def _lifespan(receive: Receive, send: Send) -> None:
+    _allow_many_files()
     for step, name in (("startup", settings.PLANE_STARTUP), ("shutdown", settings.PLANE_SHUTDOWN)):
         await receive()
         try:

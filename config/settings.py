@@ -84,6 +84,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "tenants.middleware.TenantMiddleware",
+    "tenants.middleware.StreamMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "tenants.middleware.SlashMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -95,6 +96,8 @@ MIDDLEWARE = [
     "billing.middleware.BudgetErrorMiddleware",
     "billing.middleware.PreflightMiddleware",
 ]
+# Of the threads of each worker of web, so many may write streams: the others are for pages.
+WEB_STREAMS = max(1, (envint("WEB_THREADS", 16, minimum=1, maximum=1000) or 16) // 2)
 ROOT_URLCONF = "config.urls"
 PUBLIC_SCHEMA_URLCONF = "config.urls_public"
 WSGI_APPLICATION = "config.wsgi.application"

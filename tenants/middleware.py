@@ -1,11 +1,13 @@
 """Web's way from request to tenant, and back to nobody.
 
-Owns entering the tenant that tenants.resolve finds, the reset after it, health before it, and the one place where an
-ApiError becomes a response. Must not know what a tenant may spend. The plane's way: tenants.plane.
+Owns entering the tenant that tenants.resolve finds, the reset after it, health before it, how many threads streams
+may take, and the one place where an ApiError becomes a response. Must not know what a tenant may spend. The plane's
+way: tenants.plane.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -109,6 +111,45 @@ class TenantMiddleware:
             enter(found.tenant)
             request.tenant, request.asker = found.tenant, found.asker
             request.urlconf = settings.ROOT_URLCONF
+
+
+class StreamMiddleware:
+    """Streams of web take at most WEB_STREAMS of a worker's threads, half of them; one more is 503 `unavailable`.
+
+    Django writes a stream on the thread of its request, for as long as its reader takes: sixteen slow ones would stop
+    every page of every tenant. A place is taken before the view runs, so that a view that buys is not refused once it
+    has bought; which views stream is learned from their first answer. The place is free again when the response is
+    closed, which a server does however it ends. Many streams belong in the plane, where they take no thread.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        self._places = threading.BoundedSemaphore(settings.WEB_STREAMS)
+        self._views: set[Any] = set()
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        request.stream_place = False  # type: ignore[attr-defined]
+        response = self.get_response(request)
+        has_place: bool = request.stream_place  # type: ignore[attr-defined]
+        if not response.streaming:
+            if has_place:
+                self._places.release()
+            return response
+        if request.resolver_match is not None:
+            self._views.add(request.resolver_match.func)
+        if not has_place and not self._places.acquire(blocking=False):
+            for close in response._resource_closers:  # type: ignore[attr-defined]
+                close()
+            return error_response(request, Unavailable())
+        response._resource_closers.append(self._places.release)  # type: ignore[attr-defined]
+        return response
+
+    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponse | None:
+        if view in self._views:
+            if not self._places.acquire(blocking=False):
+                return error_response(request, Unavailable())
+            request.stream_place = True  # type: ignore[attr-defined]
+        return None
 
 
 class SlashMiddleware(CommonMiddleware):

@@ -206,7 +206,7 @@ class Call:
 
     def watch_lease(self) -> None:
         """End the call while its money is still held, if it may not be for long."""
-        if self.is_settling or self.lease_left() >= LEAST_LEASE_SECONDS:
+        if self.is_settling or self.lease_left() >= min(LEAST_LEASE_SECONDS, self.order.ttl_ms / 4_000):
             return
         if not self.is_dispatched:
             self.settle(Final(0, Outcome.NONE))

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5.0
+# An extension that failed is tried again so soon, and what lapses is noticed.
 WATCH_SECONDS = 1.0
 EXTENDED_AT_ONCE = 50
 
@@ -158,7 +159,7 @@ class Engine:
             loop = asyncio.get_running_loop()
             acts = (
                 (self._beat, HEARTBEAT_SECONDS),
-                (self._extend_all, HEARTBEAT_SECONDS),
+                (self._extend_all, WATCH_SECONDS),
                 (self._watch, WATCH_SECONDS),
             )
             self._timers = [loop.create_task(self._every(seconds, act)) for act, seconds in acts]

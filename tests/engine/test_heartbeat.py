@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -78,3 +79,16 @@ def test_it_beats_and_cuts_what_lapses_while_an_authority_that_hangs_is_asked_to
     for one in paid:
         one.void()
         one.settle()
+
+
+def test_a_short_lease_is_kept_for_as_long_as_its_call_lasts(workspace):
+    with reserve(
+        workspace.tenant, app="test", action_kind="test.call", action_name="unit", estimate=10, ttl_ms=4_000
+    ) as paid:
+        lapsed = []
+        paid.on_lapse = lambda: lapsed.append(True)
+        paid.dispatch(lambda: None)
+        time.sleep(6)
+        assert (lapsed, paid.lease_left() > 1) == ([], True)
+        paid.record(cost=10)
+    assert workspace.ledger()["spent"] == 10

@@ -23,6 +23,13 @@ CHUNKS, DELAY = 12, 1.0
 WITHIN = 2.0  # seconds, for a neighbour
 
 
+class FewFiles(PlaneProcess):
+    """Started as a shell of macOS starts its processes: a stream takes two of its 256 files."""
+
+    def _command(self) -> list[str]:
+        return ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh", *super()._command()]
+
+
 @pytest.fixture
 def crowd(app, database_url, authority):
     """A workspace with slow streams in one plane, and beside it a web process. The neighbour's model is quick."""
@@ -37,7 +44,7 @@ def crowd(app, database_url, authority):
             "TENANT_STREAMS_MAX": str(STREAMS),
         }
         parts = {"database_url": database_url, "authority": authority, **variables}
-        with PlaneProcess(**parts) as plane, WebProcess(workers=1, threads=8, **parts) as web:
+        with FewFiles(**parts) as plane, WebProcess(workers=1, threads=8, **parts) as web:
             yield workspace, slow, plane, web
 
 
