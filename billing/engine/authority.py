@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 # Shorter than either plane keeps an idle connection (75 s): the next request then never meets a closing one.
 KEEP_ALIVE_SECONDS = 60.0
+# Requests at the same time. Thousands at once would time out at the authority's door, and not be known to be unsent.
+AT_ONCE = 64
+PLACE_SECONDS = 2.0
 TTL_MS = 60_000
 
 
@@ -55,6 +58,7 @@ class Authority:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     # Operations. Each takes the very body that a repeat would send again.
 
@@ -97,6 +101,24 @@ class Authority:
         body: dict[str, Any] | None,
         params: dict[str, str] | None,
     ) -> CyclesResponse:
+        try:
+            async with asyncio.timeout(PLACE_SECONDS):
+                await self._places.acquire()
+        except TimeoutError:
+            return _not_sent()
+        try:
+            return await self._exchange(method, url, headers, body, params)
+        finally:
+            self._places.release()
+
+    async def _exchange(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: dict[str, Any] | None,
+        params: dict[str, str] | None,
+    ) -> CyclesResponse:
         data = None
         if body is not None:
             data = json.dumps(body, separators=(",", ":")).encode()
@@ -112,7 +134,7 @@ class Authority:
                 return _response(answer, await answer.read())
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             logger.warning("The authority cannot be reached: %s: %s", method, type(exc).__name__)
-            return CyclesResponse.http_error(503, "The authority cannot be reached.", {"error": NOT_SENT})
+            return _not_sent()
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             logger.warning("The authority gave no answer: %s: %s", method, type(exc).__name__)
             return CyclesResponse.transport_error(exc)
@@ -132,6 +154,10 @@ class Authority:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+def _not_sent() -> CyclesResponse:
+    return CyclesResponse.http_error(503, "The authority cannot be reached.", {"error": NOT_SENT})
 
 
 def _response(answer: aiohttp.ClientResponse, raw: bytes) -> CyclesResponse:

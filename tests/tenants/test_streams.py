@@ -92,6 +92,6 @@ def test_slow_streams_leave_threads_for_pages_and_their_readers_leave_places(app
 
             def streams() -> bool:
                 with client.stream("GET", "/api/stream/three/") as response:
-                    return response.status_code == 200
+                    return bool(response.status_code == 200)
 
             until(streams, seconds=10)
