@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -285,3 +286,22 @@ def test_a_browser_finds_it_at_both_loopbacks(front):
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
         probe.bind(("::1", 0))
         assert httpx.get(f"http://[::1]:{front.port}/healthz").status_code == 200
+
+
+def until_the_end(front, sent: bytes) -> bytes:
+    """All that is answered before the connection is closed."""
+    with front.connect() as client:
+        client.sendall(sent)
+        answers = b""
+        while piece := client.recv(65_536):
+            answers += piece
+    return answers
+
+
+@pytest.mark.parametrize("path", ["/api/chat/", "/api/budget/"])
+def test_what_the_front_answers_itself_is_not_asked_again_behind_it(front, path):
+    headers = b"Expect: 100-continue\r\nUpgrade: websocket\r\nConnection: upgrade, close\r\nContent-Length: 2\r\n"
+    answers = until_the_end(front, f"POST {path} HTTP/1.1\r\nHost: localhost\r\n".encode() + headers + b"\r\n{}")
+    assert answers.count(b"100 Continue") == 1
+    names = {name for name, _ in json.loads(answers.split(b"\r\n\r\n")[2])["headers"]}
+    assert not {"expect", "upgrade"} & names
