@@ -19,12 +19,13 @@ import pytest
 
 from config.env import BASE_DIR
 from config.stack.front import Listener
-from tenants.http import TooLarge, Unavailable
+from tenants.http import Invalid, TooLarge, Unavailable
 from tests.stack.conftest import wait_until
 from tests.support.front import Front
 
 LARGE = b"x" * 9_000_000
 CHAT = "/api/chat/stream/"
+UNREADABLE = Invalid({"body": ["This cannot be read as it was sent."]})
 
 
 class Upstream:
@@ -296,6 +297,25 @@ def until_the_end(front, sent: bytes) -> bytes:
         while piece := client.recv(65_536):
             answers += piece
     return answers
+
+
+MALFORMED = {
+    "longer than announced": b"2\r\n{}XX",
+    "no number": b"0x2\r\n{}\r\n0\r\n\r\n",
+    "a line without CR": b"2\n{}\n0\n\n",
+    "a trailer that is none": b"2\r\n{}\r\n0\r\n bad\r\n",
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize("path", ["/api/chat/", "/api/summarize/"])
+def test_chunks_that_are_none_are_400_and_nothing_after_them_is_taken_for_a_request(front, web, plane, path, body):
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    answers = until_the_end(front, head + body + b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert answers.count(b"HTTP/1.1 ") == 1
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(answers.partition(b"\r\n\r\n")[2]) == UNREADABLE.body()
+    assert web.seen() + plane.seen() == []
 
 
 @pytest.mark.parametrize("path", ["/api/chat/", "/api/budget/"])
