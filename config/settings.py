@@ -258,6 +258,8 @@ LOGGING = {
         "httpx2": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
         "runcycles": {"level": "WARNING"},
+        # A warning for each HEAD, whose body Django leaves to the server to drop.
+        "gunicorn.http.wsgi": {"level": "ERROR"},
         # Several lines a job, with its arguments.
         "procrastinate": {"level": "WARNING"},
     },

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.contrib.auth import SESSION_KEY, logout
 from django.http import HttpResponseBase
 
-from tenants.http import TenantRequest
+from tenants.http import TenantRequest, wants_json
 from tenants.users.sessions import SESSION_TENANT
 
 
@@ -19,8 +19,10 @@ class TenantSessionMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: TenantRequest) -> HttpResponseBase:
-        # A request with a key ignores cookies; its session is not even read.
-        cookie = None if "Authorization" in request.headers else request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+        # On the API a request with a key ignores cookies; its session is not even read. Pages know no keys: there a
+        # header that looks like one would let a foreign session through unlooked at.
+        by_key = wants_json(request) and "Authorization" in request.headers
+        cookie = None if by_key else request.COOKIES.get(settings.SESSION_COOKIE_NAME)
         if cookie is not None and not cookie.isprintable():
             # Postgres refuses a NUL, and no session of ours has one in its key.
             request.session = type(request.session)()

@@ -30,3 +30,12 @@ def test_a_chunked_body_is_read_and_bounded(web, acme, size, status, code):
     if status == 400:
         # It was read: what is wrong is its field, not that there is nothing.
         assert "name" in response.json()["fields"]
+
+
+def test_a_look_without_the_body_leaves_no_line_in_the_log(web, acme):
+    """Monitors send HEAD every few seconds."""
+    with web.client(acme, acme.key()) as client:
+        for path in ("/healthz", "/readyz", "/login/"):
+            client.head(path)
+            assert client.head(path).content == b""
+    assert "HEAD" not in web.log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -18,12 +19,13 @@ import pytest
 
 from config.env import BASE_DIR
 from config.stack.front import Listener
-from tenants.http import TooLarge, Unavailable
+from tenants.http import Invalid, TooLarge, Unavailable
 from tests.stack.conftest import wait_until
 from tests.support.front import Front
 
 LARGE = b"x" * 9_000_000
 CHAT = "/api/chat/stream/"
+UNREADABLE = Invalid({"body": ["This cannot be read as it was sent."]})
 
 
 class Upstream:
@@ -285,3 +287,41 @@ def test_a_browser_finds_it_at_both_loopbacks(front):
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
         probe.bind(("::1", 0))
         assert httpx.get(f"http://[::1]:{front.port}/healthz").status_code == 200
+
+
+def until_the_end(front, sent: bytes) -> bytes:
+    """All that is answered before the connection is closed."""
+    with front.connect() as client:
+        client.sendall(sent)
+        answers = b""
+        while piece := client.recv(65_536):
+            answers += piece
+    return answers
+
+
+MALFORMED = {
+    "longer than announced": b"2\r\n{}XX",
+    "no number": b"0x2\r\n{}\r\n0\r\n\r\n",
+    "a line without CR": b"2\n{}\n0\n\n",
+    "a trailer that is none": b"2\r\n{}\r\n0\r\n bad\r\n",
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize("path", ["/api/chat/", "/api/summarize/"])
+def test_chunks_that_are_none_are_400_and_nothing_after_them_is_taken_for_a_request(front, web, plane, path, body):
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    answers = until_the_end(front, head + body + b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert answers.count(b"HTTP/1.1 ") == 1
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(answers.partition(b"\r\n\r\n")[2]) == UNREADABLE.body()
+    assert web.seen() + plane.seen() == []
+
+
+@pytest.mark.parametrize("path", ["/api/chat/", "/api/budget/"])
+def test_what_the_front_answers_itself_is_not_asked_again_behind_it(front, path):
+    headers = b"Expect: 100-continue\r\nUpgrade: websocket\r\nConnection: upgrade, close\r\nContent-Length: 2\r\n"
+    answers = until_the_end(front, f"POST {path} HTTP/1.1\r\nHost: localhost\r\n".encode() + headers + b"\r\n{}")
+    assert answers.count(b"100 Continue") == 1
+    names = {name for name, _ in json.loads(answers.split(b"\r\n\r\n")[2])["headers"]}
+    assert not {"expect", "upgrade"} & names

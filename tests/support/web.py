@@ -76,15 +76,18 @@ class WebProcess(Served):
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                self._log.seek(0)
-                said = self._log.read().decode("utf-8", "replace")
-                raise RuntimeError(f"{type(self).__name__} did not start: {said[-2000:]}")
+                raise RuntimeError(f"{type(self).__name__} did not start: {self.log()[-2000:]}")
             try:
                 if httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=1).status_code == 200:
                     return
             except httpx.HTTPError:
                 time.sleep(0.1)
         raise RuntimeError(f"{type(self).__name__} did not start in 30 s")
+
+    def log(self) -> str:
+        """What it has written so far. By pread, for the process shares the file's place."""
+        said = os.pread(self._log.fileno(), 1_000_000, 0)
+        return said.decode("utf-8", "replace")
 
     def __exit__(self, *exc: object) -> None:
         self.process.terminate()
