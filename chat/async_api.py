@@ -7,6 +7,7 @@ a reader who leaves ends the words and never the books.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +22,10 @@ from chat.services import Buyer, Reply
 from chat.shapes import MaxTokens, Text, Tokens
 from chat.sse import comment, event
 from tenants.api import Body, failures
+from tenants.http import ApiError
 from tenants.resolve import Asker
+
+logger = logging.getLogger(__name__)
 
 router = Router(tags=["Chat"])
 
@@ -131,13 +135,16 @@ class EventStream:
     async def _make_events(self) -> AsyncIterator[bytes]:
         answering = self._reply.answering
         yield event("held", _held(self._reply))
-        async for words in answering.events():
-            yield b"".join(event("token", {"text": word}) for word in words) if words else comment("waiting")
-        completion = await answering.finished()
-        if answering.failure is not None:
-            yield event("error", answering.failure.body())
-        else:
-            yield event("done", self._reply.facts(completion))
+        try:
+            async for words in answering.events():
+                yield b"".join(event("token", {"text": word}) for word in words) if words else comment("waiting")
+            completion = await answering.finished()
+            failure: ApiError | None = answering.failure
+        except Exception:
+            # A status can no longer say it, and a stream that just stops looks like a lost connection.
+            logger.exception("A stream broke on our side: hold=%s", answering.call.id)
+            failure = ApiError()
+        yield event("error", failure.body()) if failure else event("done", self._reply.facts(completion))
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Of a settlement that nobody could take yet.
-PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0, 5.0, 5.0, 15.0)
 # Below this a lease may end before its extension arrives: then the call is ended instead.
 LEAST_LEASE_SECONDS = 3.0
 
@@ -257,8 +257,9 @@ class Call:
                 if self.is_dispatched and not written_final:
                     await self._write_final(final)
                     written_final = 1
-            except FAILURES:
-                logger.warning("The database is away while a call is settled: hold=%s", self.id)
+            except (*FAILURES, psycopg.Error) as exc:
+                # Away, or a schema that is being moved: whatever it is, nobody else settles a living process's call.
+                logger.warning("A settled call cannot be written down yet: hold=%s: %s", self.id, type(exc).__name__)
             await self._engine.pause(PAUSES[min(attempts, len(PAUSES) - 1)])
             attempts += 1
             if self._engine.is_closing:
