@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.connector import Connection
 
 from billing.engine.call import NotDispatched
 from billing.engine.loop import here
@@ -251,6 +252,19 @@ COUNT_FAILURES = (aiohttp.ClientError, OSError, ValueError, RecursionError, Time
 # --- connections ----------------------------------------------------------------------------------------------------
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Hands out no connection on which something came that nobody had asked for: the next caller would be given it as
+    the answer to another question, and that may be another tenant's.
+    """
+
+    async def connect(self, *args: Any, **options: Any) -> Connection:
+        while True:
+            connection = await super().connect(*args, **options)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
+
+
 def _session(base_url: str) -> aiohttp.ClientSession:
     """One session for loopback and one for the world, of the running engine."""
     near = is_loopback(base_url)
@@ -258,7 +272,7 @@ def _session(base_url: str) -> aiohttp.ClientSession:
     session = sessions.get(near)
     if session is None or session.closed:
         session = sessions[near] = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+            connector=_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             # The environment's proxy is the way out of many data centres, but it cannot know this machine's loopback.
             trust_env=not near,

@@ -1,0 +1,63 @@
+"""Models that lie, flood and mix up their answers: nobody else pays for it, waits for it, or is shown it."""
+
+import time
+
+import pytest
+
+from tests.support.asking import Asked
+from tests.support.money import INPUT, OUTPUT
+from tests.support.raw_model import CHUNKED, DONE, HEAD, STOP, RawModel, report, said
+
+ASK = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture
+def model(app, settings):
+    """A model of this test's own at the usual price, that does as `model.script` says."""
+    with RawModel() as model:
+        settings.LLM_BASE_URL, settings.LLM_MODEL = model.base_url, f"raw-{id(model)}"
+        settings.LLM_PRICES = {settings.LLM_MODEL: {"input": INPUT * 1_000_000, "output": OUTPUT * 1_000_000}}
+        yield model
+
+
+def answers(*parts):
+    """Sends these bytes in chunks, with silences of so many seconds."""
+
+    def script(line):
+        line.send(CHUNKED)
+        for part in parts:
+            line.chunk(part) if isinstance(part, bytes) else line.wait(part)
+        line.end()
+
+    return script
+
+
+good = answers(said("Hello"), STOP, report(10, 1), DONE)
+
+
+def floods(noise, *before):
+    def script(line):
+        line.send(HEAD, b"\r\n", *before)
+        while True:
+            line.send(noise * 1_000)
+
+    return script
+
+
+# --- what was said to one is not given to another -------------------------------------------------------------------
+
+
+def test_what_comes_on_a_connection_that_nobody_waits_on_is_no_answer_to_the_next_call(model):
+    def script(line):
+        good(line)
+        if len(model.requests) == 1:
+            line.wait(0.2)
+            answers(said("of somebody else"), STOP, report(10, 3), DONE)(line)
+
+    model.script = script
+    with Asked(ASK) as asked:
+        assert asked.all() == "Hello"
+    time.sleep(0.5)
+    with Asked(ASK) as asked:
+        assert asked.all() == "Hello"
+    assert (model.connections_made, len(model.requests)) == (2, 2)
