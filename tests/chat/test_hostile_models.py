@@ -4,8 +4,11 @@ import time
 
 import pytest
 
+from chat import llm
+from chat.dialect import dialect_for
 from tests.support.asking import Asked
 from tests.support.money import INPUT, OUTPUT
+from tests.support.plane import run
 from tests.support.raw_model import CHUNKED, DONE, HEAD, STOP, RawModel, report, said
 
 ASK = [{"role": "user", "content": "hello"}]
@@ -61,3 +64,49 @@ def test_what_comes_on_a_connection_that_nobody_waits_on_is_no_answer_to_the_nex
     with Asked(ASK) as asked:
         assert asked.all() == "Hello"
     assert (model.connections_made, len(model.requests)) == (2, 2)
+
+
+# --- the bytes ------------------------------------------------------------------------------------------------------
+
+NOISE = {
+    "comments": b": x\n\n",
+    "blank lines": b"\n" * 20,
+    "nulls": b"data: null\n\n",
+    "no choices": b'data: {"choices":[]}\n\n',
+    "another protocol": b'data: {"candidates":[{"content":{"parts":[{"text":"hi "}]}}]}\n\n',
+}
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_a_flood_that_says_nothing_is_cut_long_before_its_time(model, noise):
+    model.script = floods(NOISE[noise])
+    began = time.monotonic()
+    assert Asked(ASK).failure().outcome == "unknown"
+    assert time.monotonic() - began < 5, "sixty seconds of it take all of a processor"
+    assert model.wait_until(lambda m: m.left == 1)
+
+
+def test_a_flood_after_all_was_said_is_the_end(model):
+    model.script = floods(NOISE["comments"], said("Hello"), STOP, report(10, 1))
+    began = time.monotonic()
+    with Asked(ASK) as asked:
+        assert asked.all() == "Hello"
+    assert time.monotonic() - began < llm.LAST_FRAME_SECONDS
+
+
+def test_a_count_without_an_end_is_not_read_into_memory(model, settings):
+    sent = []
+
+    def script(line):
+        line.send(b"HTTP/1.1 200 OK\r\n\r\n[")
+        while True:
+            line.send(b"1," * 50_000)
+            sent.append(100_000)
+
+    model.script = script
+
+    async def count():
+        return await llm.count_tokens(ASK, model=settings.LLM_MODEL, dialect=dialect_for(settings.LLM_MODEL))
+
+    assert run(count()) is None
+    assert sum(sent) < 64 * 1024 * 1024
