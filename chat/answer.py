@@ -218,6 +218,13 @@ class Answer:
         return by_pieces or self.billed_bytes > MOST_BYTES * (most + SLACK_TOKENS)
 
     @property
+    def is_ending(self) -> bool:
+        """All is said and not only perhaps: a report before the first word may be of the input alone, also where it
+        counts the output as 1. Then words are waited for as long as for any first ones.
+        """
+        return self.said_all and (self.has_begun or self.finish_reason is not None or self._frames.looks_whole)
+
+    @property
     def is_broken(self) -> bool:
         """A frame without an end: nothing more of it is read."""
         return self._frames.is_broken

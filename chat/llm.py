@@ -115,7 +115,8 @@ class ModelStream:
             raise self._failed(BROKEN, Outcome.UNKNOWN, exc) from None
         finally:
             self._clock = None
-        if self._response.status != 200:
+        # Some gateways answer every POST with 201.
+        if not 200 <= self._response.status < 300:
             raise self._refused(self._response)
         content_type = self._response.headers.get("Content-Type", "")
         self.answer = Answer(content_type=content_type, max_tokens=self._max_tokens)
@@ -175,7 +176,7 @@ class ModelStream:
 
     def _until(self) -> float:
         """When the next clock runs out: the whole call's, the first words', the silence between, or the end's."""
-        if self.answer.said_all:
+        if self.answer.is_ending:
             quiet = LAST_FRAME_SECONDS
         elif self.answer.has_begun:
             quiet = self._dialect.idle_seconds

@@ -9,7 +9,7 @@ from chat.dialect import dialect_for
 from tests.support.asking import Asked
 from tests.support.money import INPUT, OUTPUT
 from tests.support.plane import run
-from tests.support.raw_model import CHUNKED, DONE, HEAD, STOP, RawModel, report, said
+from tests.support.raw_model import CHUNKED, DONE, HEAD, STOP, RawModel, frame, report, said
 
 ASK = [{"role": "user", "content": "hello"}]
 
@@ -92,6 +92,21 @@ def test_a_flood_after_all_was_said_is_the_end(model):
     with Asked(ASK) as asked:
         assert asked.all() == "Hello"
     assert time.monotonic() - began < llm.LAST_FRAME_SECONDS
+
+
+def test_a_report_before_the_first_word_does_not_end_the_waiting_for_it(model, monkeypatch):
+    monkeypatch.setattr(llm, "LAST_FRAME_SECONDS", 0.2)
+    early = frame({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10}})
+    model.script = answers(early, 0.6, said("Hello"), STOP, report(10, 1), DONE)
+    with Asked(ASK) as asked:
+        assert asked.all() == "Hello"
+
+
+def test_an_answer_under_another_success_than_200_is_one(model):
+    body = said("Hello") + STOP + report(10, 1) + DONE
+    model.script = lambda line: line.send(b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    with Asked(ASK) as asked:
+        assert asked.all() == "Hello"
 
 
 def test_a_count_without_an_end_is_not_read_into_memory(model, settings):
