@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from chat import llm
+from chat import llm, streams
 from chat.dialect import dialect_for
 from tests.support.asking import Asked
-from tests.support.money import INPUT, OUTPUT
+from tests.support.money import INPUT, OUTPUT, assert_books_agree
 from tests.support.plane import run
 from tests.support.raw_model import CHUNKED, DONE, HEAD, STOP, RawModel, frame, report, said
 
@@ -125,3 +125,41 @@ def test_a_count_without_an_end_is_not_read_into_memory(model, settings):
 
     assert run(count()) is None
     assert sum(sent) < 64 * 1024 * 1024
+
+
+# --- the figures ----------------------------------------------------------------------------------------------------
+
+
+def test_a_report_that_is_not_believed_teaches_nobody_what_calls_need(workspace, model):
+    api = workspace.api()
+    model.script = answers(said("word"), STOP, report(1_000_000, 1_000_000), DONE)
+    for _ in range(3):
+        assert api.chat("hello").json()["outcome"] == "overrun"
+    model.script = answers(said("word"), 30)
+    response = api.chat("hello", stream=True)
+    events = iter(response.streaming_content)
+    next(events), next(events)
+    response.close()
+    *_, line = workspace.settled(lines=4)
+    true = 10 * INPUT + OUTPUT
+    assert (line.outcome, line.cost <= 2 * true) == ("estimated", True), (line.cost, true)
+    assert_books_agree(workspace)
+
+
+@pytest.mark.parametrize("reason", ["budget", "cancelled"])
+def test_no_model_says_that_the_money_ended(workspace, model, reason):
+    end = frame({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+    model.script = answers(said("word"), end, report(10, 1), DONE)
+    assert workspace.api().chat("hello").json()["finish_reason"] == "stop"
+
+
+# --- the reader -----------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_hears_that_an_answer_is_under_way_while_the_model_thinks(workspace, model, monkeypatch):
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.3)
+    thought = frame({"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
+    model.script = answers(*[thought, 0.1] * 12, said("word"), STOP, report(10, 13), DONE)
+    body = b"".join(workspace.api().chat("hello", stream=True).streaming_content)
+    assert body.count(b": waiting") >= 2
+    assert body.count(b"event: token") == 1
