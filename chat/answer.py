@@ -42,6 +42,7 @@ class Answer:
         "_deltas_reported",
         "_ends_by_report",
         "_frames",
+        "_half",
         "_html",
         "_is_hidden",
         "_is_tool",
@@ -70,6 +71,7 @@ class Answer:
         self._deltas_reported = 0  # as many had come by the last report
         self._ends_by_report = False
         self._words: list[str] = []
+        self._half = ""  # of a letter
         self._spoke = False  # some frame was one of the protocol
         self._message_came = False
         self._is_hidden = False  # some delta had more than what was shown of it
@@ -155,9 +157,16 @@ class Answer:
         if not is_first:
             text = ""
         self._count(said, shown=text)
-        text = storable(text)
+        text = storable(self._whole_letters(text))
         if text:
             self._words.append(text)
+        return text
+
+    def _whole_letters(self, text: str) -> str:
+        """The first half of a surrogate pair waits for its second: servers that send letter by letter split it."""
+        text, self._half = self._half + text, ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
         return text
 
     def _count(self, said: dict[str, Any], *, shown: str) -> None:
@@ -207,6 +216,13 @@ class Answer:
         if self.finish_reason is not None or self._frames.looks_whole:
             return True
         return self._ends_by_report and not self.report_is_stale
+
+    @property
+    def is_ending(self) -> bool:
+        """All is said and not only perhaps: a report before the first word may be of the input alone, also where it
+        counts the output as 1. Then words are waited for as long as for any first ones.
+        """
+        return self.said_all and (self.has_begun or self.finish_reason is not None or self._frames.looks_whole)
 
     @property
     def is_over(self) -> bool:

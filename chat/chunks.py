@@ -21,8 +21,10 @@ def choices_of(frame: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def usages_of(frame: dict[str, Any], choices: list[dict[str, Any]]) -> Iterable[dict[Any, Any]]:
-    """Where a report may stand: in the frame, in a choice, or in an object of the server's own."""
+    """Where a report may stand: in the frame, in a choice or its delta, or in an object of the server's own."""
     found = [frame.get("usage"), *[choice.get("usage") for choice in choices]]
+    said = [choice.get(name) for choice in choices for name in ("delta", "message")]
+    found += [value.get("usage") for value in said if type(value) is dict]
     found += [value.get("usage") for value in frame.values() if type(value) is dict]
     return [usage for usage in found if type(usage) is dict]
 
@@ -40,6 +42,8 @@ def is_error(frame: dict[str, Any]) -> bool:
 
 def words_of(content: Any) -> str:
     """The words of a content for the reader: a text, or parts of which some are."""
+    if type(content) in (int, float):
+        return str(content)  # a token of digits, by a server that forgot its quotes
     if not content:
         return ""
     if type(content) is str:

@@ -159,7 +159,9 @@ class Frames:
             # A byte that is no UTF-8 costs a letter, not the frame.
             value = _decode(text.decode("utf-8", "replace"))
         except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, a nest without a bottom
-            return False
+            if self._event != b"error":
+                return False
+            value = None  # a sentence
         values.append({"error": value or True} if self._event == b"error" else value)
         self.is_bare = self.is_bare or self._lines_are_bare
         return True

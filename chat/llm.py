@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.connector import Connection
 
 from billing.engine.call import NotDispatched
 from billing.engine.loop import here
@@ -22,6 +23,7 @@ from billing.outcomes import Outcome
 from chat.answer import Answer
 from chat.dialect import Dialect, failure_of_status, request_body
 from chat.errors import ModelFailed, ModelMisconfigured
+from chat.frames import FRAME_BYTES
 from chat.history import Message
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,11 @@ LAST_FRAME_SECONDS = 2.0
 KEEP_ALIVE_SECONDS = 3.0
 END_SECONDS = 0.2
 COUNT_SECONDS = 1.0
+# Of what says nothing: no frame of a chat is half as long. Comments and empty frames as fast as they come would keep
+# the loop from everybody else's answers until the clock of silence runs out.
+NOISE_BYTES = 2 * FRAME_BYTES
+# Of a server's own count: some list the tokens, each of a few bytes.
+COUNT_BYTES = 4 * 1024 * 1024
 # What a server's own count leaves out: the opening of the answer, and what its template adds beside the messages.
 COUNT_SPARE = 16
 
@@ -80,6 +87,7 @@ class ModelStream:
         self._ends_at = loop.time() + CALL_SECONDS
         self._heard_at = loop.time()
         self._progress: tuple[int, bool, bool] = (0, False, False)
+        self._noise = 0  # bytes since the last progress
 
     async def open(self) -> None:
         """Send the request; back when the model's server has accepted it."""
@@ -107,7 +115,8 @@ class ModelStream:
             raise self._failed(BROKEN, Outcome.UNKNOWN, exc) from None
         finally:
             self._clock = None
-        if self._response.status != 200:
+        # Some gateways answer every POST with 201.
+        if not 200 <= self._response.status < 300:
             raise self._refused(self._response)
         content_type = self._response.headers.get("Content-Type", "")
         self.answer = Answer(content_type=content_type, max_tokens=self._max_tokens)
@@ -132,7 +141,9 @@ class ModelStream:
         finally:
             self._clock = None
         words = self.answer.feed(data) if data else self.answer.close()
-        self._note_progress()
+        self._note_progress(len(data))
+        if self._is_noise and self.answer.said_all:
+            return None
         self._failure = self._break_in(data, words)
         if self._failure is not None and not words:
             raise self._failure
@@ -145,19 +156,27 @@ class ModelStream:
             return self._failed(BROKEN, outcome, "an error in a success")
         if self.answer.is_broken:
             return self._failed(BROKEN, self._class_of_a_break(), "a frame without an end")
+        if self._is_noise:
+            return self._failed(BROKEN, self._class_of_a_break(), "much that says nothing")
         if not data and not words and not (self.answer.is_done or self.answer.said_all):
             return self._failed(BROKEN, self._class_of_a_break(), "ended in the middle")
         return None
 
-    def _note_progress(self) -> None:
+    @property
+    def _is_noise(self) -> bool:
+        return self._noise > NOISE_BYTES
+
+    def _note_progress(self, size: int) -> None:
         """Comments and empty frames are no progress: with them alone a call would go on for ever."""
+        self._noise += size
         progress = (self.answer.deltas, self.answer.said_all, self.answer.is_done)
         if progress != self._progress:
             self._progress, self._heard_at = progress, asyncio.get_running_loop().time()
+            self._noise = 0
 
     def _until(self) -> float:
         """When the next clock runs out: the whole call's, the first words', the silence between, or the end's."""
-        if self.answer.said_all:
+        if self.answer.is_ending:
             quiet = LAST_FRAME_SECONDS
         elif self.answer.has_begun:
             quiet = self._dialect.idle_seconds
@@ -241,7 +260,14 @@ async def _counted_by_text(root: str, messages: Sequence[Message], dialect: Dial
 async def _ask(url: str, body: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {dialect.api_key}"} if dialect.api_key else {}
     async with _session(dialect.base_url).post(url, json=body, headers=headers, allow_redirects=False) as answer:
-        found = json.loads(await answer.read()) if answer.status == 200 else {}
+        if answer.status != 200:
+            return {}
+        text = bytearray()
+        async for part in answer.content.iter_any():
+            text += part
+            if len(text) > COUNT_BYTES:
+                return {}
+        found = json.loads(text)
         return found if isinstance(found, dict) else {}
 
 
@@ -251,6 +277,19 @@ COUNT_FAILURES = (aiohttp.ClientError, OSError, ValueError, RecursionError, Time
 # --- connections ----------------------------------------------------------------------------------------------------
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Hands out no connection on which something came that nobody had asked for: the next caller would be given it as
+    the answer to another question, and that may be another tenant's.
+    """
+
+    async def connect(self, *args: Any, **options: Any) -> Connection:
+        while True:
+            connection = await super().connect(*args, **options)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
+
+
 def _session(base_url: str) -> aiohttp.ClientSession:
     """One session for loopback and one for the world, of the running engine."""
     near = is_loopback(base_url)
@@ -258,7 +297,7 @@ def _session(base_url: str) -> aiohttp.ClientSession:
     session = sessions.get(near)
     if session is None or session.closed:
         session = sessions[near] = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+            connector=_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             # The environment's proxy is the way out of many data centres, but it cannot know this machine's loopback.
             trust_env=not near,

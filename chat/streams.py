@@ -222,9 +222,10 @@ class Answering(Generic[P]):
         if words:
             self._parts.append(words)
             self._fresh.append(words)
+            # Not at each hidden thought: the reader would wait on without a sign of life.
+            self._news.set()
         if words or self._model.answer.has_begun:
             self._begun.set()
-            self._news.set()
 
     async def _stays_within(self) -> bool:
         """Whether the answer may go on: what it used is below what is held, and more is asked for in time."""
@@ -309,7 +310,7 @@ class Answering(Generic[P]):
             final = Final(0, Outcome.NONE, Usage(0, 0), self.terms.model)
         if self.failure is not None:
             self.failure.charged_as(final.outcome, usage)
-        self._learn(usage, outcome)
+        self._learn(usage, outcome, is_believed=final.outcome != Outcome.OVERRUN)
         answer = self._model.answer
         text = "".join(self._parts)
         self._completion = Completion(
@@ -356,22 +357,24 @@ class Answering(Generic[P]):
             return Usage(usage.tokens_input, min(terms.max_tokens, self._held_output)), Outcome.ESTIMATED
         return usage, outcome
 
-    def _learn(self, usage: Usage, outcome: Outcome) -> None:
-        answer = self._model.answer
-        if outcome == Outcome.EXACT and usage.tokens_input > 0 and answer.has_begun:
-            sample = Sample(
-                usage.tokens_input,
-                self.terms.size,
-                usage.tokens_output,
-                answer.billed_bytes,
-                percent_of(usage.tokens_output, answer.counted()),
-            )
-            self._engine.habits.learn(self.terms.model, self.terms.app, sample)
+    def _learn(self, usage: Usage, outcome: Outcome, *, is_believed: bool) -> None:
+        answer, terms = self._model.answer, self.terms
+        if outcome != Outcome.EXACT or not usage.tokens_input or not answer.has_begun:
+            return
+        percent = percent_of(usage.tokens_output, answer.counted())
+        if not is_believed:
+            # It says that the model is not to be trusted, and nothing of what a call needs: one report of a million
+            # made the next reader, who left after a word, pay the whole hold.
+            usage = Usage(terms.likely, answer.counted(terms.habit.output_ratio))
+        sample = Sample(usage.tokens_input, terms.size, usage.tokens_output, answer.billed_bytes, percent)
+        self._engine.habits.learn(terms.model, terms.app, sample)
 
     def _finish_reason(self) -> str:
         if self._cut_for is not None or self.failure is not None:
             return self._cut_for or "error"
         reason = (self._model.answer.finish_reason or "stop")[:40]
+        if reason in ("budget", "cancelled"):
+            reason = "stop"  # ours to say: no model knows of the money
         # What ended it was the money that its last tokens were fitted to.
         return "budget" if reason == "length" and self.call.is_fitted else reason
 

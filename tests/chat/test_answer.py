@@ -248,6 +248,16 @@ def test_a_report_of_the_input_before_the_first_word_is_no_end():
     assert not answer.said_all
 
 
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 10, "completion_tokens": 1}, {"total_tokens": 10}])
+def test_a_report_before_any_word_is_not_taken_for_the_end(usage):
+    answer = Answer()
+    answer.feed(frame({"choices": [], "usage": usage}))
+    assert not answer.is_ending
+    answer.feed(words("Hello"))
+    answer.feed(frame({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 2}}))
+    assert answer.is_ending
+
+
 def test_a_total_bounds_an_input_that_we_think_is_larger():
     answer, _shown = read([words("a"), words("b"), words("c"), STOP, frame({"usage": {"total_tokens": 13}}), DONE])
     assert used(answer, tokens_input=50, max_output=9) == (Usage(10, 3), Outcome.ESTIMATED)

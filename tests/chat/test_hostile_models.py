@@ -1,0 +1,165 @@
+"""Models that lie, flood and mix up their answers: nobody else pays for it, waits for it, or is shown it."""
+
+import time
+
+import pytest
+
+from chat import llm, streams
+from chat.dialect import dialect_for
+from tests.support.asking import Asked
+from tests.support.money import INPUT, OUTPUT, assert_books_agree
+from tests.support.plane import run
+from tests.support.raw_model import CHUNKED, DONE, HEAD, STOP, RawModel, frame, report, said
+
+ASK = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture
+def model(app, settings):
+    """A model of this test's own at the usual price, that does as `model.script` says."""
+    with RawModel() as model:
+        settings.LLM_BASE_URL, settings.LLM_MODEL = model.base_url, f"raw-{id(model)}"
+        settings.LLM_PRICES = {settings.LLM_MODEL: {"input": INPUT * 1_000_000, "output": OUTPUT * 1_000_000}}
+        yield model
+
+
+def answers(*parts):
+    """Sends these bytes in chunks, with silences of so many seconds."""
+
+    def script(line):
+        line.send(CHUNKED)
+        for part in parts:
+            line.chunk(part) if isinstance(part, bytes) else line.wait(part)
+        line.end()
+
+    return script
+
+
+good = answers(said("Hello"), STOP, report(10, 1), DONE)
+
+
+def floods(noise, *before):
+    def script(line):
+        line.send(HEAD, b"\r\n", *before)
+        while True:
+            line.send(noise * 1_000)
+
+    return script
+
+
+# --- what was said to one is not given to another -------------------------------------------------------------------
+
+
+def test_what_comes_on_a_connection_that_nobody_waits_on_is_no_answer_to_the_next_call(model):
+    def script(line):
+        good(line)
+        if len(model.requests) == 1:
+            line.wait(0.2)
+            answers(said("of somebody else"), STOP, report(10, 3), DONE)(line)
+
+    model.script = script
+    with Asked(ASK) as asked:
+        assert asked.all() == "Hello"
+    time.sleep(0.5)
+    with Asked(ASK) as asked:
+        assert asked.all() == "Hello"
+    assert (model.connections_made, len(model.requests)) == (2, 2)
+
+
+# --- the bytes ------------------------------------------------------------------------------------------------------
+
+NOISE = {
+    "comments": b": x\n\n",
+    "blank lines": b"\n" * 20,
+    "nulls": b"data: null\n\n",
+    "no choices": b'data: {"choices":[]}\n\n',
+    "another protocol": b'data: {"candidates":[{"content":{"parts":[{"text":"hi "}]}}]}\n\n',
+}
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_a_flood_that_says_nothing_is_cut_long_before_its_time(model, noise):
+    model.script = floods(NOISE[noise])
+    began = time.monotonic()
+    assert Asked(ASK).failure().outcome == "unknown"
+    assert time.monotonic() - began < 5, "sixty seconds of it take all of a processor"
+    assert model.wait_until(lambda m: m.left == 1)
+
+
+def test_a_flood_after_all_was_said_is_the_end(model):
+    model.script = floods(NOISE["comments"], said("Hello"), STOP, report(10, 1))
+    began = time.monotonic()
+    with Asked(ASK) as asked:
+        assert asked.all() == "Hello"
+    assert time.monotonic() - began < llm.LAST_FRAME_SECONDS
+
+
+def test_a_report_before_the_first_word_does_not_end_the_waiting_for_it(model, monkeypatch):
+    monkeypatch.setattr(llm, "LAST_FRAME_SECONDS", 0.2)
+    early = frame({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10}})
+    model.script = answers(early, 0.6, said("Hello"), STOP, report(10, 1), DONE)
+    with Asked(ASK) as asked:
+        assert asked.all() == "Hello"
+
+
+def test_an_answer_under_another_success_than_200_is_one(model):
+    body = said("Hello") + STOP + report(10, 1) + DONE
+    model.script = lambda line: line.send(b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    with Asked(ASK) as asked:
+        assert asked.all() == "Hello"
+
+
+def test_a_count_without_an_end_is_not_read_into_memory(model, settings):
+    sent = []
+
+    def script(line):
+        line.send(b"HTTP/1.1 200 OK\r\n\r\n[")
+        while True:
+            line.send(b"1," * 50_000)
+            sent.append(100_000)
+
+    model.script = script
+
+    async def count():
+        return await llm.count_tokens(ASK, model=settings.LLM_MODEL, dialect=dialect_for(settings.LLM_MODEL))
+
+    assert run(count()) is None
+    assert sum(sent) < 64 * 1024 * 1024
+
+
+# --- the figures ----------------------------------------------------------------------------------------------------
+
+
+def test_a_report_that_is_not_believed_teaches_nobody_what_calls_need(workspace, model):
+    api = workspace.api()
+    model.script = answers(said("word"), STOP, report(1_000_000, 1_000_000), DONE)
+    for _ in range(3):
+        assert api.chat("hello").json()["outcome"] == "overrun"
+    model.script = answers(said("word"), 30)
+    response = api.chat("hello", stream=True)
+    events = iter(response.streaming_content)
+    next(events), next(events)
+    response.close()
+    *_, line = workspace.settled(lines=4)
+    true = 10 * INPUT + OUTPUT
+    assert (line.outcome, line.cost <= 2 * true) == ("estimated", True), (line.cost, true)
+    assert_books_agree(workspace)
+
+
+@pytest.mark.parametrize("reason", ["budget", "cancelled"])
+def test_no_model_says_that_the_money_ended(workspace, model, reason):
+    end = frame({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+    model.script = answers(said("word"), end, report(10, 1), DONE)
+    assert workspace.api().chat("hello").json()["finish_reason"] == "stop"
+
+
+# --- the reader -----------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_hears_that_an_answer_is_under_way_while_the_model_thinks(workspace, model, monkeypatch):
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.3)
+    thought = frame({"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
+    model.script = answers(*[thought, 0.1] * 12, said("word"), STOP, report(10, 13), DONE)
+    body = b"".join(workspace.api().chat("hello", stream=True).streaming_content)
+    assert body.count(b": waiting") >= 2
+    assert body.count(b"event: token") == 1
