@@ -36,6 +36,7 @@ CALL_SECONDS = 600.0
 LAST_FRAME_SECONDS = 2.0
 # Many servers close an idle connection after 5 s. A call that is written to a closing one may or may not be worked on.
 KEEP_ALIVE_SECONDS = 3.0
+HEADER_BYTES = 64 * 1024
 END_SECONDS = 0.2
 COUNT_SECONDS = 1.0
 # Of what says nothing: no frame of a chat is half as long. Comments and empty frames as fast as they come would keep
@@ -302,6 +303,9 @@ def _session(base_url: str) -> aiohttp.ClientSession:
             # The environment's proxy is the way out of many data centres, but it cannot know this machine's loopback.
             trust_env=not near,
             cookie_jar=aiohttp.DummyCookieJar(),
+            # Some gateways send a page of policy along; 8 KB of it would make every call a broken one.
+            max_line_size=HEADER_BYTES,
+            max_field_size=HEADER_BYTES,
         )
     return session
 

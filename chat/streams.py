@@ -350,11 +350,12 @@ class Answering(Generic[P]):
             tokens_per_byte=terms.habit.output_ratio,
             cut=self._cut_for is not None,
         )
-        if self.failure is not None and outcome != Outcome.EXACT:
-            return usage, self.failure.outcome
-        if self._cut_for is not None and terms.dialect.bills_after_cut and outcome != Outcome.EXACT:
+        was_left = self._cut_for is not None or self._reader_left
+        if was_left and terms.dialect.bills_after_cut and outcome != Outcome.EXACT:
             # It goes on writing, and billing, up to the most that it was asked for.
             return Usage(usage.tokens_input, min(terms.max_tokens, self._held_output)), Outcome.ESTIMATED
+        if self.failure is not None and outcome != Outcome.EXACT:
+            return usage, self.failure.outcome
         return usage, outcome
 
     def _learn(self, usage: Usage, outcome: Outcome, *, is_believed: bool) -> None:

@@ -47,22 +47,28 @@ class Habit:
     output_ratio: float = USUAL_OUTPUT_RATIO
     output: int = LEAST_OUTPUT
     trusted: bool = False
-    # The fewest tokens of input that any report counted: what a template adds to one message is not more than that.
+    # About the fewest tokens of input that reports counted: what a template adds to one message is not more than that.
     least_input: int | None = None
 
 
 def habit_of(samples: Sequence[Sample]) -> Habit:
     """`samples` with the newest first."""
     inputs = [s.tokens_input / s.bytes_input for s in samples if s.bytes_input > 0]
-    outputs = [s.tokens_output / s.bytes_output for s in samples if s.bytes_output > 0]
+    # No text has more tokens than bytes: a report of more is of thoughts that nobody saw, or of nothing.
+    outputs = [min(1.0, s.tokens_output / s.bytes_output) for s in samples if s.bytes_output > 0]
     newest = samples[:TRUSTED_AFTER]
     return Habit(
         input_ratio=median(inputs) if inputs else USUAL_INPUT_RATIO,
         output_ratio=median(outputs) if outputs else USUAL_OUTPUT_RATIO,
         output=_usual_output([s.tokens_output for s in samples]),
         trusted=len(newest) == TRUSTED_AFTER and all(s.percent <= MOST_PERCENT for s in newest),
-        least_input=min((s.tokens_input for s in samples), default=None),
+        least_input=_least([s.tokens_input for s in samples]),
     )
+
+
+def _least(inputs: list[int]) -> int | None:
+    """What nine calls of ten are above: one false report must decide nothing."""
+    return sorted(inputs)[len(inputs) // 10] if inputs else None
 
 
 def _usual_output(outputs: list[int]) -> int:
@@ -74,7 +80,8 @@ def _usual_output(outputs: list[int]) -> int:
 
 
 def percent_of(reported: int, counted: int) -> int:
-    return -(-reported * 100 // max(counted, 1))
+    """Rounded against trust. The end's own token, which some count and nobody sees, is in the spare already."""
+    return -(-max(0, reported - SPARE_TOKENS) * 100 // max(counted, 1))
 
 
 def overhead(habit: Habit, messages: int, bound: int) -> int:
