@@ -25,7 +25,7 @@ from billing.engine.call import Busy, Call, NotDispatched
 from billing.engine.current import current
 from billing.engine.loop import here, loop_thread, refuse_in_transaction, run
 from billing.engine.opening import open_call
-from billing.engine.order import TTL_MS, Order
+from billing.engine.order import MOST_TTL_MS, TTL_MS, Order, refuse_unless_whole
 from billing.engine.payers import payer_for
 from billing.engine.settling import Final, Settled
 from billing.errors import NoTenantBound
@@ -53,7 +53,7 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LEAST_TTL_MS, MOST_TTL_MS = 1_000, 86_400_000
+LEAST_TTL_MS = 1_000
 # A settlement goes on in the background; a request does not wait for an authority that is away.
 SETTLE_SECONDS = 2.0
 
@@ -106,8 +106,9 @@ def reserve(
     if tenant is None:
         raise NoTenantBound
     refuse_in_transaction()
-    if min(estimate, least or 0) < 0 or not LEAST_TTL_MS <= ttl_ms <= MOST_TTL_MS:
-        raise ValueError("An estimate is never negative, and a hold lasts from a second to a day.")
+    refuse_unless_whole("estimate", estimate)
+    if type(ttl_ms) is not int or not LEAST_TTL_MS <= ttl_ms <= MOST_TTL_MS:
+        raise ValueError(f"ttl_ms {ttl_ms!r}: a hold lasts from a second to a day.")
     call = run(
         _open(
             tenant,
@@ -223,12 +224,15 @@ class Reservation:
         tokens_output: int | None = None,
     ) -> None:
         """What was used so far, in microcents; the last word before settling counts."""
-        if min(cost, tokens_input or 0, tokens_output or 0) < 0:
-            raise ValueError("A cost or a count is never negative.")
+        # Said here, to the code that is wrong: settling, nobody is left to be told, and the money would stay held.
+        for name, value in (("cost", cost), ("tokens_input", tokens_input or 0), ("tokens_output", tokens_output or 0)):
+            refuse_unless_whole(name, value)
+        if cost and outcome == Outcome.NONE:
+            raise ValueError("The outcome none is for what costs nothing: leave it out, or record a cost of 0.")
         usage = None
         if tokens_input is not None or tokens_output is not None:
             usage = Usage(tokens_input or 0, tokens_output or 0)
-        self._use.set(cost, Outcome(outcome), usage, model)
+        self._use.set(cost, Outcome(outcome), usage, _as_stored(model))
 
     def add(self, *, cost: int, outcome: Outcome, usage: Usage, model: str = "") -> None:
         """What one more answer under this hold used."""
@@ -308,6 +312,11 @@ def _settle_soon(call: Call, use: _Use) -> None:
     if not call.is_settling and not thread.loop.is_closed():
         logger.warning("A reservation was dropped without being settled: hold=%s", call.id)
         thread.loop.call_soon_threadsafe(lambda: call.settle(use.final()))
+
+
+def _as_stored(model: object) -> str:
+    """A model's name as Postgres takes it: a provider writes it, and a line must not be lost for it."""
+    return str(model or "").replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def _known_caps(caps: dict[str, Any]) -> dict[str, Any]:
