@@ -243,6 +243,8 @@ def _starter(messages: Sequence[Message], options: dict[str, Any]) -> Starter:
             outer.add(cost=0, outcome=Outcome.NONE, usage=Usage(0, 0))
         raise
     if outer is not None:
+        if tenant is not None and tenant.pk != outer.tenant.pk:
+            raise NotDispatched(f"The hold is {outer.tenant.slug}'s, the call {tenant.slug}'s: buy it outside guarded.")
         return functools.partial(_begin_within, outer, wanted)
     if tenant is None:
         raise NoTenantBound

@@ -17,7 +17,7 @@ from django.http import StreamingHttpResponse
 from billing.engine import loop
 from billing.engine.loop import run
 from billing.errors import NoTenantBound
-from billing.guard import current_reservation, guarded, reserve
+from billing.guard import NotDispatched, current_reservation, guarded, reserve
 from chat.calls import acomplete, astream, complete, stream
 from chat.errors import ModelFailed
 from tenants.context import bind, current_tenant
@@ -113,6 +113,16 @@ def test_what_a_reservation_dispatches_is_paid_by_it_and_not_twice(workspace, up
         answer = paid.dispatch(complete, HELLO)
     assert [(line.app, line.cost) for line in workspace.settled()] == [("haiku", answer.cost)]
     assert current_reservation() is None
+
+
+def test_a_hold_does_not_pay_for_another_tenant(workspace, globex, upstream):
+    def mixed():
+        with globex.scope():
+            complete(HELLO)
+
+    with pytest.raises(NotDispatched, match=f"{workspace.slug}'s"):
+        bought(workspace, mixed)
+    assert upstream.calls == []
 
 
 def test_messages_that_no_model_takes_cost_nothing_under_a_hold(workspace, upstream):
