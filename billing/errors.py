@@ -86,6 +86,14 @@ class NoTenantBound(BudgetError):
     code = "unavailable"
     message = "No workspace is bound to this call, so there is no budget to pay for it. Nothing was spent."
 
+    def __init__(self) -> None:
+        super().__init__()
+        # For the builder who reads the stack; the sentence above is for whoever asked.
+        self.add_note(
+            "Bind one with tenants.context.tenant_scope(tenant): commands, threads and the generator of a streaming "
+            "response, which runs after its view, have none."
+        )
+
 
 class RateLimited(BudgetError):
     status = HTTPStatus.TOO_MANY_REQUESTS

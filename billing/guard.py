@@ -10,11 +10,13 @@ import asyncio
 import functools
 import inspect
 import logging
+import os
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 from uuid import UUID
 
 from django.db import connection
@@ -25,7 +27,7 @@ from billing.engine.call import Busy, Call, NotDispatched
 from billing.engine.current import current
 from billing.engine.loop import here, loop_thread, refuse_in_transaction, run
 from billing.engine.opening import open_call
-from billing.engine.order import TTL_MS, Order
+from billing.engine.order import MOST_TTL_MS, TTL_MS, Order, refuse_unless_whole
 from billing.engine.payers import payer_for
 from billing.engine.settling import Final, Settled
 from billing.errors import NoTenantBound
@@ -53,7 +55,7 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LEAST_TTL_MS, MOST_TTL_MS = 1_000, 86_400_000
+LEAST_TTL_MS = 1_000
 # A settlement goes on in the background; a request does not wait for an authority that is away.
 SETTLE_SECONDS = 2.0
 
@@ -106,8 +108,9 @@ def reserve(
     if tenant is None:
         raise NoTenantBound
     refuse_in_transaction()
-    if min(estimate, least or 0) < 0 or not LEAST_TTL_MS <= ttl_ms <= MOST_TTL_MS:
-        raise ValueError("An estimate is never negative, and a hold lasts from a second to a day.")
+    refuse_unless_whole("estimate", estimate)
+    if type(ttl_ms) is not int or not LEAST_TTL_MS <= ttl_ms <= MOST_TTL_MS:
+        raise ValueError(f"ttl_ms {ttl_ms!r}: a hold lasts from a second to a day.")
     call = run(
         _open(
             tenant,
@@ -147,8 +150,10 @@ class Reservation:
         self.context = Context(call.hold.slices[0].reservation_id or "", call.held, self.caps)
         self._call = call
         self._use = _Use(call)
+        self._parts: dict[Part, int] = {}  # answers under way that it pays for, each with its share of the hold
+        self._pid = os.getpid()
         # Dropped without a word, it is settled by what it said so far: the timer would hold its money for ever.
-        self._finalizer = weakref.finalize(self, _settle_soon, call, self._use)
+        self._finalizer = weakref.finalize(self, _settle_soon, call, self._use, self._pid)
 
     @property
     def estimate(self) -> int:
@@ -172,18 +177,14 @@ class Reservation:
         return self._call.payer
 
     @property
-    def on_lapse(self) -> Callable[[], None] | None:
-        """Called when the authority stops holding the money under the work: cut it."""
-        return self._call.on_lapse
-
-    @on_lapse.setter
-    def on_lapse(self, cut: Callable[[], None] | None) -> None:
-        self._call.on_lapse = cut
-
-    @property
     def pays(self) -> bool:
         """Whether a model may be called under it now."""
-        return self._call.pays
+        return self._call.pays and self._is_ours
+
+    @property
+    def _is_ours(self) -> bool:
+        """A forked child has a copy, and the parent's connections: settling there, it would answer for the parent."""
+        return self._pid == os.getpid()
 
     def lease_left(self) -> float:
         """Seconds for which the authority still holds the money. Past it another call may be given the same."""
@@ -194,8 +195,17 @@ class Reservation:
         return min(max_tokens, self._call.max_tokens)
 
     def left(self) -> int:
-        """Microcents of the hold that nothing has been recorded for."""
-        return max(0, self._call.held - (self._use.cost or 0))
+        """Microcents of the hold that nothing has been recorded for, nor promised to an answer under way."""
+        return max(0, self._call.held - (self._use.cost or 0) - sum(self._parts.values()))
+
+    def begin(self, part: Part, share: int) -> None:
+        """An answer is bought under this hold, for at most `share`. On the engine's loop."""
+        self._parts[part] = share
+        self._call.on_lapse = self._lapse
+
+    def _lapse(self) -> None:
+        for part in list(self._parts):
+            part.lapse()
 
     def dispatch(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Write down that the model is about to be called, give the connection back, and call it. Once.
@@ -204,6 +214,8 @@ class Reservation:
         """
         if self._call.is_dispatched:
             raise Unavailable
+        if not self._is_ours:
+            raise NotDispatched("This reservation was made before a fork, and is the parent's: reserve here.")
         try:
             run(self._call.dispatch())
         except Busy:
@@ -211,7 +223,11 @@ class Reservation:
         # Held through a model's answer, connections run out at the eleventh call of a pool of ten.
         if not connection.in_atomic_block:
             connection.close()
-        return call(*args, **kwargs)
+        token = current.set(self)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            current.reset(token)
 
     def record(
         self,
@@ -223,16 +239,33 @@ class Reservation:
         tokens_output: int | None = None,
     ) -> None:
         """What was used so far, in microcents; the last word before settling counts."""
-        if min(cost, tokens_input or 0, tokens_output or 0) < 0:
-            raise ValueError("A cost or a count is never negative.")
+        # Said here, to the code that is wrong: settling, nobody is left to be told, and the money would stay held.
+        for name, value in (("cost", cost), ("tokens_input", tokens_input or 0), ("tokens_output", tokens_output or 0)):
+            refuse_unless_whole(name, value)
+        if cost and outcome == Outcome.NONE:
+            raise ValueError("The outcome none is for what costs nothing: leave it out, or record a cost of 0.")
         usage = None
         if tokens_input is not None or tokens_output is not None:
             usage = Usage(tokens_input or 0, tokens_output or 0)
-        self._use.set(cost, Outcome(outcome), usage, model)
+        self._use.set(cost, Outcome(outcome), usage, _as_stored(model))
 
-    def add(self, *, cost: int, outcome: Outcome, usage: Usage, model: str = "") -> None:
-        """What one more answer under this hold used."""
+    def add(self, *, cost: int, outcome: Outcome, usage: Usage, model: str = "", part: Part | None = None) -> None:
+        """What one more answer under this hold used; `part` is then over."""
         self._use.add(cost, outcome, usage, model)
+        if part is not None:
+            self._parts.pop(part, None)
+
+    def end_parts(self) -> bool:
+        """Cut the answers that are still under way, and add what they used. Whether anybody still meant to read one."""
+        return bool(self._parts) and self._is_ours and run(self._end_parts())
+
+    async def _end_parts(self) -> bool:
+        parts = list(self._parts)
+        read = [part.stop() for part in parts]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await asyncio.gather(*(part.added() for part in parts))
+        return any(read)
 
     def void(self) -> None:
         """The model was not reached, or refused before working: nothing was bought after all."""
@@ -240,7 +273,8 @@ class Reservation:
 
     def settle(self) -> None:
         """Commit what was used, or release. Once; a second call does nothing."""
-        if self._finalizer.detach() is not None:
+        if self._finalizer.detach() is not None and self._is_ours:
+            self.end_parts()
             run(_settle(self._call, self._use.final(), SETTLE_SECONDS))
 
     def __enter__(self) -> Self:
@@ -250,6 +284,19 @@ class Reservation:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.settle()
+
+
+class Part(Protocol):
+    """An answer under way that a reservation pays for."""
+
+    def lapse(self) -> None:
+        """The money under it is no longer held: cut it."""
+
+    def stop(self) -> bool:
+        """Cut it. Whether it was under way for somebody who had not left it."""
+
+    async def added(self) -> None:
+        """Until what it used has been added."""
 
 
 class _Use:
@@ -302,12 +349,19 @@ async def _settle(call: Call, final: Final, seconds: float) -> Settled | None:
         return None
 
 
-def _settle_soon(call: Call, use: _Use) -> None:
+def _settle_soon(call: Call, use: _Use, pid: int) -> None:
     """From the collector, which may run on any thread, the loop's own too: it must not wait."""
+    if pid != os.getpid():
+        return
     thread = loop_thread()
     if not call.is_settling and not thread.loop.is_closed():
         logger.warning("A reservation was dropped without being settled: hold=%s", call.id)
         thread.loop.call_soon_threadsafe(lambda: call.settle(use.final()))
+
+
+def _as_stored(model: object) -> str:
+    """A model's name as Postgres takes it: a provider writes it, and a line must not be lost for it."""
+    return str(model or "").replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def _known_caps(caps: dict[str, Any]) -> dict[str, Any]:
@@ -364,14 +418,10 @@ def guarded(
                 ttl_ms=ttl_ms,
                 grace_period_ms=grace_period_ms,
             )
-            token = current.set(reservation)
-            try:
-                with reservation:
-                    result = _run(reservation, function, *args, **kwargs)
-                    _record_result(reservation, actual, result)
-                    return result
-            finally:
-                current.reset(token)
+            with reservation:
+                result = _run(reservation, function, *args, **kwargs)
+                _record_result(reservation, actual, result)
+                return result
 
         return paid_for
 
@@ -384,9 +434,10 @@ def _run(reservation: Reservation, function: Callable[P, R], *args: P.args, **kw
     except Exception as exc:
         _record_failure(reservation, exc)
         raise
-    if inspect.isawaitable(result) or inspect.isgenerator(result):
+    # An answer that is handed on unread would be settled before its first word.
+    if reservation.end_parts() or inspect.isawaitable(result) or inspect.isgenerator(result):
         name = getattr(function, "__qualname__", repr(function))
-        raise TypeError(f"{name} returned work for later, unpaid. Use reserve().")
+        raise TypeError(f"{name} returned work for later, unpaid. Read answers to their end inside, or use stream().")
     return result
 
 

@@ -52,6 +52,9 @@ def subject_for(
     dimensions: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The protocol's subject, without the levels that are not there. Raises ValueError for a name it cannot carry."""
+    for name, row in (("user_id", user_id), ("key_id", key_id)):
+        if row is not None and (type(row) is not int or not 0 <= row < 2**63):
+            raise ValueError(f"{name} {row!r}: write the number of its row, or None.")
     levels = {
         "tenant": tenant,
         "workspace": seat_of(user_id),
@@ -59,11 +62,24 @@ def subject_for(
         "workflow": workflow,
         "agent": None if key_id is None else f"key-{key_id}",
     }
-    subject: dict[str, Any] = {level: value for level, value in levels.items() if value is not None}
+    optional = {"workflow", "agent"}
+    subject: dict[str, Any] = {
+        level: value for level, value in levels.items() if value is not None or level not in optional
+    }
     for level, value in subject.items():
-        if not _A_VALUE.fullmatch(value):
+        if not isinstance(value, str) or not _A_VALUE.fullmatch(value):
             raise ValueError(f"{level} {value!r}: write 1 to 128 of A-Z a-z 0-9 _ . - with no sign at either end.")
-    return {**subject, "dimensions": dimensions} if dimensions else subject
+    if not dimensions:
+        return subject
+    if not isinstance(dimensions, dict) or len(dimensions) > 16 or not all(map(_is_dimension, dimensions.items())):
+        raise ValueError(
+            f"dimensions {dimensions!r}: write at most 16, each a name and a printable text of at most 256 letters."
+        )
+    return {**subject, "dimensions": dimensions}
+
+
+def _is_dimension(pair: tuple[object, object]) -> bool:
+    return all(isinstance(text, str) and len(text) <= 256 and text.isprintable() for text in pair)
 
 
 def scopes_of(subject: Mapping[str, Any]) -> list[str]:

@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import django.db
-from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db import connection
 
 from billing.engine.authority import Payer
 from billing.engine.call import Busy, Call
 from billing.engine.engine import Engine
-from billing.engine.loop import here, refuse_in_transaction, run
+from billing.engine.loop import has_engine, here, on_engine, refuse_in_transaction, refuse_on_loop, run
 from billing.engine.opening import open_call
 from billing.engine.order import Order
 from billing.engine.payers import payer_for
@@ -45,7 +47,7 @@ from chat.llm import COUNT_FAILURES, count_tokens
 from chat.pricing import price_for
 from chat.streams import Answering, Completion, Terms
 from tenants.context import current_tenant, tenant_scope
-from tenants.http import ApiError, Forbidden, Invalid
+from tenants.http import Forbidden, Invalid
 from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
@@ -92,24 +94,40 @@ def complete(messages: Sequence[Message], **options: Any) -> Completion:
 
     Inside a `guarded` function its hold pays, and what this answer used is added to what it has recorded.
     """
-    refuse_in_transaction()
+    _be_ready()
     return run(_complete(_starter(messages, options)))
 
 
 def stream(messages: Sequence[Message], **options: Any) -> Iterator[str]:
-    """Buy an answer and give its words as they come. Close the iterator to leave; it is then paid up to there."""
-    refuse_in_transaction()
-    return SyncWords(run(_starter(messages, options)()))
+    """Buy an answer and give its words as they come. Close the iterator to leave; it is then paid up to there.
+
+    Back with the first word, so that a model that fails before it is an error and no broken page. Call it in the view:
+    in a generator it would run when the request's tenant is left.
+    """
+    _be_ready()
+    return SyncWords(run(_begun(_starter(messages, options))))
 
 
 async def acomplete(messages: Sequence[Message], **options: Any) -> Completion:
-    """`complete` for async views of the plane."""
-    return await _complete(_starter(messages, options))
+    """`complete` for async views of the plane, and any other event loop."""
+    return await on_engine(_complete(_starter(messages, options)))
 
 
 async def astream(messages: Sequence[Message], **options: Any) -> Answering[Any]:
-    """`stream` for async views of the plane: iterate `events()`, call `leave()` when the reader goes."""
-    return await _starter(messages, options)()
+    """`stream` for async views of the plane: iterate `events()`, call `leave()` when the reader goes, then look at
+    `failure`: what breaks after the first word is not raised.
+    """
+    if not has_engine():
+        raise RuntimeError("astream is for async views of the plane. Here, take acomplete, or stream on a thread.")
+    return await _begun(_starter(messages, options))
+
+
+def _be_ready() -> None:
+    refuse_on_loop()
+    refuse_in_transaction()
+    # Held through a model's answer, a pool's connections run out. Without a pool a thread's connection is its own.
+    if connection.settings_dict["OPTIONS"].get("pool"):
+        connection.close()
 
 
 class SyncWords(Iterator[str]):
@@ -145,10 +163,23 @@ class SyncWords(Iterator[str]):
 
 
 def _wanted(messages: Sequence[Message], *, keep: KeepCallback | None = None, **options: Any) -> Wanted:
-    wanted = Wanted(messages, **options)
+    wanted = Wanted(_checked(messages), **options)
+    most = wanted.max_tokens
+    if most is not None and (type(most) is not int or most < 1):
+        raise ValueError(f"max_tokens {most!r}: write a whole number of at least 1, or None.")
     if keep is not None:
+        if not callable(keep) or inspect.iscoroutinefunction(keep):
+            raise TypeError(f"keep {keep!r}: write a plain function of the Completion; it is called on a thread.")
         wanted.after = _in_tenant(current_tenant(), keep)
     return wanted
+
+
+def _checked(messages: Any) -> list[Message]:
+    checked = list(messages) if isinstance(messages, Iterable) and not isinstance(messages, str) else [messages]
+    for message in checked:
+        if not isinstance(message, dict) or not all(isinstance(message.get(part), str) for part in ("role", "content")):
+            raise TypeError('messages: write a list of {"role": "user", "content": "a text"}.')
+    return checked
 
 
 def _in_tenant(tenant: Tenant | None, keep: KeepCallback) -> Callable[[Completion], Awaitable[None]]:
@@ -161,12 +192,39 @@ def _in_tenant(tenant: Tenant | None, keep: KeepCallback) -> Callable[[Completio
             with tenant_scope(tenant):
                 keep(completion)
         finally:
-            django.db.connection.close()
+            connection.close()
 
     async def after(completion: Completion) -> None:
-        await sync_to_async(inside, thread_sensitive=False)(completion)
+        async with here().keepers:
+            await _on_a_thread(functools.partial(inside, completion))
 
     return after
+
+
+async def _on_a_thread(work: Callable[[], None]) -> None:
+    """Not the loop's own threads: they look up the models' names, and take no more work once the process ends."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def told(failure: Exception | None) -> None:
+        if done.done():
+            return
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failure)
+
+    def there() -> None:
+        failure = None
+        try:
+            work()
+        except Exception as exc:  # raised where it is waited for
+            failure = exc
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(told, failure)
+
+    threading.Thread(target=there, name="keep", daemon=True).start()
+    await done
 
 
 # --- how it is bought -----------------------------------------------------------------------------------------------
@@ -177,8 +235,16 @@ Starter = Callable[[], Coroutine[Any, Any, Answering[Any]]]
 
 def _starter(messages: Sequence[Message], options: dict[str, Any]) -> Starter:
     """What begins the answer, with the payer taken from the caller's context and not from the engine's thread."""
-    wanted, outer, tenant = _wanted(messages, **options), current_reservation(), current_tenant()
+    outer, tenant = current_reservation(), current_tenant()
+    try:
+        wanted = _wanted(messages, **options)
+    except Exception:
+        if outer is not None:
+            outer.add(cost=0, outcome=Outcome.NONE, usage=Usage(0, 0))
+        raise
     if outer is not None:
+        if tenant is not None and tenant.pk != outer.tenant.pk:
+            raise NotDispatched(f"The hold is {outer.tenant.slug}'s, the call {tenant.slug}'s: buy it outside guarded.")
         return functools.partial(_begin_within, outer, wanted)
     if tenant is None:
         raise NoTenantBound
@@ -189,6 +255,16 @@ def _starter(messages: Sequence[Message], options: dict[str, Any]) -> Starter:
         return await begin(engine, payer, wanted)
 
     return start
+
+
+async def _begun(start: Starter) -> Answering[Any]:
+    answering = await start()
+    try:
+        await answering.begun()
+    except asyncio.CancelledError:
+        answering.leave()
+        raise
+    return answering
 
 
 async def _complete(start: Starter) -> Completion:
@@ -234,18 +310,35 @@ async def _begin_within(outer: Reservation, wanted: Wanted) -> Answering[Within]
         # Said to the code that is wrong: raised inside the answer, it would read as the model's failure.
         raise NotDispatched("A model is called only under a hold that is written, and not settled yet.")
     engine = here()
+    within = None
     try:
         terms = terms_for(engine, outer.payer, wanted)
-        affordable = affordable_tokens(outer.left(), terms.likely, terms.price)
-        terms.max_tokens = at_least_one(min(outer.cap(terms.max_tokens), affordable))
-    except ApiError:
+        most = at_least_one(outer.cap(terms.max_tokens))
+        terms.max_tokens = min(most, _affordable_within(outer, terms))
+        within = Within(outer, terms.likely_cost())
+        within.answering = Answering(
+            engine,
+            within,
+            as_taken(wanted.messages),
+            terms,
+            held_output=terms.max_tokens,
+            keep=None,
+            after=wanted.after,
+        )
+        return within.answering
+    except Exception:
         # Refused before the model was called: without a word of that, the outer hold is charged in full.
-        outer.add(cost=0, outcome=Outcome.NONE, usage=Usage(0, 0))
+        outer.add(cost=0, outcome=Outcome.NONE, usage=Usage(0, 0), part=within)
         raise
-    messages = as_taken(wanted.messages)
-    return Answering(
-        engine, Within(outer), messages, terms, held_output=terms.max_tokens, keep=None, after=wanted.after
-    )
+
+
+def _affordable_within(outer: Reservation, terms: Terms) -> int:
+    affordable = affordable_tokens(outer.left(), terms.likely, terms.price)
+    if affordable < 1:
+        refused = Forbidden("What is held for this request leaves no room for an answer. No model was called for it.")
+        refused.add_note("The guarded function's estimate is too small for all the answers that it buys.")
+        raise refused
+    return affordable
 
 
 class Within:
@@ -253,9 +346,14 @@ class Within:
 
     is_fitted = False
 
-    def __init__(self, outer: Reservation) -> None:
+    def __init__(self, outer: Reservation, share: int) -> None:
+        self.on_lapse: Callable[[], None] | None = None
+        self.answering: Answering[Within] | None = None
         self._outer = outer
+        self._share = share
         self._settling: asyncio.Task[Settled] | None = None
+        self._is_added = asyncio.Event()
+        outer.begin(self, share)
 
     @property
     def id(self) -> UUID:
@@ -267,15 +365,7 @@ class Within:
 
     @property
     def held(self) -> int:
-        return self._outer.left()
-
-    @property
-    def on_lapse(self) -> Callable[[], None] | None:
-        return self._outer.on_lapse
-
-    @on_lapse.setter
-    def on_lapse(self, cut: Callable[[], None] | None) -> None:
-        self._outer.on_lapse = cut
+        return self._outer.left() + (0 if self._is_added.is_set() else self._share)
 
     def note(self, used: int, *, tokens_input: int | None, tokens_output: int | None) -> None:
         """Nothing: its hold is whole from the start."""
@@ -289,11 +379,27 @@ class Within:
         return self._settling
 
     async def _add(self, final: Final) -> Settled:
-        self._outer.on_lapse = None
-        self._outer.add(
-            cost=final.cost + final.overrun, outcome=final.outcome, usage=final.usage or Usage(0, 0), model=final.model
-        )
+        usage = final.usage or Usage(0, 0)
+        paid = final.cost + final.overrun
+        self._outer.add(cost=paid, outcome=final.outcome, usage=usage, model=final.model, part=self)
+        self._is_added.set()
         return Settled(final, is_landed=True)
+
+    # --- for the hold's owner ---
+
+    def lapse(self) -> None:
+        if self.on_lapse is not None:
+            self.on_lapse()
+
+    def stop(self) -> bool:
+        if self.answering is None:
+            return False
+        is_read = not (self.answering.is_over or self.answering.is_left)
+        self.answering.stop()
+        return is_read
+
+    async def added(self) -> None:
+        await self._is_added.wait()
 
 
 def _within_what_is_held(call: Call, terms: Terms, output: int) -> int:

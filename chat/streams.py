@@ -55,6 +55,10 @@ class Terms:
     def amount(self, output: int) -> int:
         return estimate(tokens_input=self.bound, max_tokens=output, price=self.price)
 
+    def likely_cost(self) -> int:
+        """Of the longest answer that these terms allow, by what its input probably is."""
+        return estimate(tokens_input=self.likely, max_tokens=self.max_tokens, price=self.price)
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -146,21 +150,26 @@ class Answering(Generic[P]):
 
     async def events(self) -> AsyncIterator[list[str] | None]:
         """Words as they come, what is there already together; None for each stretch of silence. How it ended is said
-        by `failure` and `finished`.
+        by `failure` and `finished`. To close it is to leave.
         """
-        while True:
-            if self._fresh:
-                words, self._fresh = self._fresh, []
-                yield words
-                continue
-            if self._ended:
-                break
-            self._news.clear()
-            try:
-                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                    await self._news.wait()
-            except TimeoutError:
-                yield None
+        try:
+            while True:
+                if self._fresh:
+                    words, self._fresh = self._fresh, []
+                    yield words
+                    continue
+                if self._ended:
+                    break
+                self._news.clear()
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                        await self._news.wait()
+                except TimeoutError:
+                    yield None
+        except GeneratorExit:
+            # Closed, or dropped by a reader who did not say that he leaves.
+            self.leave()
+            raise
 
     def leave(self) -> None:
         """The reader is gone. The upstream is cut, unless it bills the rest all the same and may still report."""
@@ -172,6 +181,10 @@ class Answering(Generic[P]):
     @property
     def is_over(self) -> bool:
         return self._ended
+
+    @property
+    def is_left(self) -> bool:
+        return self._reader_left or self._cut_for is not None
 
     def leave_soon(self) -> None:
         """`leave` from any thread."""
@@ -327,7 +340,8 @@ class Answering(Generic[P]):
             self._fresh.append(self._completion.shown)
         keep = self._keep(self._completion) if self._keep is not None and outcome != Outcome.NONE else None
         settling = self.call.settle(final, keep=keep)
-        if self._after is not None:
+        # Nothing is kept of an answer that never was.
+        if self._after is not None and outcome != Outcome.NONE:
             self._engine.spawn(self._tell(self._after, self._completion, settling))
 
     async def _tell(

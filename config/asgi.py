@@ -125,11 +125,16 @@ class PlaneHandler(ASGIHandler):
         request.resolver_match = match
         view, args, kwargs = match
         if not iscoroutinefunction(view):
-            raise Http404("The plane serves async views alone.")
+            logger.error(
+                "The plane serves async views alone: %s is not, so it is 404. Move it to config/urls.py.", view
+            )
+            raise Http404
         for process_view in self._view_middleware:
             if response := await process_view(request, view, args, kwargs):
                 return response
-        return await view(request, *args, **kwargs)
+        response = await view(request, *args, **kwargs)
+        self.check_response(response, view)  # None, or a coroutine without its await
+        return response
 
     async def send_response(self, response: Response, send: Send) -> None:
         if response.streaming and not response.is_async:

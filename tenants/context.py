@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from django.db import connection
+from django_tenants.utils import get_public_schema_name
 
 if TYPE_CHECKING:
     from tenants.models import Tenant
@@ -49,8 +50,12 @@ def tenant_scope(tenant: Tenant, *, alone: bool = False) -> Iterator[None]:
     Keep the block short and never hold it across a `yield`: the consumer's code would run as this tenant.
     """
     before = _current.get()
+    was_public = connection.schema_name == get_public_schema_name()  # type: ignore[attr-defined]
     enter(tenant, alone=alone)
     try:
         yield
     finally:
-        enter(before)
+        # A thread that was lent the variable alone (asyncio.to_thread) goes back as it came: left inside this tenant,
+        # it would show these rows to whoever is next on it.
+        enter(None if was_public else before)
+        bind(before)

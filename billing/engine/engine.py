@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5.0
+KEEPERS = 4
 # An extension that failed is tried again so soon, and what lapses is noticed.
 WATCH_SECONDS = 1.0
 EXTENDED_AT_ONCE = 50
@@ -58,6 +59,8 @@ class Engine:
         self._timers: list[asyncio.Task[None]] = []
         # Connections to models, by whoever opens them; closed with ours.
         self.sessions: dict[Any, aiohttp.ClientSession] = {}
+        # What is kept of answers, each on a thread: so many at once.
+        self.keepers = asyncio.Semaphore(KEEPERS)
         # What else must end when the process does: answers under way, each by its own cut.
         self._cuts: set[Callable[[], None]] = set()
 

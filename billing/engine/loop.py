@@ -48,6 +48,21 @@ async def fetch(query: str, params: Params = None) -> list[Row]:
     return await here().store.fetch(query, params)
 
 
+def has_engine() -> bool:
+    """Whether the running loop has an engine of its own: the plane's, or the loop thread's."""
+    loop = asyncio.get_running_loop()
+    return loop in _engines or (_thread is not None and _thread.loop is loop)
+
+
+async def on_engine(work: Coroutine[Any, Any, T]) -> T:
+    """`work` on the running loop's engine, else on this process's. A loop of asyncio.run, or of one async view under
+    web, ends before its calls are settled, and an engine of its own would leave its connections behind.
+    """
+    if has_engine():
+        return await work
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop_thread().loop))
+
+
 async def close_here(seconds: float = DRAIN_SECONDS) -> None:
     """End the running loop's engine: what is under way is cut, settled, and written."""
     engine = _engines.pop(asyncio.get_running_loop(), None)
@@ -133,24 +148,36 @@ def loop_thread() -> LoopThread:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, done on this process's engine. For plain functions; blocks the calling thread."""
-    if _is_on_a_loop():
+    try:
+        refuse_on_loop()
+    except RuntimeError:
         work.close()
-        raise RuntimeError("This would stop the event loop that it is called on: await chat.calls.acomplete instead.")
+        raise
     return loop_thread().run(work)
+
+
+class NotHere(RuntimeError):
+    """A paid call where none can be made. No model was reached, so that an outer hold is not charged for it."""
+
+    reached = False
+
+
+def refuse_on_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise NotHere("This would stop the event loop that it is called on: await chat.calls.acomplete instead.")
 
 
 def refuse_in_transaction() -> None:
     """Before money is asked for: a rollback could not take a paid call back."""
-    if connections["default"].in_atomic_block:
-        raise RuntimeError("A call cannot be paid for inside a transaction: end it first.")
-
-
-def _is_on_a_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    connection = connections["default"]
+    if connection.in_atomic_block or (connection.connection is not None and not connection.autocommit):
+        raise NotHere(
+            "A call cannot be paid for inside a transaction: end it first. In tests, take TransactionTestCase, or "
+            "pytest's transactional_db."
+        )
 
 
 def cut_all() -> None:

@@ -4,6 +4,7 @@ import gc
 import json
 import threading
 import time
+from decimal import Decimal
 
 import pytest
 from django.db import connection, transaction
@@ -151,6 +152,62 @@ def test_a_cost_or_a_count_is_never_negative(workspace, use):
     with reserve(workspace.tenant, **ASK, estimate=10) as paid, pytest.raises(ValueError):
         paid.record(**use)
     assert workspace.ledger()["reserved"] == 0
+
+
+ODD = [0.5, Decimal(5), True, "5", None, 2**63]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_what_is_no_whole_number_is_refused_where_it_is_said_and_nothing_stays_held(workspace, odd):
+    with workspace.scope(), pytest.raises(ValueError, match="whole number"):
+        guarded(1_000, actual=lambda result: odd)(lambda: "done")()
+    # The function ran, and what it used is not known.
+    assert [(line.cost, line.outcome) for line in workspace.lines()] == [(1_000, "estimated")]
+    assert workspace.ledger()["reserved"] == workspace.holds() == 0
+    with pytest.raises(ValueError, match="whole number"):
+        reserve(workspace.tenant, **ASK, estimate=odd)
+    assert workspace.ledger()["reserved"] == 0
+
+
+@pytest.mark.parametrize("model", ["a\x00b", "m" * 1_000, 7, "\ud800", None], ids=repr)
+def test_an_odd_name_of_a_model_keeps_no_money_held(workspace, model):
+    with reserve(workspace.tenant, **ASK, estimate=10) as paid:
+        paid.dispatch(lambda: None)
+        paid.record(cost=3, model=model)
+    assert workspace.ledger()["spent"] == 3
+    assert workspace.ledger()["reserved"] == workspace.holds() == 0
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"action_kind": "k" * 65},
+        {"action_kind": ""},
+        {"action_name": "n" * 257},
+        {"action_name": None},
+        {"action_name": "a\x00b"},
+        {"action_tags": ["t"] * 11},
+        {"action_tags": "tag"},
+        {"grace_period_ms": -1},
+        {"ttl_ms": 5_000.5},
+        {"user_id": "abc"},
+        {"app": None},
+        {"dimensions": {"a": 5}},
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_used_is_refused_by_name_and_not_as_an_outage(workspace, odd):
+    with pytest.raises(ValueError, match=f"^{next(iter(odd))} "):
+        reserve(workspace.tenant, **{**ASK, "estimate": 10, **odd})
+    assert workspace.ledger()["reserved"] == workspace.holds() == 0
+
+
+def test_what_costs_something_is_not_recorded_as_nothing(workspace):
+    with reserve(workspace.tenant, **ASK, estimate=10) as paid:
+        paid.dispatch(lambda: None)
+        with pytest.raises(ValueError, match="none"):
+            paid.record(cost=5, outcome="none")
+        paid.record(cost=5)
 
 
 def test_a_reservation_that_is_settled_pays_for_nothing(workspace):

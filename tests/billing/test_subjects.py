@@ -26,6 +26,25 @@ def test_a_call_names_its_seat_and_feature_and_what_else_there_is():
     }
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"user_id": odd} for odd in ("7", "abc", -1, True, 2**63, 1.0)),
+        *({"key_id": odd} for odd in ("abc", -1, 2**63)),
+        *({"app": odd} for odd in (None, "", "my app", "häiku", "x" * 129, 5)),
+        *({"workflow": odd} for odd in ("", "a b", "w" * 129)),
+        *(
+            {"dimensions": odd}
+            for odd in ({"a": 5}, {"a": "x" * 257}, {"a": "\x00"}, ["a"], dict.fromkeys("0123456789abcdefg", "v"))
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_subject_cannot_carry_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=r"^(user_id|key_id|app|workflow|dimensions) .*: write "):
+        subject(**wrong)
+
+
 def test_work_that_no_member_asked_for_has_a_seat_too():
     assert subject(user_id=None)["workspace"] == "system"
 

@@ -1,6 +1,8 @@
 """Ways in which django-tenants lets tenants meet, each tried and each closed."""
 
+import contextvars
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.contrib.sessions.backends.signed_cookies import SessionStore
@@ -104,6 +106,27 @@ def test_overlapping_threads_come_back_each_to_its_own_tenant(acme, globex):
     for thread in threads:
         thread.join()
     assert problems == []
+
+
+def test_a_thread_that_was_lent_the_tenant_goes_back_to_public(acme, globex):
+    """As asyncio.to_thread lends it: the variable comes along, the connection is the thread's own."""
+
+    def work():
+        with tenant_scope(acme.tenant):
+            return connection.schema_name
+
+    def look():
+        try:
+            return connection.schema_name
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        with acme.scope():
+            assert thread.submit(contextvars.copy_context().run, work).result() == acme.tenant.schema_name
+            assert current_tenant() == acme.tenant
+        with globex.scope():
+            assert thread.submit(contextvars.copy_context().run, look).result() == "public"
 
 
 @pytest.fixture

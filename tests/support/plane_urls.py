@@ -115,6 +115,10 @@ async def fails(request: PlaneRequest) -> HttpResponse:
     }[request.GET["how"]]
 
 
+async def unfinished(request: PlaneRequest) -> Any:
+    return {"await": plain(request), "response": None}[request.GET["forgot"]]
+
+
 def sync(request: HttpRequest) -> HttpResponse:
     return HttpResponse("from a thread")
 
@@ -129,6 +133,7 @@ urlpatterns = [
     path("api/slow/", slow),
     path("api/orm/", orm),
     path("api/fails/", fails),
+    path("api/unfinished/", unfinished),
     path("api/sync/", sync),
     path("api/", api.urls),
 ]

@@ -153,7 +153,7 @@ class RawModel:
                 assert self.script is not None
                 self.script(line)
                 number += 1
-                if line.closed:
+                if bool(line.closed):
                     break
                 rest, line = line._left, Line(connection, number, self._stopping)
                 line._left = rest

@@ -118,6 +118,18 @@ def test_the_orm_cannot_be_used_on_the_loop(program, caplog):
     assert "SynchronousOnlyOperation" in caplog.text
 
 
+def test_a_sync_view_is_said_in_the_log(program, caplog):
+    assert program.get("/api/sync/").status_code == 404
+    assert "async views alone" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'plain' was never awaited")
+@pytest.mark.parametrize(("forgot", "says"), [("await", "add an 'await'"), ("response", "returned None")])
+def test_a_view_that_forgot_its_await_or_its_answer_is_said_in_the_log(program, caplog, forgot, says):
+    assert program.get(f"/api/unfinished/?forgot={forgot}").status_code == 500
+    assert says in caplog.text
+
+
 def test_no_request_takes_a_thread_or_a_connection_of_django(plane, program, acme):
     """Neither where all goes well nor where it does not: a thread's ORM would read another schema."""
     paths = ["/api/plain/", "/api/nothing/", "/api/fails/?how=crash", "/api/fails/?how=down", "/api/sync/"]

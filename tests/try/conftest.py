@@ -1,0 +1,3 @@
+from tests.support.money import lossy, model, trusted
+
+__all__ = ["lossy", "model", "trusted"]
