@@ -20,6 +20,7 @@ from billing.errors import NoTenantBound
 from billing.guard import NotDispatched, current_reservation, guarded, reserve
 from chat.calls import acomplete, astream, complete, stream
 from chat.errors import ModelFailed
+from chat.history import Message
 from tenants.context import bind, current_tenant
 from tenants.http import Forbidden
 from tenants.users.models import User
@@ -28,7 +29,7 @@ from tests.support.web import ROOT
 
 pytestmark = pytest.mark.usefixtures("app", "model")
 
-HELLO = [{"role": "user", "content": "hello"}]
+HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 PLENTY = 50_000_000
 
 
