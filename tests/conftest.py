@@ -50,6 +50,13 @@ def database(django_test_environment, django_db_blocker):
 
 
 @pytest.fixture(scope="session")
+def django_db_setup(database):
+    """pytest-django's mark and `db` stand on the same database: it would make the same one again, and stop all tests.
+    A paid call is refused in them, for they wrap a test in a transaction; `transactional_db` empties the cast's tables.
+    """
+
+
+@pytest.fixture(scope="session")
 def database_url(database) -> str:
     """The test database's address, for processes of its own."""
     from urllib.parse import quote

@@ -175,8 +175,8 @@ def refuse_in_transaction() -> None:
     connection = connections["default"]
     if connection.in_atomic_block or (connection.connection is not None and not connection.autocommit):
         raise NotHere(
-            "A call cannot be paid for inside a transaction: end it first. In tests, take TransactionTestCase, or "
-            "pytest's transactional_db."
+            "A call cannot be paid for inside a transaction: end it first. A test of one takes the fixtures of "
+            "tests/conftest.py, and neither TestCase nor django_db."
         )
 
 
