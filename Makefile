@@ -30,7 +30,7 @@ run: $(VENV)/run-installed model
 	@exec $(PY) -m config.stack.supervisor
 
 test: check model
-	@$(PY) -m config.stack.postgres run -- $(PY) -m pytest $(ARGS)
+	@$(PY) -m config.stack.postgres run -- $(PY) -m $(if $(ARGS),pytest,tests.sides) $(ARGS)
 
 # Django warns that it cannot ask a database for its history; none is needed to compare models and files.
 MISSING := -W "ignore:Got an error checking:RuntimeWarning" manage.py makemigrations --check --dry-run

@@ -23,4 +23,6 @@ for _name in (
 
 from config.settings import *  # noqa: E402, F403
 
+# Two runs side by side have a database each.
+DATABASES["default"]["TEST"]["NAME"] = os.environ.get("TEST_DATABASE", "test_app")  # noqa: F405
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -101,6 +101,9 @@ class Room:
 
     def _hook(self) -> str:
         answer = self.probe.admin.post("/v1/admin/webhooks", params={"tenant_id": self.acme.tenant_id}, json=HOOK)
+        if answer.status_code == 400:  # an earlier call restricted where a webhook may go
+            self.probe.admin.put("/v1/admin/config/webhook-security", json={"allowed_url_patterns": []})
+            answer = self.probe.admin.post("/v1/admin/webhooks", params={"tenant_id": self.acme.tenant_id}, json=HOOK)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["subscription"]["subscription_id"])
 
