@@ -150,7 +150,6 @@ class Reservation:
         self.context = Context(call.hold.slices[0].reservation_id or "", call.held, self.caps)
         self._call = call
         self._use = _Use(call)
-        self._parts: dict[Part, int] = {}  # answers under way that it pays for, each with its share of the hold
         self._pid = os.getpid()
         # Dropped without a word, it is settled by what it said so far: the timer would hold its money for ever.
         self._finalizer = weakref.finalize(self, _settle_soon, call, self._use, self._pid)
@@ -177,6 +176,16 @@ class Reservation:
         return self._call.payer
 
     @property
+    def on_lapse(self) -> Callable[[], None] | None:
+        """Called when the authority stops holding the money under the work: cut it. Answers are cut by themselves."""
+        return self._use.on_lapse
+
+    @on_lapse.setter
+    def on_lapse(self, cut: Callable[[], None] | None) -> None:
+        self._use.on_lapse = cut
+        self._call.on_lapse = self._use.lapse
+
+    @property
     def pays(self) -> bool:
         """Whether a model may be called under it now."""
         return self._call.pays and self._is_ours
@@ -196,16 +205,13 @@ class Reservation:
 
     def left(self) -> int:
         """Microcents of the hold that nothing has been recorded for, nor promised to an answer under way."""
-        return max(0, self._call.held - (self._use.cost or 0) - sum(self._parts.values()))
+        return max(0, self._call.held - (self._use.cost or 0) - sum(self._use.parts.values()))
 
     def begin(self, part: Part, share: int) -> None:
         """An answer is bought under this hold, for at most `share`. On the engine's loop."""
-        self._parts[part] = share
-        self._call.on_lapse = self._lapse
-
-    def _lapse(self) -> None:
-        for part in list(self._parts):
-            part.lapse()
+        self._use.parts[part] = share
+        # Not a method of ours: the engine would hold on to a reservation that everybody else has dropped.
+        self._call.on_lapse = self._use.lapse
 
     def dispatch(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Write down that the model is about to be called, give the connection back, and call it. Once.
@@ -253,14 +259,14 @@ class Reservation:
         """What one more answer under this hold used; `part` is then over."""
         self._use.add(cost, outcome, usage, model)
         if part is not None:
-            self._parts.pop(part, None)
+            self._use.parts.pop(part, None)
 
     def end_parts(self) -> bool:
         """Cut the answers that are still under way, and add what they used. Whether anybody still meant to read one."""
-        return bool(self._parts) and self._is_ours and run(self._end_parts())
+        return bool(self._use.parts) and self._is_ours and run(self._end_parts())
 
     async def _end_parts(self) -> bool:
-        parts = list(self._parts)
+        parts = list(self._use.parts)
         read = [part.stop() for part in parts]
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS):
@@ -308,6 +314,14 @@ class _Use:
         self._outcome = Outcome.ESTIMATED
         self._usage: Usage | None = None
         self._model = ""
+        self.parts: dict[Part, int] = {}  # answers under way that it pays for, each with its share of the hold
+        self.on_lapse: Callable[[], None] | None = None
+
+    def lapse(self) -> None:
+        if self.on_lapse is not None:
+            self.on_lapse()
+        for part in list(self.parts):
+            part.lapse()
 
     def set(self, cost: int, outcome: Outcome, usage: Usage | None, model: str) -> None:
         self.cost, self._outcome, self._usage = cost, outcome, usage

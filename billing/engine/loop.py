@@ -14,6 +14,8 @@ import os
 import signal
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
+from contextvars import Context
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -60,7 +62,7 @@ async def on_engine(work: Coroutine[Any, Any, T]) -> T:
     """
     if has_engine():
         return await work
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop_thread().loop))
+    return await asyncio.wrap_future(loop_thread().submit(work))
 
 
 async def close_here(seconds: float = DRAIN_SECONDS) -> None:
@@ -128,8 +130,14 @@ class LoopThread:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin `work`, with nothing of the caller's context: what the engine keeps open would keep its tenant bound,
+        and its reservation alive.
+        """
+        return Context().run(asyncio.run_coroutine_threadsafe, work, self.loop)
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+        return self.submit(work).result()
 
     def stop(self) -> None:
         self.run(close_here())

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 import json
 import os
 import subprocess
@@ -114,6 +115,15 @@ def test_what_a_reservation_dispatches_is_paid_by_it_and_not_twice(workspace, up
         answer = paid.dispatch(complete, HELLO)
     assert [(line.app, line.cost) for line in workspace.settled()] == [("haiku", answer.cost)]
     assert current_reservation() is None
+
+
+def test_a_reservation_that_paid_for_an_answer_and_is_dropped_is_settled_by_it(workspace, upstream):
+    with workspace.scope():
+        paid = reserve(app="haiku", action_kind="k", action_name="n", estimate=PLENTY)
+        cost = paid.dispatch(complete, HELLO).cost
+    del paid
+    gc.collect()
+    assert [line.cost for line in workspace.settled(lines=1)] == [cost]
 
 
 def test_a_hold_does_not_pay_for_another_tenant(workspace, globex, upstream):
