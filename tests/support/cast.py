@@ -89,8 +89,8 @@ class Workspace:
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            found = self.lines()
             is_over = not self.holds() and not self.ledger()["reserved"]
+            found = self.lines()  # after it: a call may end between the two
             if is_over and (lines is None or len(found) >= lines):
                 return found
             time.sleep(0.02)
