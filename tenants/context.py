@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection
 from django_tenants.utils import get_public_schema_name
 
 if TYPE_CHECKING:
@@ -41,6 +41,23 @@ def enter(tenant: Tenant | None, *, alone: bool = False) -> None:
         connection.set_schema_to_public()  # type: ignore[attr-defined]  # django-tenants adds both
     else:
         connection.set_tenant(tenant, include_public=not alone)  # type: ignore[attr-defined]
+
+
+class WrongSchema(RuntimeError):
+    """The code works for a tenant, and its connection would show another schema's rows: public's, on a lent thread."""
+
+
+def refuse_another_schema(connection: Any, **kwargs: Any) -> None:
+    """Told of each connection that Django opens. Django's async ORM works on a thread that was never entered: it would
+    answer with public's rows, and a count of them looks like an answer.
+    """
+    tenant = current_tenant()
+    if tenant is not None and connection.alias == DEFAULT_DB_ALIAS and connection.schema_name != tenant.schema_name:
+        connection.close()
+        raise WrongSchema(
+            "This thread is not inside the tenant that is bound. Use tenant_scope() around a sync function, or "
+            "billing.engine.fetch with the schema named."
+        )
 
 
 @contextmanager

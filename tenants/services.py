@@ -61,6 +61,7 @@ def ensure_schema(tenant: Tenant) -> None:
     with _lock(f"tenant-schema:{tenant.pk}"):
         _ensure_created(tenant)
         before = current_tenant()
+        enter(None)
         try:
             call_command("migrate_schemas", tenant=True, schema_name=tenant.schema_name, interactive=False, verbosity=0)
         finally:

@@ -15,6 +15,7 @@ from psycopg_pool import PoolTimeout
 from tenants.api import Api, Body
 from tenants.context import current_tenant
 from tenants.http import Forbidden, PlaneRequest
+from tenants.users.models import User
 
 router = Router()
 
@@ -50,6 +51,11 @@ def who(request: PlaneRequest) -> dict[str, Any]:
         "key_id": request.asker.key_id,
         "auth": request.auth.pk,
     }
+
+
+async def async_orm(request: PlaneRequest) -> HttpResponse:
+    """On a thread of Django's, whose connection was never entered."""
+    return JsonResponse({"users": await User.objects.acount()})
 
 
 async def plain(request: PlaneRequest) -> HttpResponse:
@@ -132,6 +138,7 @@ urlpatterns = [
     path("api/told/", told),
     path("api/slow/", slow),
     path("api/orm/", orm),
+    path("api/async-orm/", async_orm),
     path("api/fails/", fails),
     path("api/unfinished/", unfinished),
     path("api/sync/", sync),

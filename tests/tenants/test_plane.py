@@ -118,6 +118,12 @@ def test_the_orm_cannot_be_used_on_the_loop(program, caplog):
     assert "SynchronousOnlyOperation" in caplog.text
 
 
+def test_the_async_orm_does_not_answer_with_publics_rows(program, caplog):
+    response = program.get("/api/async-orm/")
+    assert (response.status_code, response.json()["error"]) == (500, "internal_error")
+    assert "WrongSchema" in caplog.text
+
+
 def test_a_sync_view_is_said_in_the_log(program, caplog):
     assert program.get("/api/sync/").status_code == 404
     assert "async views alone" in caplog.text
