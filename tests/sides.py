@@ -13,7 +13,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 # The rest is on the other side. Move a folder when one side takes much longer.
-ONE_SIDE = ("authority", "protocol", "stack", "e2e", "isolation", "config")
+ONE_SIDE = ("authority", "protocol", "stack", "isolation", "config", "e2e")
 
 
 def main(arguments: list[str]) -> int:

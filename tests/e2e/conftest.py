@@ -32,7 +32,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
     if CHROMIUM is None:
         pytest.skip("There is no Chromium on this machine: install Debian's package chromium to run the browser tests.")
@@ -47,7 +47,7 @@ def browser():
     os.environ.pop("DJANGO_ALLOW_ASYNC_UNSAFE")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def model():
     """The embedded model in a process of its own."""
     folder = state_dir() / "model"
@@ -113,14 +113,14 @@ class Stack:
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def web(app, database_url, authority, model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stack")
     with Stack(folder, database_url=database_url, authority=authority, MODEL_PORT=str(model)) as stack:
         yield stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def odd(app, database_url, authority, upstream_server, tmp_path_factory):
     """The same on the fake upstream, which does as it is told."""
     variables = {
