@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from billing.api import Budget, Cost
 from billing.middleware import preflighted
-from chat import calls, services
+from chat import services
+from chat.buying import ACTION
 from chat.shapes import MaxTokens, Text, Tokens
 from tenants.api import Body, StrictParser, failures
 from tenants.http import ApiError, TenantRequest
@@ -51,7 +52,7 @@ def _summary_needs(request: HttpRequest) -> int | None:
 
 
 @router.post("/summarize/", summary="Summarize a text", response={200: Summary, **_FAILURES})
-@preflighted(app="summarize", action_kind=calls.ACTION, action_name="summarize", needs=_summary_needs)
+@preflighted(app="summarize", action_kind=ACTION, action_name="summarize", needs=_summary_needs)
 def summarize(request: TenantRequest, payload: SummarizeBody) -> dict[str, Any]:
     """A few sentences for a long text."""
     assert request.asker is not None  # ninja's auth has seen to it

@@ -32,7 +32,7 @@ from billing.money import usd
 from billing.plans import PLANS
 from billing.prices import estimate
 from chat import calls
-from chat.calls import DEFAULT_MAX_TOKENS, Known, Wanted
+from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Known, Wanted, begin
 from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, prompt_bound, prompt_bytes
 from chat.pricing import price_for
@@ -144,7 +144,7 @@ async def _reply(
             completion,
         ),
     )
-    answering = await calls.begin(engine, payer, wanted)
+    answering = await begin(engine, payer, wanted)
     return Reply(answering, conversation.id or _number_of(answering.call))
 
 
@@ -356,7 +356,7 @@ def _least(messages: list[Message], **who: Any) -> int:
 @guarded(
     estimate=_most,
     least=_least,
-    action_kind=calls.ACTION,
+    action_kind=ACTION,
     action_name=lambda messages, **kw: settings.LLM_MODEL,
     app="summarize",
     user_id=lambda messages, *, user_id, **kw: user_id,

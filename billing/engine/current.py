@@ -6,6 +6,6 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from billing.guard import Reservation
+    from billing.reservations import Reservation
 
 current: ContextVar[Reservation | None] = ContextVar("current_reservation", default=None)

@@ -1,0 +1,173 @@
+"""How an answer is bought: what is held for it at first, what it may become, and the call that pays.
+
+Owns `Wanted` and `begin`. Must not know who asked, nor conversations.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from billing.engine.authority import Payer
+from billing.engine.call import Busy, Call
+from billing.engine.engine import Engine
+from billing.engine.opening import open_call
+from billing.engine.order import Order
+from billing.engine.rules import first_output, likely_tokens, overhead
+from billing.engine.settling import Final, Keep
+from billing.outcomes import Outcome
+from billing.plans import PLANS
+from billing.prices import affordable_tokens, estimate
+from billing.subjects import subject_for
+from chat.dialect import dialect_for
+from chat.errors import ConversationBusy
+from chat.history import Message, as_taken, overhead_bound, prompt_bytes, text_bound
+from chat.llm import COUNT_FAILURES, count_tokens
+from chat.pricing import price_for
+from chat.streams import Answering, Completion, Terms
+from tenants.http import Forbidden, Invalid
+
+DEFAULT_MAX_TOKENS = 512
+ACTION = "llm.completion"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a prompt's beginning: the tokens that its last report counted, and the bytes they stand for."""
+
+    tokens: int
+    bytes: int
+
+
+@dataclass(slots=True)
+class Wanted:
+    """One answer that is to be bought."""
+
+    messages: Sequence[Message]
+    model: str = ""
+    max_tokens: int | None = None
+    app: str = "app"
+    user_id: int | None = None
+    key_id: int | None = None
+    workflow: str | None = None
+    dimensions: dict[str, str] | None = None
+    action_name: str = ""
+    busy_key: str | None = None
+    numbered_by: str = ""
+    known: Known | None = None
+    keep_rows: Callable[[Call, Completion], Keep | None] | None = None
+    after: Callable[[Completion], Awaitable[None]] | None = None
+    tags: list[str] | None = None
+
+
+async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]:
+    """Hold the money, write the hold, and start the answer. The caller reads it, or leaves it."""
+    terms = terms_for(engine, payer, wanted)
+    messages = as_taken(wanted.messages)
+    output = first_output(terms.habit, terms.max_tokens, whole=terms.dialect.bills_after_cut)
+    with engine.place_for(payer.subject_tenant):
+        call = await open_call(engine, _order(payer, wanted, messages, terms, output))
+    try:
+        held_output = _within_what_is_held(call, terms, output)
+        await call.dispatch()
+        return Answering(
+            engine,
+            call,
+            messages,
+            terms,
+            held_output=held_output,
+            keep=functools.partial(wanted.keep_rows, call) if wanted.keep_rows else None,
+            after=wanted.after,
+        )
+    except Busy:
+        raise ConversationBusy from None
+    except BaseException:
+        call.settle(Final(0, Outcome.NONE))
+        raise
+
+
+def _within_what_is_held(call: Call, terms: Terms, output: int) -> int:
+    """Lower the terms to the caps and to the amount granted. Tokens of output that are held."""
+    terms.max_tokens = at_least_one(min(terms.max_tokens, call.max_tokens))
+    if call.is_fitted:
+        output = affordable_tokens(call.held, terms.bound, terms.price)
+        terms.max_tokens = at_least_one(min(terms.max_tokens, output))
+    return min(output, terms.max_tokens)
+
+
+def at_least_one(max_tokens: int) -> int:
+    """A cap of 0 is a cap: it allows no answer, and some models read a 0 as "without limit"."""
+    if max_tokens < 1:
+        raise Forbidden("This workspace's limits allow no answer just now.")
+    return max_tokens
+
+
+def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
+    """What the call is bought at. Raises ModelNotPriced, or Invalid for messages that no model takes."""
+    model = wanted.model or settings.LLM_MODEL
+    price = price_for(model)
+    messages = as_taken(wanted.messages)
+    if not messages:
+        raise Invalid({"messages": ["Send at least one message that is not blank."]})
+    habit = engine.habits.of(model, wanted.app)
+    size = prompt_bytes(messages)
+    bound = text_bound(messages) + overhead(habit, len(messages), overhead_bound(messages))
+    likely = likely_tokens(size, habit.input_ratio)
+    if (known := wanted.known) is not None and size >= known.bytes:
+        likely = known.tokens + likely_tokens(size - known.bytes, habit.input_ratio)
+    return Terms(
+        model=model,
+        app=wanted.app,
+        price=price,
+        dialect=dialect_for(model),
+        habit=habit,
+        max_tokens=min(wanted.max_tokens or DEFAULT_MAX_TOKENS, PLANS[payer.plan].max_tokens),
+        bound=bound,
+        likely=min(likely, bound),
+        size=size,
+    )
+
+
+def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Terms, output: int) -> Order:
+    def fit(remaining: int) -> int:
+        tokens = min(affordable_tokens(remaining, terms.bound, terms.price), output)
+        return terms.amount(tokens) if tokens >= 1 else 0
+
+    async def tighten() -> int | None:
+        try:
+            counted = await count_tokens(messages, model=terms.model, dialect=terms.dialect)
+        except COUNT_FAILURES:
+            counted = None
+        if counted is None or counted >= terms.bound:
+            return None
+        terms.bound = counted
+        terms.likely = min(terms.likely, counted)
+        return terms.amount(output)
+
+    return Order(
+        payer=payer,
+        subject=subject_for(
+            tenant=payer.subject_tenant,
+            user_id=wanted.user_id,
+            app=wanted.app,
+            workflow=wanted.workflow,
+            key_id=wanted.key_id,
+            dimensions=wanted.dimensions,
+        ),
+        action_kind=ACTION,
+        action_name=wanted.action_name or terms.model,
+        amount=terms.amount(output),
+        user_id=wanted.user_id,
+        model=terms.model,
+        least=estimate(tokens_input=terms.likely, max_tokens=0, price=terms.price),
+        tokens_input=terms.likely,
+        busy_key=wanted.busy_key,
+        numbered_by=wanted.numbered_by,
+        tags=wanted.tags,
+        fit=fit if PLANS[payer.plan].fits else None,
+        tighten=tighten,
+        affordable=lambda remaining: affordable_tokens(max(0, remaining), terms.bound, terms.price),
+    )
