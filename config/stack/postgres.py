@@ -145,13 +145,22 @@ def _run(command: list[str]) -> int:
 
 def _call(command: list[str]) -> int:
     """Run it to its end. A Ctrl-C reaches it from the terminal, a TERM is handed on: it ends first."""
-    child = subprocess.Popen(command)
+    children: list[subprocess.Popen[bytes]] = []
+    told: list[int] = []
 
     def hand_on(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
+        told.append(number)
+        for child in children:
+            child.send_signal(number)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Before there is a child: a TERM in between would end us and not it.
     signal.signal(signal.SIGTERM, hand_on)
+    child = subprocess.Popen(command)
+    children.append(child)
+    if told:
+        child.send_signal(told[0])
+    # Not before: what is ignored stays ignored in the command.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     code = child.wait()
     return code if code >= 0 else 128 - code
 

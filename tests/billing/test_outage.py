@@ -11,6 +11,7 @@ from billing.client import default_client, install_default_client
 
 pytestmark = pytest.mark.usefixtures("upstream")
 
+PATIENCE = 2.0  # the default of production
 PATHS = [("/api/chat/", {"prompt": "hello"}), ("/api/summarize/", {"text": "hello"})]
 
 
@@ -44,11 +45,12 @@ def hung(settings):
 
 
 def _authority_at(settings, url):
-    before = (settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL)
+    before = (settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL, settings.CYCLES_READ_TIMEOUT)
     settings.CYCLES_BASE_URL = settings.CYCLES_ADMIN_URL = url
+    settings.CYCLES_READ_TIMEOUT = PATIENCE
     install_default_client()
     yield
-    settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL = before
+    settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL, settings.CYCLES_READ_TIMEOUT = before
     install_default_client()
 
 
@@ -122,9 +124,10 @@ def test_an_authority_that_is_killed_and_comes_back_is_used_again(workspace, ups
     assert default_client().get_balances(tenant=workspace.account.subject_tenant).is_success
 
 
-def test_an_authority_that_is_frozen_in_its_tracks_is_503(workspace, upstream, authority):
+def test_an_authority_that_is_frozen_in_its_tracks_is_503(workspace, upstream, authority, settings):
     import psutil
 
+    settings.CYCLES_READ_TIMEOUT = PATIENCE
     api = workspace.api()
     children = psutil.Process(authority.process.pid).children(recursive=True)
     for child in children:

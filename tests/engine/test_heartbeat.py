@@ -58,6 +58,7 @@ def hung(settings):
     before = settings.CYCLES_BASE_URL
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
         settings.CYCLES_BASE_URL = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        settings.CYCLES_READ_TIMEOUT = 2.0
         yield
         settings.CYCLES_BASE_URL = before
 

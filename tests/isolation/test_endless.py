@@ -16,7 +16,7 @@ from tests.support.crash import Reader, model_variables
 from tests.support.factories import WorkspaceFactory
 from tests.support.front import Front
 from tests.support.jobs import until
-from tests.support.plane import PlaneProcess
+from tests.support.plane import PlaneProcess, forget_habits
 from tests.support.web import WebProcess
 
 pytestmark = pytest.mark.slow
@@ -42,6 +42,7 @@ def ended(app, database_url, authority, upstream_server, tmp_path_factory):
     """
     upstream = upstream_server
     upstream.reset()
+    forget_habits()
     upstream.tokens, upstream.delay_between = ["word "] * 600, 0.1
     options = {"database_url": database_url, "authority": authority, **model_variables(upstream)}
     workspaces = {name: WorkspaceFactory() for name in (*STREAMS, "summary")}
