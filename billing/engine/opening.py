@@ -36,7 +36,7 @@ async def open_call(engine: Engine, order: Order) -> Call:
 
     Raises a BudgetError: denied, on hold, not reached. Then nothing is held, or it is released in the background.
     """
-    deadline = time.monotonic() + (engine.wait_seconds if order.wait_seconds is None else order.wait_seconds)
+    deadline = time.monotonic() + engine.wait_seconds
     scopes = scopes_of(order.subject)
     denied = "BUDGET_EXCEEDED"
     line = next((scope for scope in scopes if not engine.lines.is_empty(scope)), None)

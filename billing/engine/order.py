@@ -51,7 +51,6 @@ class Order:
     tags: list[str] | None = None
     grace_ms: int | None = None
     ttl_ms: int = TTL_MS
-    wait_seconds: float | None = None
     fit: Callable[[int], int] | None = None
     tighten: Callable[[], Awaitable[int | None]] | None = None
     affordable: Callable[[int], int] | None = None
