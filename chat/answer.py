@@ -261,15 +261,16 @@ class Answer:
 
     def estimate(self, *, tokens_input: int, max_output: int, tokens_per_byte: float = 0.25) -> Usage:
         """What was reported of the use, and the rest as we count it."""
-        reports, output = self._reports, self.counted(tokens_per_byte)
+        reports, output, cached = self._reports, self.counted(tokens_per_byte), 0
         if reports.tokens_input is not None:
             tokens_input = reports.tokens_input
+            cached = min(reports.cached, tokens_input)
         elif reports.total is not None and not self.report_is_stale:
             # The sum is known, its parts are not: what we do not think to be input is output.
             tokens_input = min(tokens_input, max(reports.total - self.deltas, 0))
             output = reports.total - tokens_input
         output = min(max(output, reports.tokens_output or 0), max_output)
-        return Usage(tokens_input, output, reasoning=min(reports.reasoning, output))
+        return Usage(tokens_input, output, cached=cached, reasoning=min(reports.reasoning, output))
 
     def stand_in(self) -> str:
         """A sentence to show where an answer ended without words; none where it has words. Never the model's own."""

@@ -20,7 +20,7 @@ from billing.engine.rules import first_output, likely_tokens, overhead
 from billing.engine.settling import Final, Keep
 from billing.outcomes import Outcome
 from billing.plans import PLANS
-from billing.prices import affordable_tokens, estimate
+from billing.prices import Usage, affordable_tokens, cost
 from billing.subjects import subject_for
 from chat.dialect import dialect_for
 from chat.errors import ConversationBusy
@@ -162,7 +162,7 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         amount=terms.amount(output),
         user_id=wanted.user_id,
         model=terms.model,
-        least=estimate(tokens_input=terms.likely, max_tokens=0, price=terms.price),
+        least=cost(Usage(terms.likely, 0), terms.price),
         tokens_input=terms.likely,
         busy_key=wanted.busy_key,
         numbered_by=wanted.numbered_by,

@@ -38,5 +38,5 @@ def _price(model: str) -> Price | None:
 
 def _configured() -> tuple[str, dict[str, Price]]:
     """The default model, and the prices that the operator has set."""
-    prices = {model: Price(input=p["input"], output=p["output"]) for model, p in settings.LLM_PRICES.items()}
+    prices = {model: Price(**sides) for model, sides in settings.LLM_PRICES.items()}
     return settings.LLM_MODEL, prices

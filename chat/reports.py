@@ -92,6 +92,10 @@ class Reports:
         return self._most.get("total")
 
     @property
+    def cached(self) -> int:
+        return self._most.get("cached", 0)
+
+    @property
     def reasoning(self) -> int:
         return self._most.get("reasoning", 0)
 
@@ -103,7 +107,7 @@ class Reports:
         return Usage(
             tokens_input=tokens_input,
             tokens_output=tokens_output,
-            cached=min(self._most.get("cached", 0), tokens_input),
+            cached=min(self.cached, tokens_input),
             reasoning=min(self.reasoning, tokens_output),
         )
 

@@ -367,7 +367,7 @@ class Answering(Generic[P]):
         was_left = self._cut_for is not None or self._reader_left
         if was_left and terms.dialect.bills_after_cut and outcome != Outcome.EXACT:
             # It goes on writing, and billing, up to the most that it was asked for.
-            return Usage(usage.tokens_input, min(terms.max_tokens, self._held_output)), Outcome.ESTIMATED
+            return replace(usage, tokens_output=min(terms.max_tokens, self._held_output)), Outcome.ESTIMATED
         if self.failure is not None and outcome != Outcome.EXACT:
             return usage, self.failure.outcome
         return usage, outcome

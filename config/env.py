@@ -178,7 +178,8 @@ def database_from_url(url: str) -> dict[str, Any]:
 
 
 def envprices(name: str) -> dict[str, dict[str, int]]:
-    """Prices by model: `{"m": {"input": 0.15, "output": "0.60"}}`, USD per million tokens.
+    """Prices by model: `{"m": {"input": 0.15, "output": "0.60"}}`, USD per million tokens; `cached_input` and
+    `reasoning` may stand beside.
 
     Returns microcents per million tokens. Decimals are read exactly, never as floats; what is not a whole
     number of microcents, negative or missing is refused, for an unpriced side is an unlimited one.
@@ -202,8 +203,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _price(sides: dict[str, Any]) -> dict[str, int]:
-    if set(sides) != {"input", "output"}:
-        raise ValueError("each model needs exactly input and output")
+    # One misspelt is a price not set.
+    if not {"input", "output"} <= set(sides) <= {"input", "output", "cached_input", "reasoning"}:
+        raise ValueError("each model needs input and output, may have cached_input and reasoning, and nothing else")
     return {side: _microcents(value) for side, value in sides.items()}
 
 

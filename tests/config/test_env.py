@@ -42,9 +42,11 @@ def test_an_address_that_is_none_is_refused(monkeypatch, raw):
 
 
 def test_prices_are_read_exactly(monkeypatch):
-    monkeypatch.setenv("X", '{"m": {"input": 0.15, "output": "0.60"}, "n": {"input": 0, "output": 10}}')
+    given = '{"m": {"input": 0.15, "output": "0.60"}, "n": {"input": 0, "output": 10}, "o": %s}'
+    monkeypatch.setenv("X", given % '{"input": 1, "output": 2, "cached_input": 0.1, "reasoning": "2.5"}')
     assert env.envprices("X") == {
         "m": {"input": 15_000_000, "output": 60_000_000},
+        "o": {"input": 10**8, "output": 2 * 10**8, "cached_input": 10**7, "reasoning": 25 * 10**7},
         "n": {"input": 0, "output": 1_000_000_000},
     }
 
@@ -56,6 +58,7 @@ def test_prices_are_read_exactly(monkeypatch):
         '{"m": {"input": "x", "output": 1}}', '{"m": {"input": NaN, "output": 1}}',
         '{"m": {"input": 0.000000001, "output": 1}}', '{"m": {"input": true, "output": 1}}',
         '{"m": {"input": null, "output": 1}}', '{"m": {"input": 1, "output": 1, "cached": 1}}',
+        '{"m": {"input": 1, "output": 1, "cached_input": null}}', '{"m": {"input": 1, "output": 1, "reasoning": -1}}',
     ],
 )  # fmt: skip
 def test_a_price_that_is_none_is_refused(monkeypatch, raw):
