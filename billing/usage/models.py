@@ -1,45 +1,15 @@
-"""UsageLine: one settled call, by what was charged for it. In each tenant's schema; refers to nothing outside."""
+"""UsageLine: one settled call of a tenant. In each tenant's schema; refers to nothing outside."""
 
 from __future__ import annotations
 
 from django.db import models
-from django.db.models import Q
 
-from billing.outcomes import Outcome
+from billing.lines import NOT_NEGATIVE, SettledCall
 
 
-class UsageLine(models.Model):
-    """Figures are microcents and tokens. `hold` is the key under which the authority knows the call."""
-
-    Outcome = Outcome
-
-    id = models.BigAutoField(primary_key=True)
-    hold = models.UUIDField(unique=True)
-    reservation_id = models.CharField(max_length=200)
-    user_id = models.BigIntegerField(null=True)
-    app = models.CharField(max_length=128)
-    action = models.CharField(max_length=256)
-    model = models.CharField(max_length=200, blank=True)
-    tokens_input = models.BigIntegerField(null=True)
-    tokens_output = models.BigIntegerField(null=True)
-    # Parts of the two above, where the provider says them.
-    tokens_cached = models.BigIntegerField(null=True)
-    tokens_reasoning = models.BigIntegerField(null=True)
-    estimate = models.BigIntegerField()
-    cost = models.BigIntegerField()
-    # What a provider reported above the hold: the operator's loss, never the customer's debt.
-    overrun = models.BigIntegerField(default=0)
-    outcome = models.CharField(max_length=10, choices=Outcome.choices)
-    created_at = models.DateTimeField()
-    settled_at = models.DateTimeField(auto_now_add=True)
+class UsageLine(SettledCall):
+    """One settled call that the tenant paid for."""
 
     class Meta:
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(cost__gte=0) & Q(estimate__gte=0) & Q(overrun__gte=0), name="usage_is_not_negative"
-            )
-        ]
+        constraints = [models.CheckConstraint(condition=NOT_NEGATIVE, name="usage_is_not_negative")]
         indexes = [models.Index(fields=["-settled_at"], name="usage_newest", include=["cost"])]
-
-    def __str__(self) -> str:
-        return f"{self.action}: {self.cost}"
