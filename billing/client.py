@@ -1,4 +1,4 @@
-"""One client of the budget authority for all tenants, and what its answers mean.
+"""One client of the budget authority for all tenants and the house, and what its answers mean.
 
 Owns routing (each call goes under its tenant's key), `translate` (every outside failure sorted in one place) and the
 process's default client. Asks nothing of the context or the ORM inside a call: creates and extends run in bare
@@ -28,6 +28,7 @@ from billing.errors import (
     AuthorityUnavailable,
     BudgetDenied,
     BudgetError,
+    NoHouseAccount,
     NoTenantBound,
     NotProvisioned,
     OnHold,
@@ -37,6 +38,7 @@ from billing.keys import unseal
 from billing.models import Account
 from billing.money import UNIT
 from tenants.context import current_tenant
+from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,10 @@ AuthorityRefusal = CyclesProtocolError
 Body = BaseModel | dict[str, Any]
 # Splits "<tenant>~<id>": no tenant id and no UUID has one, and a path takes it unescaped.
 SEPARATOR = "~"
+# Begins what a refusal says that was meant for the house: to those who ask in a workspace it must not look like theirs.
+HOUSE_WAS_REFUSED = "[house]"
+# Whom a paid function names as its payer: current_subject_tenant or house_subject_tenant, and none of one's own.
+WhoPays = Callable[..., str]
 # Of a request that did not leave this machine.
 NOT_SENT = "NOT_SENT"
 
@@ -176,7 +182,19 @@ class RoutedClient(CyclesClient):
         if answer.status_code == 401:
             # Revoked or rotated elsewhere: the next call reads the account again.
             self.keys.forget(tenant)
-        return self._handle_response(answer)
+        response = self._handle_response(answer)
+        return response if response.is_success or tenant != settings.CYCLES_TENANT else _marked(response)
+
+
+def _marked(response: CyclesResponse) -> CyclesResponse:
+    response.error_message = f"{HOUSE_WAS_REFUSED} {response.error_message}"
+    if isinstance(response.body, dict):
+        response.body["message"] = response.error_message
+    return response
+
+
+def is_of_the_house(refused: CyclesProtocolError) -> bool:
+    return HOUSE_WAS_REFUSED in str(refused)
 
 
 def _as_dict(request: Body) -> dict[str, Any]:
@@ -218,16 +236,19 @@ def install_default_client() -> None:
                 base_url=settings.CYCLES_BASE_URL,
                 # One journal identity for all tenants; each request carries its own tenant's key instead.
                 api_key="routed",
-                # No tenant here: a `tenant=` that returns None would silently book to it.
+                # No tenant here, not even the house's: a `tenant=` that returns None would silently book to it.
                 tenant=None,
+                app=settings.CYCLES_APP or None,
                 connect_timeout=settings.CYCLES_CONNECT_TIMEOUT,
                 read_timeout=settings.CYCLES_READ_TIMEOUT,
+                retry_enabled=settings.CYCLES_RETRY_ENABLED,
+                retry_max_attempts=settings.CYCLES_RETRY_MAX_ATTEMPTS,
+                retry_initial_delay=settings.CYCLES_RETRY_INITIAL_DELAY,
+                retry_multiplier=settings.CYCLES_RETRY_MULTIPLIER,
+                retry_max_delay=settings.CYCLES_RETRY_MAX_DELAY,
+                retry_flush_timeout=settings.CYCLES_RETRY_FLUSH_TIMEOUT,
+                journal_enabled=settings.CYCLES_JOURNAL_ENABLED,
                 journal_dir=settings.CYCLES_JOURNAL_DIR,
-                # A commit that cannot be delivered is tried for an hour and more, every half minute at last: with the
-                # client's five attempts an outage of 16 s left a call unpaid until the process was started again.
-                retry_max_attempts=200,
-                # What is left at the end is in the journal; nobody should wait for it.
-                retry_flush_timeout=2.0,
             ),
             KeyRing(_find_key),
         )
@@ -235,7 +256,9 @@ def install_default_client() -> None:
 
 
 def _find_key(subject_tenant: str) -> str | None:
-    """The key of an account, read on a connection of its own that is closed again."""
+    """The house's key, by the settings; else an account's, read on a connection of its own that is closed again."""
+    if settings.CYCLES_TENANT and subject_tenant == settings.CYCLES_TENANT:
+        return str(settings.CYCLES_API_KEY)
     params = connection.get_connection_params()
     wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
     with psycopg.connect(**wanted, autocommit=True) as own:
@@ -271,6 +294,41 @@ def current_subject_tenant(*args: Any, **kwargs: Any) -> str:
     if tenant is None:
         raise NoTenantBound
     return account_of(tenant).subject_tenant
+
+
+def house_subject_tenant(*args: Any, **kwargs: Any) -> str:
+    """For `@cycles(tenant=house_subject_tenant)` and `guarded`'s: the house pays, whoever is bound. Never a fallback.
+
+    Raises NoHouseAccount: its variables are not set, or name a customer, who would pay.
+    """
+    if not (settings.CYCLES_TENANT and settings.CYCLES_API_KEY):
+        raise NoHouseAccount
+    if Account.objects.filter(subject_tenant__iexact=settings.CYCLES_TENANT).exists():
+        raise NoHouseAccount(NoHouseAccount.IS_A_CUSTOMER)
+    return str(settings.CYCLES_TENANT)
+
+
+def who_pays(tenant: Tenant | WhoPays | None) -> Tenant | None:
+    """The tenant that pays; None is the house, and only where it is named: no tenant bound is an error and no house."""
+    if tenant is house_subject_tenant:
+        return None
+    if isinstance(tenant, Tenant):
+        return tenant
+    if tenant is not None:
+        refuse_unless_payer(tenant)
+    bound = current_tenant()
+    if bound is None:
+        raise NoTenantBound
+    return bound
+
+
+def refuse_unless_payer(tenant: object) -> None:
+    """Raises TypeError: with a function of one's own, or an id, a typing mistake would decide whose money is spent."""
+    if tenant is not current_subject_tenant and tenant is not house_subject_tenant:
+        raise TypeError(
+            f"tenant {tenant!r}: write current_subject_tenant or house_subject_tenant, or leave it out. For a certain "
+            "tenant enter tenants.context.tenant_scope(tenant)."
+        )
 
 
 # --- what its answers mean ------------------------------------------------------------------------------------------

@@ -6,6 +6,10 @@ ApiError
      ├─ OnHold                   403 account_on_hold: frozen, suspended, closed; with the `scope` that is
      ├─ NotProvisioned           503 tenant_not_ready: the account is still being set up
      ├─ NoTenantBound            503 unavailable: code asked for money with nobody to pay (a defect)
+     ├─ HouseError               503 unavailable: the house was to pay; people are not told so, operators read `str()`
+     │   ├─ NoHouseAccount       its variables are not set, or name a customer
+     │   ├─ HouseDenied          its budget said no: a BudgetDenied, with `reason` and `budget` for the operator
+     │   └─ HouseOnHold          it is frozen, suspended or closed: an OnHold
      ├─ RateLimited              429 rate_limited
      │   └─ TooManyCalls         429 rate_limited, with `limit` and `in_use`: calls under way in this workspace
      ├─ AuthorityUnavailable     503 authority_unavailable: not reached, or its answer is no answer
@@ -93,6 +97,57 @@ class NoTenantBound(BudgetError):
             "Bind one with tenants.context.tenant_scope(tenant): commands, threads and the generator of a streaming "
             "response, which runs after its view, have none."
         )
+
+
+class HouseError(BudgetError):
+    """The house was to pay, and does not. It may have been asked for in a workspace's request, whose people are told
+    neither that there is a house nor what it has left; `str()` says it to the operator.
+    """
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "unavailable"
+    message = "This cannot be done just now. Nothing was spent; try again later."
+
+    def __init__(self, why: str) -> None:
+        ApiError.__init__(self)
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why
+
+
+class NoHouseAccount(HouseError):
+    IS_A_CUSTOMER = (
+        "CYCLES_TENANT is the tenant of a customer's account, who would pay for the house. Give the house a tenant of "
+        "its own at the authority, with a key and a budget."
+    )
+
+    def __init__(self, why: str | None = None) -> None:
+        super().__init__(
+            why
+            or "The house has no account: set CYCLES_TENANT to its tenant at the authority and CYCLES_API_KEY to a "
+            "key of that tenant, or name no tenant where a workspace is to pay."
+        )
+
+
+class HouseDenied(HouseError, BudgetDenied):
+    def __init__(self, denied: BudgetDenied) -> None:
+        super().__init__(f"The house's budget does not pay for this: {denied.reason}, {denied.budget}.")
+        self.reason, self.budget = denied.reason, denied.budget
+
+
+class HouseOnHold(HouseError, OnHold):
+    def __init__(self, on_hold: OnHold) -> None:
+        super().__init__(f"The house's account is on hold, at {on_hold.extra['scope'] or 'its tenant'}.")
+
+
+def of_the_house(error: BudgetError) -> BudgetError:
+    """The same error where the house was to pay; those that say nothing of anybody stay as they are."""
+    if isinstance(error, HouseError):
+        return error
+    if isinstance(error, BudgetDenied):
+        return HouseDenied(error)
+    return HouseOnHold(error) if isinstance(error, OnHold) else error
 
 
 class RateLimited(BudgetError):

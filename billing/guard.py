@@ -10,6 +10,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from django.conf import settings
+
+from billing.client import WhoPays, refuse_unless_payer
 from billing.engine.call import NotDispatched
 from billing.engine.order import TTL_MS
 from billing.outcomes import Outcome
@@ -44,12 +47,13 @@ R = TypeVar("R")
 def guarded(
     estimate: int | Callable[..., int],
     *,
+    tenant: WhoPays | None = None,
     actual: int | Callable[[Any], int] | None = None,
     least: int | Callable[..., int] | None = None,
     action_kind: str | Callable[..., str] = "unknown",
     action_name: str | Callable[..., str] = "unknown",
     action_tags: list[str] | None = None,
-    app: str | Callable[..., str] = "app",
+    app: str | Callable[..., str | None] | None = None,
     workflow: str | Callable[..., str | None] | None = None,
     dimensions: dict[str, str] | Callable[..., dict[str, str] | None] | None = None,
     user_id: int | Callable[..., int | None] | None = None,
@@ -60,6 +64,8 @@ def guarded(
     """Pay for each call of a plain function from the current tenant's budget. Options are `runcycles.cycles`'s, and
     `least`: what is charged when this process dies with the function at work (default: the estimate).
 
+    `tenant` is `current_subject_tenant`, as without it, or `house_subject_tenant`: the house pays, whoever is bound.
+
     `estimate`, and each option that takes a callable, is given the function's arguments; `actual` its result. Inside,
     `get_context()` has the caps and takes `metrics`, and `current_reservation()` takes `record()` and `void()`.
 
@@ -68,6 +74,9 @@ def guarded(
     `async def` is refused when it is decorated: the first would be paid for before its first value, the second would
     run on another thread's tenant.
     """
+
+    if tenant is not None:
+        refuse_unless_payer(tenant)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         _refuse_unguardable(function)
@@ -78,7 +87,8 @@ def guarded(
                 return value(*args, **kwargs) if callable(value) else value
 
             reservation = reserve(
-                app=given(app),
+                tenant,
+                app=_feature(given(app)),
                 action_kind=given(action_kind),
                 action_name=given(action_name),
                 action_tags=action_tags,
@@ -99,6 +109,10 @@ def guarded(
         return paid_for
 
     return decorate
+
+
+def _feature(app: str | None) -> str:
+    return str(settings.DEFAULT_APP) if app is None else app
 
 
 def _run(reservation: Reservation, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
-from billing.client import AuthorityRefusal, account_of, translate
-from billing.errors import BudgetError
+from billing.client import AuthorityRefusal, account_of, is_of_the_house, translate
+from billing.errors import BudgetError, of_the_house
 from billing.ledgers import REFUSALS, denied
 from billing.preflight import decide
 from tenants.http import error_response
@@ -39,6 +39,8 @@ class BudgetErrorMiddleware:
 
 def _meaning_of(refused: AuthorityRefusal, subject_tenant: str | None) -> BudgetError:
     """Which levels its subject named is not known here, so the figures are the tenant's own."""
+    if is_of_the_house(refused):
+        return of_the_house(translate(refused))
     code = refused.error_code or refused.reason_code or ""
     if code in REFUSALS and subject_tenant is not None:
         return denied(code, {"tenant": subject_tenant}, needed=None)

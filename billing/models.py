@@ -1,4 +1,4 @@
-"""Accounts, their top-ups, and the holds of calls under way (public schema).
+"""Accounts, their top-ups, the holds of calls under way, and the house's settled calls (public schema).
 
 Figures are microcents (USD). Movements are stored; balances are the authority's and are asked, never kept here.
 """
@@ -10,6 +10,7 @@ import uuid
 from django.db import models
 from django.db.models import Q
 
+from billing.lines import NOT_NEGATIVE, SettledCall
 from billing.outcomes import Outcome
 from tenants.models import Tenant
 
@@ -99,7 +100,7 @@ class Habit(models.Model):
 
 
 class Hold(models.Model):
-    """A call under way. Written once its money is held and before the model is called; gone with its UsageLine.
+    """A call under way. Written once its money is held and before the model is called; gone with its line.
 
     It says how far the call came, so that whoever finishes it later charges what is known. `used` and the tokens are
     the class `outcome` once `is_final`, before that the least that is known. `slices` are the further amounts held:
@@ -107,9 +108,9 @@ class Hold(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
-    # Accounts are never deleted. A constraint would lock the account's row for every call.
+    # None: the house pays. Accounts are never deleted. A constraint would lock the account's row for every call.
     account = models.ForeignKey(
-        Account, on_delete=models.PROTECT, related_name="holds", db_constraint=False, db_index=False
+        Account, on_delete=models.PROTECT, related_name="holds", db_constraint=False, db_index=False, null=True
     )
     process = models.UUIDField(null=True)
     reservation_id = models.CharField(max_length=200, blank=True)
@@ -146,3 +147,10 @@ class Hold(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class HouseLine(SettledCall):
+    """One settled call that the house paid for: the operator's own, in no tenant's schema and on no tenant's page."""
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=NOT_NEGATIVE, name="house_line_is_not_negative")]

@@ -28,3 +28,10 @@ PLANS = {
     plan.name: plan for plan in [Plan(name="trial", allowance=1 * MICROCENTS_PER_USD, overdraft=0, max_tokens=1_024)]
 }
 DEFAULT_PLAN = "trial"
+# The operator's own budget: no plan of ours caps it, only the authority's ledgers and caps do.
+HOUSE = Plan(name="house", allowance=0, overdraft=0, max_tokens=2**31 - 1)
+
+
+def plan_of(name: str) -> Plan:
+    """A payer's plan. The house's is none that a customer can have."""
+    return HOUSE if name == HOUSE.name else PLANS[name]

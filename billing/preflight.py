@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from runcycles import Action, Amount, DecisionRequest, Subject, Unit
 
-from billing.client import account_of, default_client, denial
-from billing.errors import BudgetDenied
+from billing.client import WhoPays, account_of, default_client, denial, house_subject_tenant, who_pays
+from billing.errors import BudgetDenied, BudgetError, of_the_house
 from billing.ledgers import REFUSALS, denied
-from billing.subjects import subject_for
+from billing.subjects import house_subject_for, subject_for
 from tenants.models import Tenant
 
 
 def decide(
-    tenant: Tenant,
+    tenant: Tenant | WhoPays,
     *,
     user_id: int | None,
     app: str,
@@ -25,12 +26,17 @@ def decide(
     key_id: int | None = None,
 ) -> None:
     """Returns where a reserve of the same call could get `estimate`; else raises what it would. Fails closed.
+    `tenant`: one, or `house_subject_tenant`.
 
     Money held by others is no refusal here: the reserve waits for it. A fresh key each time: the authority keeps a
     key's answer for a day, a refusal also after a top-up.
     """
-    account = account_of(tenant)
-    subject = subject_for(tenant=account.subject_tenant, user_id=user_id, app=app, workflow=workflow, key_id=key_id)
+    levels: dict[str, Any] = {"user_id": user_id, "app": app, "workflow": workflow, "key_id": key_id}
+    paying = who_pays(tenant)
+    if paying is None:
+        subject = house_subject_for(tenant=house_subject_tenant(), **levels)
+    else:
+        subject = subject_for(tenant=account_of(paying).subject_tenant, **levels)
     response = default_client().decide(
         DecisionRequest(
             idempotency_key=str(uuid.uuid4()),
@@ -39,15 +45,15 @@ def decide(
             estimate=Amount(unit=Unit.USD_MICROCENTS, amount=estimate),
         )
     )
-    error: Exception | None
+    error: BudgetError | None
     if (code := _code_of(response.body)) in REFUSALS:
         error = denied(code, subject, needed=estimate)
         if isinstance(error, BudgetDenied) and error.reason == "held_by_others":
             return
     else:
-        error = denial(response, subject_tenant=account.subject_tenant)
+        error = denial(response, subject_tenant=subject["tenant"])
     if error is not None:
-        raise error
+        raise of_the_house(error) if paying is None else error
 
 
 def _code_of(body: object) -> str:

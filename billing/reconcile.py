@@ -1,4 +1,4 @@
-"""Whether a tenant's books agree: its lines, its holds, its ledgers, and the authority's reservations.
+"""Whether the books of a tenant, or the house, agree: its lines, holds, ledgers, and the authority's reservations.
 
 Owns the comparison, and the cause of each difference in words. Reads only: the sweep settles, an operator mends.
 Must not be on any call's or page's path: it reads every reservation that the authority knows of.
@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models.functions import Now
 
 from billing import admin_client
+from billing.errors import NoHouseAccount
 from billing.ledgers import Ledger, all_ledgers, unmeetable
-from billing.models import Account, Hold, Process
+from billing.lines import SettledCall
+from billing.models import Account, Hold, HouseLine, Process
 from billing.money import UNIT, usd
 from billing.settlement import SILENT_SECONDS
+from billing.subjects import scopes_of
 from billing.usage.models import UsageLine
 from tenants.context import tenant_scope
 
@@ -59,7 +63,7 @@ class Row:
 
 @dataclass(slots=True)
 class Books:
-    """What was read of one tenant, in this order: a call that ends meanwhile is then missed by none of them."""
+    """What was read of one payer, in this order: a call that ends meanwhile is then missed by none of them."""
 
     root: Ledger | None
     ledgers: list[Ledger] = field(default_factory=list)
@@ -80,28 +84,51 @@ class Books:
 
 def read(account: Account) -> Books:
     """The tenant's books at one moment, as far as there is one. Raises a BudgetError where they cannot be had."""
+
+    def lines() -> list[Line]:
+        with tenant_scope(account.tenant):
+            return _lines(UsageLine)
+
+    return _read(account.subject_tenant, account, lines)
+
+
+def read_house() -> Books:
+    """The house's books, the same way. Raises NoHouseAccount too."""
+    if not settings.CYCLES_TENANT:
+        raise NoHouseAccount
+    return _read(settings.CYCLES_TENANT, None, lambda: _lines(HouseLine))
+
+
+def house_has_books() -> bool:
+    return bool(settings.CYCLES_TENANT) or Hold.objects.filter(account=None).exists()
+
+
+def _lines(model: type[SettledCall]) -> list[Line]:
+    return [Line(*row) for row in model._default_manager.values_list("hold", "cost")]
+
+
+def _read(subject_tenant: str, account: Account | None, lines: Callable[[], list[Line]]) -> Books:
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE_SECONDS)
-        before = _root(account, all_ledgers(account.subject_tenant))
+        before = _root(subject_tenant, all_ledgers(subject_tenant))
         books = Books(None)
-        books.reservations = [_reserved(one) for one in admin_client.reservations(account.subject_tenant)]
+        books.reservations = [_reserved(one) for one in admin_client.reservations(subject_tenant)]
         books.rows = list(_rows(account))
-        with tenant_scope(account.tenant):
-            books.lines = [Line(*row) for row in UsageLine.objects.values_list("hold", "cost")]
-        books.ledgers = all_ledgers(account.subject_tenant)
-        books.root = _root(account, books.ledgers)
+        books.lines = lines()
+        books.ledgers = all_ledgers(subject_tenant)
+        books.root = _root(subject_tenant, books.ledgers)
         if books.root == before:
             break
     return books
 
 
-def _root(account: Account, ledgers: Iterable[Ledger]) -> Ledger | None:
-    scope = account.scope.lower()
+def _root(subject_tenant: str, ledgers: Iterable[Ledger]) -> Ledger | None:
+    scope = scopes_of({"tenant": subject_tenant})[0]
     return next((one for one in ledgers if one.unit == UNIT and one.scope == scope), None)
 
 
-def _rows(account: Account) -> Iterator[Row]:
+def _rows(account: Account | None) -> Iterator[Row]:
     living = Process.objects.filter(seen_at__gt=Now() - timedelta(seconds=SILENT_SECONDS))
     heard = set(living.values_list("id", flat=True))
     for hold, process, is_final in Hold.objects.filter(account=account).values_list("id", "process", "is_final"):

@@ -20,19 +20,19 @@ from uuid import UUID
 from django.db import connection
 from runcycles import Caps, CyclesMetrics
 
+from billing.client import WhoPays, who_pays
 from billing.engine.authority import Payer
 from billing.engine.call import Busy, Call, NotDispatched
 from billing.engine.current import current
 from billing.engine.loop import here, loop_thread, refuse_in_transaction, run
 from billing.engine.opening import open_call
 from billing.engine.order import MOST_TTL_MS, TTL_MS, Order, refuse_unless_whole
-from billing.engine.payers import payer_for
+from billing.engine.payers import house_payer, payer_for
 from billing.engine.settling import Final, Settled
-from billing.errors import NoTenantBound
+from billing.errors import BudgetError, of_the_house
 from billing.outcomes import Outcome
 from billing.prices import Usage
-from billing.subjects import subject_for
-from tenants.context import current_tenant
+from billing.subjects import house_subject_for, subject_for
 from tenants.http import Unavailable
 from tenants.models import Tenant
 
@@ -70,7 +70,7 @@ def get_context() -> Context | None:
 
 
 def reserve(
-    tenant: Tenant | None = None,
+    tenant: Tenant | WhoPays | None = None,
     *,
     app: str,
     action_kind: str,
@@ -86,53 +86,60 @@ def reserve(
     grace_period_ms: int | None = None,
 ) -> Reservation:
     """Hold `estimate` microcents of the tenant's budget (default: the current tenant's), or raise a BudgetError.
+    With `house_subject_tenant` as the tenant it is the house's budget, whoever is bound.
 
     `estimate` is the most the call can be billed, `least` what is charged when this process dies with the call under
     way (default: the estimate). Use the result with `with`, or hand it on and call `settle()`; one that is dropped is
     settled by what it says of itself. Raises BudgetDenied, OnHold, AuthorityUnavailable …; the model must then not be
     called. Not inside a transaction: its rollback could not take a paid call back.
     """
-    tenant = tenant or current_tenant()
-    if tenant is None:
-        raise NoTenantBound
+    paying = who_pays(tenant)
     refuse_in_transaction()
     refuse_unless_whole("estimate", estimate)
     if type(ttl_ms) is not int or not LEAST_TTL_MS <= ttl_ms <= MOST_TTL_MS:
         raise ValueError(f"ttl_ms {ttl_ms!r}: a hold lasts from a second to a day.")
-    call = run(
-        _open(
-            tenant,
-            user_id=user_id,
-            subject={"app": app, "workflow": workflow, "key_id": key_id, "dimensions": dimensions},
-            order={
-                "action_kind": action_kind,
-                "action_name": action_name,
-                "amount": estimate,
-                "least": estimate if least is None else least,
-                "tags": action_tags,
-                "ttl_ms": ttl_ms,
-                "grace_ms": grace_period_ms,
-            },
-        )
+    opening = _open(
+        paying,
+        user_id=user_id,
+        subject={"app": app, "workflow": workflow, "key_id": key_id, "dimensions": dimensions},
+        order={
+            "action_kind": action_kind,
+            "action_name": action_name,
+            "amount": estimate,
+            "least": estimate if least is None else least,
+            "tags": action_tags,
+            "ttl_ms": ttl_ms,
+            "grace_ms": grace_period_ms,
+        },
     )
-    return Reservation(tenant, call)
+    try:
+        return Reservation(paying, run(opening))
+    except BudgetError as exc:
+        if paying is not None:
+            raise
+        # Not `from exc`: a page that shows a chain of errors would show the figures again.
+        raise of_the_house(exc) from None
 
 
-async def _open(tenant: Tenant, *, user_id: int | None, subject: dict[str, Any], order: dict[str, Any]) -> Call:
+async def _open(tenant: Tenant | None, *, user_id: int | None, subject: dict[str, Any], order: dict[str, Any]) -> Call:
     engine = here()
-    payer = await payer_for(engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name)
-    named = subject_for(tenant=payer.subject_tenant, user_id=user_id, **subject)
+    if tenant is None:
+        payer = await house_payer(engine)
+        named = house_subject_for(tenant=payer.subject_tenant, user_id=user_id, **subject)
+    else:
+        payer = await payer_for(engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name)
+        named = subject_for(tenant=payer.subject_tenant, user_id=user_id, **subject)
     return await open_call(engine, Order(payer=payer, subject=named, user_id=user_id, **order))
 
 
 class Reservation:
-    """An open hold on one account's budget, settled exactly once.
+    """An open hold on one account's budget, or with no `tenant` on the house's, settled exactly once.
 
     Charged work is committed, whatever ended it; untouched work is released. As a context manager it settles at the
     end of the block, by what was recorded and not by how the block ended.
     """
 
-    def __init__(self, tenant: Tenant, call: Call) -> None:
+    def __init__(self, tenant: Tenant | None, call: Call) -> None:
         self.tenant = tenant
         self.caps = Caps.model_validate({**_known_caps(call.caps), "max_tokens": call.max_tokens})
         self.context = Context(call.hold.slices[0].reservation_id or "", call.held, self.caps)

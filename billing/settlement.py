@@ -14,11 +14,12 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from django.conf import settings
 
 from billing.engine.authority import Payer
 from billing.engine.engine import Engine
 from billing.engine.loop import here, run
-from billing.engine.payers import unsealed
+from billing.engine.payers import house, unsealed
 from billing.engine.settling import Final, Open, settle_at_the_authority, slices_of, write_down
 from billing.engine.statements import ABANDONED, FORGET_HOLD, FORGET_THE_DEAD
 from billing.engine.store import FAILURES
@@ -67,7 +68,8 @@ def sweep(*, at_once: bool = False) -> Swept:
 async def _sweep(*, at_once: bool) -> Swept:
     engine = here()
     try:
-        rows = await engine.store.fetch(ABANDONED, {"silent": SILENT_SECONDS, "most": MOST_AT_ONCE})
+        wanted = {"silent": SILENT_SECONDS, "most": MOST_AT_ONCE, "house": settings.CYCLES_TENANT}
+        rows = await engine.store.fetch(ABANDONED, wanted)
         await engine.store.fetch(FORGET_THE_DEAD)
     except FAILURES:
         _memory.steady_since = None
@@ -154,15 +156,18 @@ def _read(row: tuple[Any, ...]) -> tuple[Open, Final]:
         slug,
         schema,
     ) = row
-    payer = Payer(
-        account_id=account_id,
-        tenant_id=tenant_id,
-        slug=slug,
-        schema=schema,
-        subject_tenant=subject_tenant,
-        plan=plan,
-        key=unsealed(sealed_key),
-    )
+    if account_id is None:
+        payer = house()
+    else:
+        payer = Payer(
+            account_id=account_id,
+            tenant_id=tenant_id,
+            slug=slug,
+            schema=schema,
+            subject_tenant=subject_tenant,
+            plan=plan,
+            key=unsealed(sealed_key),
+        )
     hold = Open(hold_id, payer, subject, kind, name, slices_of(estimate, reservation_id, slices), created_at)
     usage = None
     if tokens_input is not None:

@@ -78,6 +78,14 @@ def subject_for(
     return {**subject, "dimensions": dimensions}
 
 
+def house_subject_for(*, tenant: str, user_id: int | None, key_id: int | None, **levels: Any) -> dict[str, Any]:
+    """The same where the house pays: its own seat. A workspace's members and keys have none there."""
+    for name, row in (("user_id", user_id), ("key_id", key_id)):
+        if row is not None:
+            raise ValueError(f"{name} {row!r}: the house has no members and no keys. Leave it out, or use dimensions.")
+    return subject_for(tenant=tenant, user_id=None, **levels)
+
+
 def _is_dimension(pair: tuple[object, object]) -> bool:
     return all(isinstance(text, str) and len(text) <= 256 and text.isprintable() for text in pair)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from django.conf import settings
 
@@ -19,7 +19,7 @@ from billing.engine.order import Order
 from billing.engine.rules import first_output, likely_tokens, overhead
 from billing.engine.settling import Final, Keep
 from billing.outcomes import Outcome
-from billing.plans import PLANS
+from billing.plans import plan_of
 from billing.prices import Usage, affordable_tokens, cost
 from billing.subjects import subject_for
 from chat.dialect import dialect_for
@@ -49,7 +49,7 @@ class Wanted:
     messages: Sequence[Message]
     model: str = ""
     max_tokens: int | None = None
-    app: str = "app"
+    app: str = field(default_factory=lambda: settings.DEFAULT_APP)
     user_id: int | None = None
     key_id: int | None = None
     workflow: str | None = None
@@ -124,7 +124,7 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
         price=price,
         dialect=dialect_for(model),
         habit=habit,
-        max_tokens=min(wanted.max_tokens or DEFAULT_MAX_TOKENS, PLANS[payer.plan].max_tokens),
+        max_tokens=min(wanted.max_tokens or DEFAULT_MAX_TOKENS, plan_of(payer.plan).max_tokens),
         bound=bound,
         likely=min(likely, bound),
         size=size,
@@ -167,7 +167,7 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         busy_key=wanted.busy_key,
         numbered_by=wanted.numbered_by,
         tags=wanted.tags,
-        fit=fit if PLANS[payer.plan].fits else None,
+        fit=fit if plan_of(payer.plan).fits else None,
         tighten=tighten,
         affordable=lambda remaining: affordable_tokens(max(0, remaining), terms.bound, terms.price),
     )

@@ -5,8 +5,9 @@
     for words in stream(messages, app="haiku", keep=save): …
     answering = await astream(messages, app="haiku")
 
-Owns who pays: the tenant that is bound, or inside `guarded` the outer hold; chat.buying owns how much is held. Must not
-know conversations. Raises ModelNotPriced, a BudgetError, or ModelFailed; before the model is called nothing is spent.
+Owns who pays: the tenant that is bound, or inside `guarded` the outer hold, the house's too; chat.buying owns how much
+is held. Must not know conversations. Raises ModelNotPriced, a BudgetError, or ModelFailed; before the model is called
+nothing is spent.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 from uuid import UUID
 
@@ -36,7 +37,6 @@ from chat.history import Message, as_taken
 from chat.streams import Answering, Completion, Terms
 from tenants.context import current_tenant, tenant_scope
 from tenants.http import Forbidden
-from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def _wanted(messages: Sequence[Message], *, keep: KeepCallback | None = None, **
     if keep is not None:
         if not callable(keep) or inspect.iscoroutinefunction(keep):
             raise TypeError(f"keep {keep!r}: write a plain function of the Completion; it is called on a thread.")
-        wanted.after = _in_tenant(current_tenant(), keep)
+        wanted.after = _inside(keep)
     return wanted
 
 
@@ -139,14 +139,17 @@ def _checked(messages: Any) -> list[Message]:
     return checked
 
 
-def _in_tenant(tenant: Tenant | None, keep: KeepCallback) -> Callable[[Completion], Awaitable[None]]:
-    """The builder's `keep`, called inside its tenant on a thread of its own: it may use the ORM."""
-    if tenant is None:
+def _inside(keep: KeepCallback) -> Callable[[Completion], Awaitable[None]]:
+    """The builder's `keep`, called inside its tenant on a thread of its own: it may use the ORM. Where the house pays
+    outside any tenant, it is outside of them, too.
+    """
+    tenant, outer = current_tenant(), current_reservation()
+    if tenant is None and (outer is None or outer.tenant is not None):
         raise NoTenantBound
 
     def inside(completion: Completion) -> None:
         try:
-            with tenant_scope(tenant):
+            with nullcontext() if tenant is None else tenant_scope(tenant):
                 keep(completion)
         finally:
             connection.close()
@@ -200,7 +203,8 @@ def _starter(messages: Sequence[Message], options: dict[str, Any]) -> Starter:
             outer.add(cost=0, outcome=Outcome.NONE, usage=Usage(0, 0))
         raise
     if outer is not None:
-        if tenant is not None and tenant.pk != outer.tenant.pk:
+        # The house's hold has no tenant, and pays in any.
+        if tenant is not None and outer.tenant is not None and tenant.pk != outer.tenant.pk:
             raise NotDispatched(f"The hold is {outer.tenant.slug}'s, the call {tenant.slug}'s: buy it outside guarded.")
         return functools.partial(_begin_within, outer, wanted)
     if tenant is None:

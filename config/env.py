@@ -54,17 +54,29 @@ def envport(name: str, default: int) -> int:
     return envint(name, default, minimum=1, maximum=65535) or default
 
 
-def envseconds(name: str, default: float) -> float:
-    raw = envstr(name)
-    if not raw:
-        return default
-    try:
-        value = float(raw)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 3600:
-        raise ImproperlyConfigured(f"{name} is {raw!r}: write seconds above 0, for example 2.0.")
+def envseconds(name: str, default: float, *, or_none: bool = False) -> float:
+    """Seconds above 0; with `or_none` 0 as well, which is not to wait at all."""
+    value = _envfloat(name, default)
+    if not (0 < value <= 3600 or (or_none and value == 0)):
+        least = "from 0" if or_none else "above 0"
+        raise ImproperlyConfigured(f"{name} is {envstr(name)!r}: write seconds {least}, for example 2.0.")
     return value
+
+
+def envfactor(name: str, default: float) -> float:
+    value = _envfloat(name, default)
+    if not 1 <= value <= 100:
+        raise ImproperlyConfigured(f"{name} is {envstr(name)!r}: write a number from 1 to 100, for example 2.0.")
+    return value
+
+
+def _envfloat(name: str, default: float) -> float:
+    """-1.0 for what is none: no reader takes it."""
+    raw = envstr(name)
+    try:
+        return float(raw) if raw else default
+    except ValueError:
+        return -1.0
 
 
 def envurl(name: str, default: str = "") -> str:
@@ -125,6 +137,24 @@ def envsecret(name: str) -> str:
         return (state_dir() / "secrets" / name).read_text().strip()
     except OSError:
         raise ImproperlyConfigured(f"{name} is not set. Set it, or start once with `make run`.") from None
+
+
+def envsubject(name: str) -> str:
+    """A value of a subject at the authority, such as a tenant's id or a feature's name; it has no default."""
+    raw = envstr(name)
+    if raw and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?", raw):
+        raise ImproperlyConfigured(
+            f"{name} is {raw!r}: write 1 to 128 of A-Z a-z 0-9 _ . - with no sign at either end."
+        )
+    return raw
+
+
+def envkey(name: str) -> str:
+    """A key for a header, where a line break would end it. No refusal quotes it."""
+    raw = envstr(name)
+    if not raw.isascii() or not raw.isprintable() or " " in raw:
+        raise ImproperlyConfigured(f"{name} is no key: write it in one line, without spaces.")
+    return raw
 
 
 def envsealingkey(name: str) -> str:

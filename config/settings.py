@@ -19,8 +19,10 @@ from config.env import (
     envbool,
     envdialects,
     envdomain,
+    envfactor,
     envhosts,
     envint,
+    envkey,
     envorigin,
     envport,
     envprices,
@@ -28,6 +30,7 @@ from config.env import (
     envseconds,
     envsecret,
     envstr,
+    envsubject,
     envurl,
     state_dir,
 )
@@ -211,6 +214,36 @@ CYCLES_ADMIN_URL = _ADMIN or f"http://127.0.0.1:{envport('AUTHORITY_ADMIN_PORT',
 CYCLES_ADMIN_API_KEY = envsecret("CYCLES_ADMIN_API_KEY")
 CYCLES_CONNECT_TIMEOUT = envseconds("CYCLES_CONNECT_TIMEOUT", 1.0)
 CYCLES_READ_TIMEOUT = envseconds("CYCLES_READ_TIMEOUT", 2.0)
+
+# The house's account: code outside any tenant buys from it where it says so, and nothing falls back to it.
+CYCLES_TENANT, CYCLES_API_KEY = envsubject("CYCLES_TENANT"), envkey("CYCLES_API_KEY")
+if bool(CYCLES_TENANT) != bool(CYCLES_API_KEY):
+    missing = "CYCLES_API_KEY" if CYCLES_TENANT else "CYCLES_TENANT"
+    raise ImproperlyConfigured(
+        f"{missing} is not set: the house's account is CYCLES_TENANT and CYCLES_API_KEY together."
+    )
+
+# The client's other variables, by its own names. Its feature, where guarded code and plain `@cycles` name none.
+CYCLES_APP = envsubject("CYCLES_APP")
+DEFAULT_APP = CYCLES_APP or "app"
+if _of_each_call := [
+    name for name in ("CYCLES_WORKSPACE", "CYCLES_WORKFLOW", "CYCLES_AGENT", "CYCLES_TOOLSET") if envstr(name)
+]:
+    raise ImproperlyConfigured(
+        f"{', '.join(_of_each_call)} cannot be set here, for each call names its own seat, and one for all would move "
+        "calls past their limits: unset it, and say it in the call."
+    )
+# Commits of plain `@cycles` that were not delivered. Our own calls are repeated by their rows.
+CYCLES_RETRY_ENABLED = envbool("CYCLES_RETRY_ENABLED", True)
+# For an hour and more, every half minute at last: with the client's own five attempts an outage of 16 s left a call
+# unpaid until the process was started again.
+CYCLES_RETRY_MAX_ATTEMPTS = envint("CYCLES_RETRY_MAX_ATTEMPTS", 200, minimum=1, maximum=1_000_000) or 200
+CYCLES_RETRY_INITIAL_DELAY = envseconds("CYCLES_RETRY_INITIAL_DELAY", 0.5)
+CYCLES_RETRY_MULTIPLIER = envfactor("CYCLES_RETRY_MULTIPLIER", 2.0)
+CYCLES_RETRY_MAX_DELAY = envseconds("CYCLES_RETRY_MAX_DELAY", 30.0)
+# At the end of a process. What is left then is in the journal; nobody should wait for it.
+CYCLES_RETRY_FLUSH_TIMEOUT = envseconds("CYCLES_RETRY_FLUSH_TIMEOUT", 2.0, or_none=True)
+CYCLES_JOURNAL_ENABLED = envbool("CYCLES_JOURNAL_ENABLED", True)
 CYCLES_JOURNAL_DIR = envstr("CYCLES_JOURNAL_DIR", str(STATE_DIR / "journal"))
 
 # How long a call waits for money that others hold before it is fitted or refused.

@@ -13,6 +13,13 @@ os.environ.setdefault("CYCLES_READ_TIMEOUT", "6")
 for _name in (
     "CYCLES_BASE_URL",
     "CYCLES_ADMIN_URL",
+    "CYCLES_TENANT",
+    "CYCLES_API_KEY",
+    "CYCLES_APP",
+    "CYCLES_WORKSPACE",
+    "CYCLES_WORKFLOW",
+    "CYCLES_AGENT",
+    "CYCLES_TOOLSET",
     "LLM_BASE_URL",
     "LLM_PRICES",
     "LLM_MODEL",

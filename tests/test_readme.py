@@ -1,5 +1,6 @@
 """What the README shows is run."""
 
+import json
 import re
 import sys
 import types
@@ -8,13 +9,18 @@ from pathlib import Path
 import pytest
 from django.test import RequestFactory
 
+from billing import admin_client
 from billing.errors import BudgetDenied
+from billing.ledgers import ledgers_of
+from billing.models import HouseLine
 from tests.support.plane import PlaneClient
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
-GUARDED, ON_THE_PLANE, BOUGHT = re.findall(r"<!-- a test runs this block -->\n```python\n(.*?)```", README, re.DOTALL)
+GUARDED, ON_THE_PLANE, BOUGHT, OF_THE_HOUSE = re.findall(
+    r"<!-- a test runs this block -->\n```python\n(.*?)```", README, re.DOTALL
+)
 
 
 def test_the_guarded_view_pays_and_is_refused(workspace):
@@ -58,6 +64,22 @@ def test_answers_are_bought_and_kept_in_plain_functions(workspace, upstream, cap
     assert upstream.wait_until(lambda _: len(shelf) == 2)
     assert shelf == [("Hello, world.", 26_000)] * 2
     assert [(line.app, line.cost) for line in workspace.lines()] == [("letters", 26_000)] * 2
+
+
+def test_the_house_is_set_up_and_pays_outside_any_tenant(workspace, upstream, settings):
+    script = re.search(r"<!-- a test makes these calls -->\n```sh\n(.*?)```", README, re.DOTALL)[1]
+    made = {
+        path: admin_client.call("POST", f"/v1/admin/{path}", body=json.loads(body))
+        for path, body in re.findall(r"^admin ([a-z-]+) '(.*?)'", script, re.DOTALL | re.MULTILINE)
+    }
+    settings.CYCLES_TENANT, settings.CYCLES_API_KEY = made["tenants"]["tenant_id"], made["api-keys"]["key_secret"]
+    world = {}
+    exec(OF_THE_HOUSE, world)
+    assert world["write_digest"]() == "Hello, world."
+    (ledger,) = ledgers_of([made["budgets"]["scope"]])
+    assert (ledger.spent, ledger.remaining) == (26_000, 2_000_000_000 - 26_000)
+    assert HouseLine.objects.latest("pk").cost == 26_000
+    assert workspace.lines() == []
 
 
 def test_its_variables_are_those_of_the_example():

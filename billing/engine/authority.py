@@ -32,15 +32,19 @@ TTL_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Whose money it is: an account that is active, with its key at the authority and its schema."""
+    """Whose money it is: an account that is active, with its key at the authority and its schema; or the house."""
 
-    account_id: int
-    tenant_id: int
+    account_id: int | None
+    tenant_id: int | None
     slug: str
     schema: str
     subject_tenant: str
     plan: str
     key: str = field(repr=False)
+
+    @property
+    def is_house(self) -> bool:
+        return self.account_id is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from billing.engine.settling import Final, Keep, Open, Settled, Slice
 from billing.engine.statements import FINAL, FORGET_HOLD, SLICE, dispatch_statement
 from billing.engine.store import FAILURES
 from billing.outcomes import Outcome
-from billing.plans import PLANS
+from billing.plans import plan_of
 from billing.subjects import scopes_of
 from tenants.http import Unavailable
 
@@ -88,7 +88,7 @@ class Call:
     def max_tokens(self) -> int:
         """The lower of the plan's cap and the authority's. A cap of 0 is a cap."""
         cap = self.caps.get("max_tokens")
-        plan = PLANS[self.payer.plan].max_tokens
+        plan = plan_of(self.payer.plan).max_tokens
         return min(plan, cap) if type(cap) is int and cap >= 0 else plan
 
     @property

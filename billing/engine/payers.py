@@ -1,6 +1,6 @@
-"""Who pays for a tenant's call: its account, read in one statement, with its key unsealed.
+"""Who pays for a call: a tenant's account, read in one statement, with its key unsealed; or the house, by the settings.
 
-Owns `payer_for`. Must not ask the authority.
+Owns `payer_for` and `house_payer`. Must not ask the authority, and never takes the one for the other.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from django.core.exceptions import ImproperlyConfigured
 
 from billing.engine.authority import Payer
 from billing.engine.engine import Engine
-from billing.engine.statements import ACCOUNT
+from billing.engine.statements import A_CUSTOMER, ACCOUNT
 from billing.engine.store import FAILURES
-from billing.errors import AuthorityMisconfigured, NotProvisioned, OnHold
+from billing.errors import AuthorityMisconfigured, NoHouseAccount, NotProvisioned, OnHold
 from billing.keys import unseal
+from billing.plans import HOUSE
 from tenants.http import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,33 @@ async def payer_for(
         subject_tenant=subject_tenant,
         plan=plan,
         key=unsealed(sealed),
+    )
+
+
+async def house_payer(engine: Engine) -> Payer:
+    """The house. Raises NoHouseAccount, also where the settings name a customer's tenant: it would pay for us."""
+    payer = house()
+    try:
+        is_a_customer = await engine.store.fetch(A_CUSTOMER, [payer.subject_tenant])
+    except FAILURES as exc:
+        raise Unavailable from exc
+    if is_a_customer:
+        raise NoHouseAccount(NoHouseAccount.IS_A_CUSTOMER)
+    return payer
+
+
+def house() -> Payer:
+    """By the settings alone, for what is settled later."""
+    if not (settings.CYCLES_TENANT and settings.CYCLES_API_KEY):
+        raise NoHouseAccount
+    return Payer(
+        account_id=None,
+        tenant_id=None,
+        slug="(house)",  # in logs; no tenant's slug has brackets
+        schema="public",
+        subject_tenant=settings.CYCLES_TENANT,
+        plan=HOUSE.name,
+        key=settings.CYCLES_API_KEY,
     )
 
 

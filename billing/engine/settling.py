@@ -17,7 +17,7 @@ import psycopg
 
 from billing.engine.authority import Authority, Landed, Payer, amount, amount_of, budget_of, code_of, landed
 from billing.engine.rules import shares
-from billing.engine.statements import SETTLE, in_schema
+from billing.engine.statements import SETTLE, SETTLE_HOUSE, in_schema
 from billing.engine.store import Store
 from billing.outcomes import Outcome
 from billing.prices import Usage
@@ -335,7 +335,8 @@ async def write_down(store: Store, hold: Open, settled: Settled, keep: Keep | No
 
 
 async def _write(store: Store, hold: Open, settled: Settled, keep: Keep | None) -> bool:
-    statement = SETTLE.replace("{keep}", keep.sql if keep else "")
+    settle = SETTLE_HOUSE if hold.payer.is_house else SETTLE
+    statement = settle.replace("{keep}", keep.sql if keep else "")
     params = {"id": hold.id, "held": hold.held, **line_figures(settled.final), **(keep.params if keep else {})}
     rows = await store.fetch(in_schema(statement, hold.payer.schema), params)
     return bool(rows)

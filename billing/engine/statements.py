@@ -26,6 +26,9 @@ ACCOUNT_OF_TENANT = """(
 
 ACCOUNT = f"SELECT {ACCOUNT_OF_TENANT}"
 
+# Scopes are written in lower case, so that is how two tenants of the authority are the same.
+A_CUSTOMER = "SELECT 1 FROM public.billing_account WHERE lower(subject_tenant) = lower(%s) LIMIT 1"
+
 REGISTER = """
 INSERT INTO public.billing_process (id, kind, started_at, seen_at) VALUES (%s, %s, now(), now())
 ON CONFLICT (id) DO UPDATE SET seen_at = now()
@@ -86,6 +89,9 @@ WITH gone AS (
 SELECT id FROM gone
 """
 
+# The same for a call that the house paid for: the operator's line, in no tenant's schema.
+SETTLE_HOUSE = SETTLE.replace("{schema}.usage_usageline", "public.billing_houseline")
+
 # What the newest reports say of each model, from all processes.
 LEARN = """
 INSERT INTO public.billing_habit AS habit (model, app, samples) VALUES (%(model)s, %(app)s, %(samples)s::jsonb)
@@ -102,16 +108,19 @@ ON CONFLICT (model, app) DO UPDATE SET samples = (
 HABITS = "SELECT model, app, samples FROM public.billing_habit"
 
 # Holds whose process has been silent for so many seconds, or is not known at all, with what is needed to settle them.
+# Those without an account are the house's, and taken only where it still is the same: under another key they could not
+# be settled, and would keep the tenants' from their turn.
 ABANDONED = """
 SELECT hold.id, hold.reservation_id, hold.subject, hold.action_kind, hold.action_name, hold.model, hold.estimate,
        hold.slices, hold.used, hold.overrun, hold.tokens_input, hold.tokens_output, hold.tokens_cached,
        hold.tokens_reasoning, hold.outcome, hold.is_final, hold.created_at,
-       account.id, account.subject_tenant, account.plan, account.sealed_key,
+       hold.account_id, account.subject_tenant, account.plan, account.sealed_key,
        tenant.id, tenant.slug, tenant.schema_name
 FROM public.billing_hold AS hold
-JOIN public.billing_account AS account ON account.id = hold.account_id
-JOIN public.tenants_tenant AS tenant ON tenant.id = account.tenant_id
-WHERE NOT EXISTS (
+LEFT JOIN public.billing_account AS account ON account.id = hold.account_id
+LEFT JOIN public.tenants_tenant AS tenant ON tenant.id = account.tenant_id
+WHERE CASE WHEN hold.account_id IS NULL THEN hold.subject->>'tenant' = %(house)s ELSE tenant.id IS NOT NULL END
+AND NOT EXISTS (
     SELECT 1 FROM public.billing_process AS process
     WHERE process.id = hold.process AND process.seen_at > now() - make_interval(secs => %(silent)s)
 )

@@ -1,5 +1,6 @@
 """Variables: typed, loud on nonsense, exact with money."""
 
+import json
 import os
 import subprocess
 import sys
@@ -117,8 +118,65 @@ def test_an_external_authority_needs_its_admin_key(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("given", "missing"), [("CYCLES_TENANT", "CYCLES_API_KEY"), ("CYCLES_API_KEY", "CYCLES_TENANT")]
+)
+def test_one_half_of_the_houses_account_is_refused_naming_the_other(given, missing):
+    code, said = settings_with(**{given: "cyc_secret"})
+    assert code != 0
+    assert f"{missing} is not set" in said
+    assert "cyc_secret" not in said
+
+
+def test_a_level_that_each_call_names_for_itself_is_refused_by_its_name():
+    code, said = settings_with(CYCLES_WORKSPACE="all", CYCLES_TOOLSET="t")
+    assert code != 0
+    assert "CYCLES_WORKSPACE, CYCLES_TOOLSET cannot be set here" in said
+
+
+CLIENT = {
+    "CYCLES_APP": "reports", "CYCLES_CONNECT_TIMEOUT": "1.5", "CYCLES_READ_TIMEOUT": "2.5",
+    "CYCLES_RETRY_ENABLED": "false", "CYCLES_RETRY_MAX_ATTEMPTS": "7", "CYCLES_RETRY_INITIAL_DELAY": "0.25",
+    "CYCLES_RETRY_MULTIPLIER": "3", "CYCLES_RETRY_MAX_DELAY": "9", "CYCLES_RETRY_FLUSH_TIMEOUT": "0",
+    "CYCLES_JOURNAL_ENABLED": "false", "CYCLES_JOURNAL_DIR": "/somewhere",
+}  # fmt: skip
+SHOWS_THE_CLIENT = """
+import django, json, sys
+django.setup()
+from dataclasses import asdict
+from billing.client import default_client
+from runcycles import CyclesConfig
+ours, theirs = asdict(default_client()._config), asdict(CyclesConfig.from_env())
+sys.stderr.write(json.dumps({name: ours[name] for name in ours if ours[name] != theirs[name]}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "differs"),
+    [
+        (CLIENT, {}),
+        # What is stricter here while nobody says otherwise.
+        (
+            {"CYCLES_JOURNAL_DIR": "/somewhere"},
+            {"connect_timeout": 1.0, "read_timeout": 2.0, "retry_max_attempts": 200, "retry_flush_timeout": 2.0},
+        ),
+    ],
+    ids=["all set", "unset"],
+)
+def test_the_clients_variables_are_read_as_the_client_reads_them(given, differs):
+    addresses = {"CYCLES_BASE_URL": "http://a:1", "CYCLES_ADMIN_URL": "http://a:2"}
+    house = {"CYCLES_TENANT": "the-house", "CYCLES_API_KEY": "key"}
+    module = {"DJANGO_SETTINGS_MODULE": "config.settings"}
+    code, said = settings_with(SHOWS_THE_CLIENT, **addresses, **house, **module, **given)
+    assert code == 0, said
+    # Its own tenant is nobody's: a `tenant=` that returns None would book to it.
+    assert json.loads(said) == {"api_key": "routed", "tenant": None, **differs}
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("CYCLES_APP", "a/b"), ("CYCLES_TENANT", "-house"), ("CYCLES_RETRY_MULTIPLIER", "0.5"),
+        ("CYCLES_RETRY_FLUSH_TIMEOUT", "-1"), ("CYCLES_RETRY_MAX_ATTEMPTS", "0"),
         ("SITE_URL", "http://localhost:abc"), ("SITE_URL", "http://localhost:8000/path"),
         ("SITE_URL", "http://u:p@localhost"), ("SITE_URL", "http://elsewhere:8000"), ("BASE_DOMAIN", "foo bar"),
         ("BASE_DOMAIN", "*"), ("BASE_DOMAIN", "localhost:8000"), ("LLM_BASE_URL", "http://[::1"),

@@ -63,6 +63,7 @@ def test_every_insert_is_looked_at():
         "billing_hold",
         "billing_process",
         "billing_habit",
+        "billing_houseline",
         "usage_usageline",
         "chat_conversation",
         "chat_message",
