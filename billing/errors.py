@@ -14,7 +14,10 @@ ApiError
      │   └─ TooManyCalls         429 rate_limited, with `limit` and `in_use`: calls under way in this workspace
      ├─ AuthorityUnavailable     503 authority_unavailable: not reached, or its answer is no answer
      └─ AuthorityMisconfigured   503 authority_unavailable: our key, our budget or our unit is wrong (alert)
- └─ SlugTaken                    409 slug_taken
+ ├─ SlugTaken                    409 slug_taken
+ ├─ IdempotencyConflict          409 idempotency_conflict: the key was used for another body
+ ├─ IdempotencyLost              409 idempotency_lost, with `cost`: the call was made, its answer is gone
+ └─ StillUnderWay                503 unavailable: an equal request is under way for longer than this one may wait
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from billing.money import usd
 from billing.subjects import name_of
 from tenants.http import AccountOnHold, ApiError, TenantNotReady
 
@@ -184,3 +188,37 @@ class SlugTaken(ApiError):
     status = HTTPStatus.CONFLICT
     code = "slug_taken"
     message = "This workspace name is taken. Choose another."
+
+
+class IdempotencyConflict(ApiError):
+    status = HTTPStatus.CONFLICT
+    code = "idempotency_conflict"
+    message = (
+        "This Idempotency-Key was sent with another body before, and belongs to that for 24 hours. Nothing was spent; "
+        "send this body under a new key."
+    )
+
+
+class IdempotencyLost(ApiError):
+    """The one call of a key was made, and its answer went with the process that made it. It is not made again.
+
+    `cost` is what was charged for it; null where it is not settled yet, which the same request will learn later.
+    """
+
+    status = HTTPStatus.CONFLICT
+    code = "idempotency_lost"
+
+    def __init__(self, cost: int | None) -> None:
+        charged = "what it cost is being settled" if cost is None else f"${usd(cost)} was charged for it"
+        super().__init__(
+            f"The answer to this Idempotency-Key was lost when our service was interrupted; {charged}. No model is "
+            "called again under this key; send a new one to ask anew.",
+            cost=None if cost is None else {"microcents": cost, "usd": usd(cost)},
+        )
+
+
+class StillUnderWay(ApiError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "unavailable"
+    message = "The first request under this Idempotency-Key is still under way. Send it again in a moment."
+    retry_after_ms = 2_000

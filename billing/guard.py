@@ -15,6 +15,7 @@ from django.conf import settings
 from billing.client import WhoPays, refuse_unless_payer
 from billing.engine.call import NotDispatched
 from billing.engine.order import TTL_MS
+from billing.engine.repeats import Claim
 from billing.outcomes import Outcome
 from billing.prices import Usage
 from billing.reservations import (
@@ -58,11 +59,13 @@ def guarded(
     dimensions: dict[str, str] | Callable[..., dict[str, str] | None] | None = None,
     user_id: int | Callable[..., int | None] | None = None,
     key_id: int | Callable[..., int | None] | None = None,
+    claim: Callable[..., Claim | None] | None = None,
     ttl_ms: int = TTL_MS,
     grace_period_ms: int | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Pay for each call of a plain function from the current tenant's budget. Options are `runcycles.cycles`'s, and
-    `least`: what is charged when this process dies with the function at work (default: the estimate).
+    `least`: what is charged when this process dies with the function at work (default: the estimate), and `claim`: of
+    billing.repeats, where the request has an Idempotency-Key.
 
     `tenant` is `current_subject_tenant`, as without it, or `house_subject_tenant`: the house pays, whoever is bound.
 
@@ -97,6 +100,7 @@ def guarded(
                 workflow=given(workflow),
                 user_id=given(user_id),
                 key_id=given(key_id),
+                claim=given(claim),
                 dimensions=given(dimensions),
                 ttl_ms=ttl_ms,
                 grace_period_ms=grace_period_ms,

@@ -18,12 +18,12 @@ from django.conf import settings
 from django.db.models.functions import Now
 
 from billing import admin_client
+from billing.engine.engine import SILENT_SECONDS
 from billing.errors import NoHouseAccount
 from billing.ledgers import Ledger, all_ledgers, unmeetable
 from billing.lines import SettledCall
 from billing.models import Account, Hold, HouseLine, Process
 from billing.money import UNIT, usd
-from billing.settlement import SILENT_SECONDS
 from billing.subjects import scopes_of
 from billing.usage.models import UsageLine
 from tenants.context import tenant_scope

@@ -28,6 +28,7 @@ from billing.engine.loop import here, loop_thread, refuse_in_transaction, run
 from billing.engine.opening import open_call
 from billing.engine.order import MOST_TTL_MS, TTL_MS, Order, refuse_unless_whole
 from billing.engine.payers import house_payer, payer_for
+from billing.engine.repeats import Claim
 from billing.engine.settling import Final, Settled
 from billing.errors import BudgetError, of_the_house
 from billing.outcomes import Outcome
@@ -82,6 +83,7 @@ def reserve(
     key_id: int | None = None,
     dimensions: dict[str, str] | None = None,
     action_tags: list[str] | None = None,
+    claim: Claim | None = None,
     ttl_ms: int = TTL_MS,
     grace_period_ms: int | None = None,
 ) -> Reservation:
@@ -108,6 +110,7 @@ def reserve(
             "amount": estimate,
             "least": estimate if least is None else least,
             "tags": action_tags,
+            "claim": claim,
             "ttl_ms": ttl_ms,
             "grace_ms": grace_period_ms,
         },

@@ -17,7 +17,7 @@ import psycopg
 from django.conf import settings
 
 from billing.engine.authority import Payer
-from billing.engine.engine import Engine
+from billing.engine.engine import SILENT_SECONDS, Engine
 from billing.engine.loop import here, run
 from billing.engine.payers import house, unsealed
 from billing.engine.settling import Final, Open, settle_at_the_authority, slices_of, write_down
@@ -30,8 +30,6 @@ from billing.subjects import scopes_of
 
 logger = logging.getLogger(__name__)
 
-# A process says every 5 s that it lives.
-SILENT_SECONDS = 15.0
 # After an outage of the database living processes look dead until they have written again.
 STEADY_SECONDS = 10.0
 MOST_AT_ONCE = 200

@@ -10,9 +10,12 @@ from datetime import timedelta
 from django.utils import timezone
 from procrastinate.contrib.django import app
 
+from billing.engine.repeats import KEPT_SECONDS
 from billing.models import Account
 from billing.provisioning import try_to_provision
+from billing.usage.models import Repeat
 from tenants.jobs import without_tenant
+from tenants.models import Tenant
 
 # A page that provisions by itself takes under a second; a job must not run beside it.
 INTERRUPTED_AFTER = timedelta(seconds=30)
@@ -31,3 +34,19 @@ def finish_sign_ups(timestamp: int) -> None:
     pending = Account.objects.filter(status=Account.Status.PENDING, created_at__lt=before)
     for account in pending.select_related("tenant").order_by("?")[:ACCOUNTS_A_RUN]:
         try_to_provision(account)
+
+
+@app.periodic(cron="17 3 * * *")
+@app.task(queueing_lock="forget_repeats_everywhere", lock="forget_repeats_everywhere")
+@without_tenant
+def forget_repeats_everywhere(timestamp: int) -> None:
+    """Once a day, a job for each workspace: the words of one that asks nothing more must not stay."""
+    tenants = Tenant.objects.filter(status=Tenant.Status.ACTIVE).values_list("pk", flat=True)
+    if jobs := [{"tenant_id": pk} for pk in tenants]:
+        forget_repeats.batch_defer(*jobs)
+
+
+@app.task
+def forget_repeats() -> None:
+    """Answers that are kept for whoever repeats a request, once their time is over."""
+    Repeat.objects.filter(created_at__lt=timezone.now() - timedelta(seconds=KEPT_SECONDS)).delete()

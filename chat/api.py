@@ -10,8 +10,10 @@ from pydantic import ValidationError
 
 from billing.api import Budget, Cost
 from billing.middleware import preflighted
+from billing.repeats import Told, once
 from chat import services
 from chat.buying import ACTION
+from chat.repeats import KEY_HEADER, IdempotencyKey, replayed, request_of, whole
 from chat.shapes import MaxTokens, Text, Tokens
 from tenants.api import Body, StrictParser, failures
 from tenants.http import ApiError, TenantRequest
@@ -36,12 +38,14 @@ class Summary(Schema):
     budget: Budget | None
 
 
-_FAILURES = failures(400, 401, 402, 403, 404, 413, 415, 422, 502, 503)
+_FAILURES = failures(400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 502, 503)
 
 
 def _summary_needs(request: HttpRequest) -> int | None:
-    """What the summary asked for will reserve; None for a request that the view refuses by itself."""
-    if request.method != "POST":
+    """What the summary asked for will reserve; None for a request that the view refuses by itself, and for one under
+    a key: it may have been paid for already, and then an empty budget must not refuse its answer.
+    """
+    if request.method != "POST" or "Idempotency-Key" in request.headers:
         return None
     try:
         body = SummarizeBody.model_validate(StrictParser().parse_body(request))
@@ -53,13 +57,14 @@ def _summary_needs(request: HttpRequest) -> int | None:
 
 @router.post("/summarize/", summary="Summarize a text", response={200: Summary, **_FAILURES})
 @preflighted(app="summarize", action_kind=ACTION, action_name="summarize", needs=_summary_needs)
-def summarize(request: TenantRequest, payload: SummarizeBody) -> dict[str, Any]:
+def summarize(request: TenantRequest, payload: SummarizeBody, key: IdempotencyKey = KEY_HEADER) -> Any:
     """A few sentences for a long text."""
-    assert request.asker is not None  # ninja's auth has seen to it
-    return services.summarize(
-        request.tenant,
-        user_id=request.asker.user_id,
-        key_id=request.asker.key_id,
-        text=payload.text,
-        max_tokens=payload.max_tokens,
-    )
+    asker = request.asker
+    assert asker is not None  # ninja's auth has seen to it
+    asked = {"user_id": asker.user_id, "key_id": asker.key_id, **payload.model_dump()}
+    if key is None:
+        return services.summarize(request.tenant, **asked)
+    with once(request_of(asker, "summarize", key, payload.model_dump())) as found:
+        if isinstance(found, Told):
+            return replayed(request, found)
+        return whole(services.summarize(request.tenant, claim=found, **asked))

@@ -1,23 +1,24 @@
 """The plane's operations: calls that buy, as async views. No ORM, no thread a stream.
 
-Owns a reply's way to its reader: whole, or as server-sent events. Parses, calls one service, answers. Must not settle:
-a reader who leaves ends the words and never the books.
+Owns a reply's way to its reader: whole, or as server-sent events, for the first time or again. Parses, calls one
+service, answers. Must not settle: a reader who leaves ends the words and never the books.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from ninja import Router, Schema
 from pydantic import Field
 
 from billing.api import Budget, Cost
-from billing.engine.authority import budget_of
-from chat import services
+from billing.engine.repeats import Told
+from chat import services, streams
+from chat.repeats import KEY_HEADER, REPLAYED, IdempotencyKey, is_stream, replayed, replayed_events, request_of, whole
 from chat.services import Buyer, Reply
 from chat.shapes import MaxTokens, Text, Tokens
 from chat.sse import comment, event
@@ -60,24 +61,34 @@ class Answer(Schema):
     summary="Ask, and pay for the answer",
     response={200: Answer, **failures(400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 502, 503)},
 )
-async def chat(request: HttpRequest, payload: ChatBody) -> Any:
+async def chat(request: HttpRequest, payload: ChatBody, key: IdempotencyKey = KEY_HEADER) -> Any:
     """The whole answer with its cost, or with `stream` its words as server-sent events.
 
     Events: `held {reserved, remaining, max_tokens, fitted}`, then `token {"text"}`…, then `done` with the facts; after
     the first byte a failure is `error`.
     """
-    reply = await services.start_reply(
-        buyer_of(request),
-        prompt=payload.prompt,
-        conversation_id=payload.conversation_id,
-        max_tokens=payload.max_tokens,
-        model=payload.model,
-    )
+    # How it is delivered is not what is bought: a repeat may ask for the other form.
+    asked = payload.model_dump(exclude={"stream"})
+    if key is None:
+        reply = await services.start_reply(buyer_of(request), **asked)
+        return await _answer(reply, payload)
+    asker: Asker = request.asker  # type: ignore[attr-defined]
+    named = request_of(asker, "chat", key, asked)
+    finding = asyncio.create_task(services.reply_or_told(buyer_of(request), named, **asked))
     try:
-        return await (_event_stream(reply) if payload.stream else _whole(reply))
-    except BaseException:
-        reply.answering.leave()
+        # Where the first request under the key is still under way, a stream begins with comment lines.
+        await asyncio.wait({finding}, timeout=streams.KEEP_ALIVE_SECONDS if payload.stream else None)
+    except asyncio.CancelledError:
+        finding.cancel()
         raise
+    if not finding.done():
+        return _streaming(LateEvents(finding))
+    found = finding.result()
+    if isinstance(found, Reply):
+        return await _answer(found, payload)
+    if payload.stream and is_stream(found):
+        return _replayed_stream(found)
+    return replayed(request, found)
 
 
 def buyer_of(request: HttpRequest) -> Buyer:
@@ -94,32 +105,44 @@ def buyer_of(request: HttpRequest) -> Buyer:
     )
 
 
-async def _whole(reply: Reply) -> HttpResponse:
+async def _answer(reply: Reply, payload: ChatBody) -> HttpResponseBase:
+    try:
+        return await (_event_stream(reply) if payload.stream else _whole(reply))
+    except BaseException:
+        reply.answering.leave()
+        raise
+
+
+async def _whole(reply: Reply) -> HttpResponseBase:
     completion = await reply.answering.finished()
     if reply.answering.failure is not None:
         raise reply.answering.failure
-    body = {"response": completion.shown, **reply.facts(completion)}
-    response = HttpResponse(json.dumps(body), content_type="application/json")
-    return _marked(response, reply)
+    return _with_headers(whole(reply.body(completion)), reply.headers())
 
 
 async def _event_stream(reply: Reply) -> HttpResponseBase:
     await reply.answering.begun()
-    response = StreamingHttpResponse(EventStream(reply), content_type="text/event-stream")
+    # A reader who stops the first answer has no `done` event to learn the conversation from.
+    headers = {"X-Conversation-ID": str(reply.conversation_id), **reply.headers()}
+    return _with_headers(_streaming(EventStream(reply)), headers)
+
+
+def _streaming(events: AsyncIterator[bytes]) -> HttpResponseBase:
+    response = StreamingHttpResponse(events, content_type="text/event-stream")
     response["Cache-Control"] = "no-cache"
     # nginx would collect the stream and hand it over in lumps.
     response["X-Accel-Buffering"] = "no"
-    # A reader who stops the first answer has no `done` event to learn it from.
-    response["X-Conversation-ID"] = str(reply.conversation_id)
-    return _marked(response, reply)
+    return response
 
 
-R = TypeVar("R", bound=HttpResponseBase)
+def _replayed_stream(told: Told) -> HttpResponseBase:
+    headers = {"X-Conversation-ID": str(told.answer["conversation_id"]), **told.answer["headers"], **REPLAYED}
+    return _with_headers(_streaming(replayed_events(told)), headers)
 
 
-def _marked(response: R, reply: Reply) -> R:
-    if reply.answering.call.is_fitted:
-        response["X-Budget-Fitted"] = str(reply.answering.terms.max_tokens)
+def _with_headers(response: HttpResponseBase, headers: dict[str, str]) -> HttpResponseBase:
+    for name, value in headers.items():
+        response[name] = value
     return response
 
 
@@ -134,7 +157,7 @@ class EventStream:
 
     async def _make_events(self) -> AsyncIterator[bytes]:
         answering = self._reply.answering
-        yield event("held", _held(self._reply))
+        yield event("held", self._reply.held())
         try:
             async for words in answering.events():
                 yield b"".join(event("token", {"text": word}) for word in words) if words else comment("waiting")
@@ -157,12 +180,41 @@ class EventStream:
         await self._events.aclose()  # type: ignore[attr-defined]
 
 
-def _held(reply: Reply) -> dict[str, Any]:
-    answering = reply.answering
-    budget = budget_of(answering.call.first_balances, answering.call.hold.scope)
-    return {
-        "reserved": answering.call.held,
-        "remaining": budget["remaining"] if budget else None,
-        "max_tokens": answering.terms.max_tokens,
-        "fitted": answering.call.is_fitted,
-    }
+class LateEvents:
+    """The bytes of a stream whose request waits for the answer of an equal one: silence, then that answer's events.
+
+    Where that one came to nothing, the reply is bought here after all. To close it is to stop waiting.
+    """
+
+    def __init__(self, finding: asyncio.Task[Reply | Told]) -> None:
+        self._finding = finding
+        self._events = self._make_events()
+
+    async def _make_events(self) -> AsyncIterator[bytes]:
+        yield comment("waiting")
+        while not (await asyncio.wait({self._finding}, timeout=streams.KEEP_ALIVE_SECONDS))[0]:
+            yield comment("waiting")
+        try:
+            found = self._finding.result()
+        except ApiError as exc:
+            yield event("error", exc.body())
+            return
+        except Exception:
+            logger.exception("A repeat broke on our side")
+            yield event("error", ApiError().body())
+            return
+        if isinstance(found, Told) and not is_stream(found):
+            yield event("error", found.answer["body"])
+            return
+        async for part in EventStream(found) if isinstance(found, Reply) else replayed_events(found):
+            yield part
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._events)
+
+    async def aclose(self) -> None:
+        self._finding.cancel()
+        await self._events.aclose()  # type: ignore[attr-defined]

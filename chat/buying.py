@@ -16,6 +16,7 @@ from billing.engine.call import Busy, Call
 from billing.engine.engine import Engine
 from billing.engine.opening import open_call
 from billing.engine.order import Order
+from billing.engine.repeats import Claim
 from billing.engine.rules import first_output, likely_tokens, overhead
 from billing.engine.settling import Final, Keep
 from billing.outcomes import Outcome
@@ -61,6 +62,7 @@ class Wanted:
     keep_rows: Callable[[Call, Completion], Keep | None] | None = None
     after: Callable[[Completion], Awaitable[None]] | None = None
     tags: list[str] | None = None
+    claim: Claim | None = None
 
 
 async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]:
@@ -81,6 +83,8 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
             held_output=held_output,
             keep=functools.partial(wanted.keep_rows, call) if wanted.keep_rows else None,
             after=wanted.after,
+            # Whoever repeats the request gets the whole answer: it is not cut because its first reader left.
+            goes_on=wanted.claim is not None,
         )
     except Busy:
         raise ConversationBusy from None
@@ -170,4 +174,5 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         fit=fit if plan_of(payer.plan).fits else None,
         tighten=tighten,
         affordable=lambda remaining: affordable_tokens(max(0, remaining), terms.bound, terms.price),
+        claim=wanted.claim,
     )

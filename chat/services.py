@@ -7,23 +7,25 @@ not hold money itself; chat.calls does.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
 
 from billing.client import account_of
-from billing.engine.authority import Payer
+from billing.engine.authority import Payer, budget_of
 from billing.engine.call import Call
 from billing.engine.engine import Engine
 from billing.engine.loop import here, refuse_in_transaction, run
 from billing.engine.payers import payer_for
+from billing.engine.repeats import Claim, Request, Told, claim_or_told
 from billing.engine.rules import USUAL_INPUT_RATIO, likely_tokens
-from billing.engine.settling import Keep
+from billing.engine.settling import Keep, Settled
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
 from billing.guard import guarded
@@ -36,8 +38,8 @@ from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Known, Wanted, begin
 from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, prompt_bound, prompt_bytes
 from chat.pricing import price_for
-from chat.streams import Answering, Completion
-from tenants.http import NotFound, Unavailable
+from chat.streams import Answering, Completion, as_settled
+from tenants.http import ApiError, NotFound, Unavailable
 from tenants.models import Tenant
 
 # How much of a conversation goes along: a small model's memory is short, and every token of it is paid for again.
@@ -81,6 +83,41 @@ class Reply:
             "budget": completion.budget,
         }
 
+    def body(self, completion: Completion) -> dict[str, Any]:
+        """The whole answer."""
+        return {"response": completion.shown, **self.facts(completion)}
+
+    def held(self) -> dict[str, Any]:
+        """What a stream says before its first word."""
+        call = self.answering.call
+        budget = budget_of(call.first_balances, call.hold.scope)
+        return {
+            "reserved": call.held,
+            "remaining": budget["remaining"] if budget else None,
+            "max_tokens": self.answering.terms.max_tokens,
+            "fitted": call.is_fitted,
+        }
+
+    def headers(self) -> dict[str, str]:
+        """What every answer says beside its body, also a stream before its first byte."""
+        fitted = self.answering.call.is_fitted
+        return {"X-Budget-Fitted": str(self.answering.terms.max_tokens)} if fitted else {}
+
+
+async def reply_or_told(buyer: Buyer, request: Request, **asked: Any) -> Reply | Told:
+    """`start_reply`, or what was answered to the same request before: its reply is bought once.
+
+    The answer goes on when its reader leaves. Raises what `claim_or_told` does, too.
+    """
+    claimed = await claim_or_told(here(), request)
+    if isinstance(claimed, Told):
+        return claimed
+    try:
+        return await start_reply(buyer, claim=claimed, **asked)
+    except BaseException:
+        claimed.give_back()
+        raise
+
 
 async def start_reply(
     buyer: Buyer,
@@ -89,6 +126,7 @@ async def start_reply(
     conversation_id: int | None = None,
     max_tokens: int | None = None,
     model: str | None = None,
+    claim: Claim | None = None,
 ) -> Reply:
     """Hold the money for an answer, call the model, and give back the reply as it comes. The caller must leave it or
     read it to its end.
@@ -103,13 +141,13 @@ async def start_reply(
     )
     if conversation_id is None:
         conversation = Conversation(busy_key=_busy_key(buyer))
-        return await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model)
+        return await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model, claim)
     busy_key = f"{_busy_key(buyer)}{conversation_id}"
     if not await engine.exclusive.acquire(busy_key, engine.wait_seconds):
         raise ConversationBusy
     try:
         conversation = await _found(engine, buyer, conversation_id, busy_key)
-        reply = await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model)
+        reply = await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model, claim)
     except BaseException:
         engine.exclusive.release(busy_key)
         raise
@@ -125,6 +163,7 @@ async def _reply(
     prompt: str,
     max_tokens: int | None,
     model: str | None,
+    claim: Claim | None,
 ) -> Reply:
     asked_at = datetime.now(UTC)
     wanted = Wanted(
@@ -143,9 +182,24 @@ async def _reply(
             Asked(prompt, asked_at, buyer.user_id, is_new=conversation.id is None),
             completion,
         ),
+        claim=claim,
     )
     answering = await begin(engine, payer, wanted)
-    return Reply(answering, conversation.id or _number_of(answering.call))
+    reply = Reply(answering, conversation.id or _number_of(answering.call))
+    if claim is not None:
+        claim.tell = functools.partial(_told, reply)
+    return reply
+
+
+def _told(reply: Reply, settled: Settled) -> Told | None:
+    """What whoever repeats the request is answered, whole or streamed; None where nothing was bought."""
+    completion, failure = reply.answering.as_settled(settled), reply.answering.failure
+    stream = {"held": reply.held(), "conversation_id": reply.conversation_id, "headers": reply.headers()}
+    if failure is None:
+        return Told(200, {"body": reply.body(completion), "words": completion.shown, **stream})
+    if not settled.final.cost:
+        return None
+    return Told(failure.status, {"body": failure.body(), "words": completion.text, **stream})
 
 
 def _busy_key(buyer: Buyer) -> str:
@@ -316,19 +370,32 @@ async def _reply_at_once(buyer: Buyer, asked: dict[str, Any]) -> int:
 
 
 def summarize(
-    tenant: Tenant, *, user_id: int, key_id: int | None, text: str, max_tokens: int | None = None
+    tenant: Tenant,
+    *,
+    user_id: int,
+    key_id: int | None,
+    text: str,
+    max_tokens: int | None = None,
+    claim: Claim | None = None,
 ) -> dict[str, Any]:
     """{summary, model, usage, cost, budget}. Raises ModelNotPriced, a BudgetError, or ModelFailed."""
     messages, allowed = _summary_terms(tenant, text=text, max_tokens=max_tokens)
-    answer = _summary(messages, max_tokens=allowed, user_id=user_id, key_id=key_id)
+    answer = _summary(messages, max_tokens=allowed, user_id=user_id, key_id=key_id, claim=claim)
+    if claim is not None and claim.told is not None:
+        body: dict[str, Any] = claim.told.answer["body"]  # as whoever repeats the request will read it
+        return body
     figures = figures_for(tenant)
+    return _summary_body(replace(answer, budget=figures.as_budget() if figures else None))
+
+
+def _summary_body(answer: Completion) -> dict[str, Any]:
     return {
         "summary": answer.shown,
         "model": answer.model,
         "usage": {"input_tokens": answer.usage.tokens_input, "output_tokens": answer.usage.tokens_output},
         "cost": {"microcents": answer.cost, "usd": usd(answer.cost)},
         "outcome": str(answer.outcome),
-        "budget": figures.as_budget() if figures else None,
+        "budget": answer.budget,
     }
 
 
@@ -361,6 +428,21 @@ def _least(messages: list[Message], **who: Any) -> int:
     app="summarize",
     user_id=lambda messages, *, user_id, **kw: user_id,
     key_id=lambda messages, *, key_id, **kw: key_id,
+    claim=lambda messages, *, claim, **kw: claim,
 )
-def _summary(messages: list[Message], *, max_tokens: int, user_id: int, key_id: int | None) -> Completion:
-    return calls.complete(messages, app="summarize", max_tokens=max_tokens)
+def _summary(
+    messages: list[Message], *, max_tokens: int, user_id: int, key_id: int | None, claim: Claim | None
+) -> Completion:
+    try:
+        answer = calls.complete(messages, app="summarize", max_tokens=max_tokens)
+    except ApiError as exc:
+        if claim is not None:
+            claim.tell = functools.partial(_told_of_failure, exc)
+        raise
+    if claim is not None:
+        claim.tell = lambda settled: Told(200, {"body": _summary_body(as_settled(answer, settled))})
+    return answer
+
+
+def _told_of_failure(failure: ApiError, settled: Settled) -> Told | None:
+    return Told(failure.status, {"body": failure.body()}) if settled.final.cost else None

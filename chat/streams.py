@@ -111,6 +111,7 @@ class Answering(Generic[P]):
         held_output: int,
         keep: KeepFor | None = None,
         after: Callable[[Completion], Awaitable[None]] | None = None,
+        goes_on: bool = False,
     ) -> None:
         self.call = call
         self.terms = terms
@@ -119,6 +120,7 @@ class Answering(Generic[P]):
         self._loop = asyncio.get_running_loop()
         self._keep = keep
         self._after = after
+        self._goes_on = goes_on
         self._held_output = held_output
         self._model = ModelStream(
             messages, model=terms.model, max_tokens=terms.max_tokens, dialect=terms.dialect, paid_by=call
@@ -172,8 +174,10 @@ class Answering(Generic[P]):
             raise
 
     def leave(self) -> None:
-        """The reader is gone. The upstream is cut, unless it bills the rest all the same and may still report."""
-        if not self._ended and not self._reader_left:
+        """The reader is gone. The upstream is cut, unless it bills the rest all the same and may still report, or the
+        answer is for others too.
+        """
+        if not self._ended and not self._reader_left and not self._goes_on:
             self._reader_left = True
             if not self.terms.dialect.bills_after_cut:
                 self._cut("cancelled")
@@ -209,8 +213,13 @@ class Answering(Generic[P]):
                 await asyncio.shield(settling)
         assert self._completion is not None
         if settling.done() and not settling.cancelled() and settling.exception() is None:
-            return self._as_settled(self._completion, settling.result())
+            return self.as_settled(settling.result())
         return self._completion
+
+    def as_settled(self, settled: Settled) -> Completion:
+        """The whole of an answer that has ended, as it was settled."""
+        assert self._completion is not None
+        return as_settled(self._completion, settled)
 
     # --- reading the model ---
 
@@ -349,7 +358,7 @@ class Answering(Generic[P]):
     ) -> None:
         settled = await asyncio.shield(settling)
         try:
-            await after(self._as_settled(completion, settled))
+            await after(as_settled(completion, settled))
         except Exception:  # the builder's own; money and last event are done with already
             logger.exception("What was to be kept of a paid answer could not be: hold=%s", self.call.id)
 
@@ -393,12 +402,14 @@ class Answering(Generic[P]):
         # What ended it was the money that its last tokens were fitted to.
         return "budget" if reason == "length" and self.call.is_fitted else reason
 
-    def _as_settled(self, completion: Completion, settled: Settled) -> Completion:
-        final = settled.final
-        return replace(
-            completion,
-            usage=final.usage or completion.usage,
-            cost=final.cost,
-            outcome=final.outcome,
-            budget=settled.budget,
-        )
+
+def as_settled(completion: Completion, settled: Settled) -> Completion:
+    """The completion with what stands at the authority."""
+    final = settled.final
+    return replace(
+        completion,
+        usage=final.usage or completion.usage,
+        cost=final.cost,
+        outcome=final.outcome,
+        budget=settled.budget,
+    )

@@ -135,7 +135,7 @@ def _fields(exc: ValidationError) -> dict[str, list[str]]:
     """{"prompt": ["Field required"]}: the field as the caller wrote it, not as the code names its parameters."""
     fields: dict[str, list[str]] = {}
     for error in exc.errors:
-        place = [str(part) for part in error["loc"] if part not in ("body", "payload", "query", "path")]
+        place = [str(part) for part in error["loc"] if part not in ("body", "payload", "query", "path", "header")]
         fields.setdefault(".".join(place) or "body", []).append(str(error["msg"]).removeprefix("Value error, "))
     return fields
 

@@ -22,7 +22,7 @@ from billing.engine.authority import Held, Payer, code_of, held_of, is_lost
 from billing.engine.order import Order
 from billing.engine.recovery import recover
 from billing.engine.settling import Final, Keep, Open, Settled, Slice
-from billing.engine.statements import FINAL, FORGET_HOLD, SLICE, dispatch_statement
+from billing.engine.statements import FINAL, FORGET_HOLD, SLICE, dispatch_statement, in_schema
 from billing.engine.store import FAILURES
 from billing.outcomes import Outcome
 from billing.plans import plan_of
@@ -122,10 +122,14 @@ class Call:
             "used": min(order.least, self.held),
             "tokens_input": order.tokens_input,
         }
+        statement = dispatch_statement(order.numbered_by)
+        if order.claim is not None:
+            statement = in_schema(dispatch_statement(order.numbered_by, is_claimed=True), self.payer.schema)
+            params |= order.claim.params
         try:
             await self._engine.register()
             self._may_have_a_row = True
-            rows = await self._engine.store.fetch(dispatch_statement(order.numbered_by), params)
+            rows = await self._engine.store.fetch(statement, params)
         except psycopg.errors.UniqueViolation:
             self._may_have_a_row = False
             self.settle(Final(0, Outcome.NONE))
@@ -133,8 +137,15 @@ class Call:
         except FAILURES as exc:
             self.settle(Final(0, Outcome.NONE))
             raise Unavailable from exc
+        if not rows:
+            # Taken for dead, this process lost the claim to another, which makes the call.
+            self._may_have_a_row = False
+            self.settle(Final(0, Outcome.NONE))
+            raise Unavailable
         self.busy_key = rows[0][0]
         self.is_dispatched = True
+        if order.claim is not None:
+            order.claim.is_dispatched = True
 
     def note(self, used: int, *, tokens_input: int | None, tokens_output: int | None) -> None:
         """What the call used so far, at least. Written with the next slice."""
@@ -248,7 +259,10 @@ class Call:
             try:
                 if settled.is_landed:
                     if self.is_dispatched:
-                        settled.is_written = await settling.write_down(self._engine.store, self.hold, settled, keep)
+                        answer = self.order.claim.keep(settled) if self.order.claim is not None else None
+                        settled.is_written = await settling.write_down(
+                            self._engine.store, self.hold, settled, keep, answer
+                        )
                     elif self._may_have_a_row:
                         # Written while its reader left or its answer was lost: it would keep a conversation busy.
                         await self._engine.store.fetch(FORGET_HOLD, [self.id])
@@ -256,6 +270,8 @@ class Call:
                     return settled
                 if self.is_dispatched and not written_final:
                     await self._write_final(final)
+                    if self.order.claim is not None:
+                        await self.order.claim.keep_early(settled)
                     written_final = 1
             except (*FAILURES, psycopg.Error) as exc:
                 # Away, or a schema that is being moved: whatever it is, nobody else settles a living process's call.

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5.0
+# A process that has been silent for so long is taken for dead.
+SILENT_SECONDS = 15.0
 KEEPERS = 4
 # An extension that failed is tried again so soon, and what lapses is noticed.
 WATCH_SECONDS = 1.0
@@ -59,6 +61,8 @@ class Engine:
         self._timers: list[asyncio.Task[None]] = []
         # Connections to models, by whoever opens them; closed with ours.
         self.sessions: dict[Any, aiohttp.ClientSession] = {}
+        # Requests that wait for the answer of an equal one, by whoever watches it for them.
+        self.watches: dict[Any, Any] = {}
         # What is kept of answers, each on a thread: so many at once.
         self.keepers = asyncio.Semaphore(KEEPERS)
         # What else must end when the process does: answers under way, each by its own cut.

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from billing.engine.authority import TTL_MS, Payer
+
+if TYPE_CHECKING:
+    from billing.engine.repeats import Claim
 
 __all__ = ["TTL_MS", "Order", "refuse_unless_whole"]
 
@@ -35,6 +38,7 @@ class Order:
     `fit` turns what remains into a smaller amount that still makes a call, 0 where there is none. `tighten` counts
     anew what `amount` only bounds, once, when money is short; None where it cannot. `numbered_by` is an SQL
     expression that ends the busy key: what a call makes gets its number with the hold, which spares a statement.
+    With a `claim` the call is dispatched only while the claim is its own, and its answer is written with its line.
     """
 
     payer: Payer
@@ -54,6 +58,7 @@ class Order:
     fit: Callable[[int], int] | None = None
     tighten: Callable[[], Awaitable[int | None]] | None = None
     affordable: Callable[[int], int] | None = None
+    claim: Claim | None = None
 
     def __post_init__(self) -> None:
         # The authority would refuse it in words that sound like an outage, to a person who can do nothing about it.

@@ -6,8 +6,10 @@ hold's row alone, so a repeat sends the same bytes. Must not decide what was use
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import operator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -322,15 +324,23 @@ class Keep:
     sql: str
     params: dict[str, Any]
 
+    def __add__(self, other: Keep) -> Keep:
+        return Keep(self.sql + other.sql, {**self.params, **other.params})
 
-async def write_down(store: Store, hold: Open, settled: Settled, keep: Keep | None = None) -> bool:
-    """The line in and the hold out, in one statement. Whether we were the one who did it. May raise store.FAILURES."""
-    if keep is not None:
+
+async def write_down(store: Store, hold: Open, settled: Settled, *keeps: Keep | None) -> bool:
+    """The line in and the hold out, in one statement. Whether we were the one who did it. May raise store.FAILURES.
+
+    Where rows cannot be kept, those of the later `keeps` are written without the first's; and the money in any case.
+    """
+    kept = [keep for keep in keeps if keep is not None]
+    while kept:
         try:
-            return await _write(store, hold, settled, keep)
+            return await _write(store, hold, settled, functools.reduce(operator.add, kept))
         except _OWN_ROWS_REFUSED as exc:
-            # The conversation was deleted meanwhile, or its words cannot be stored: the money is written all the same.
+            # The conversation was deleted meanwhile, or its words cannot be stored.
             logger.warning("A paid call's own rows could not be kept: hold=%s: %s", hold.id, type(exc).__name__)
+        del kept[0]
     return await _write(store, hold, settled, None)
 
 

@@ -36,21 +36,34 @@ ON CONFLICT (id) DO UPDATE SET seen_at = now()
 
 FORGET_PROCESS = "DELETE FROM public.billing_process WHERE id = %s"
 
-DISPATCH = """
+_HOLD_ROW = """
 INSERT INTO public.billing_hold (
     id, account_id, process, reservation_id, subject, user_id, action_kind, action_name, model, estimate, slices,
     busy_key, created_at, dispatched_at, used, overrun, tokens_input, outcome, is_final
-) VALUES (
+)
+SELECT
     %(id)s, %(account)s, %(process)s, %(reservation)s, %(subject)s::jsonb, %(user)s, %(kind)s, %(name)s, %(model)s,
     %(estimate)s, '[]'::jsonb, %(busy_key)s{number}, now(), now(), %(used)s, 0, %(tokens_input)s, 'swept', false
-)
-RETURNING busy_key
 """
 
+DISPATCH = f"{_HOLD_ROW}RETURNING busy_key\n"
 
-def dispatch_statement(numbered_by: str = "") -> str:
-    """DISPATCH, its busy key ended by an SQL expression where there is one."""
-    return DISPATCH.replace("{number}", f"::text || ({numbered_by})" if numbered_by else "")
+# A process that was stopped may wake when another has taken its claim over: then no hold is written, and it calls no
+# model. One statement, so that nobody can take the claim between the two.
+DISPATCH_CLAIMED = """
+WITH claim AS (
+    UPDATE {schema}.usage_repeat SET hold = %(id)s
+    WHERE id = %(claim)s AND attempt = %(attempt)s AND hold IS NULL
+    RETURNING id
+){row}FROM claim
+RETURNING busy_key
+""".replace("{row}", _HOLD_ROW)
+
+
+def dispatch_statement(numbered_by: str = "", *, is_claimed: bool = False) -> str:
+    """The hold's row, its busy key ended by an SQL expression where there is one; `is_claimed`: while the claim is."""
+    text = DISPATCH_CLAIMED if is_claimed else DISPATCH
+    return text.replace("{number}", f"::text || ({numbered_by})" if numbered_by else "")
 
 
 FORGET_HOLD = "DELETE FROM public.billing_hold WHERE id = %s"
@@ -134,3 +147,62 @@ DELETE FROM public.billing_process AS process
 WHERE seen_at < now() - interval '1 hour'
   AND NOT EXISTS (SELECT 1 FROM public.billing_hold AS hold WHERE hold.process = process.id)
 """
+
+# --- requests under an Idempotency-Key ---
+
+# Ours where there is no such request yet, or none of the last day. It has no answer and no hold then.
+CLAIM = """
+INSERT INTO {schema}.usage_repeat AS repeat (user_id, route, key, fingerprint, attempt, process, answer, created_at)
+VALUES (%(user)s, %(route)s, %(key)s, %(fingerprint)s, %(attempt)s, %(process)s, '', now())
+ON CONFLICT (user_id, route, key) DO UPDATE
+SET fingerprint = EXCLUDED.fingerprint, attempt = EXCLUDED.attempt, process = EXCLUDED.process, hold = NULL,
+    status = NULL, answer = '', created_at = now()
+WHERE repeat.created_at < now() - make_interval(secs => %(kept)s)
+RETURNING id
+"""
+
+# What has become of it. A hold's row goes in the statement that writes its line; one that went without a line was
+# never dispatched.
+LOOK = """
+SELECT repeat.id, repeat.fingerprint, repeat.attempt, repeat.status, repeat.answer, repeat.hold,
+       repeat.created_at < now() - make_interval(secs => %(stale)s),
+       EXISTS (
+           SELECT 1 FROM public.billing_process AS process
+           WHERE process.id = repeat.process AND process.seen_at > now() - make_interval(secs => %(silent)s)
+       ),
+       EXISTS (SELECT 1 FROM public.billing_hold AS hold WHERE hold.id = repeat.hold),
+       (SELECT line.cost FROM {schema}.usage_usageline AS line WHERE line.hold = repeat.hold)
+FROM {schema}.usage_repeat AS repeat
+WHERE repeat.user_id = %(user)s AND repeat.route = %(route)s AND repeat.key = %(key)s
+"""
+
+# By compare and set: of many who want it one gets it, and nobody where its owner has dispatched meanwhile.
+TAKE_OVER = """
+UPDATE {schema}.usage_repeat SET attempt = %(attempt)s, process = %(process)s, hold = NULL, created_at = now()
+WHERE id = %(id)s AND attempt = %(seen)s AND hold IS NOT DISTINCT FROM %(hold)s AND status IS NULL
+RETURNING id
+"""
+
+GIVE_BACK = """
+DELETE FROM {schema}.usage_repeat
+WHERE user_id = %(user)s AND route = %(route)s AND key = %(key)s AND attempt = %(attempt)s AND status IS NULL
+"""
+
+# Before the line, where the authority has not taken the commit yet.
+ANSWER = """
+UPDATE {schema}.usage_repeat SET status = %(told_status)s, answer = %(told)s
+WHERE id = %(claim)s AND attempt = %(attempt)s AND status IS NULL
+"""
+
+# Further parts of SETTLE: with the line comes the answer, or the key is free again.
+ANSWERED = """
+, answered AS (
+    UPDATE {schema}.usage_repeat AS repeat SET status = %(told_status)s, answer = %(told)s
+    FROM gone WHERE repeat.id = %(claim)s AND repeat.attempt = %(attempt)s AND repeat.status IS NULL
+)"""
+
+GIVEN_BACK = """
+, given_back AS (
+    DELETE FROM {schema}.usage_repeat AS repeat USING gone
+    WHERE repeat.id = %(claim)s AND repeat.attempt = %(attempt)s AND repeat.status IS NULL
+)"""

@@ -8,13 +8,27 @@ from django.apps import apps
 from django.db import connection
 
 from billing.engine import statements
-from billing.engine.statements import HABITS, LEARN, REGISTER, SETTLE, dispatch_statement, in_schema
+from billing.engine.statements import (
+    ANSWERED,
+    GIVEN_BACK,
+    HABITS,
+    LEARN,
+    REGISTER,
+    SETTLE,
+    dispatch_statement,
+    in_schema,
+)
 from billing.engine.store import Store
 from chat import services
 from tests.support.lossy import LossyProxy
 from tests.support.money import eventually, is_settled
 
-KEEPS = {"TURNS": services.TURNS, "CONVERSATION_ROW + TURNS": services.CONVERSATION_ROW + services.TURNS}
+KEEPS = {
+    "TURNS": services.TURNS,
+    "CONVERSATION_ROW + TURNS": services.CONVERSATION_ROW + services.TURNS,
+    "TURNS + ANSWERED": services.TURNS + ANSWERED,
+    "GIVEN_BACK": GIVEN_BACK,
+}
 
 
 def whole_statements():
@@ -27,7 +41,10 @@ def whole_statements():
     }
     assert len(found) > 10
     kept = {f"SETTLE with {name}": SETTLE.replace("{keep}", text) for name, text in KEEPS.items()}
-    numbered = {"DISPATCH of a new conversation": dispatch_statement(services.NEW_ID)}
+    numbered = {
+        f"{name} of a new conversation": dispatch_statement(services.NEW_ID, is_claimed=is_claimed)
+        for name, is_claimed in {"DISPATCH": False, "DISPATCH_CLAIMED": True}.items()
+    }
     return {**found, **kept, **numbered}
 
 
@@ -65,6 +82,7 @@ def test_every_insert_is_looked_at():
         "billing_habit",
         "billing_houseline",
         "usage_usageline",
+        "usage_repeat",
         "chat_conversation",
         "chat_message",
     }

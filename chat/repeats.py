@@ -1,0 +1,92 @@
+"""Idempotency-Key at both doors: how the header is read, what makes two bodies the same, and an answer told again.
+
+Owns the words of a replay, whole and streamed. Who may call a model is billing.engine.repeats' to decide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from django.http import HttpRequest, HttpResponse
+from ninja.params.functions import Header
+from pydantic import AfterValidator
+
+from billing.engine.repeats import Request, Told
+from chat.sse import event
+from tenants.http import ApiError, error_response
+from tenants.resolve import Asker
+
+MOST_LETTERS = 255
+
+
+def _read(value: str | None) -> str | None:
+    if value is None:
+        return None
+    key = value.strip()
+    # Two headers of one name reach us as one, with a comma between them.
+    if not 1 <= len(key) <= MOST_LETTERS or not key.isascii() or not key.isprintable() or "," in key:
+        raise ValueError(f"Send one key of 1 to {MOST_LETTERS} printable ASCII characters, without a comma.")
+    return key
+
+
+IdempotencyKey = Annotated[str | None, AfterValidator(_read)]
+KEY_HEADER: Any = Header(
+    None,
+    alias="Idempotency-Key",
+    description="Names this request, for 24 hours. Sent again with the same body it is charged once and gets the same "
+    "answer, with the header `Idempotent-Replayed: true`; while the first is under way, it waits for that. A request "
+    "that failed and cost nothing is tried anew.",
+)
+
+
+def request_of(asker: Asker, route: str, key: str, body: dict[str, Any]) -> Request:
+    """The request that the key names: a member's, by whichever of their keys or sessions."""
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
+    return Request(asker.tenant.schema_name, asker.user_id, route, key, fingerprint)
+
+
+def whole(body: dict[str, Any]) -> HttpResponse:
+    return HttpResponse(json.dumps(body), content_type="application/json")
+
+
+class _Again(ApiError):
+    """A failure that was charged, told again."""
+
+    def __init__(self, told: Told) -> None:
+        self._body = told.answer["body"]
+        self.status = told.status
+        super().__init__(self._body["message"], retry_after_ms=self._body["retry_after_ms"])
+
+    def body(self) -> dict[str, Any]:
+        return dict(self._body)
+
+
+def replayed(request: HttpRequest, told: Told) -> HttpResponse:
+    """The whole answer, byte for byte."""
+    response = whole(told.answer["body"]) if told.status == 200 else error_response(request, _Again(told))
+    for name, value in {**told.answer.get("headers", {}), **REPLAYED}.items():
+        response[name] = value
+    return response
+
+
+REPLAYED = {"Idempotent-Replayed": "true"}
+
+
+def is_stream(told: Told) -> bool:
+    """Whether it is told as events. What failed before its first word is a status."""
+    return told.status == 200 or bool(told.answer["words"])
+
+
+async def replayed_events(told: Told) -> AsyncIterator[bytes]:
+    """The events of the same answer, its words in one."""
+    answer = told.answer
+    yield event("held", answer["held"])
+    yield event("token", {"text": answer["words"]})
+    if told.status == 200:
+        yield event("done", {name: value for name, value in answer["body"].items() if name != "response"})
+    else:
+        yield event("error", answer["body"])
