@@ -36,10 +36,11 @@ def kill(process):
 class Reader(threading.Thread):
     """Reads a stream to its end, or to the end of whoever writes it. `at`: by way of another address."""
 
-    def __init__(self, server, workspace, key, *, path="/api/chat/", at=None, **body) -> None:
+    def __init__(self, server, workspace, key, *, path="/api/chat/", at=None, headers=None, **body) -> None:
         super().__init__()
         self.body = {"prompt": PROMPT, "stream": True, **body} if path == "/api/chat/" else body
         self.path, self.client = path, server.client(workspace, key)
+        self.client.headers.update(headers or {})
         if at:
             self.client.base_url = at
         self.lines: list[str] = []

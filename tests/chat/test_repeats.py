@@ -1,0 +1,431 @@
+"""Idempotency-Key on chat and summarize: however often a request is sent, one call is made and one is paid for."""
+
+import threading
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.core.management import call_command
+from django.utils import timezone
+
+from billing.engine import repeats
+from billing.engine.loop import here
+from billing.usage.models import Repeat
+from chat import streams
+from chat.models import Conversation
+from tests.support.cast import events_of
+from tests.support.money import eventually, on_loop
+from tests.support.plane import PlaneResponse
+
+pytestmark = pytest.mark.usefixtures("upstream")
+
+COST = 10 * 1_000 + 4 * 4_000
+CHAT, SUMMARIZE = ("/api/chat/", {"prompt": "hello"}), ("/api/summarize/", {"text": "hello"})
+
+
+def under(key="k-1"):
+    return {"idempotency-key": key}
+
+
+def ask(api, *, key="k-1", prompt="hello", **fields):
+    return api.post("/api/chat/", {"prompt": prompt, **fields}, headers=under(key))
+
+
+def begin(api, *, key="k-1", **fields):
+    return api.plane.begin("POST", "/api/chat/", {"prompt": "hello", **fields}, headers=under(key))
+
+
+def is_replay(response):
+    return response.has_header("Idempotent-Replayed") and response["Idempotent-Replayed"] == "true"
+
+
+def words(events):
+    return "".join(data["text"] for name, data in events if name == "token")
+
+
+def rows(workspace, **changed):
+    """The workspace's requests under keys, changed as if something had happened to them."""
+    with workspace.scope():
+        if changed:
+            Repeat.objects.update(**changed)
+        return list(Repeat.objects.order_by("pk"))
+
+
+def waiting():
+    """How many wait in this process, for each request that somebody waits for."""
+    return on_loop(lambda: [watch.waiting for watch in here().watches.values()])
+
+
+def left_by_nobody(workspace, **row):
+    """A request under k-1 that another process has claimed, and does nothing for."""
+    given = {"user_id": workspace.owner.pk, "route": "chat", "key": "k-1", "created_at": timezone.now()}
+    given |= {"fingerprint": _fingerprint(workspace), "attempt": uuid.uuid4(), "process": on_loop(here).process_id}
+    with workspace.scope():
+        return Repeat.objects.create(**{**given, **row})
+
+
+def _fingerprint(workspace):
+    """Of the body that `ask` sends, as the product takes it."""
+    ask(workspace.api(), key="like k-1")
+    with workspace.scope():
+        return Repeat.objects.get(key="like k-1").fingerprint
+
+
+# --- again ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "body"), [CHAT, SUMMARIZE], ids=["chat", "summarize"])
+def test_a_repeat_is_the_same_answer_and_charged_once(workspace, upstream, path, body):
+    api = workspace.api()
+    first, *again = [api.post(path, body, headers=under()) for _ in range(3)]
+    assert first.status_code == 200
+    assert first.json()["cost"]["microcents"] == workspace.ledger()["spent"] == COST
+    assert not is_replay(first)
+    for response in again:
+        assert (response.status_code, response.content) == (200, first.content)
+        assert is_replay(response)
+        for name in ("Content-Type", "Cache-Control", "Vary"):
+            assert response[name] == first[name]
+    assert (len(upstream.calls), len(workspace.lines())) == (1, 1)
+    # A header of nobody's business elsewhere.
+    assert api.get("/api/budget/", headers=under(",")).status_code == 200
+
+
+def test_a_repeat_may_ask_for_the_other_form(workspace, upstream):
+    api = workspace.api()
+    whole, streamed = ask(api, key="a").json(), events_of(ask(api, key="b", stream=True))
+    again = ask(api, key="a", stream=True)
+    assert is_replay(again)
+    assert again["X-Conversation-ID"] == str(whole["conversation_id"])
+    assert (again["Content-Type"], again["Cache-Control"]) == ("text/event-stream", "no-cache")
+    (first, held), *tokens, (last, facts) = events_of(again)
+    assert (first, held.keys(), last) == ("held", streamed[0][1].keys(), "done")
+    assert {"response": words(tokens), **facts} == whole
+    assert events_of(ask(api, key="b", stream=True)) == [
+        streamed[0],
+        ("token", {"text": "Hello, world."}),
+        streamed[-1],
+    ]
+    assert ask(api, key="b").json() == {"response": "Hello, world.", **streamed[-1][1]}
+    assert len(upstream.calls) == 2
+
+
+def test_of_ten_at_once_one_calls_and_nine_wait_for_its_answer(workspace, upstream, settings):
+    settings.TENANT_STREAMS_MAX = 1  # who waits takes no place
+    upstream.delay_between = 0.1
+    api = workspace.api()
+    answers = [PlaneResponse(exchange) for exchange in [begin(api) for _ in range(10)]]
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert sorted(map(is_replay, answers)) == [False] + [True] * 9
+    assert (len(upstream.calls), len(workspace.settled())) == (1, 1)
+
+
+def test_of_two_summaries_at_once_one_waits(workspace, upstream):
+    upstream.delay_between = 0.1
+    api, answers = workspace.api(), []
+    path, body = SUMMARIZE
+    threads = [threading.Thread(target=lambda: answers.append(api.post(path, body, headers=under()))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    one, other = answers
+    assert one.content == other.content
+    assert is_replay(one) != is_replay(other)
+    assert (len(upstream.calls), len(workspace.lines())) == (1, 1)
+
+
+def test_a_reader_who_left_after_the_first_byte_gets_the_whole_answer_again(workspace, upstream):
+    upstream.tokens, upstream.delay_between = ["word "] * 20, 0.02
+    api = workspace.api()
+    first = ask(api, stream=True)
+    next(iter(first.streaming_content))
+    first.close()
+    response = ask(api)  # while the answer goes on
+    assert is_replay(response)
+    assert response.json()["response"] == "word " * 20
+    (line,) = workspace.settled()
+    assert (line.outcome, line.tokens_output, len(upstream.calls)) == ("exact", 20, 1)
+    # Without a key the reader's going ends it, as ever.
+    api.chat("hello", stream=True).close()
+    assert workspace.settled(lines=2)[1].outcome == "estimated"
+
+
+def test_a_client_that_timed_out_and_sent_three_times_pays_once(workspace, upstream):
+    upstream.delay_first = 0.5
+    api = workspace.api()
+    first = begin(api)
+    assert upstream.wait_until(lambda up: up.calls)
+    first.leave()
+    for stream in (False, True):
+        again = begin(api, stream=stream)
+        assert eventually(lambda: waiting() == [1])
+        again.leave()
+    assert waiting() == []
+    response = ask(api)
+    assert (response.status_code, response.json()["cost"]["microcents"]) == (200, COST)
+    assert is_replay(response)
+    assert (len(upstream.calls), len(workspace.settled())) == (1, 1)
+    assert workspace.ledger()["spent"] == COST
+
+
+def test_an_answer_that_the_end_of_its_process_cut_is_told_again(workspace, upstream):
+    upstream.tokens, upstream.delay_between = ["word "] * 400, 0.02
+    api = workspace.api()
+    first = ask(api, stream=True)
+    parts = iter(first.streaming_content)
+    while b"token" not in next(parts):
+        pass
+    on_loop(lambda: here().cut_all())
+    list(parts)
+    body = ask(api).json()
+    assert (body["finish_reason"], body["outcome"]) == ("cancelled", "estimated")
+    assert body["response"].startswith("word")
+    assert len(upstream.calls) == 1
+
+
+# --- whose, which and how long --------------------------------------------------------------------------------------
+
+
+def test_a_seat_shares_its_keys_and_nobody_else_does(workspace, globex, upstream):
+    mine = ask(workspace.api(workspace.key())).json()
+    plane = workspace.plane(workspace.client(workspace.owner))
+    token = {"x-csrftoken": plane.cookies["csrftoken"].value}
+    for again in (
+        ask(workspace.api(workspace.key())),
+        plane.post("/api/chat/", {"prompt": "hello"}, headers={**under(), **token}),
+    ):
+        assert is_replay(again)
+        assert again.json() == mine
+    assert plane.post("/api/chat/", {"prompt": "hello"}, headers=under()).status_code == 403, "CSRF is checked first"
+    other = workspace.key(workspace.member("other@example.com"))
+    neighbour = globex.key(globex.member(f"{uuid.uuid4().hex}@globex.example"))
+    for api in (workspace.api(other), globex.api(neighbour)):
+        response = ask(api)
+        assert response.status_code == 200
+        assert not is_replay(response)
+    # The same key on another route is another request.
+    assert not is_replay(workspace.api().post(*SUMMARIZE, headers=under()))
+    assert len(upstream.calls) == 4
+
+
+def test_another_body_under_a_key_is_a_conflict_also_while_the_first_is_under_way(workspace, upstream):
+    upstream.delay_between = 0.2
+    api = workspace.api()
+    under_way = begin(api)
+    assert upstream.wait_until(lambda up: up.calls)
+    for _ in range(2):
+        for fields in ({"prompt": "hello!"}, {"max_tokens": 5}, {"model": "test-model"}):
+            response = ask(api, **fields)
+            assert (response.status_code, response.json()["error"]) == (409, "idempotency_conflict")
+        PlaneResponse(under_way) if under_way else None
+        under_way = None
+    assert ask(api, max_tokens=None, stream=False).status_code == 200, "what is left out and what is null are one body"
+    assert api.post("/api/summarize/", {"text": "a"}, headers=under()).status_code == 200
+    assert api.post("/api/summarize/", {"text": "b"}, headers=under()).json()["error"] == "idempotency_conflict"
+    assert len(upstream.calls) == 2
+
+
+def test_after_a_day_a_key_is_new_and_its_words_are_forgotten(workspace, upstream):
+    from billing.tasks import forget_repeats
+
+    api = workspace.api()
+    ask(api)
+    rows(workspace, created_at=timezone.now() - timedelta(hours=23, minutes=59))
+    assert is_replay(ask(api))
+    rows(workspace, created_at=timezone.now() - timedelta(hours=24, minutes=1))
+    assert not is_replay(ask(api, prompt="something else"))
+    assert len(upstream.calls) == 2
+    with workspace.scope():
+        forget_repeats.func()
+    assert len(rows(workspace)) == 1
+    rows(workspace, created_at=timezone.now() - timedelta(hours=24, minutes=1))
+    with workspace.scope():
+        forget_repeats.func()
+    assert rows(workspace) == []
+
+
+@pytest.mark.parametrize("key", ["", "  ", "x" * 256, "é", "a\tb", "a,b", "\x7f"])
+@pytest.mark.parametrize(("path", "body"), [CHAT, SUMMARIZE], ids=["chat", "summarize"])
+def test_a_key_that_is_none_is_400_and_says_what_one_is(acme, upstream, path, body, key):
+    response = acme.api().post(path, body, headers=under(key))
+    assert (response.status_code, response.json()["error"]) == (400, "invalid")
+    assert "255" in response.json()["fields"]["Idempotency-Key"][0]
+    assert upstream.calls == []
+
+
+def test_the_longest_key_is_one_and_blanks_around_it_are_not_part_of_it(workspace):
+    api = workspace.api()
+    assert not is_replay(ask(api, key="a b" + "x" * 252))
+    assert is_replay(ask(api, key=" a b" + "x" * 252 + " "))
+
+
+def test_the_documentation_shows_the_header(workspace):
+    paths = workspace.client().get("/api/openapi.json").json()["paths"]
+    for path in ("/api/chat/", "/api/summarize/"):
+        named = {one["name"]: one["in"] for one in paths[path]["post"]["parameters"]}
+        assert named == {"Idempotency-Key": "header"}
+        assert "409" in paths[path]["post"]["responses"]
+
+
+# --- what failed ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "body"), [CHAT, SUMMARIZE], ids=["chat", "summarize"])
+def test_a_request_that_cost_nothing_is_tried_anew(workspace, upstream, settings, path, body):
+    api = workspace.api()
+
+    def answer():
+        response = api.post(path, body, headers=under())
+        assert not is_replay(response)
+        return response.status_code
+
+    workspace.leave(0)
+    assert answer() == 402
+    call_command("top_up", workspace.slug, "0.50", "--key", "invoice-1")
+    upstream.status = 503
+    assert answer() == 503
+    upstream.status = None
+    prices, settings.LLM_PRICES = settings.LLM_PRICES, {}
+    assert answer() == 422
+    settings.LLM_PRICES = prices
+    assert answer() == 200
+    # Paid for, it is told again to somebody who has no money left.
+    workspace.leave(0)
+    assert is_replay(api.post(path, body, headers=under()))
+    assert workspace.ledger()["reserved"] == 0
+
+
+@pytest.mark.parametrize(("path", "body"), [CHAT, SUMMARIZE], ids=["chat", "summarize"])
+def test_a_failure_that_was_charged_is_the_answer(workspace, upstream, path, body):
+    upstream.drop = True
+    api = workspace.api()
+    first = api.post(path, body, headers=under())
+    upstream.reset()
+    again = api.post(path, body, headers=under())
+    assert (first.status_code, first.json()["error"]) == (502, "model_failed")
+    assert (again.status_code, again.content) == (502, first.content)
+    assert is_replay(again)
+    (line,) = workspace.settled()
+    assert (line.outcome, upstream.calls) == ("unknown", [])
+
+
+def test_a_stream_that_broke_off_is_told_again_up_to_there(workspace, upstream):
+    upstream.cut_after, upstream.delay_between = 2, 0.05
+    api = workspace.api()
+    first = events_of(ask(api, stream=True))
+    again = events_of(ask(api, stream=True))
+    assert [name for name, _ in again] == ["held", "token", "error"]
+    assert (again[0], words(again), again[-1]) == (first[0], words(first), first[-1])
+    assert ask(api).json() == first[-1][1]
+    assert len(upstream.calls) == 1
+
+
+def test_a_deleted_conversation_keeps_no_paid_answer_from_being_told(workspace, upstream):
+    api = workspace.api()
+    conversation = api.chat("first").json()["conversation_id"]
+
+    def delete(body):
+        with workspace.scope():
+            Conversation.objects.all().delete()
+        return {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
+
+    upstream.usage = delete  # the answer's own rows can then not be kept
+    first = ask(api, conversation_id=conversation)
+    again = ask(api, conversation_id=conversation)
+    assert (first.status_code, is_replay(again)) == (200, True)
+    assert again.content == first.content
+    assert ask(api, key="k-2", conversation_id=conversation).status_code == 404
+
+
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+
+def test_a_streamed_repeat_that_waits_long_begins_with_comment_lines(workspace, upstream, monkeypatch):
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.2)
+    upstream.delay_first = 1.0
+    api = workspace.api()
+    first = begin(api)
+    assert upstream.wait_until(lambda up: up.calls)
+    body = b"".join(ask(api, stream=True).streaming_content)
+    assert body.startswith(b": waiting\n\n")
+    assert body.index(b": waiting") < body.index(b"event: held") < body.index(b"event: done")
+    assert PlaneResponse(first).status_code == 200
+    assert len(upstream.calls) == 1
+
+
+def test_who_waits_for_a_request_that_is_given_back_makes_it(workspace, upstream, monkeypatch):
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.2)
+    row = left_by_nobody(workspace)
+    parts = iter(ask(workspace.api(), stream=True).streaming_content)
+    assert next(parts) == b": waiting\n\n"
+    with workspace.scope():
+        row.delete()
+    assert b"event: done" in b"".join(parts)
+    assert len(upstream.calls) == 2
+    # And it ends with an error, if it must.
+    left_by_nobody(workspace, key="k-2")
+    parts = iter(ask(workspace.api(), key="k-2", stream=True).streaming_content)
+    assert next(parts) == b": waiting\n\n"
+    rows(workspace, hold=workspace.lines()[0].hold)
+    assert b"event: error" in (rest := b"".join(parts))
+    assert b"idempotency_lost" in rest
+
+
+def test_so_many_wait_for_one_answer_and_no_more(workspace):
+    row = left_by_nobody(workspace)
+    api = workspace.api()
+    first, *others = [begin(api) for _ in range(repeats.MOST_WAITING)]
+    assert eventually(lambda: waiting() == [repeats.MOST_WAITING])
+    response = ask(api)
+    assert (response.status_code, response.json()["error"]) == (429, "rate_limited")
+    assert int(response["Retry-After"]) > 0
+    first.leave()
+    with workspace.scope():
+        row.delete()
+    assert {PlaneResponse(exchange).status_code for exchange in others} == {200}
+    assert waiting() == []
+
+
+def test_a_claim_that_its_owner_does_not_know_of_is_taken_over(workspace, upstream):
+    left_by_nobody(workspace, created_at=timezone.now() - timedelta(minutes=5))
+    assert ask(workspace.api()).status_code == 200
+    assert (len(upstream.calls), len(workspace.settled())) == (2, 2)
+
+
+def test_a_summary_waits_in_web_for_so_long(workspace, monkeypatch):
+    from billing import repeats as in_web
+
+    monkeypatch.setattr(in_web, "WAIT_SECONDS", 0.2)
+    path, body = SUMMARIZE
+    workspace.api().post(path, body, headers=under())
+    rows(workspace, status=None, hold=None, process=on_loop(here).process_id)
+    response = workspace.api().post(path, body, headers=under())
+    assert (response.status_code, response.json()["error"]) == (503, "unavailable")
+    assert int(response["Retry-After"]) > 0
+
+
+def test_an_answer_is_told_again_though_the_authority_has_not_taken_its_commit(workspace, upstream, lossy):
+    lossy.refuse["/commit"] = 1_000
+    api = workspace.api()
+    first = ask(api)
+    assert (first.status_code, first.json()["budget"]) == (200, None)
+    again = ask(api)
+    assert (workspace.holds(), is_replay(again)) == (1, True)
+    assert again.json() == first.json()
+    lossy.refuse.clear()
+    assert len(workspace.settled()) == 1
+    assert ask(api).content == again.content
+    assert len(upstream.calls) == 1
+
+
+def test_a_reader_who_leaves_before_anything_is_bought_leaves_the_key_free(workspace, upstream, lossy):
+    lossy.delay["/v1/reservations"] = 0.5
+    api = workspace.api()
+    exchange = begin(api)
+    assert eventually(lambda: rows(workspace))
+    exchange.leave()
+    assert eventually(lambda: not rows(workspace))
+    assert not is_replay(ask(api))
+    assert len(upstream.calls) == 1
