@@ -70,19 +70,23 @@ async def chat(request: HttpRequest, payload: ChatBody, key: IdempotencyKey = KE
     # How it is delivered is not what is bought: a repeat may ask for the other form.
     asked = payload.model_dump(exclude={"stream"})
     if key is None:
-        reply = await services.start_reply(buyer_of(request), **asked)
-        return await _answer(reply, payload)
+        return await _answer(await services.start_reply(buyer_of(request), **asked), payload)
+    return await _once(request, payload, key, asked)
+
+
+async def _once(request: HttpRequest, payload: ChatBody, key: str, asked: dict[str, Any]) -> HttpResponseBase:
     asker: Asker = request.asker  # type: ignore[attr-defined]
-    named = request_of(asker, "chat", key, asked)
-    finding = asyncio.create_task(services.reply_or_told(buyer_of(request), named, **asked))
+    named, is_first = request_of(asker, "chat", key, asked), asyncio.Event()
+    finding = asyncio.create_task(services.reply_or_told(buyer_of(request), named, is_first, **asked))
     try:
-        # Where the first request under the key is still under way, a stream begins with comment lines.
-        await asyncio.wait({finding}, timeout=streams.KEEP_ALIVE_SECONDS if payload.stream else None)
+        if payload.stream:
+            await asyncio.wait({finding}, timeout=streams.KEEP_ALIVE_SECONDS)
+            if not finding.done() and not is_first.is_set():
+                return _streaming(LateEvents(finding))
+        await asyncio.wait({finding})
     except asyncio.CancelledError:
         finding.cancel()
         raise
-    if not finding.done():
-        return _streaming(LateEvents(finding))
     found = finding.result()
     if isinstance(found, Reply):
         return await _answer(found, payload)

@@ -1,6 +1,7 @@
 """Idempotency-Key at both doors: how the header is read, what makes two bodies the same, and an answer told again.
 
-Owns the words of a replay, whole and streamed. Who may call a model is billing.engine.repeats' to decide.
+Owns what is kept of an answer for that, and its words, whole and streamed. Who may call a model is decided in
+billing.engine.repeats.
 """
 
 from __future__ import annotations
@@ -8,16 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
 from ninja.params.functions import Header
 from pydantic import AfterValidator
 
 from billing.engine.repeats import Request, Told
+from billing.engine.settling import Settled
 from chat.sse import event
 from tenants.http import ApiError, error_response
 from tenants.resolve import Asker
+
+if TYPE_CHECKING:
+    from chat.services import Reply
 
 MOST_LETTERS = 255
 
@@ -49,6 +54,28 @@ def request_of(asker: Asker, route: str, key: str, body: dict[str, Any]) -> Requ
     return Request(asker.tenant.schema_name, asker.user_id, route, key, fingerprint)
 
 
+# --- what is kept ---------------------------------------------------------------------------------------------------
+
+
+def told_of_reply(reply: Reply, settled: Settled) -> Told | None:
+    """A reply that has ended, for either form; None where nothing was bought."""
+    completion, failure = reply.answering.as_settled(settled), reply.answering.failure
+    stream = {"held": reply.held(), "conversation_id": reply.conversation_id, "headers": reply.headers()}
+    if failure is None:
+        return Told(200, {"body": reply.body(completion), "words": completion.shown, **stream})
+    told = told_of_failure(failure, settled)
+    return told and Told(told.status, {**told.answer, "words": completion.text, **stream})
+
+
+def told_of_failure(failure: ApiError, settled: Settled) -> Told | None:
+    return Told(failure.status, {"body": failure.body()}) if settled.final.cost else None
+
+
+# --- how it is told again -------------------------------------------------------------------------------------------
+
+REPLAYED = {"Idempotent-Replayed": "true"}
+
+
 def whole(body: dict[str, Any]) -> HttpResponse:
     return HttpResponse(json.dumps(body), content_type="application/json")
 
@@ -71,9 +98,6 @@ def replayed(request: HttpRequest, told: Told) -> HttpResponse:
     for name, value in {**told.answer.get("headers", {}), **REPLAYED}.items():
         response[name] = value
     return response
-
-
-REPLAYED = {"Idempotent-Replayed": "true"}
 
 
 def is_stream(told: Told) -> bool:

@@ -25,7 +25,7 @@ from billing.engine.loop import here, refuse_in_transaction, run
 from billing.engine.payers import payer_for
 from billing.engine.repeats import Claim, Request, Told, claim_or_told
 from billing.engine.rules import USUAL_INPUT_RATIO, likely_tokens
-from billing.engine.settling import Keep, Settled
+from billing.engine.settling import Keep
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
 from billing.guard import guarded
@@ -38,6 +38,7 @@ from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Known, Wanted, begin
 from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, prompt_bound, prompt_bytes
 from chat.pricing import price_for
+from chat.repeats import told_of_failure, told_of_reply
 from chat.streams import Answering, Completion, as_settled
 from tenants.http import ApiError, NotFound, Unavailable
 from tenants.models import Tenant
@@ -104,14 +105,16 @@ class Reply:
         return {"X-Budget-Fitted": str(self.answering.terms.max_tokens)} if fitted else {}
 
 
-async def reply_or_told(buyer: Buyer, request: Request, **asked: Any) -> Reply | Told:
+async def reply_or_told(buyer: Buyer, request: Request, is_first: asyncio.Event, **asked: Any) -> Reply | Told:
     """`start_reply`, or what was answered to the same request before: its reply is bought once.
 
-    The answer goes on when its reader leaves. Raises what `claim_or_told` does, too.
+    `is_first` is set where it is to be bought here. The answer goes on when its reader leaves. Raises what
+    `claim_or_told` does, too.
     """
     claimed = await claim_or_told(here(), request)
     if isinstance(claimed, Told):
         return claimed
+    is_first.set()
     try:
         return await start_reply(buyer, claim=claimed, **asked)
     except BaseException:
@@ -187,19 +190,8 @@ async def _reply(
     answering = await begin(engine, payer, wanted)
     reply = Reply(answering, conversation.id or _number_of(answering.call))
     if claim is not None:
-        claim.tell = functools.partial(_told, reply)
+        claim.tell = functools.partial(told_of_reply, reply)
     return reply
-
-
-def _told(reply: Reply, settled: Settled) -> Told | None:
-    """What whoever repeats the request is answered, whole or streamed; None where nothing was bought."""
-    completion, failure = reply.answering.as_settled(settled), reply.answering.failure
-    stream = {"held": reply.held(), "conversation_id": reply.conversation_id, "headers": reply.headers()}
-    if failure is None:
-        return Told(200, {"body": reply.body(completion), "words": completion.shown, **stream})
-    if not settled.final.cost:
-        return None
-    return Told(failure.status, {"body": failure.body(), "words": completion.text, **stream})
 
 
 def _busy_key(buyer: Buyer) -> str:
@@ -437,12 +429,8 @@ def _summary(
         answer = calls.complete(messages, app="summarize", max_tokens=max_tokens)
     except ApiError as exc:
         if claim is not None:
-            claim.tell = functools.partial(_told_of_failure, exc)
+            claim.tell = functools.partial(told_of_failure, exc)
         raise
     if claim is not None:
         claim.tell = lambda settled: Told(200, {"body": _summary_body(as_settled(answer, settled))})
     return answer
-
-
-def _told_of_failure(failure: ApiError, settled: Settled) -> Told | None:
-    return Told(failure.status, {"body": failure.body()}) if settled.final.cost else None

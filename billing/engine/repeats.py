@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -231,7 +231,7 @@ class Watch:
     """One look-out for all in this process who wait for the same request."""
 
     looking: asyncio.Task[_Seen | None]
-    waiting: int = field(default=0)
+    waiting: int = 0
 
 
 async def _once_over(engine: Engine, request: Request, seconds: float | None, most_waiting: int) -> _Seen | None:

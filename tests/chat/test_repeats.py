@@ -8,11 +8,14 @@ import pytest
 from django.core.management import call_command
 from django.utils import timezone
 
+from billing import repeats as in_web
+from billing import tasks
 from billing.engine import repeats
 from billing.engine.loop import here
 from billing.usage.models import Repeat
 from chat import streams
 from chat.models import Conversation
+from tests.support import jobs
 from tests.support.cast import events_of
 from tests.support.money import eventually, on_loop
 from tests.support.plane import PlaneResponse
@@ -215,12 +218,11 @@ def test_another_body_under_a_key_is_a_conflict_also_while_the_first_is_under_wa
     api = workspace.api()
     under_way = begin(api)
     assert upstream.wait_until(lambda up: up.calls)
-    for _ in range(2):
-        for fields in ({"prompt": "hello!"}, {"max_tokens": 5}, {"model": "test-model"}):
-            response = ask(api, **fields)
-            assert (response.status_code, response.json()["error"]) == (409, "idempotency_conflict")
-        PlaneResponse(under_way) if under_way else None
-        under_way = None
+    others = ({"prompt": "hello!"}, {"max_tokens": 5}, {"model": "test-model"})
+    answers = [ask(api, **fields) for fields in others]
+    assert PlaneResponse(under_way).status_code == 200
+    answers += [ask(api, **fields) for fields in others]
+    assert {(answer.status_code, answer.json()["error"]) for answer in answers} == {(409, "idempotency_conflict")}
     assert ask(api, max_tokens=None, stream=False).status_code == 200, "what is left out and what is null are one body"
     assert api.post("/api/summarize/", {"text": "a"}, headers=under()).status_code == 200
     assert api.post("/api/summarize/", {"text": "b"}, headers=under()).json()["error"] == "idempotency_conflict"
@@ -228,8 +230,6 @@ def test_another_body_under_a_key_is_a_conflict_also_while_the_first_is_under_wa
 
 
 def test_after_a_day_a_key_is_new_and_its_words_are_forgotten(workspace, upstream):
-    from billing.tasks import forget_repeats
-
     api = workspace.api()
     ask(api)
     rows(workspace, created_at=timezone.now() - timedelta(hours=23, minutes=59))
@@ -237,32 +237,37 @@ def test_after_a_day_a_key_is_new_and_its_words_are_forgotten(workspace, upstrea
     rows(workspace, created_at=timezone.now() - timedelta(hours=24, minutes=1))
     assert not is_replay(ask(api, prompt="something else"))
     assert len(upstream.calls) == 2
-    with workspace.scope():
-        forget_repeats.func()
-    assert len(rows(workspace)) == 1
-    rows(workspace, created_at=timezone.now() - timedelta(hours=24, minutes=1))
-    with workspace.scope():
-        forget_repeats.func()
-    assert rows(workspace) == []
+    for age, left in ((23, 1), (25, 0)):
+        rows(workspace, created_at=timezone.now() - timedelta(hours=age))
+        with workspace.scope():
+            tasks.forget_repeats.func()
+        assert len(rows(workspace)) == left
 
 
-@pytest.mark.parametrize("key", ["", "  ", "x" * 256, "é", "a\tb", "a,b", "\x7f"])
+def test_each_workspace_has_a_job_that_forgets(workspace):
+    jobs.rows("DELETE FROM public.procrastinate_jobs")
+    tasks.forget_repeats_everywhere.func(timestamp=0)
+    enqueued = jobs.rows("DELETE FROM public.procrastinate_jobs RETURNING task_name, args->>'tenant_id'")
+    assert ("billing.tasks.forget_repeats", str(workspace.tenant.pk)) in enqueued
+
+
 @pytest.mark.parametrize(("path", "body"), [CHAT, SUMMARIZE], ids=["chat", "summarize"])
-def test_a_key_that_is_none_is_400_and_says_what_one_is(acme, upstream, path, body, key):
-    response = acme.api().post(path, body, headers=under(key))
-    assert (response.status_code, response.json()["error"]) == (400, "invalid")
-    assert "255" in response.json()["fields"]["Idempotency-Key"][0]
+def test_a_key_that_is_none_is_400_and_says_what_one_is(acme, upstream, path, body):
+    api = acme.api()
+    # Two headers of one name reach a view as one, with a comma.
+    for key in ["", "  ", "x" * 256, "é", "a\tb", "a,b", "\x7f"]:
+        response = api.post(path, body, headers=under(key))
+        assert (response.status_code, response.json()["error"]) == (400, "invalid")
+        assert "255" in response.json()["fields"]["Idempotency-Key"][0]
     assert upstream.calls == []
+    longest = f"a b{uuid.uuid4().hex}".ljust(255, "x")
+    for key in (longest, f" {longest} "):
+        assert api.post(path, body, headers=under(key)).status_code == 200
+    assert len(upstream.calls) == 1
 
 
-def test_the_longest_key_is_one_and_blanks_around_it_are_not_part_of_it(workspace):
-    api = workspace.api()
-    assert not is_replay(ask(api, key="a b" + "x" * 252))
-    assert is_replay(ask(api, key=" a b" + "x" * 252 + " "))
-
-
-def test_the_documentation_shows_the_header(workspace):
-    paths = workspace.client().get("/api/openapi.json").json()["paths"]
+def test_the_documentation_shows_the_header(acme):
+    paths = acme.client().get("/api/openapi.json").json()["paths"]
     for path in ("/api/chat/", "/api/summarize/"):
         named = {one["name"]: one["in"] for one in paths[path]["post"]["parameters"]}
         assert named == {"Idempotency-Key": "header"}
@@ -395,8 +400,6 @@ def test_a_claim_that_its_owner_does_not_know_of_is_taken_over(workspace, upstre
 
 
 def test_a_summary_waits_in_web_for_so_long(workspace, monkeypatch):
-    from billing import repeats as in_web
-
     monkeypatch.setattr(in_web, "WAIT_SECONDS", 0.2)
     path, body = SUMMARIZE
     workspace.api().post(path, body, headers=under())

@@ -49,7 +49,7 @@ def whole_statements():
 
 
 @pytest.fixture
-def sql(workspace):
+def sql(acme):
     """A connection that puts parameters into the text, as EXPLAIN wants them, without a search path to help."""
     wanted = {k: v for k, v in connection.get_connection_params().items() if k not in ("cursor_factory", "pool")}
     with psycopg.connect(**{**wanted, "cursor_factory": psycopg.ClientCursor}, autocommit=True) as own:
@@ -58,9 +58,9 @@ def sql(workspace):
 
 
 @pytest.mark.parametrize("name", whole_statements())
-def test_a_statement_is_understood_by_the_database_of_the_models(workspace, sql, name):
+def test_a_statement_is_understood_by_the_database_of_the_models(acme, sql, name):
     text = whole_statements()[name].replace("{keep}", "").replace("{number}", "")
-    text = in_schema(text, workspace.tenant.schema_name)
+    text = in_schema(text, acme.tenant.schema_name)
     named = set(re.findall(r"%\((\w+)\)s", text))
     params = dict.fromkeys(named) if named else [None] * len(re.findall(r"%s", text))
     sql.execute(f"EXPLAIN {text}", params)
@@ -144,3 +144,22 @@ def test_a_call_makes_few_statements_and_two_requests(workspace, upstream, model
     asked = [(method, re.sub(r"[0-9a-f-]{36}", "…", path)) for method, path in runtime]
     assert asked == [("POST", "/v1/reservations"), ("POST", "/v1/reservations/…/commit")]
     assert admin == []
+
+
+def test_a_key_costs_a_call_one_statement_and_its_repeat_asks_the_authority_nothing(workspace, upstream, counted):
+    ran, runtime, admin = counted
+    api = workspace.api()
+
+    def asked(**headers):
+        for seen in counted:
+            seen.clear()
+        assert api.post("/api/chat/", {"prompt": "hello"}, headers=headers).status_code == 200
+        assert eventually(lambda: workspace.holds() == 0)
+        return len(ran), len(runtime) + len(admin)
+
+    asked()
+    statements, requests = asked()
+    assert asked(**{"idempotency-key": "k-1"}) == (statements + 1, requests)
+    again, none = asked(**{"idempotency-key": "k-1"})
+    assert (again <= statements, none) == (True, 0)
+    assert len(upstream.calls) == 3
