@@ -17,6 +17,7 @@ class UsageLine(SettledCall):
         constraints = [models.CheckConstraint(condition=NOT_NEGATIVE, name="usage_is_not_negative")]
         indexes = [models.Index(fields=["-settled_at"], name="usage_newest", include=["cost"])]
 
+
 class Repeat(models.Model):
     """One request under an Idempotency-Key: one call of a model at most, and its answer for whoever asks again.
 
