@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -174,12 +175,82 @@ def reservations(tenant_id: str) -> Iterator[dict[str, Any]]:
         params["cursor"] = page["next_cursor"]
 
 
-def credit(tenant_id: str, scope: str, *, amount: int, key: str, reason: str) -> dict[str, Any]:
-    """Adds `amount` to the scope's ledger, once for each key within a day (the protocol's window)."""
-    body = {"operation": "CREDIT", "amount": _amount(amount), "idempotency_key": key, "reason": reason[:512]}
+# --- funding --------------------------------------------------------------------------------------------------------
+
+EVENT_OF = {"CREDIT": "budget.funded", "DEBIT": "budget.debited", "RESET_SPENT": "budget.reset_spent"}
+
+
+@dataclass(frozen=True, slots=True)
+class Funded:
+    """What a fund operation found at the ledger, and what it left there."""
+
+    previous_allocated: int
+    previous_spent: int
+    new_allocated: int
+    new_spent: int
+
+
+def fund(tenant_id: str, scope: str, operation: str, *, amount: int, key: str, reason: str) -> Funded:
+    """Moves the scope's ledger. The authority remembers a key for a day; past that a repeat would count again."""
+    body = {"operation": operation, "amount": _amount(amount), "idempotency_key": key, "reason": reason}
     params = {"tenant_id": tenant_id, "scope": scope, "unit": UNIT}
-    answer: dict[str, Any] = call("POST", "/v1/admin/budgets/fund", body=body, params=params)
-    return answer
+    answer = call("POST", "/v1/admin/budgets/fund", body=body, params=params)
+    try:
+        return Funded(**{name: int(answer[name]["amount"]) for name in Funded.__slots__})
+    except (KeyError, TypeError) as exc:
+        logger.error("The authority's admin plane answers something that is no funding: %s", operation)
+        raise AuthorityUnavailable from exc
+
+
+def fund_once(
+    tenant_id: str, scope: str, operation: str, *, amount: int, key: str, reason: str, asked_since: datetime | None
+) -> Funded:
+    """The same, applied once however late it is repeated.
+
+    `asked_since` is when it may have been asked for the first time, None where this is the first time. A repeat looks
+    at the trail first, for the authority may have forgotten the key. `reason` must be this operation's own.
+    """
+    if asked_since is not None:
+        for event in funding_events(tenant_id, scope, operation, since=asked_since):
+            if event.reason == reason:
+                return event.funded
+    return fund(tenant_id, scope, operation, amount=amount, key=key, reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class FundingEvent:
+    """One fund operation, as the authority's trail of events tells it."""
+
+    at: str
+    reason: str
+    funded: Funded
+
+
+def funding_events(tenant_id: str, scope: str, operation: str, *, since: datetime) -> list[FundingEvent]:
+    """What was done to the scope's ledger, oldest first, as far back as the authority keeps its events (90 days).
+
+    A repeated call tells of itself once more, with the figures of the first: the oldest of a reason is the real one.
+    """
+    params = {"tenant_id": tenant_id, "event_type": EVENT_OF[operation], "scope": scope, "limit": "100"}
+    # The two clocks may differ.
+    params["from"] = (since - timedelta(days=1)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    found: list[FundingEvent] = []
+    while True:
+        page = call("GET", "/v1/admin/events", params=params)
+        found += [_told(event) for event in page["events"] if event["data"]["unit"] == UNIT]
+        if not page.get("next_cursor"):
+            return found[::-1]
+        params["cursor"] = page["next_cursor"]
+
+
+def _told(event: dict[str, Any]) -> FundingEvent:
+    data = event["data"]
+    figures = {
+        f"{state}_{name}": int(data[f"{state}_state"][name])
+        for state in ("previous", "new")
+        for name in ("allocated", "spent")
+    }
+    return FundingEvent(event["timestamp"], data.get("reason") or "", Funded(**figures))
 
 
 def _amount(amount: int) -> dict[str, Any]:

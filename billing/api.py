@@ -10,13 +10,14 @@ from django.http import HttpRequest
 from django.utils import timezone
 from ninja import Router, Schema, Status
 
-from billing import ledgers, provisioning
+from billing import ledgers, periods, provisioning
 from billing.forms import SignUpForm
 from billing.models import Account
 from tenants.api import Body, failures
 from tenants.context import tenant_scope
 from tenants.hosts import site_url, url_for
 from tenants.http import Invalid, NotFound, TenantRequest
+from tenants.models import Tenant
 from tenants.users.keys import create_key
 
 router = Router(tags=["Budget"])
@@ -48,10 +49,20 @@ class Balance(Schema):
     debt: int
 
 
+class Period(Schema):
+    """Instants in UTC. The ledgers start anew at `ends_at`."""
+
+    starts_at: str
+    ends_at: str
+
+
 class Balances(Schema):
+    """`period` is null where it is not known, as in the moment between two."""
+
     tenant: str
     subject_tenant: str
     balances: list[Balance]
+    period: Period | None
     as_of: str
 
 
@@ -91,7 +102,7 @@ class SignUpBody(Body):
 @router.get("/budget/", summary="This workspace's ledgers", response={200: Balances, **failures(401, 403, 503)})
 def budget(request: TenantRequest) -> dict[str, Any]:
     """Allocated, spent, held and remaining, of each ledger, in whole microcents."""
-    return ledgers.balances_for(request.tenant)
+    return _balances(request.tenant)
 
 
 @router.get("/budget/{slug}/", summary="The same, by name", response={200: Balances, **failures(401, 403, 404, 503)})
@@ -99,7 +110,11 @@ def budget_of(request: TenantRequest, slug: str) -> dict[str, Any]:
     """Only this workspace's own name; any other, existing or not, is 404."""
     if slug != request.tenant.slug:
         raise NotFound
-    return ledgers.balances_for(request.tenant)
+    return _balances(request.tenant)
+
+
+def _balances(tenant: Tenant) -> dict[str, Any]:
+    return {**ledgers.balances_for(tenant), "period": periods.dates_for(tenant, now=timezone.now())}
 
 
 @public_router.post(

@@ -1,4 +1,4 @@
-"""Accounts, their top-ups, the holds of calls under way, and the house's settled calls (public schema).
+"""Accounts, their periods and top-ups, the holds of calls under way, and the house's settled calls (public schema).
 
 Figures are microcents (USD). Movements are stored; balances are the authority's and are asked, never kept here.
 """
@@ -46,6 +46,53 @@ class Account(models.Model):
     def scope(self) -> str:
         """The ledger's path at the authority; the authority writes scopes in lower case."""
         return f"tenant:{self.subject_tenant}"
+
+
+class BudgetPeriod(models.Model):
+    """One period of an account's budget. Written before the authority is asked to begin it, opened by its answer.
+
+    Not opened: it was asked for. Opened and not closed: it is the current one. Closed: `spent` is what the authority
+    counted in it. A call belongs to the period in which it is committed.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="periods")
+    # From 0, the one that began with the account.
+    number = models.IntegerField()
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    allowance = models.BigIntegerField()
+    # What the authority is asked to allocate: the allowance and the top-ups that were unspent by the look before it.
+    asked = models.BigIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+    opened_at = models.DateTimeField(null=True)
+    # The top-ups that were unspent by the authority's answer, and what `asked` lacks of them; below zero: has too much.
+    carried = models.BigIntegerField(default=0)
+    correction = models.BigIntegerField(default=0)
+    corrected_at = models.DateTimeField(null=True)
+    limits_renewed_at = models.DateTimeField(null=True)
+    closed_at = models.DateTimeField(null=True)
+    spent = models.BigIntegerField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account", "number"], name="period_once_per_number"),
+            models.UniqueConstraint(
+                fields=["account"], condition=Q(opened_at__isnull=False, closed_at=None), name="period_one_is_open"
+            ),
+            models.CheckConstraint(
+                condition=Q(number__gte=0) & Q(allowance__gte=0) & Q(asked__gte=0) & Q(carried__gte=0),
+                name="period_is_not_negative",
+            ),
+            models.CheckConstraint(
+                condition=Q(closed_at=None, spent=None) | Q(closed_at__isnull=False, spent__gte=0),
+                name="period_says_what_was_spent_when_closed",
+            ),
+        ]
+        indexes = [models.Index(fields=["ends_at"], condition=Q(closed_at=None), name="period_due")]
+
+    def __str__(self) -> str:
+        return f"{self.account_id}: {self.number}"
 
 
 class TopUp(models.Model):

@@ -1,12 +1,15 @@
-"""Reads for the budget page: this workspace's own book of what it paid, and how full its budget is."""
+"""Reads for the budget page: the authority's book and the workspace's own of one moment, and how full its budget is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from django.db.models import Sum
 
-from billing.ledgers import Ledger
+from billing import periods
+from billing.ledgers import Ledger, figures_for
+from billing.models import Account, BudgetPeriod
 from billing.usage.models import UsageLine
 
 
@@ -32,3 +35,37 @@ def local_total() -> int:
     Without `overrun`: what a model reported above its hold is the operator's loss and in nobody's ledger.
     """
     return UsageLine.objects.aggregate(total=Sum("cost"))["total"] or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What the authority and this workspace say of one moment. `charged` are the lines of this period.
+
+    The authority has what was spent since its last reset, the lines what was charged ever: less what was spent in the
+    closed periods, which is the authority's own word, they are the same. So the sum is exact for a call, too, that is
+    committed before a reset and written down after it.
+    """
+
+    figures: Ledger | None
+    period: BudgetPeriod | None
+    is_turning: bool  # the period is over, and the next is not open yet
+    charged: int
+
+    @property
+    def difference(self) -> int | None:
+        """None where the two cannot be compared now."""
+        if self.figures is None or self.is_turning:
+            return None
+        return self.figures.spent - self.charged
+
+
+def books_of(account: Account, *, now: datetime) -> Books:
+    """Both books of the current tenant, whose account is given; read once more where a period ended under them."""
+    for _ in range(2):
+        period = periods.current(account)
+        figures = figures_for(account.tenant)
+        charged = local_total() - periods.spent_before(account)
+        if periods.current(account) == period:
+            break
+    is_turning = period is not None and period.ends_at <= now
+    return Books(figures, period, is_turning=is_turning, charged=charged)

@@ -14,7 +14,7 @@ from django.core import signing
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from billing import admin_client
+from billing import admin_client, periods
 from billing.errors import SlugTaken
 from billing.keys import seal
 from billing.models import Account
@@ -133,7 +133,8 @@ def activate(account: Account) -> None:
             status=Account.Status.ACTIVE, activated_at=timezone.now(), owner_password=""
         )
         services.activate(account.tenant)
-    account.refresh_from_db()
+        account.refresh_from_db()
+        periods.begin(account)
 
 
 def try_to_provision(account: Account) -> bool:

@@ -16,8 +16,10 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db.models.functions import Now
+from django.utils import timezone
 
-from billing import admin_client
+from billing import admin_client, periods
+from billing.admin_client import FundingEvent
 from billing.engine.engine import SILENT_SECONDS
 from billing.errors import NoHouseAccount
 from billing.ledgers import Ledger, all_ledgers, unmeetable
@@ -70,11 +72,14 @@ class Books:
     reservations: list[Reserved] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
+    spent_before: int = 0  # what the authority counted in periods that are closed
+    is_turning: bool = False  # a period is over, and the next is not open yet
+    resets_by_hand: list[FundingEvent] = field(default_factory=list)
 
     def summary(self) -> str:
         states = Counter(one.status.lower() for one in self.reservations)
         listed = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
-        spent = usd(self.root.spent) if self.root else "—"
+        spent = usd(self.root.spent + self.spent_before) if self.root else "—"
         total = usd(sum(line.cost for line in self.lines))
         return (
             f"spent ${spent} by the ledger, ${total} by {len(self.lines)} lines; "
@@ -116,11 +121,20 @@ def _read(subject_tenant: str, account: Account | None, lines: Callable[[], list
         books.reservations = [_reserved(one) for one in admin_client.reservations(subject_tenant)]
         books.rows = list(_rows(account))
         books.lines = lines()
+        if account is not None:
+            _read_periods(books, account)
         books.ledgers = all_ledgers(subject_tenant)
         books.root = _root(subject_tenant, books.ledgers)
         if books.root == before:
             break
     return books
+
+
+def _read_periods(books: Books, account: Account) -> None:
+    books.resets_by_hand = periods.resets_by_hand(account)
+    books.spent_before = periods.spent_before(account)
+    current = periods.current(account)
+    books.is_turning = current is not None and current.ends_at <= timezone.now()
 
 
 def _root(subject_tenant: str, ledgers: Iterable[Ledger]) -> Ledger | None:
@@ -209,20 +223,27 @@ def _of_the_ledger(books: Books) -> Iterator[str]:
     if books.root is None:
         yield "The tenant has no ledger of its own at the authority."
         return
-    unexplained = books.root.spent - _explained(books)
+    unexplained = books.root.spent + books.spent_before - _explained(books)
     if unexplained > 0:
         yield (
             f"The ledger has ${usd(unexplained)} more than commits and lines: events that have no line. A plain "
             "@cycles books one where its lease has ended."
         )
     elif unexplained < 0:
-        yield (
-            f"The ledger has ${usd(-unexplained)} less than commits and lines: its spent was reset since, or a line "
-            "stands for money that was never taken."
-        )
+        yield f"The ledger has ${usd(-unexplained)} less than commits and lines: {_why_less(books)}."
     held = sum(one.amount for one in books.reservations if one.status == "ACTIVE")
     if held != books.root.reserved:
         yield f"The ledger holds ${usd(books.root.reserved)}, its active reservations ${usd(held)}."
+
+
+def _why_less(books: Books) -> str:
+    if books.is_turning:
+        return "a period has ended and the next is not open yet: manage.py roll_budgets"
+    lost = [one for one in books.resets_by_hand if one.funded.new_spent < one.funded.previous_spent]
+    if not lost:
+        return "a line stands for money that was never taken"
+    told = (f"${usd(one.funded.previous_spent - one.funded.new_spent)} at {one.at}" for one in lost)
+    return f"its spent was reset by hand, not by a period: {', '.join(told)}"
 
 
 def _explained(books: Books) -> int:

@@ -5,11 +5,13 @@ Each is a plain function that may run twice. tenants.jobs knows how a job finds 
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 from django.utils import timezone
 from procrastinate.contrib.django import app
 
+from billing import periods
 from billing.engine.repeats import KEPT_SECONDS
 from billing.models import Account
 from billing.provisioning import try_to_provision
@@ -20,6 +22,9 @@ from tenants.models import Tenant
 # A page that provisions by itself takes under a second; a job must not run beside it.
 INTERRUPTED_AFTER = timedelta(seconds=30)
 ACCOUNTS_A_RUN = 20
+BUDGETS_A_RUN = 500
+# A run is over before the next one is due; what it did not reach is drawn again.
+ROLL_SECONDS = 40.0
 
 
 @app.periodic(cron="* * * * *")
@@ -34,6 +39,19 @@ def finish_sign_ups(timestamp: int) -> None:
     pending = Account.objects.filter(status=Account.Status.PENDING, created_at__lt=before)
     for account in pending.select_related("tenant").order_by("?")[:ACCOUNTS_A_RUN]:
         try_to_provision(account)
+
+
+@app.periodic(cron="* * * * *")
+@app.task(queueing_lock="roll_budgets", lock="roll_budgets")
+@without_tenant
+def roll_budgets(timestamp: int) -> None:
+    """Roll over the budgets whose period has ended. In random order: see finish_sign_ups."""
+    until = time.monotonic() + ROLL_SECONDS
+    now = timezone.now()
+    for account in periods.due(now).order_by("?")[:BUDGETS_A_RUN]:
+        if time.monotonic() > until:
+            return
+        periods.roll_over(account, now=now)
 
 
 @app.periodic(cron="17 3 * * *")

@@ -11,8 +11,8 @@ from billing import admin_client
 from billing.models import Account, TopUp
 from billing.money import UNIT
 
-# The authority remembers a key for a day; past that a repeat would be a second payment.
-_REPEATABLE_FOR = timedelta(hours=23)
+# The authority's events tell for 90 days what became of an unanswered payment; past that a repeat could be a second.
+_REPEATABLE_FOR = timedelta(days=80)
 
 
 class TopUpConflict(Exception):
@@ -22,20 +22,22 @@ class TopUpConflict(Exception):
 def top_up(account: Account, *, amount: int, key: str) -> TopUp:
     """Credit `amount` microcents, once for each `key` of the account, however often it is called."""
     with transaction.atomic(durable=True):
-        row, _ = TopUp.objects.get_or_create(account=account, key=key, defaults={"amount": amount})
+        row, is_new = TopUp.objects.get_or_create(account=account, key=key, defaults={"amount": amount})
     if row.amount != amount:
         raise TopUpConflict(f"Key {key} stands for another amount already. Use a new key for a new payment.")
     if row.applied_at is not None:
         return row
     if timezone.now() - row.created_at > _REPEATABLE_FOR:
-        raise TopUpConflict(f"Key {key} is over a day old and was never confirmed. Compare the ledger by hand.")
-    admin_client.credit(
+        raise TopUpConflict(f"Key {key} is over 80 days old and was never confirmed. Compare the ledger by hand.")
+    admin_client.fund_once(
         account.subject_tenant,
         account.scope,
+        "CREDIT",
         amount=amount,
         # A real authority's fund keys are shared by all tenants and scopes: name them all.
         key=f"topup:{account.subject_tenant}:{account.scope}:{UNIT}:{key}",
         reason=f"top-up {key}",
+        asked_since=None if is_new else row.created_at,
     )
     TopUp.objects.filter(pk=row.pk, applied_at=None).update(applied_at=timezone.now())
     row.refresh_from_db()

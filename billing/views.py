@@ -5,14 +5,16 @@ from __future__ import annotations
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from billing import provisioning
 from billing.errors import SlugTaken
 from billing.forms import SignUpForm
-from billing.ledgers import figures_for, limits_of
+from billing.ledgers import limits_of
 from billing.models import Account
-from billing.proof import bar_of, local_total
+from billing.periods import closed
+from billing.proof import bar_of, books_of
 from billing.usage.models import UsageLine
 from tenants.hosts import url_for
 from tenants.http import TenantRequest
@@ -22,6 +24,7 @@ from tenants.users.handoff import issue_token
 SESSION_ACCOUNT = "signup_account"
 WAIT_SECONDS = 2
 SHOWN_LINES = 50
+SHOWN_PERIODS = 12
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -78,18 +81,17 @@ def _ready_or_wait(request: HttpRequest, account: Account) -> HttpResponse:
 @login_required
 @require_safe
 def budget(request: TenantRequest) -> HttpResponse:
-    account = Account.objects.get(tenant_id=request.tenant.pk)
-    figures = figures_for(request.tenant)
-    total = local_total()
+    account = Account.objects.select_related("tenant").get(tenant_id=request.tenant.pk)
+    books = books_of(account, now=timezone.now())
     context = {
-        "figures": figures,
-        "bar": bar_of(figures),
+        "books": books,
+        "figures": books.figures,
+        "bar": bar_of(books.figures),
         # An authority that did not answer just now is not waited for again.
-        "limits": limits_of(account.subject_tenant, user_id=request.user.pk) if figures else [],
+        "limits": limits_of(account.subject_tenant, user_id=request.user.pk) if books.figures else [],
         "plan_name": account.plan,
         "on_hold": account.status != Account.Status.ACTIVE,
         "lines": UsageLine.objects.order_by("-settled_at", "-pk")[:SHOWN_LINES],
-        "local_total": total,
-        "difference": None if figures is None else figures.spent - total,
+        "past": closed(account)[:SHOWN_PERIODS],
     }
     return render(request, "billing/budget.html", context)

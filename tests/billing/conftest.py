@@ -1,5 +1,5 @@
 """What tests of money share."""
 
-from tests.support.money import lossy
+from tests.support.money import lossy, lossy_admin
 
-__all__ = ["lossy"]
+__all__ = ["lossy", "lossy_admin"]

@@ -11,6 +11,7 @@ from billing import admin_client
 from billing.errors import AuthorityUnavailable
 from billing.models import TopUp
 from billing.topups import TopUpConflict, top_up
+from tests.support.money import forget_keys, fund_path
 
 pytestmark = pytest.mark.usefixtures("app")
 
@@ -31,7 +32,7 @@ def test_the_same_key_adds_once_from_many_threads(workspace):
 def test_what_is_applied_is_not_asked_for_again(workspace, monkeypatch):
     top_up(workspace.account, amount=1_000, key="invoice-1")
     # The authority forgets a key after a day; by then only the row knows.
-    monkeypatch.setattr(admin_client, "credit", lambda *args, **kwargs: pytest.fail("asked again"))
+    monkeypatch.setattr(admin_client, "fund_once", lambda *args, **kwargs: pytest.fail("asked again"))
     assert top_up(workspace.account, amount=1_000, key="invoice-1").applied_at is not None
 
 
@@ -66,9 +67,25 @@ def test_a_payment_whose_answer_was_lost_is_finished_and_added_once(workspace, s
     assert workspace.ledger()["allocated"] == 100_001_000
 
 
-def test_an_unconfirmed_payment_of_yesterday_is_left_to_a_person(workspace):
+def test_a_payment_whose_answer_was_lost_a_day_ago_is_found_in_the_trail(workspace, lossy_admin):
+    lossy_admin.lose[fund_path(workspace)] = 1
+    with pytest.raises(AuthorityUnavailable):
+        top_up(workspace.account, amount=1_000, key="invoice-1")
+    forget_keys(workspace)
+    top_up(workspace.account, amount=1_000, key="invoice-1")
+    assert workspace.ledger()["allocated"] == 100_001_000
+
+
+def test_an_unconfirmed_payment_of_yesterday_that_never_arrived_is_made(workspace):
     row = TopUp.objects.create(account=workspace.account, key="old", amount=1_000)
     TopUp.objects.filter(pk=row.pk).update(created_at=row.created_at - timedelta(hours=24))
+    assert top_up(workspace.account, amount=1_000, key="old").applied_at is not None
+    assert workspace.ledger()["allocated"] == 100_001_000
+
+
+def test_an_unconfirmed_payment_older_than_the_trail_is_left_to_a_person(workspace):
+    row = TopUp.objects.create(account=workspace.account, key="old", amount=1_000)
+    TopUp.objects.filter(pk=row.pk).update(created_at=row.created_at - timedelta(days=81))
     with pytest.raises(TopUpConflict, match="by hand"):
         top_up(workspace.account, amount=1_000, key="old")
 

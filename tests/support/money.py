@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -14,9 +15,11 @@ from django.conf import settings
 
 from billing.engine.loop import here, run
 from billing.engine.rules import TRUSTED_AFTER, Sample
+from billing.money import UNIT
 from billing.prices import PER
 from chat.history import prompt_bound
 from tests.support.cast import Api, Workspace
+from tests.support.jobs import rows
 from tests.support.lossy import LossyProxy
 from tests.support.plane import PlaneResponse
 
@@ -119,3 +122,28 @@ def lossy(app, authority, settings):
         settings.CYCLES_BASE_URL = proxy.url
         yield proxy
         settings.CYCLES_BASE_URL = before
+
+
+@pytest.fixture
+def lossy_admin(app, authority, settings):
+    """The same before its admin plane. The end of a path is that of its query: `fund_path` has it."""
+    before = settings.CYCLES_ADMIN_URL
+    with LossyProxy(authority.admin_url) as proxy:
+        settings.CYCLES_ADMIN_URL = proxy.url
+        yield proxy
+        settings.CYCLES_ADMIN_URL = before
+
+
+def fund_path(workspace: Workspace, scope: str = "") -> str:
+    tenant = workspace.account.subject_tenant
+    query = urlencode({"tenant_id": tenant, "scope": scope or f"tenant:{tenant}", "unit": UNIT})
+    return f"/budgets/fund?{query}"
+
+
+def forget_keys(workspace: Workspace) -> None:
+    """As if more than a day had passed at the authority: it takes a repeated call for a new one."""
+    rows(
+        "UPDATE authority.replay p SET expires_at_ms = 1 FROM authority.tenant t WHERE t.id = p.tenant_id"
+        " AND t.tenant_id = %s",
+        workspace.account.subject_tenant,
+    )
