@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from django.db import transaction
@@ -114,7 +114,14 @@ def budget_of(request: TenantRequest, slug: str) -> dict[str, Any]:
 
 
 def _balances(tenant: Tenant) -> dict[str, Any]:
-    return {**ledgers.balances_for(tenant), "period": periods.dates_for(tenant, now=timezone.now())}
+    balances = ledgers.balances_for(tenant)
+    period = periods.running(tenant, now=timezone.now())
+    dates = None if period is None else {"starts_at": _iso(period.starts_at), "ends_at": _iso(period.ends_at)}
+    return {**balances, "period": dates}
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 @public_router.post(

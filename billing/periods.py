@@ -73,16 +73,11 @@ def current(account: Account) -> BudgetPeriod | None:
     return BudgetPeriod.objects.filter(account=account, opened_at__isnull=False, closed_at=None).first()
 
 
-def dates_for(tenant: Tenant, *, now: datetime) -> dict[str, str] | None:
-    """When the tenant's period began and ends; None where that is not known, as in the moment between two."""
-    found = BudgetPeriod.objects.filter(
+def running(tenant: Tenant, *, now: datetime) -> BudgetPeriod | None:
+    """The tenant's period at `now`; None where that is not known, as in the moment between two."""
+    return BudgetPeriod.objects.filter(
         account__tenant_id=tenant.pk, opened_at__isnull=False, closed_at=None, ends_at__gt=now
     ).first()
-    return None if found is None else {"starts_at": _iso(found.starts_at), "ends_at": _iso(found.ends_at)}
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def closed(account: Account) -> QuerySet[BudgetPeriod]:

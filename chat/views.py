@@ -6,10 +6,12 @@ from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from billing.ledgers import figures_for
 from billing.models import Hold
+from billing.periods import running
 from chat import services
 from chat.forms import PromptForm
 from chat.models import Conversation
@@ -77,6 +79,7 @@ def _page(
         "refusal": refusal,
         "settling": is_settling,
         "budget": figures_for(request.tenant),
+        "period": running(request.tenant, now=timezone.now()),
         "model_name": settings.LLM_MODEL,
     }
     return render(request, "chat/home.html", context, status=status)

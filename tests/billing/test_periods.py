@@ -354,7 +354,9 @@ def test_the_page_says_when_the_next_period_comes_and_its_books_agree_after_a_re
 def test_an_exhausted_budget_says_when_it_starts_anew(workspace, runtime):
     spend(runtime, ALLOWANCE)
     (first,) = periods_of(workspace)
-    assert f"This budget is used up. It starts anew on\n        {first.ends_at:%-d %B %Y, %H:%M} UTC" in page(workspace)
+    shown = page(workspace)
+    assert "This budget is used up until it starts anew." in shown
+    assert f"{first.ends_at:%-d %B %Y, %H:%M} UTC" in shown
 
 
 def test_the_api_names_the_period_and_in_the_moment_between_two_none(workspace):

@@ -20,6 +20,7 @@ from billing.keys import unseal
 from billing.proof import books_of
 from billing.topups import top_up
 from tests.support.authority import RuntimeCaller
+from tests.support.cast import Workspace
 from tests.support.factories import UsageLineFactory, WorkspaceFactory
 from tests.support.money import forget_keys
 from tests.support.periods import Killed, Steps, killed, periods_of
@@ -48,11 +49,13 @@ class World:
     """One workspace, its calls, and the clock by which it is rolled over."""
 
     def __init__(self, authority, monkeypatch) -> None:
-        self.workspace = WorkspaceFactory()
+        self.workspace: Workspace = WorkspaceFactory()  # type: ignore[assignment]  # factory-boy: what it makes
         account = self.workspace.account
         self.app = RuntimeCaller(authority.runtime_url, account.subject_tenant, unseal(account.sealed_key))
+        assert account.activated_at
         self.now = account.activated_at
-        self.model, self.held, self.bought = Model(), [], 0
+        self.model, self.bought = Model(), 0
+        self.held: list[tuple[str, int]] = []  # reservations, and what each holds
         self.steps = Steps(monkeypatch, told=self._told)
 
     def _told(self, body, answer) -> None:

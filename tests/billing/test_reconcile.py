@@ -5,15 +5,18 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from billing.guard import reserve
 from billing.keys import unseal
-from billing.models import Hold
+from billing.models import BudgetPeriod, Hold
+from billing.periods import roll_over
 from billing.reconcile import Books, Line, Reserved, Row, differences
 from billing.settlement import sweep
 from billing.usage.models import UsageLine
 from tests.support.authority import AuthorityProbe, RuntimeCaller
 from tests.support.money import eventually, is_settled, reservations_of
+from tests.support.periods import age
 
 
 def reconcile(workspace):
@@ -133,11 +136,26 @@ def test_a_late_call_is_no_difference(workspace, lossy):
     assert (code, "1 expired" in said) == (0, True), said
 
 
-def test_a_spent_that_was_reset_is_said(workspace, hold, operator):
+def test_a_spent_that_was_reset_by_hand_is_named(workspace, hold, operator):
     hold.settle()
     operator.fund(workspace.account.subject_tenant, "RESET_SPENT", 100_000_000)
     code, said = reconcile(workspace)
-    assert (code, "less than commits and lines" in said) == (1, True), said
+    assert (code, "its spent was reset by hand, not by a period: $0.00003 at 20" in said) == (1, True), said
+
+
+def test_periods_that_are_over_count_as_spent(workspace, hold):
+    hold.settle()
+    assert eventually(lambda: is_settled(workspace))
+    age(workspace, days=64)
+    code, said = reconcile(workspace)
+    assert (code, "they agree" in said) == (0, True), said
+    roll_over(workspace.account, now=timezone.now())
+    code, said = reconcile(workspace)
+    assert (code, "spent $0.00003 by the ledger, $0.00003 by 1 lines" in said) == (0, True), said
+    BudgetPeriod.objects.filter(account=workspace.account, number=2).update(ends_at=timezone.now())
+    BudgetPeriod.objects.filter(account=workspace.account, number=0).update(spent=0)
+    code, said = reconcile(workspace)
+    assert (code, "the next is not open yet: manage.py roll_budgets" in said) == (1, True), said
 
 
 def test_a_ledger_that_no_call_meets_is_said(workspace, operator):

@@ -80,6 +80,7 @@ def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, w
     alert = page.get_by_role("alert")
     alert.wait_for()
     assert "used up" in alert.inner_text()
+    assert "The next period begins on" in alert.inner_text()
     assert page.locator("textarea[name=prompt]").input_value() == "One more question, please"
     assert len(workspace.lines()) == calls
 

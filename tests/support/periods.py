@@ -19,6 +19,7 @@ def age(workspace: Workspace, **past: float) -> None:
     account = workspace.account
     Account.objects.filter(pk=account.pk).update(activated_at=F("activated_at") - timedelta(**past))
     account.refresh_from_db()
+    assert account.activated_at
     for period in periods_of(workspace):
         bounds = [months_after(account.activated_at, period.number + n) for n in (0, 1)]
         BudgetPeriod.objects.filter(pk=period.pk).update(starts_at=bounds[0], ends_at=bounds[1])

@@ -183,10 +183,11 @@ function keepPlace(id, question) {
 }
 
 function refuse(failure) {
-  const { status, error, budget, retry_after_ms: later } = failure ?? {};
+  const { status, error, reason, budget, retry_after_ms: later } = failure ?? {};
   const message = failure instanceof Error ? sentence("lost") : failure?.message;
   const fits = budget?.affordable_max_tokens > 0 && sentence("affordable", budget.affordable_max_tokens);
   part("refusal-words").textContent = [message, fits].filter(Boolean).join(" ");
+  part("refusal-renews")?.toggleAttribute("hidden", reason !== "exhausted");
   part("refusal-link").hidden = status !== 402 && error !== "account_on_hold";
   part("again").hidden = !later;
   part("refusal").hidden = !failure;
