@@ -8,6 +8,7 @@ threads. Must not know which authority answers.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from billing.errors import (
 from billing.keys import unseal
 from billing.models import Account
 from billing.money import UNIT
+from billing.warmth import Word, doors, name_of
 from tenants.context import current_tenant
 from tenants.models import Tenant
 
@@ -53,6 +55,10 @@ HOUSE_WAS_REFUSED = "[house]"
 WhoPays = Callable[..., str]
 # Of a request that did not leave this machine.
 NOT_SENT = "NOT_SENT"
+# Of one that was sent and had no answer in time.
+NO_ANSWER = "NO_ANSWER"
+# The client gives a create up after its time-outs and 5 s; what waits longer for a cold key is sent for nobody.
+LINE_SECONDS = 4.0
 
 
 class KeyRing:
@@ -111,6 +117,11 @@ class RoutedClient(CyclesClient):
         headers, timeout = self._http.headers, self._http.timeout
         self._http.close()
         self._http = httpx.Client(base_url=config.base_url, headers=headers, timeout=timeout, trust_env=False)
+        self._patience = {
+            Word.GO: timeout,
+            Word.ALONE: httpx.Timeout(**{**timeout.as_dict(), "read": settings.CYCLES_COLD_READ_TIMEOUT}),
+        }
+        self._line_seconds = config.connect_timeout + config.read_timeout + LINE_SECONDS
 
     def create_reservation(self, request: Body) -> CyclesResponse:
         body = _as_dict(request)
@@ -171,19 +182,33 @@ class RoutedClient(CyclesClient):
         headers = {"X-Cycles-API-Key": key}
         if body and body.get("idempotency_key"):
             headers["X-Idempotency-Key"] = body["idempotency_key"]
+        with doors.turn(name_of(key)) as turn:
+            word = turn.wait(self._line_seconds)
+            if word is Word.NO:
+                return _own_refusal(NOT_SENT, "The authority cannot be reached.", status=503)
+            request = self._http.build_request(
+                method, path, json=body, params=params, headers=headers, timeout=self._patience[word]
+            )
+            response = self._exchange(request)
+            turn.over(answered=_is_answer(response))
+        if response.status == 401:
+            # Revoked or rotated elsewhere: the next call reads the account again.
+            self.keys.forget(tenant)
+        return response if response.is_success or tenant != settings.CYCLES_TENANT else _marked(response)
+
+    def _exchange(self, request: httpx.Request) -> CyclesResponse:
+        method, path = request.method, request.url.path
         try:
-            answer = self._http.request(method, path, json=body, params=params, headers=headers)
+            return self._handle_response(self._http.send(request))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
             logger.warning("The authority cannot be reached: %s %s: %s", method, path, type(exc).__name__)
             return _own_refusal(NOT_SENT, "The authority cannot be reached.", status=503)
+        except httpx.TimeoutException as exc:
+            logger.warning("The authority gave no answer: %s %s: %s", method, path, type(exc).__name__)
+            return _no_answer(exc, path)
         except httpx.HTTPError as exc:
             logger.warning("The authority cannot be reached: %s %s: %s", method, path, type(exc).__name__)
             return CyclesResponse.transport_error(exc)
-        if answer.status_code == 401:
-            # Revoked or rotated elsewhere: the next call reads the account again.
-            self.keys.forget(tenant)
-        response = self._handle_response(answer)
-        return response if response.is_success or tenant != settings.CYCLES_TENANT else _marked(response)
 
 
 def _marked(response: CyclesResponse) -> CyclesResponse:
@@ -203,6 +228,23 @@ def _as_dict(request: Body) -> dict[str, Any]:
 
 def _subject_tenant(body: dict[str, Any]) -> str | None:
     return (body.get("subject") or {}).get("tenant")
+
+
+def _is_answer(response: CyclesResponse) -> bool:
+    """Whether these are the authority's words, and not ours, nor a proxy's page."""
+    return isinstance(response.body, dict) and response.body.get("error") not in (NOT_SENT, NO_ANSWER)
+
+
+def _no_answer(exc: Exception, path: str) -> CyclesResponse:
+    """Of a time-out. As 429 with a Retry-After: all else that may be repeated, the client repeats at once.
+
+    The server may work on it still. A create that is held after all ends with its lease; a commit comes again later.
+    """
+    if path.endswith("/extend"):
+        return CyclesResponse.transport_error(exc)  # the client paces these itself, by the lease that is left
+    seconds = math.ceil(settings.CYCLES_COLD_READ_TIMEOUT)
+    body = {"error": NO_ANSWER, "message": "The authority gave no answer in time."}
+    return CyclesResponse.http_error(429, body["message"], body, headers={"retry-after": str(seconds)})
 
 
 def _own_refusal(code: str, message: str, *, status: int = 400) -> CyclesResponse:
@@ -379,6 +421,8 @@ def error_for(code: str, status: int, message: str, subject_tenant: str | None) 
         return BudgetDenied(reason=reason, budget={**NO_FIGURES, "unit": UNIT})
     if code in ON_HOLD or (status == 401 and ("TENANT_SUSPENDED" in message or "TENANT_CLOSED" in message)):
         return OnHold()
+    if code == NO_ANSWER:
+        return AuthorityUnavailable()
     if code == "LIMIT_EXCEEDED" or status == 429:
         return RateLimited()
     if code in _MISCONFIGURED and "INTERNAL_ERROR" not in message:

@@ -214,6 +214,13 @@ CYCLES_ADMIN_URL = _ADMIN or f"http://127.0.0.1:{envport('AUTHORITY_ADMIN_PORT',
 CYCLES_ADMIN_API_KEY = envsecret("CYCLES_ADMIN_API_KEY")
 CYCLES_CONNECT_TIMEOUT = envseconds("CYCLES_CONNECT_TIMEOUT", 1.0)
 CYCLES_READ_TIMEOUT = envseconds("CYCLES_READ_TIMEOUT", 2.0)
+# A real authority takes its time over a key that was quiet for a minute.
+CYCLES_COLD_READ_TIMEOUT = envseconds("CYCLES_COLD_READ_TIMEOUT", max(8.0, CYCLES_READ_TIMEOUT))
+if CYCLES_COLD_READ_TIMEOUT < CYCLES_READ_TIMEOUT:
+    raise ImproperlyConfigured(
+        f"CYCLES_COLD_READ_TIMEOUT is {CYCLES_COLD_READ_TIMEOUT}: write at least CYCLES_READ_TIMEOUT, "
+        f"{CYCLES_READ_TIMEOUT}."
+    )
 
 # The house's account: code outside any tenant buys from it where it says so, and nothing falls back to it.
 CYCLES_TENANT, CYCLES_API_KEY = envsubject("CYCLES_TENANT"), envkey("CYCLES_API_KEY")

@@ -1,7 +1,7 @@
 """The authority's runtime plane, asked without blocking: one call, one answer, sorted.
 
 Owns the wire: bodies, keys, time-outs, and what each answer means for the money. Must not know which authority
-answers, keep state, or decide what is charged. Nothing is repeated here but what never left this machine.
+answers, or decide what is charged. Nothing is repeated here. Who goes first under a cold key is billing.warmth's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from runcycles.response import CyclesResponse
 
 from billing.client import DENIED, NOT_SENT, error_for
 from billing.money import UNIT
+from billing.warmth import Turn, Word, doors, name_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ KEEP_ALIVE_SECONDS = 60.0
 # Requests at the same time. Thousands at once would time out at the authority's door, and not be known to be unsent.
 AT_ONCE = 64
 PLACE_SECONDS = 2.0
+# How long a call waits behind others' cold keys, counted in answers of the slowest.
+COLD_CALLS_AHEAD = 2
 TTL_MS = 60_000
 
 
@@ -89,13 +92,21 @@ class Authority:
     ) -> CyclesResponse:
         """A call of the admin plane, under the operator's key."""
         headers = {"X-Admin-API-Key": settings.CYCLES_ADMIN_API_KEY}
-        return await self._send(method, f"{settings.CYCLES_ADMIN_URL}{path}", headers, body, params)
+        url = f"{settings.CYCLES_ADMIN_URL}{path}"
+        return await self._send(method, url, headers, body, params, settings.CYCLES_READ_TIMEOUT)
 
     async def _runtime(self, method: str, path: str, payer: Payer, body: dict[str, Any] | None) -> CyclesResponse:
         headers = {"X-Cycles-API-Key": payer.key}
         if body is not None:
             headers["X-Idempotency-Key"] = body["idempotency_key"]
-        return await self._send(method, f"{settings.CYCLES_BASE_URL}{path}", headers, body, None)
+        with doors.turn(name_of(payer.key)) as turn:
+            word = await _told(turn)
+            if word is Word.NO:
+                return _not_sent()
+            seconds = settings.CYCLES_COLD_READ_TIMEOUT if word is Word.ALONE else settings.CYCLES_READ_TIMEOUT
+            response = await self._send(method, f"{settings.CYCLES_BASE_URL}{path}", headers, body, None, seconds)
+            turn.over(answered=not response.is_transport_error and not was_not_sent(response))
+            return response
 
     async def _send(
         self,
@@ -104,6 +115,7 @@ class Authority:
         headers: dict[str, str],
         body: dict[str, Any] | None,
         params: dict[str, str] | None,
+        seconds: float,
     ) -> CyclesResponse:
         try:
             async with asyncio.timeout(PLACE_SECONDS):
@@ -111,7 +123,7 @@ class Authority:
         except TimeoutError:
             return _not_sent()
         try:
-            return await self._exchange(method, url, headers, body, params)
+            return await self._exchange(method, url, headers, body, params, seconds)
         finally:
             self._places.release()
 
@@ -122,6 +134,7 @@ class Authority:
         headers: dict[str, str],
         body: dict[str, Any] | None,
         params: dict[str, str] | None,
+        seconds: float,
     ) -> CyclesResponse:
         data = None
         if body is not None:
@@ -130,7 +143,7 @@ class Authority:
         session = self._session or self._open()
         try:
             async with (
-                asyncio.timeout(settings.CYCLES_CONNECT_TIMEOUT + settings.CYCLES_READ_TIMEOUT),
+                asyncio.timeout(settings.CYCLES_CONNECT_TIMEOUT + seconds),
                 session.request(
                     method, url, data=data, params=params, headers=headers, allow_redirects=False
                 ) as answer,
@@ -158,6 +171,18 @@ class Authority:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+async def _told(turn: Turn) -> Word:
+    """Whether and how to go. The time-out of the call itself does not run meanwhile."""
+    if turn.word.done():
+        return turn.word.result()
+    try:
+        async with asyncio.timeout(settings.CYCLES_COLD_READ_TIMEOUT * COLD_CALLS_AHEAD):
+            # Shielded: cancelled with its caller, it could not be told any more, nor those behind it.
+            return await asyncio.shield(asyncio.wrap_future(turn.word))
+    except TimeoutError:
+        return Word.NO
 
 
 def _not_sent() -> CyclesResponse:
@@ -192,6 +217,16 @@ def was_not_sent(response: CyclesResponse) -> bool:
 def is_lost(response: CyclesResponse) -> bool:
     """Whether nobody can tell what became of it: no answer, or a server's failure on the way."""
     return not was_not_sent(response) and (response.is_transport_error or response.status >= 500)
+
+
+def timed_out(response: CyclesResponse) -> bool:
+    """No answer in time. Whoever was asked may work on it still: the same again at once would only add to that."""
+    return isinstance(response.transport_exception, TimeoutError)
+
+
+def pause_after(response: CyclesResponse, usual: float) -> float:
+    """Seconds before the same is sent again."""
+    return max(usual, settings.CYCLES_COLD_READ_TIMEOUT) if timed_out(response) else usual
 
 
 def is_denied(response: CyclesResponse) -> bool:

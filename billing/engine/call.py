@@ -188,7 +188,8 @@ class Call:
         response = await self._engine.authority.reserve(self.payer, settling.reserve_body(self.hold, part))
         held = held_of(response)
         if held is None and is_lost(response):
-            self._engine.spawn(recover(self._engine, self.hold, part, settling.reserve_body(self.hold, part)))
+            body = settling.reserve_body(self.hold, part)
+            self._engine.spawn(recover(self._engine, self.hold, part, body, response))
         return held
 
     async def extend(self) -> None:
@@ -276,7 +277,7 @@ class Call:
             except (*FAILURES, psycopg.Error) as exc:
                 # Away, or a schema that is being moved: whatever it is, nobody else settles a living process's call.
                 logger.warning("A settled call cannot be written down yet: hold=%s: %s", self.id, type(exc).__name__)
-            await self._engine.pause(PAUSES[min(attempts, len(PAUSES) - 1)])
+            await self._engine.pause(max(settled.pause, PAUSES[min(attempts, len(PAUSES) - 1)]))
             attempts += 1
             if self._engine.is_closing:
                 # The row has it all: the sweep goes on from there.

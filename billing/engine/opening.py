@@ -14,7 +14,7 @@ from billing.engine import settling
 from billing.engine.authority import code_of, held_of, is_denied, is_lost, refusal
 from billing.engine.call import Call
 from billing.engine.order import Order
-from billing.engine.recovery import recover
+from billing.engine.recovery import give_back, recover
 from billing.engine.settling import Open, Slice
 from billing.errors import AuthorityUnavailable, BudgetError
 from billing.ledgers import ON_HOLD, Ledger, adenied, aledgers_of, room_in, worth_waiting_for
@@ -36,7 +36,6 @@ async def open_call(engine: Engine, order: Order) -> Call:
 
     Raises a BudgetError: denied, on hold, not reached. Then nothing is held, or it is released in the background.
     """
-    deadline = time.monotonic() + engine.wait_seconds
     scopes = scopes_of(order.subject)
     denied = "BUDGET_EXCEEDED"
     line = next((scope for scope in scopes if not engine.lines.is_empty(scope)), None)
@@ -51,6 +50,8 @@ async def open_call(engine: Engine, order: Order) -> Call:
             return await _fit_or_refuse(engine, order, denied, ledgers)
         # Behind a seat that is short only its own calls wait, not the whole tenant's.
         line = worth_waiting_for(ledgers, needed=order.amount) or scopes[0]
+    # From here: an authority that takes its time over a cold key takes it from nobody's wait for money.
+    deadline = time.monotonic() + engine.wait_seconds
     async with engine.lines.join(line) as place:
         judge_at = time.monotonic() + JUDGE_AGAIN_SECONDS
         while (left := deadline - time.monotonic()) > 0:
@@ -83,11 +84,12 @@ async def _try(engine: Engine, order: Order, amount: int) -> tuple[Call | None, 
     hold = Open(uuid4(), order.payer, order.subject, order.action_kind, order.action_name, [part])
     body = settling.reserve_body(hold, part, ttl_ms=order.ttl_ms, tags=order.tags, grace_ms=order.grace_ms)
     asked_at = time.monotonic()
+    asked = engine.spawn(engine.authority.reserve(order.payer, body))
     try:
-        response = await engine.authority.reserve(order.payer, body)
+        response = await asyncio.shield(asked)
     except asyncio.CancelledError:
-        # The reader left. What was asked for may be held all the same.
-        engine.spawn(recover(engine, hold, part, body))
+        # The reader left. What was asked for may be held all the same; others may wait for the answer, too.
+        engine.spawn(give_back(engine, hold, part, body, asked))
         raise
     if (held := held_of(response)) is not None:
         part.reservation_id = held.reservation_id
@@ -95,7 +97,7 @@ async def _try(engine: Engine, order: Order, amount: int) -> tuple[Call | None, 
     if is_denied(response):
         return None, code_of(response)
     if is_lost(response) or response.is_success:
-        engine.spawn(recover(engine, hold, part, body))
+        engine.spawn(recover(engine, hold, part, body, response))
         raise AuthorityUnavailable
     if code_of(response) in ON_HOLD:
         raise await adenied(code_of(response), order.subject, needed=amount, get=engine.look_up)

@@ -16,8 +16,19 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from runcycles.response import CyclesResponse
 
-from billing.engine.authority import Authority, Landed, Payer, amount, amount_of, budget_of, code_of, landed
+from billing.engine.authority import (
+    Authority,
+    Landed,
+    Payer,
+    amount,
+    amount_of,
+    budget_of,
+    code_of,
+    landed,
+    pause_after,
+)
 from billing.engine.rules import shares
 from billing.engine.statements import SETTLE, SETTLE_HOUSE, in_schema
 from billing.engine.store import Store
@@ -88,6 +99,7 @@ class Settled:
     final: Final
     is_landed: bool
     is_written: bool = False
+    pause: float = 0.0  # seconds at least before it is asked for again
     budget: dict[str, Any] | None = None
 
 
@@ -96,6 +108,7 @@ class _Part:
     """What became of one slice."""
 
     is_landed: bool
+    pause: float = 0.0
     charged: int = 0
     lost: int = 0
     balances: list[Any] = field(default_factory=list)
@@ -118,7 +131,7 @@ async def settle_at_the_authority(authority: Authority, hold: Open, final: Final
         if done.believed is not None:
             final = _believed(final, done.believed)
     if not all(part.is_landed for part in parts):
-        return Settled(asked, is_landed=False)
+        return Settled(asked, is_landed=False, pause=max(part.pause for part in parts))
     return Settled(_as_it_stands(final, parts), is_landed=True, budget=_newest_budget(parts, hold.scope))
 
 
@@ -168,7 +181,9 @@ async def _settle_slice(authority: Authority, hold: Open, part: Slice, share: in
         found = (response.body or {}).get("reservation_id")
         if not response.is_success or not isinstance(found, str):
             refused = 400 <= response.status < 500
-            return _Part(is_landed=refused or share == 0, lost=share if refused else 0)
+            if refused or share == 0:
+                return _Part(is_landed=True, lost=share if refused else 0)
+            return _not_yet(response)
         part.reservation_id = found
     key = part.key(hold.id)
     is_commit = share > 0 or (part.n == 1 and final.outcome != Outcome.NONE)
@@ -191,7 +206,11 @@ async def _settle_slice(authority: Authority, hold: Open, part: Slice, share: in
         return _Part(is_landed=True, lost=share)
     logger.warning("Not settled yet: hold=%s status=%s code=%s", hold.id, response.status, code_of(response))
     # A release, too: until it lands, what nobody uses is refused to everybody.
-    return _Part(is_landed=False)
+    return _not_yet(response)
+
+
+def _not_yet(response: CyclesResponse) -> _Part:
+    return _Part(is_landed=False, pause=pause_after(response, 0.0))
 
 
 def _told(final: Final) -> dict[str, Any]:
@@ -238,9 +257,9 @@ async def _what_stands(authority: Authority, hold: Open, part: Slice, share: int
         )
     if response.is_success and body.get("status") == "RELEASED":
         return _Part(is_landed=True, is_released=True)
-    if response.status == 410:
-        return _Part(is_landed=share == 0)
-    return _Part(is_landed=False)
+    if response.status == 410 and share == 0:
+        return _Part(is_landed=True)
+    return _not_yet(response)
 
 
 async def _late(authority: Authority, hold: Open, part: Slice, share: int, final: Final) -> _Part:
@@ -256,7 +275,7 @@ async def _late(authority: Authority, hold: Open, part: Slice, share: int, final
     response = await authority.event(hold.payer, body)
     if landed(response) != Landed.YES:
         gone = landed(response) == Landed.GONE or await _tenant_is_closed(authority, hold, response.status)
-        return _Part(is_landed=gone, lost=share if gone else 0)
+        return _Part(is_landed=True, lost=share) if gone else _not_yet(response)
     booked = _booked(response.body or {}, share)
     if booked.lost:
         logger.error("A late call was not covered: hold=%s lost=%d microcents", hold.id, booked.lost)

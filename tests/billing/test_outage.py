@@ -1,4 +1,4 @@
-"""The authority stopped, or hung: 503 within 5 seconds, no model call, and pages still render."""
+"""The authority stopped, or hung, under a warm key: 503 within 5 seconds, no model call, and pages still render."""
 
 import signal
 import socket
@@ -8,6 +8,7 @@ import time
 import pytest
 
 from billing.client import default_client, install_default_client
+from tests.support.gate import warm
 
 pytestmark = pytest.mark.usefixtures("upstream")
 
@@ -59,6 +60,7 @@ def _authority_at(settings, url):
 @pytest.mark.parametrize("stream", [False, True])
 def test_no_call_is_made_that_nobody_could_check(request, workspace, upstream, state, path, body, stream):
     api = workspace.api()
+    warm(workspace)
     request.getfixturevalue(state)
     if stream and path == "/api/chat/":
         body = {**body, "stream": True}
@@ -129,6 +131,7 @@ def test_an_authority_that_is_frozen_in_its_tracks_is_503(workspace, upstream, a
 
     settings.CYCLES_READ_TIMEOUT = PATIENCE
     api = workspace.api()
+    warm(workspace)
     children = psutil.Process(authority.process.pid).children(recursive=True)
     for child in children:
         child.send_signal(signal.SIGSTOP)

@@ -122,7 +122,8 @@ def test_the_defaults_in_the_example_are_the_ones_of_the_code():
     shell = {key: value for key, value in os.environ.items() if key not in EXAMPLE}
     script = (
         "import json; from config import settings as s; print(json.dumps({'PORT': s.PORT, 'BASE_DOMAIN': s.BASE_DOMAIN,"
-        "'CYCLES_CONNECT_TIMEOUT': s.CYCLES_CONNECT_TIMEOUT, 'CYCLES_READ_TIMEOUT': s.CYCLES_READ_TIMEOUT}))"
+        "'CYCLES_CONNECT_TIMEOUT': s.CYCLES_CONNECT_TIMEOUT, 'CYCLES_READ_TIMEOUT': s.CYCLES_READ_TIMEOUT,"
+        "'CYCLES_COLD_READ_TIMEOUT': s.CYCLES_COLD_READ_TIMEOUT}))"
     )
     secrets = {"SECRET_KEY": "x", "CYCLES_ADMIN_API_KEY": "x", "KEY_SEALING_KEY": "MDEy" * 10 + "MDE="}
     env = {**shell, **secrets, "DATABASE_URL": "postgresql://u@h/n"}
