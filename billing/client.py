@@ -38,6 +38,7 @@ from billing.errors import (
 from billing.keys import unseal
 from billing.models import Account
 from billing.money import UNIT
+from billing.subjects import scopes_of
 from billing.warmth import Word, doors, name_of
 from tenants.context import current_tenant
 from tenants.models import Tenant
@@ -380,6 +381,8 @@ _FIGURES = ("scope", "allocated", "spent", "reserved", "remaining", "needed", "a
 NO_FIGURES: dict[str, Any] = dict.fromkeys(_FIGURES)
 DENIED = {"BUDGET_EXCEEDED", "OVERDRAFT_LIMIT_EXCEEDED", "DEBT_OUTSTANDING"}
 ON_HOLD = {"BUDGET_FROZEN", "BUDGET_CLOSED", "TENANT_CLOSED"}
+# Of a tenant, as the admin plane says it.
+NOT_ACTIVE = {"SUSPENDED", "CLOSED"}
 _MISCONFIGURED = {
     "NOT_FOUND",
     "BUDGET_NOT_FOUND",
@@ -419,7 +422,9 @@ def error_for(code: str, status: int, message: str, subject_tenant: str | None) 
     if code in DENIED:
         reason = "does_not_fit" if code == "BUDGET_EXCEEDED" else "over_limit"
         return BudgetDenied(reason=reason, budget={**NO_FIGURES, "unit": UNIT})
-    if code in ON_HOLD or (status == 401 and ("TENANT_SUSPENDED" in message or "TENANT_CLOSED" in message)):
+    if status == 401 and ("TENANT_SUSPENDED" in message or "TENANT_CLOSED" in message):
+        return OnHold(scopes_of({"tenant": subject_tenant})[0] if subject_tenant else None)
+    if code in ON_HOLD:
         return OnHold()
     if code == NO_ANSWER:
         return AuthorityUnavailable()

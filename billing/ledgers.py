@@ -16,7 +16,7 @@ import django.db
 from django.utils import timezone
 
 from billing import admin_client
-from billing.client import account_of
+from billing.client import NOT_ACTIVE, account_of
 from billing.errors import AuthorityUnavailable, BudgetDenied, BudgetError, OnHold
 from billing.models import Account
 from billing.money import UNIT
@@ -239,6 +239,17 @@ def _reason(ledger: Ledger, needed: int | None) -> str:
     return "does_not_fit" if once_released > 0 else "exhausted"
 
 
+def is_on_hold(subject_tenant: str) -> bool:
+    """Whether the tenant itself is suspended or closed. False also where nobody says.
+
+    For after a 401: the key of a closed tenant reads as one that we lost. Its ledgers say nothing of a suspension.
+    """
+    try:
+        return admin_client.tenant_status(subject_tenant) in NOT_ACTIVE
+    except BudgetError:
+        return False
+
+
 # --- figures for pages ----------------------------------------------------------------------------------------------
 
 
@@ -251,13 +262,13 @@ def figures_for(tenant: Tenant) -> Ledger | None:
         return None
 
 
-def limits_of(subject_tenant: str, *, user_id: int) -> list[Ledger]:
-    """What bounds one member below the tenant; none where it cannot be had just now."""
+def limits_of(subject_tenant: str, *, user_id: int) -> list[Ledger] | None:
+    """What bounds one member below the tenant; None where it cannot be had just now."""
     seat = scopes_of({"tenant": subject_tenant, "workspace": seat_of(user_id)})[-1]
     try:
         found = all_ledgers(subject_tenant, below=seat)
     except BudgetError:
-        return []
+        return None
     # What begins like user-1 may be user-12's.
     return [one for one in found if one.unit == UNIT and (one.scope == seat or one.scope.startswith(f"{seat}/"))]
 

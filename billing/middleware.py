@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from billing.client import AuthorityRefusal, account_of, is_of_the_house, translate
-from billing.errors import BudgetError, of_the_house
-from billing.ledgers import REFUSALS, denied
+from billing.errors import BudgetError, OnHold, of_the_house
+from billing.ledgers import REFUSALS, denied, is_on_hold
 from billing.preflight import decide
+from billing.subjects import scopes_of
 from tenants.http import error_response
 from tenants.middleware import as_api_error
 from tenants.resolve import Asker
@@ -44,6 +45,8 @@ def _meaning_of(refused: AuthorityRefusal, subject_tenant: str | None) -> Budget
     code = refused.error_code or refused.reason_code or ""
     if code in REFUSALS and subject_tenant is not None:
         return denied(code, {"tenant": subject_tenant}, needed=None)
+    if refused.status == 401 and subject_tenant is not None and is_on_hold(subject_tenant):
+        return OnHold(scopes_of({"tenant": subject_tenant})[0])
     return translate(refused, subject_tenant=subject_tenant)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from runcycles import Action, Amount, DecisionRequest, Subject, Unit
 
 from billing.client import WhoPays, account_of, default_client, denial, house_subject_tenant, who_pays
-from billing.errors import BudgetDenied, BudgetError, of_the_house
-from billing.ledgers import REFUSALS, denied
-from billing.subjects import house_subject_for, subject_for
+from billing.errors import BudgetDenied, BudgetError, OnHold, of_the_house
+from billing.ledgers import REFUSALS, denied, is_on_hold
+from billing.subjects import house_subject_for, scopes_of, subject_for
 from tenants.models import Tenant
 
 
@@ -50,6 +50,8 @@ def decide(
         error = denied(code, subject, needed=estimate)
         if isinstance(error, BudgetDenied) and error.reason == "held_by_others":
             return
+    elif response.status == 401 and is_on_hold(subject["tenant"]):
+        error = OnHold(scopes_of(subject)[0])
     else:
         error = denial(response, subject_tenant=subject["tenant"])
     if error is not None:

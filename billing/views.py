@@ -9,9 +9,9 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from billing import provisioning
-from billing.errors import SlugTaken
+from billing.errors import OnHold, SlugTaken
 from billing.forms import SignUpForm
-from billing.ledgers import limits_of
+from billing.ledgers import Ledger, is_on_hold, limits_of
 from billing.models import Account
 from billing.periods import closed
 from billing.proof import bar_of, books_of
@@ -88,10 +88,17 @@ def budget(request: TenantRequest) -> HttpResponse:
         "figures": books.figures,
         "bar": bar_of(books.figures),
         # An authority that did not answer just now is not waited for again.
-        "limits": limits_of(account.subject_tenant, user_id=request.user.pk) if books.figures else [],
+        "limits": limits_of(account.subject_tenant, user_id=request.user.pk) if books.figures else None,
         "plan_name": account.plan,
-        "on_hold": account.status != Account.Status.ACTIVE,
+        "on_hold": OnHold(account.scope).message if _is_on_hold(account, books.figures) else None,
         "lines": UsageLine.objects.order_by("-settled_at", "-pk")[:SHOWN_LINES],
         "past": closed(account)[:SHOWN_PERIODS],
     }
     return render(request, "billing/budget.html", context)
+
+
+def _is_on_hold(account: Account, figures: Ledger | None) -> bool:
+    """Here, at its ledger, or as a whole: the ledgers of a suspended tenant look as ever."""
+    if account.status != Account.Status.ACTIVE:
+        return True
+    return figures is not None and (figures.status != "ACTIVE" or is_on_hold(account.subject_tenant))

@@ -17,8 +17,10 @@ from django.conf import settings
 from runcycles import ErrorCode
 from runcycles.response import CyclesResponse
 
-from billing.client import DENIED, NOT_SENT, error_for
+from billing.client import DENIED, NOT_ACTIVE, NOT_SENT, error_for
+from billing.errors import OnHold
 from billing.money import UNIT
+from billing.subjects import scopes_of
 from billing.warmth import Turn, Word, doors, name_of
 
 logger = logging.getLogger(__name__)
@@ -94,6 +96,21 @@ class Authority:
         headers = {"X-Admin-API-Key": settings.CYCLES_ADMIN_API_KEY}
         url = f"{settings.CYCLES_ADMIN_URL}{path}"
         return await self._send(method, url, headers, body, params, settings.CYCLES_READ_TIMEOUT)
+
+    async def tenant_status(self, subject_tenant: str) -> str | None:
+        """ACTIVE, SUSPENDED or CLOSED; None where nobody says."""
+        response = await self.admin("GET", f"/v1/admin/tenants/{subject_tenant}")
+        status = (response.body or {}).get("status")
+        return status if response.is_success and isinstance(status, str) else None
+
+    async def refusal(self, response: CyclesResponse, payer: Payer) -> Exception:
+        """The error that an answer, which grants nothing, means to the caller; a denial's figures are another call's.
+
+        A closed tenant's key reads as revoked; only the admin plane tells it from a key that we lost.
+        """
+        if response.status == 401 and await self.tenant_status(payer.subject_tenant) in NOT_ACTIVE:
+            return OnHold(scopes_of({"tenant": payer.subject_tenant})[0])
+        return error_for(code_of(response), response.status, response.error_message or "", payer.subject_tenant)
 
     async def _runtime(self, method: str, path: str, payer: Payer, body: dict[str, Any] | None) -> CyclesResponse:
         headers = {"X-Cycles-API-Key": payer.key}
@@ -248,11 +265,6 @@ def held_of(response: CyclesResponse) -> Held | None:
         caps if isinstance(caps, dict) else {},
         balances if isinstance(balances, list) else [],
     )
-
-
-def refusal(response: CyclesResponse, payer: Payer) -> Exception:
-    """The error that an answer, which grants nothing, means to the caller; a denial's figures are another call's."""
-    return error_for(code_of(response), response.status, response.error_message or "", payer.subject_tenant)
 
 
 class Landed:

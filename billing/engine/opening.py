@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from billing.engine import settling
-from billing.engine.authority import code_of, held_of, is_denied, is_lost, refusal
+from billing.engine.authority import code_of, held_of, is_denied, is_lost
 from billing.engine.call import Call
 from billing.engine.order import Order
 from billing.engine.recovery import give_back, recover
@@ -101,7 +101,7 @@ async def _try(engine: Engine, order: Order, amount: int) -> tuple[Call | None, 
         raise AuthorityUnavailable
     if code_of(response) in ON_HOLD:
         raise await adenied(code_of(response), order.subject, needed=amount, get=engine.look_up)
-    raise refusal(response, order.payer)
+    raise await engine.authority.refusal(response, order.payer)
 
 
 async def _tightened(engine: Engine, order: Order) -> Call | None:

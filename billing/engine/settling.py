@@ -306,10 +306,7 @@ async def _clear_over_limit(authority: Authority, hold: Open) -> None:
 
 async def _tenant_is_closed(authority: Authority, hold: Open, status: int) -> bool:
     """A closed tenant's key reads as revoked; only the admin plane tells it from a key that we lost."""
-    if status != 401:
-        return False
-    response = await authority.admin("GET", f"/v1/admin/tenants/{hold.payer.subject_tenant}")
-    return response.is_success and (response.body or {}).get("status") == "CLOSED"
+    return status == 401 and await authority.tenant_status(hold.payer.subject_tenant) == "CLOSED"
 
 
 def reserve_body(
