@@ -19,6 +19,20 @@ class TopUpConflict(Exception):
     """The key stands for another amount, or is too old to be repeated safely. The message says which."""
 
 
+class TopUpRefused(Exception):
+    """The ledger takes no money now. Nothing was added; the row stays, for the same command again."""
+
+
+_NOT_TAKEN = {
+    "BUDGET_FROZEN": "The ledger {scope} is frozen, so nothing was added. Unfreeze it at the authority, then run the "
+    "same command again.",
+    "BUDGET_CLOSED": "The ledger {scope} is closed for good, so nothing was added. Give the money back: it can no "
+    "longer be spent here.",
+    "TENANT_CLOSED": "The workspace is closed at the authority for good, so nothing was added. Give the money back: "
+    "it can no longer be spent here.",
+}
+
+
 def top_up(account: Account, *, amount: int, key: str) -> TopUp:
     """Credit `amount` microcents, once for each `key` of the account, however often it is called."""
     with transaction.atomic(durable=True):
@@ -29,16 +43,21 @@ def top_up(account: Account, *, amount: int, key: str) -> TopUp:
         return row
     if timezone.now() - row.created_at > _REPEATABLE_FOR:
         raise TopUpConflict(f"Key {key} is over 80 days old and was never confirmed. Compare the ledger by hand.")
-    admin_client.fund_once(
-        account.subject_tenant,
-        account.scope,
-        "CREDIT",
-        amount=amount,
-        # A real authority's fund keys are shared by all tenants and scopes: name them all.
-        key=f"topup:{account.subject_tenant}:{account.scope}:{UNIT}:{key}",
-        reason=f"top-up {key}",
-        asked_since=None if is_new else row.created_at,
-    )
+    try:
+        admin_client.fund_once(
+            account.subject_tenant,
+            account.scope,
+            "CREDIT",
+            amount=amount,
+            # A real authority's fund keys are shared by all tenants and scopes: name them all.
+            key=f"topup:{account.subject_tenant}:{account.scope}:{UNIT}:{key}",
+            reason=f"top-up {key}",
+            asked_since=None if is_new else row.created_at,
+        )
+    except admin_client.Refused as exc:
+        if exc.error in _NOT_TAKEN:
+            raise TopUpRefused(_NOT_TAKEN[exc.error].format(scope=account.scope)) from exc
+        raise
     TopUp.objects.filter(pk=row.pk, applied_at=None).update(applied_at=timezone.now())
     row.refresh_from_db()
     return row

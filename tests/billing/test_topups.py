@@ -90,6 +90,26 @@ def test_an_unconfirmed_payment_older_than_the_trail_is_left_to_a_person(workspa
         top_up(workspace.account, amount=1_000, key="old")
 
 
+def test_a_frozen_ledger_takes_no_money_says_so_and_the_same_command_adds_it_later(workspace):
+    freeze = {"scope": workspace.account.scope, "unit": "USD_MICROCENTS"}
+    admin_client.call("POST", "/v1/admin/budgets/freeze", params=freeze)
+    with pytest.raises(CommandError, match=rf"{workspace.account.scope} is frozen, so nothing was added\. Unfreeze"):
+        call_command("top_up", workspace.slug, "5", "--key", "k")
+    assert TopUp.objects.get(account=workspace.account).applied_at is None
+    admin_client.call("POST", "/v1/admin/budgets/unfreeze", params=freeze)
+    for _ in range(2):
+        call_command("top_up", workspace.slug, "5", "--key", "k")
+    assert workspace.ledger()["allocated"] == 600_000_000
+
+
+def test_a_closed_workspace_takes_no_money_and_says_so(workspace):
+    tenant = workspace.account.subject_tenant
+    admin_client.call("PATCH", f"/v1/admin/tenants/{tenant}", body={"status": "CLOSED"})
+    with pytest.raises(CommandError, match=r"closed .* for good, so nothing was added"):
+        call_command("top_up", workspace.slug, "5", "--key", "k")
+    assert TopUp.objects.get(account=workspace.account).applied_at is None
+
+
 @pytest.mark.parametrize("usd", ["0", "-1", "1.123456789", "NaN", "Infinity", "five", "1e20"])
 def test_the_command_takes_real_amounts_only(workspace, usd):
     with pytest.raises(CommandError):

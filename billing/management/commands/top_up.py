@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from billing.errors import BudgetError
 from billing.models import Account
 from billing.money import microcents, usd
-from billing.topups import TopUpConflict, top_up
+from billing.topups import TopUpConflict, TopUpRefused, top_up
 
 
 def _amount(text: str) -> int:
@@ -38,6 +38,6 @@ class Command(BaseCommand):
             raise CommandError(f"There is no workspace {options['slug']} that is ready to be topped up.")
         try:
             row = top_up(account, amount=options["usd"], key=options["key"])
-        except (TopUpConflict, BudgetError) as exc:
+        except (TopUpConflict, TopUpRefused, BudgetError) as exc:
             raise CommandError(str(exc)) from exc
         self.stdout.write(f"{account.tenant.slug}: ${usd(row.amount)} added under key {row.key}.")
