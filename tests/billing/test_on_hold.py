@@ -118,10 +118,10 @@ def test_pages_say_that_they_do_not_know(workspace, app, authority, settings):
         assert "limits of your own is not known" in page.content.decode()
         gate.act = lambda came: (500, b"{}")
         page = browser.get("/budget/")
-        assert (page.context["figures"], page.context["difference"]) == (None, None)
+        assert (page.context["figures"], page.context["books"].difference) == (None, None)
         said = page.content.decode()
         assert "figures are not known" in said
-        assert "$0.00" not in said.partition("charged for the calls")[0]
+        assert "$0.00" not in said.partition("charged in it for the calls")[0]
         assert "limits of your own" not in said
         strip = browser.get("/").content.decode()
         assert "The budget cannot be read right now." in strip
