@@ -260,9 +260,8 @@ class Call:
             try:
                 if settled.is_landed:
                     if self.is_dispatched:
-                        answer = self.order.claim.keep(settled) if self.order.claim is not None else None
                         settled.is_written = await settling.write_down(
-                            self._engine.store, self.hold, settled, keep, answer
+                            self._engine.store, self.hold, settled, keep, self._answer(settled)
                         )
                     elif self._may_have_a_row:
                         # Written while its reader left or its answer was lost: it would keep a conversation busy.
@@ -270,9 +269,7 @@ class Call:
                     self._log(settled)
                     return settled
                 if self.is_dispatched and not written_final:
-                    await self._write_final(final)
-                    if self.order.claim is not None:
-                        await self.order.claim.keep_early(settled)
+                    await self._write_final(settled)
                     written_final = 1
             except (*FAILURES, psycopg.Error) as exc:
                 # Away, or a schema that is being moved: whatever it is, nobody else settles a living process's call.
@@ -284,12 +281,18 @@ class Call:
                 self._log(settled)
                 return settled
 
-    async def _write_final(self, final: Final) -> None:
-        figures = settling.line_figures(final)
+    def _answer(self, settled: Settled) -> Keep | None:
+        """What becomes of the request's Idempotency-Key."""
+        return self.order.claim.keep(settled) if self.order.claim is not None else None
+
+    async def _write_final(self, settled: Settled) -> None:
+        figures = settling.line_figures(settled.final)
         figures["used"] = figures.pop("cost")
-        await self._engine.store.fetch(
-            FINAL, {"id": self.id, "slices": settling.slices_as_json(self.hold.slices), **figures}
-        )
+        params = {"id": self.id, "slices": settling.slices_as_json(self.hold.slices), **figures}
+        # In one statement: a repeat must neither wait for the authority, nor see an answer without what it costs.
+        answer = self._answer(settled) or Keep("", {})
+        statement = in_schema(FINAL.replace("{keep}", answer.sql), self.payer.schema)
+        await self._engine.store.fetch(statement, {**params, **answer.params})
 
     def _log(self, settled: Settled) -> None:
         final = settled.final

@@ -19,7 +19,6 @@ from uuid import UUID, uuid4
 from billing.engine.engine import SILENT_SECONDS
 from billing.engine.settling import Keep, Settled
 from billing.engine.statements import (
-    ANSWER,
     ANSWERED,
     CLAIM,
     GIVE_BACK,
@@ -128,16 +127,11 @@ class Claim:
                 await self._engine.pause(pause)
 
     def keep(self, settled: Settled) -> Keep | None:
-        """What is written with the call's line."""
+        """What is written with the call's line; before it, where that waits for the authority: a repeat need not."""
         if (told := self._tell(settled)) is not None:
             return Keep(ANSWERED, {**self.params, **_as_written(told)})
         # Charged and without an answer, it stays as it is: whoever asks again is told that it was lost.
         return Keep(GIVEN_BACK, self.params) if settled.final.cost == 0 else None
-
-    async def keep_early(self, settled: Settled) -> None:
-        """Before the line, which waits for the authority: the answer need not."""
-        if (told := self._tell(settled)) is not None:
-            await self._engine.store.fetch(self._in_schema(ANSWER), {**self.params, **_as_written(told)})
 
     def _tell(self, settled: Settled) -> Told | None:
         """Once: what was told early is not told otherwise later."""

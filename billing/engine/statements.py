@@ -75,13 +75,17 @@ SET slices = %(slices)s::jsonb, used = %(used)s, tokens_input = %(tokens_input)s
 WHERE id = %(id)s RETURNING id
 """
 
-# What the call used is decided, but the authority has not taken it yet: whoever repeats it sends the same.
+# What the call used is decided, but the authority has not taken it yet: whoever repeats it sends the same. `gone` is
+# named as in SETTLE, so that what becomes of an Idempotency-Key can be written with either.
 FINAL = """
-UPDATE public.billing_hold
-SET used = %(used)s, overrun = %(overrun)s, model = %(model)s, tokens_input = %(tokens_input)s,
-    tokens_output = %(tokens_output)s, tokens_cached = %(tokens_cached)s, tokens_reasoning = %(tokens_reasoning)s,
-    outcome = %(outcome)s, slices = %(slices)s::jsonb, is_final = true
-WHERE id = %(id)s RETURNING id
+WITH gone AS (
+    UPDATE public.billing_hold
+    SET used = %(used)s, overrun = %(overrun)s, model = %(model)s, tokens_input = %(tokens_input)s,
+        tokens_output = %(tokens_output)s, tokens_cached = %(tokens_cached)s, tokens_reasoning = %(tokens_reasoning)s,
+        outcome = %(outcome)s, slices = %(slices)s::jsonb, is_final = true
+    WHERE id = %(id)s RETURNING id
+){keep}
+SELECT id FROM gone
 """
 
 # The line in and the hold out, or neither. Whoever deletes the row writes the line; nobody else does.
@@ -188,13 +192,8 @@ DELETE FROM {schema}.usage_repeat
 WHERE user_id = %(user)s AND route = %(route)s AND key = %(key)s AND attempt = %(attempt)s AND status IS NULL
 """
 
-# Before the line, where the authority has not taken the commit yet.
-ANSWER = """
-UPDATE {schema}.usage_repeat SET status = %(told_status)s, answer = %(told)s
-WHERE id = %(claim)s AND attempt = %(attempt)s AND status IS NULL
-"""
-
-# Further parts of SETTLE: with the line comes the answer, or the key is free again.
+# Further parts of SETTLE, and of FINAL where the authority is away: with the outcome comes the answer, or the key is
+# free again.
 ANSWERED = """
 , answered AS (
     UPDATE {schema}.usage_repeat AS repeat SET status = %(told_status)s, answer = %(told)s

@@ -423,6 +423,22 @@ def test_an_answer_is_told_again_though_the_authority_has_not_taken_its_commit(w
     assert len(upstream.calls) == 1
 
 
+@pytest.mark.parametrize(("path", "body"), [CHAT, SUMMARIZE], ids=["chat", "summarize"])
+def test_a_failure_that_cost_nothing_frees_its_key_though_the_authority_cannot_be_told(
+    workspace, upstream, lossy, path, body
+):
+    lossy.refuse["/release"] = 1_000
+    upstream.status = 503
+    api = workspace.api()
+    assert api.post(path, body, headers=under()).status_code == 503
+    upstream.reset()
+    response = api.post(path, body, headers=under())
+    assert (response.status_code, is_replay(response), workspace.holds()) == (200, False, 1)
+    lossy.refuse.clear()
+    assert [line.cost for line in workspace.settled(lines=2) if line.cost] == [COST]
+    assert is_replay(api.post(path, body, headers=under()))
+
+
 def test_a_reader_who_leaves_before_anything_is_bought_leaves_the_key_free(workspace, upstream, lossy):
     lossy.delay["/v1/reservations"] = 0.5
     api = workspace.api()

@@ -10,6 +10,7 @@ from django.db import connection
 from billing.engine import statements
 from billing.engine.statements import (
     ANSWERED,
+    FINAL,
     GIVEN_BACK,
     HABITS,
     LEARN,
@@ -27,6 +28,7 @@ KEEPS = {
     "TURNS": services.TURNS,
     "CONVERSATION_ROW + TURNS": services.CONVERSATION_ROW + services.TURNS,
     "TURNS + ANSWERED": services.TURNS + ANSWERED,
+    "ANSWERED": ANSWERED,
     "GIVEN_BACK": GIVEN_BACK,
 }
 
@@ -41,6 +43,7 @@ def whole_statements():
     }
     assert len(found) > 10
     kept = {f"SETTLE with {name}": SETTLE.replace("{keep}", text) for name, text in KEEPS.items()}
+    kept |= {f"FINAL with {name}": FINAL.replace("{keep}", KEEPS[name]) for name in ("ANSWERED", "GIVEN_BACK")}
     numbered = {
         f"{name} of a new conversation": dispatch_statement(services.NEW_ID, is_claimed=is_claimed)
         for name, is_claimed in {"DISPATCH": False, "DISPATCH_CLAIMED": True}.items()
