@@ -41,7 +41,14 @@ class Store:
     async def fetch(self, query: str, params: Params = None) -> list[Row]:
         """The rows of one statement. Raises one of FAILURES, or psycopg's error of what is wrong with it."""
         pool = self._pool or await self._open()
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine runs in one
+        cancelled = task.cancelling()
         async with pool.connection() as connection:
+            # Up to Python 3.11 the pool loses a cancellation that comes with the connection: the reader had left, and
+            # the answer was written, and paid for, to its end.
+            if task.cancelling() > cancelled:
+                raise asyncio.CancelledError
             # The text is ours: a tenant's schema is the only part that is put in, and its name is checked.
             cursor = await connection.execute(query, params)
             # Not `description`, which names and types every column of every answer.
