@@ -5,6 +5,9 @@
             return found.answer
         return buy(…, claim=found)  # `guarded` and `reserve` take a claim
 
+Inside, before it is settled, `found.tell = lambda settled: Told(200, {…})` says what a repeat is answered; without it a
+repeat learns only what was charged.
+
 Owns `once`. How it is decided: billing.engine.repeats. Must not know what is bought.
 """
 

@@ -61,6 +61,8 @@ class Order:
     claim: Claim | None = None
 
     def __post_init__(self) -> None:
+        if self.claim is not None:
+            self._refuse_unless_for_it(self.claim)
         # The authority would refuse it in words that sound like an outage, to a person who can do nothing about it.
         refuse_unless_whole("estimate", self.amount)
         refuse_unless_whole("least", self.least)
@@ -74,3 +76,10 @@ class Order:
                 raise ValueError(f"action_tags {self.tags!r}: write a list of at most 10.")
             for tag in self.tags:
                 _refuse_unless_text("action_tags", tag, most=64)
+
+    def _refuse_unless_for_it(self, claim: Claim) -> None:
+        """Raises ValueError: the claim's row stands beside the line of the call that it is for, and says one cost."""
+        if self.payer.is_house or claim.request.schema != self.payer.schema:
+            raise ValueError("claim: its request is a workspace's own, and only that workspace pays for its call.")
+        if claim.is_dispatched:
+            raise ValueError("claim: its one call has been made. Buy all that a request needs under one hold.")

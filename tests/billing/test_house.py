@@ -26,6 +26,7 @@ from billing.middleware import BudgetErrorMiddleware
 from billing.models import Hold, HouseLine, Process
 from billing.money import UNIT
 from billing.preflight import decide
+from billing.repeats import Request, once
 from billing.settlement import sweep
 from billing.subjects import scopes_of
 from chat.calls import complete, stream
@@ -203,6 +204,27 @@ def test_any_other_payer_is_refused_where_it_is_written(acme, odd):
     for buy in (reserve, decide):
         with acme.scope(), pytest.raises(TypeError, match=r"^tenant .*house_subject_tenant"):
             buy(odd, **ASK, estimate=1, user_id=None)
+
+
+def test_a_claim_pays_for_one_call_of_its_own_workspace_and_for_none_of_the_houses(house, workspace, globex):
+    ran = []
+    request = Request(workspace.tenant.schema_name, workspace.owner.pk, "letters", "k-1", "fingerprint")
+
+    def buy(claim, **options):
+        guarded(100, actual=70, app="digest", claim=lambda: claim, **options)(lambda: ran.append(1))()
+
+    with workspace.scope(), once(request) as claim:
+        with pytest.raises(ValueError, match=r"^claim: .*that workspace pays"):
+            buy(claim, tenant=house_subject_tenant)
+        with globex.scope(), pytest.raises(ValueError, match=r"^claim: .*that workspace pays"):
+            buy(claim)
+        assert ran == []
+        buy(claim)
+        # The second one would be charged to nobody's key.
+        with pytest.raises(ValueError, match=r"^claim: .*one hold"):
+            buy(claim)
+    assert [line.cost for line in workspace.lines()] == [70]
+    assert (ran, house.spent()) == ([1], 0)
 
 
 @pytest.mark.parametrize("member", [{"user_id": 1}, {"key_id": 1}])
