@@ -51,6 +51,7 @@ class Reports:
 
     def take(self, usage: dict[Any, Any]) -> bool:
         """Whether it says anything of the output, so that it covers what was written until now."""
+        usage = _with_whole_input(usage)
         speaks = self._merge(usage, only=())
         for part in usage.values():
             if type(part) is dict:
@@ -110,6 +111,22 @@ class Reports:
             cached=min(self.cached, tokens_input),
             reasoning=min(self.reasoning, tokens_output),
         )
+
+
+# Beside these names the input is a whole already, and what was cached is a part of it.
+_WHOLES = {"prompttokens", "totaltokens"}
+_BESIDE = ("cachereadinputtokens", "cachecreationinputtokens")
+
+
+def _with_whole_input(usage: dict[Any, Any]) -> dict[Any, Any]:
+    """By Anthropic's names, `input_tokens` leaves out what was read from the cache or written to it: taken for the
+    whole, a long prompt that was cached would be charged as a few tokens.
+    """
+    said = {str(name).lower().replace("_", ""): value for name, value in usage.items()}
+    beside = [said[name] for name in _BESIDE if _is_count(said.get(name), 0)]
+    if not beside or _WHOLES & said.keys() or not _is_count(said.get("inputtokens"), 0):
+        return usage
+    return {**usage, "prompt_tokens": said["inputtokens"] + sum(beside)}
 
 
 def _is_count(value: Any, least: int) -> bool:
