@@ -251,6 +251,16 @@ async def _once_over(engine: Engine, request: Request, seconds: float | None, mo
 
 
 async def _watch(engine: Engine, request: Request) -> _Seen | None:
+    # A process that ends says so to whoever waits in it: what they wait for may be another's, which goes on.
+    end = asyncio.Event()
+    engine.add_cut(end.set)
+    try:
+        return await _seen_over(engine, request, end)
+    finally:
+        engine.remove_cut(end.set)
+
+
+async def _seen_over(engine: Engine, request: Request, end: asyncio.Event) -> _Seen | None:
     loop = asyncio.get_running_loop()
     sweep_until = None  # since when its process is dead
     while True:
@@ -263,6 +273,6 @@ async def _watch(engine: Engine, request: Request) -> _Seen | None:
             sweep_until = loop.time() + SWEPT_SECONDS
         elif loop.time() > sweep_until:
             return seen
-        await engine.pause(LOOK_AGAIN_SECONDS)
-        if engine.is_closing:
+        if end.is_set():
             raise Unavailable
+        await engine.pause(LOOK_AGAIN_SECONDS)

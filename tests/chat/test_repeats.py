@@ -393,6 +393,17 @@ def test_so_many_wait_for_one_answer_and_no_more(workspace):
     assert waiting() == []
 
 
+def test_a_process_that_ends_says_so_to_whoever_waits_in_it_for_another_s_answer(workspace):
+    row = left_by_nobody(workspace)
+    whole, streamed = (begin(workspace.api(), stream=stream) for stream in (False, True))
+    assert eventually(lambda: waiting() == [2])
+    on_loop(lambda: here().cut_all())
+    for exchange in (whole, streamed):
+        response = PlaneResponse(exchange)
+        assert (response.status_code, response.json()["error"]) == (503, "unavailable")
+    assert (rows(workspace)[-1].pk, waiting()) == (row.pk, [])
+
+
 def test_a_claim_that_its_owner_does_not_know_of_is_taken_over(workspace, upstream):
     left_by_nobody(workspace, created_at=timezone.now() - timedelta(minutes=5))
     assert ask(workspace.api()).status_code == 200
