@@ -258,14 +258,16 @@ class Call:
                 settled = await settling.settle_at_the_authority(self._engine.authority, self.hold, final)
                 self._engine.lines.wake(scopes_of(self.hold.subject))
             try:
+                if self._may_have_a_row and not self.is_dispatched:
+                    # Written while its reader left or its answer was lost: it keeps a conversation busy, and the sweep
+                    # would charge for a model that nobody called, whether or not the authority has been told.
+                    await self._engine.store.fetch(FORGET_HOLD, [self.id])
+                    self._may_have_a_row = False
                 if settled.is_landed:
                     if self.is_dispatched:
                         settled.is_written = await settling.write_down(
                             self._engine.store, self.hold, settled, keep, self._answer(settled)
                         )
-                    elif self._may_have_a_row:
-                        # Written while its reader left or its answer was lost: it would keep a conversation busy.
-                        await self._engine.store.fetch(FORGET_HOLD, [self.id])
                     self._log(settled)
                     return settled
                 if self.is_dispatched and not written_final:

@@ -5,8 +5,10 @@ import time
 
 import pytest
 from django.db import connection, transaction
+from psycopg import OperationalError
 
 from billing.engine.loop import run
+from billing.engine.store import Store
 from billing.guard import Outcome, current_reservation, guarded, reserve
 from billing.models import Hold
 from billing.usage.models import UsageLine
@@ -71,6 +73,31 @@ def test_a_frozen_ledger_takes_the_commit_of_a_call_under_way(workspace, upstrea
     assert workspace.api().chat("more").status_code == 403
     operator.freeze(workspace.account.scope, frozen=False)
     assert_books_agree(workspace)
+
+
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k-1"}], ids=["plain", "under a key"])
+def test_a_row_that_was_written_unheard_is_gone_before_the_authority_takes_its_money_back(
+    workspace, upstream, model, lossy, monkeypatch, headers
+):
+    fetch = Store.fetch
+
+    async def breaking(self, query, params=None):
+        rows = await fetch(self, query, params)
+        if "INSERT INTO public.billing_hold" in query:
+            monkeypatch.setattr(Store, "fetch", fetch)
+            raise OperationalError("the connection broke before the answer")
+        return rows
+
+    monkeypatch.setattr(Store, "fetch", breaking)
+    lossy.refuse["/release"] = 1_000
+    response = workspace.api().post("/api/chat/", {"prompt": "hello"}, headers=headers)
+    assert (response.status_code, upstream.calls) == (503, [])
+    # Dying now, the process would leave a row that says that a model was called, and the sweep would charge for it.
+    assert eventually(lambda: not under_way(workspace), 1)
+    assert workspace.ledger()["reserved"] > 0
+    assert workspace.api().post("/api/chat/", {"prompt": "hello"}, headers=headers).status_code == 200
+    lossy.refuse.clear()
+    assert [line.cost for line in workspace.settled(lines=1)] == [TRUE]
 
 
 def test_a_commit_past_the_lease_is_an_event_once(workspace, upstream, lossy):
