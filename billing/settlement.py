@@ -65,23 +65,21 @@ def sweep(*, at_once: bool = False) -> Swept:
 
 async def _sweep(*, at_once: bool) -> Swept:
     engine = here()
+    now = time.monotonic()
+    # A suspended tenant's may wait for weeks: filling what is looked at, they would keep all others from their turn.
+    later = [] if at_once else [hold for hold, (next_try, _) in _memory.again.items() if next_try > now]
+    wanted = {"silent": SILENT_SECONDS, "most": MOST_AT_ONCE, "house": settings.CYCLES_TENANT, "later": later}
     try:
-        wanted = {"silent": SILENT_SECONDS, "most": MOST_AT_ONCE, "house": settings.CYCLES_TENANT}
         rows = await engine.store.fetch(ABANDONED, wanted)
         await engine.store.fetch(FORGET_THE_DEAD)
     except FAILURES:
         _memory.steady_since = None
         raise
-    now = time.monotonic()
     if _memory.steady_since is None:
         _memory.steady_since = now
     if not at_once and now - _memory.steady_since < STEADY_SECONDS:
-        return Swept(waiting=len(rows))
-    return await _settle_all(engine, [row for row in rows if at_once or _is_due(row[0], now)], len(rows))
-
-
-def _is_due(hold: UUID, now: float) -> bool:
-    return hold not in _memory.again or _memory.again[hold][0] <= now
+        return Swept(waiting=len(rows) + len(later))
+    return await _settle_all(engine, rows, len(rows) + len(later))
 
 
 async def _settle_all(engine: Engine, rows: list[tuple[Any, ...]], found: int) -> Swept:

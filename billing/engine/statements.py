@@ -126,7 +126,7 @@ HABITS = "SELECT model, app, samples FROM public.billing_habit"
 
 # Holds whose process has been silent for so many seconds, or is not known at all, with what is needed to settle them.
 # Those without an account are the house's, and taken only where it still is the same: under another key they could not
-# be settled, and would keep the tenants' from their turn.
+# be settled, and would keep the tenants' from their turn; as would `later`, those that are not to be tried again yet.
 ABANDONED = """
 SELECT hold.id, hold.reservation_id, hold.subject, hold.action_kind, hold.action_name, hold.model, hold.estimate,
        hold.slices, hold.used, hold.overrun, hold.tokens_input, hold.tokens_output, hold.tokens_cached,
@@ -137,6 +137,7 @@ FROM public.billing_hold AS hold
 LEFT JOIN public.billing_account AS account ON account.id = hold.account_id
 LEFT JOIN public.tenants_tenant AS tenant ON tenant.id = account.tenant_id
 WHERE CASE WHEN hold.account_id IS NULL THEN hold.subject->>'tenant' = %(house)s ELSE tenant.id IS NOT NULL END
+AND hold.id <> ALL(%(later)s::uuid[])
 AND NOT EXISTS (
     SELECT 1 FROM public.billing_process AS process
     WHERE process.id = hold.process AND process.seen_at > now() - make_interval(secs => %(silent)s)

@@ -129,6 +129,23 @@ def test_a_suspended_tenants_rows_wait_for_its_return(workspace, app, operator):
     assert_books_agree(workspace)
 
 
+def test_rows_that_wait_for_their_tenants_return_keep_nobody_from_their_turn(
+    workspace, globex, app, operator, monkeypatch
+):
+    monkeypatch.setattr(settlement, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(settlement._memory, "steady_since", time.monotonic() - settlement.STEADY_SECONDS)
+    settlement._memory.again.clear()
+    waits = left_behind(workspace, used=900)
+    Hold.objects.filter(pk=waits.id).update(created_at=timezone.now() - timedelta(days=1))
+    neighbours = left_behind(globex, used=700)
+    operator.change_tenant(workspace.account.subject_tenant, status="SUSPENDED")
+    assert sweep().waiting == 1
+    assert sweep().waiting == 1
+    assert [line.cost for line in globex.lines() if line.hold == neighbours.id] == [700]
+    operator.change_tenant(workspace.account.subject_tenant, status="ACTIVE")
+    assert [line.cost for line in swept(workspace)] == [900]
+
+
 def test_a_closed_tenants_rows_end(workspace, app, operator):
     left_behind(workspace, used=900)
     operator.change_tenant(workspace.account.subject_tenant, status="CLOSED")
