@@ -23,7 +23,8 @@ from billing.engine.repeats import Claim, Request, Told, claim_or_told
 
 __all__ = ["Claim", "Request", "Told", "once"]
 
-# Each that waits holds a thread of its worker, and is not told when its reader leaves.
+# Each that waits holds a thread of its worker, and is not told when its reader leaves. So many of one workspace, by
+# however many keys: with a few keys it would take every thread from the others.
 WAIT_SECONDS = 30.0
 MOST_WAITING = 4
 
@@ -47,7 +48,7 @@ def once(request: Request) -> Iterator[Claim | Told]:
 
 
 async def _found(request: Request) -> Claim | Told:
-    return await claim_or_told(here(), request, seconds=WAIT_SECONDS, most_waiting=MOST_WAITING)
+    return await claim_or_told(here(), request, seconds=WAIT_SECONDS, most_of_workspace=MOST_WAITING)
 
 
 async def _given_back(claimed: Claim) -> None:

@@ -42,6 +42,7 @@ LOOK_AGAIN_SECONDS = 0.1
 SWEPT_SECONDS = 30.0
 # Of one key in one process. A client that repeats faster than it is answered repeats a mistake.
 MOST_WAITING = 20
+TOO_MANY = "Too many repeats are waiting for answers under way. Send one of each request, and wait for it."
 # Between claim and hold are a conversation's turn, held money, and the authority. A claim that has no hold by then is
 # one whose owner lost it: its connection broke, for example, before it heard that it had it.
 STALE_AFTER_SECONDS = 60.0
@@ -152,12 +153,13 @@ def _as_written(told: Told) -> dict[str, Any]:
 
 
 async def claim_or_told(
-    engine: Engine, request: Request, *, seconds: float | None = None, most_waiting: int = MOST_WAITING
+    engine: Engine, request: Request, *, seconds: float | None = None, most_of_workspace: int | None = None
 ) -> Claim | Told:
     """The claim to make the request's call, or its answer where the call was made, waited for while it is under way.
 
     Raises IdempotencyConflict (the key belongs to another body), IdempotencyLost (the call was made, its answer is
-    gone), RateLimited (too many wait already), Unavailable, or StillUnderWay after so many seconds.
+    gone), RateLimited (too many wait already, for this key or of this workspace), Unavailable, or StillUnderWay after
+    so many seconds.
     """
     try:
         await engine.register()  # a claim of nobody's is taken for a dead process's
@@ -169,7 +171,7 @@ async def claim_or_told(
             return ours
         seen = await _look(engine, request)
         if seen is not None and seen.fingerprint == request.fingerprint and seen.is_under_way:
-            seen = await _once_over(engine, request, seconds, most_waiting)
+            seen = await _once_over(engine, request, seconds, most_of_workspace)
         if seen is None:
             continue
         if seen.fingerprint != request.fingerprint:
@@ -228,14 +230,18 @@ class Watch:
     waiting: int = 0
 
 
-async def _once_over(engine: Engine, request: Request, seconds: float | None, most_waiting: int) -> _Seen | None:
+async def _once_over(
+    engine: Engine, request: Request, seconds: float | None, most_of_workspace: int | None
+) -> _Seen | None:
     """The row once it is no longer under way, or as it stands where no sweep settles it in time."""
+    if most_of_workspace is not None and _waiting_of(engine, request.schema) >= most_of_workspace:
+        raise RateLimited(TOO_MANY)
     name = (request.schema, request.user_id, request.route, request.key)
     watch = engine.watches.get(name)
     if watch is None or watch.looking.done():
         watch = engine.watches[name] = Watch(asyncio.create_task(_watch(engine, request)))
-    if watch.waiting >= most_waiting:
-        raise RateLimited("Too many repeats of this request are waiting for its answer. Send one, and wait for it.")
+    if watch.waiting >= MOST_WAITING:
+        raise RateLimited(TOO_MANY)
     watch.waiting += 1
     try:
         async with asyncio.timeout(seconds):
@@ -248,6 +254,10 @@ async def _once_over(engine: Engine, request: Request, seconds: float | None, mo
             watch.looking.cancel()
             if engine.watches.get(name) is watch:
                 del engine.watches[name]
+
+
+def _waiting_of(engine: Engine, schema: str) -> int:
+    return sum(watch.waiting for (waits_in, *_), watch in engine.watches.items() if waits_in == schema)
 
 
 async def _watch(engine: Engine, request: Request) -> _Seen | None:

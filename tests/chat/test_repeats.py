@@ -420,6 +420,29 @@ def test_a_summary_waits_in_web_for_so_long(workspace, monkeypatch):
     assert int(response["Retry-After"]) > 0
 
 
+def test_one_workspace_waits_with_few_of_webs_threads_by_however_many_keys(workspace, upstream):
+    api, answers = workspace.api(), []
+    path, body = SUMMARIZE
+    keys = [f"w-{number}" for number in range(in_web.MOST_WAITING + 1)]
+    for key in keys:
+        api.post(path, body, headers=under(key))
+    rows(workspace, status=None, hold=None, process=on_loop(here).process_id)
+    threads = [
+        threading.Thread(target=lambda key=key: answers.append(api.post(path, body, headers=under(key))))
+        for key in keys[1:]
+    ]
+    for thread in threads:
+        thread.start()
+    assert eventually(lambda: sum(waiting()) == in_web.MOST_WAITING)
+    response = api.post(path, body, headers=under(keys[0]))
+    assert (response.status_code, response.json()["error"]) == (429, "rate_limited")
+    with workspace.scope():
+        Repeat.objects.all().delete()
+    for thread in threads:
+        thread.join(20)
+    assert [answer.status_code for answer in answers] == [200] * in_web.MOST_WAITING
+
+
 def test_an_answer_is_told_again_though_the_authority_has_not_taken_its_commit(workspace, upstream, lossy):
     lossy.refuse["/commit"] = 1_000
     api = workspace.api()
