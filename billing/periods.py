@@ -152,7 +152,7 @@ def _roll_over(rolled: Rolled, now: datetime) -> None:
 
 def _open_next(account: Account, ended: BudgetPeriod, now: datetime) -> BudgetPeriod:
     """Reset the ledger for the period after `ended`: the row, then the authority, then what it answered."""
-    following, is_new = _ask_for(account, ended, _ledger_of(account))
+    following, is_new = _ask_for(account, ended)
     if following.opened_at is not None:
         return following
     key = _key("reset", account, account.scope, following)
@@ -177,13 +177,17 @@ def _ledger_of(account: Account) -> Ledger:
     return ledger
 
 
-def _ask_for(account: Account, ended: BudgetPeriod, ledger: Ledger) -> tuple[BudgetPeriod, bool]:
-    """The row of the next period, and whether it is made just now. A row that is there keeps what it asks for.
+def _ask_for(account: Account, ended: BudgetPeriod) -> tuple[BudgetPeriod, bool]:
+    """The row of the next period, and whether it is made just now. A row that is there keeps what it asks for, and is
+    not kept waiting by a ledger that was frozen since: it may be reset already.
 
     What is held counts as spent here, so that no more is asked for than is unspent in the end: whoever is short of it
     until the correction waits for held money instead of being refused.
     """
     number = ended.number + 1
+    if following := BudgetPeriod.objects.filter(account=account, number=number).first():
+        return following, False
+    ledger = _ledger_of(account)
     unspent = max(0, ledger.allocated - max(ended.allowance, ledger.spent + ledger.reserved))
     allowance = PLANS[account.plan].allowance
     with transaction.atomic(durable=True):

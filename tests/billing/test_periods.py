@@ -269,6 +269,18 @@ def test_an_answer_that_was_lost_a_day_ago_is_found_in_the_trail(workspace, runt
     assert periods_of(workspace)[0].spent == 60_000_000
 
 
+def test_a_ledger_that_is_frozen_after_its_answer_was_lost_has_begun_its_period(
+    workspace, runtime, operator, lossy_admin
+):
+    spend(runtime, 60_000_000)
+    age(workspace, days=32)
+    lossy_admin.lose[fund_path(workspace)] = 1
+    assert periods.roll_over(workspace.account, now=timezone.now()).problem
+    operator.freeze(workspace.account.scope)
+    assert len(roll(workspace)) == 1
+    assert [period.spent for period in periods_of(workspace)] == [60_000_000, None]
+
+
 # --- who cannot be rolled over --------------------------------------------------------------------------------------
 
 
