@@ -80,6 +80,14 @@ def running(tenant: Tenant, *, now: datetime) -> BudgetPeriod | None:
     ).first()
 
 
+def is_turning(account: Account) -> bool:
+    """Whether the authority has been asked for the next period and we have not written its answer down.
+
+    Not by the clock: the host that asked may have another, and a frozen ledger's period ends without being asked for.
+    """
+    return BudgetPeriod.objects.filter(account=account, opened_at=None).exists()
+
+
 def closed(account: Account) -> QuerySet[BudgetPeriod]:
     """The periods that are over, newest first."""
     return BudgetPeriod.objects.filter(account=account, closed_at__isnull=False).order_by("-number")

@@ -48,7 +48,8 @@ class Books:
 
     figures: Ledger | None
     period: BudgetPeriod | None
-    is_turning: bool  # the period is over, and the next is not open yet
+    has_ended: bool  # the period is over by our clock
+    is_turning: bool  # the next one is asked for: whose figures these are is not known
     charged: int
 
     @property
@@ -65,7 +66,8 @@ def books_of(account: Account, *, now: datetime) -> Books:
         period = periods.current(account)
         figures = figures_for(account.tenant)
         charged = local_total() - periods.spent_before(account)
+        is_turning = periods.is_turning(account)  # after the figures: before them it would miss one that begins here
         if periods.current(account) == period:
             break
-    is_turning = period is not None and period.ends_at <= now
-    return Books(figures, period, is_turning=is_turning, charged=charged)
+    has_ended = period is not None and period.ends_at <= now
+    return Books(figures, period, has_ended=has_ended, is_turning=is_turning, charged=charged)

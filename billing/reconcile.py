@@ -16,7 +16,6 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from billing import admin_client, periods
 from billing.admin_client import FundingEvent
@@ -73,7 +72,7 @@ class Books:
     rows: list[Row] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     spent_before: int = 0  # what the authority counted in periods that are closed
-    is_turning: bool = False  # a period is over, and the next is not open yet
+    is_turning: bool = False  # the next period is asked for, and its answer not written down
     resets_by_hand: list[FundingEvent] = field(default_factory=list)
 
     def summary(self) -> str:
@@ -133,8 +132,7 @@ def _read(subject_tenant: str, account: Account | None, lines: Callable[[], list
 def _read_periods(books: Books, account: Account) -> None:
     books.resets_by_hand = periods.resets_by_hand(account)
     books.spent_before = periods.spent_before(account)
-    current = periods.current(account)
-    books.is_turning = current is not None and current.ends_at <= timezone.now()
+    books.is_turning = periods.is_turning(account)
 
 
 def _root(subject_tenant: str, ledgers: Iterable[Ledger]) -> Ledger | None:
@@ -238,7 +236,7 @@ def _of_the_ledger(books: Books) -> Iterator[str]:
 
 def _why_less(books: Books) -> str:
     if books.is_turning:
-        return "a period has ended and the next is not open yet: manage.py roll_budgets"
+        return "the next period was asked for, and its answer is not written down yet: manage.py roll_budgets"
     lost = [one for one in books.resets_by_hand if one.funded.new_spent < one.funded.previous_spent]
     if not lost:
         return "a line stands for money that was never taken"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
@@ -369,6 +369,35 @@ def test_an_exhausted_budget_says_when_it_starts_anew(workspace, runtime):
     shown = page(workspace)
     assert "This budget is used up until it starts anew." in shown
     assert f"{first.ends_at:%-d %B %Y, %H:%M} UTC" in shown
+
+
+def test_a_frozen_ledgers_period_ends_without_a_next_one_and_its_books_are_compared(workspace, operator):
+    call(workspace, 10_000).settle()
+    assert eventually(lambda: is_settled(workspace) and len(workspace.lines()) == 1)
+    operator.freeze(workspace.account.scope)
+    age(workspace, days=64)
+    assert "is frozen" in periods.roll_over(workspace.account, now=timezone.now()).problem
+    shown = " ".join(page(workspace).split())
+    assert "The next one is opened once this account is released." in shown
+    assert "being opened" not in shown
+    assert "They agree to the last microcent." in shown
+
+
+def test_nothing_is_compared_once_a_host_whose_clock_is_ahead_has_asked_for_the_next(workspace, runtime, lossy_admin):
+    spend(runtime, 5_000)
+    lossy_admin.lose[fund_path(workspace)] = 1
+    assert periods.roll_over(workspace.account, now=timezone.now() + timedelta(days=32)).problem
+    shown = page(workspace)
+    assert "Not compared: the next period is being opened." in shown
+    assert "They differ" not in shown
+
+
+def test_figures_that_are_not_known_are_not_said_to_be_the_old_ones(workspace, settings):
+    age(workspace, days=32)
+    settings.CYCLES_ADMIN_URL = "http://127.0.0.1:9"
+    shown = " ".join(page(workspace).split())
+    assert "The next one is opened once the authority answers." in shown
+    assert "those of the old one" not in shown
 
 
 def test_the_api_names_the_period_and_in_the_moment_between_two_none(workspace):

@@ -152,10 +152,10 @@ def test_periods_that_are_over_count_as_spent(workspace, hold):
     roll_over(workspace.account, now=timezone.now())
     code, said = reconcile(workspace)
     assert (code, "spent $0.00003 by the ledger, $0.00003 by 1 lines" in said) == (0, True), said
-    BudgetPeriod.objects.filter(account=workspace.account, number=2).update(ends_at=timezone.now())
+    BudgetPeriod.objects.filter(account=workspace.account, number=2).update(opened_at=None)
     BudgetPeriod.objects.filter(account=workspace.account, number=0).update(spent=0)
     code, said = reconcile(workspace)
-    assert (code, "the next is not open yet: manage.py roll_budgets" in said) == (1, True), said
+    assert (code, "its answer is not written down yet: manage.py roll_budgets" in said) == (1, True), said
 
 
 def test_a_ledger_that_no_call_meets_is_said(workspace, operator):
