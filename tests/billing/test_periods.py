@@ -1,6 +1,7 @@
 """Periods: each budget starts anew once a month, with its allowance and what is left of its top-ups."""
 
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from billing.keys import unseal
 from billing.models import Account, BudgetPeriod
 from billing.tasks import roll_budgets
 from billing.topups import top_up
+from chat.models import Conversation
 from tests.support.authority import AuthorityProbe, RuntimeCaller
 from tests.support.factories import WorkspaceFactory
 from tests.support.money import eventually, forget_keys, fund_path, is_settled
@@ -398,6 +400,23 @@ def test_figures_that_are_not_known_are_not_said_to_be_the_old_ones(workspace, s
     shown = " ".join(page(workspace).split())
     assert "The next one is opened once the authority answers." in shown
     assert "those of the old one" not in shown
+
+
+def test_only_a_budget_that_starts_anew_is_said_to(workspace, operator, upstream):
+    with workspace.scope():
+        conversation = Conversation.objects.create(owner=workspace.owner, title="q", has_limit=True)
+    owner, tenant = workspace.owner.pk, workspace.account.subject_tenant
+    scope = f"tenant:{tenant}/workspace:user-{owner}/app:chat/workflow:conversation-{conversation.pk}"
+    operator.create_budget(tenant, 0, scope=scope)
+    browser = workspace.client(workspace.owner)
+    renews = re.compile(r'data-chat="refusal-renews"[^>]*?( hidden)?>')
+    refused = browser.post("/", {"prompt": "hello", "conversation_id": conversation.pk}).content.decode()
+    assert "This conversation&#x27;s budget is used up" in refused
+    assert renews.search(refused)[1] == " hidden"
+    workspace.leave(0)
+    refused = browser.post("/", {"prompt": "hello"}).content.decode()
+    assert "This workspace&#x27;s budget is used up" in refused
+    assert renews.search(refused)[1] is None
 
 
 def test_the_api_names_the_period_and_in_the_moment_between_two_none(workspace):
