@@ -47,7 +47,7 @@ def finish_sign_ups(timestamp: int) -> None:
 def roll_budgets(timestamp: int) -> None:
     """Roll over the budgets whose period has ended. In random order: see finish_sign_ups."""
     until = time.monotonic() + ROLL_SECONDS
-    now = timezone.now()
+    now = periods.database_time()
     for account in periods.due(now).order_by("?")[:BUDGETS_A_RUN]:
         if time.monotonic() > until:
             return

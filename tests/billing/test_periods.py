@@ -283,6 +283,14 @@ def test_a_ledger_that_is_frozen_after_its_answer_was_lost_has_begun_its_period(
     assert [period.spent for period in periods_of(workspace)] == [60_000_000, None]
 
 
+def test_a_host_whose_clock_is_ahead_opens_no_period_too_early(workspace, monkeypatch):
+    ahead = timezone.now() + timedelta(days=95)
+    monkeypatch.setattr(timezone, "now", lambda: ahead)
+    roll_budgets.func(timestamp=0)
+    rolled_by_command()
+    assert len(periods_of(workspace)) == 1
+
+
 # --- who cannot be rolled over --------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.utils import timezone
 
 from billing import periods
 from billing.models import Account
@@ -20,7 +19,7 @@ class Command(BaseCommand):
         parser.add_argument("slug", nargs="?", help="one workspace; without it, all")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        now = timezone.now()
+        now = periods.database_time()
         accounts = periods.due(now).order_by("pk")
         if slug := options["slug"]:
             accounts = accounts.filter(tenant__slug=slug)
