@@ -93,7 +93,8 @@ def running(tenant: Tenant, *, now: datetime) -> BudgetPeriod | None:
 def is_turning(account: Account) -> bool:
     """Whether the authority has been asked for the next period and we have not written its answer down.
 
-    Not by the clock: the host that asked may have another, and a frozen ledger's period ends without being asked for.
+    Not by the clock: that of the host that asked may have been another, and a frozen ledger's period ends without being
+    asked for. It must be gone on with, for the authority may have done it.
     """
     return BudgetPeriod.objects.filter(account=account, opened_at=None).exists()
 
@@ -114,7 +115,7 @@ def spent_before(account: Account) -> int:
 def due(now: datetime) -> QuerySet[Account]:
     """Accounts whose period is over, those that have none yet, and those where a roll-over left something to do."""
     is_open = Q(opened_at__isnull=False, closed_at=None)
-    left_to_do = (is_open & (Q(ends_at__lte=now) | Q(limits_renewed_at=None))) | _UNCORRECTED
+    left_to_do = (is_open & (Q(ends_at__lte=now) | Q(limits_renewed_at=None))) | Q(opened_at=None) | _UNCORRECTED
     never_begun = ~Exists(BudgetPeriod.objects.filter(account=OuterRef("pk")))
     return Account.objects.select_related("tenant").filter(
         never_begun | Q(pk__in=BudgetPeriod.objects.filter(left_to_do).values("account")), status__in=SERVED
@@ -160,7 +161,7 @@ def _roll_over(rolled: Rolled, now: datetime) -> None:
     account = rolled.account
     period = current(account) or begin(account)
     _correct(account, now)
-    while period.ends_at <= now:
+    while period.ends_at <= now or is_turning(account):
         period = _open_next(account, period, now)
         rolled.opened.append(period)
         _correct(account, now)

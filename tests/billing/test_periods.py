@@ -400,6 +400,10 @@ def test_nothing_is_compared_once_a_host_whose_clock_is_ahead_has_asked_for_the_
     shown = page(workspace)
     assert "Not compared: the next period is being opened." in shown
     assert "They differ" not in shown
+    # What was asked for is gone on with, whatever the clock says now: the authority may have done it.
+    assert workspace.account in periods.due(timezone.now())
+    assert len(roll(workspace)) == 1
+    assert [period.spent for period in periods_of(workspace)] == [5_000, None]
 
 
 def test_figures_that_are_not_known_are_not_said_to_be_the_old_ones(workspace, settings):
