@@ -7,9 +7,14 @@ import os
 os.environ.setdefault("SECRET_KEY", "tests-only-secret-key-of-fifty-characters-or-so-000000")
 os.environ.setdefault("KEY_SEALING_KEY", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
 os.environ.setdefault("CYCLES_ADMIN_API_KEY", "tests-only-admin-key")
+# Servers of somebody else's that the app's tests stand on (tests/support/servers.py): also for processes of its own.
+if _key := os.environ.get("TEST_CYCLES_ADMIN_API_KEY", "").strip():
+    os.environ["CYCLES_ADMIN_API_KEY"] = _key
 # A machine that runs two sides of tests answers late at times; tests of an authority that hangs set their own.
 os.environ.setdefault("CYCLES_READ_TIMEOUT", "6")
-# What a developer's shell says about production has no place in a test run.
+# What a developer's shell says about production has no place in a test run. An authority's address might be meant for
+# it, so tests refuse to run with one.
+MISTAKEN = [_name for _name in ("CYCLES_BASE_URL", "CYCLES_ADMIN_URL") if os.environ.get(_name, "").strip()]
 for _name in (
     "CYCLES_BASE_URL",
     "CYCLES_ADMIN_URL",

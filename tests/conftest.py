@@ -7,19 +7,28 @@ Rows stay until the test database goes; a test makes what it needs, and asserts 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.test.utils import setup_databases, teardown_databases
 
 from config.env import embedded_database, state_dir
+from tests.support.servers import NAMES, Servers, servers_given
 
+# Tests of the embedded authority itself and of the laptop's parts around it: never of servers that a variable names.
+OF_THE_EMBEDDED = [Path(__file__).parent / name for name in ("authority", "protocol", "stack")]
 _postgres = None
+_servers: Servers | None = None
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A database for whoever runs pytest by hand; `make test` has it running already."""
-    global _postgres
+    """A database for whoever runs pytest by hand; `make test` has it running already. And whose authority it is."""
+    global _postgres, _servers
+    _servers = servers_given()
+    if mistaken := settings.MISTAKEN:
+        raise pytest.UsageError(f"{mistaken[0]} is set and tests do not use it: unset it, or set {', '.join(NAMES)}.")
     if embedded_database() and not hasattr(config, "workerinput"):
         from config.stack.postgres import SharedPostgres
 
@@ -31,6 +40,38 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if _postgres is not None:
         connection.close()
         _postgres.release()
+
+
+def pytest_report_header() -> str:
+    if _servers is None:
+        return "authority: the embedded one"
+    left_out = ", ".join(f"tests/{folder.name}" for folder in OF_THE_EMBEDDED)
+    return f"authority: the servers at {_servers.runtime_url} and {_servers.admin_url}, without {left_out}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On servers of somebody else's: the app's tests alone; where none is chosen, the variables are a mistake."""
+    if _servers is None:
+        return
+    ours: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        (others if any(item.path.is_relative_to(folder) for folder in OF_THE_EMBEDDED) else ours).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = ours
+    if not any("authority" in getattr(item, "fixturenames", ()) for item in items):
+        raise pytest.UsageError(f"{NAMES[0]} is set, and no test of this run would ask those servers: unset it.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if _servers is None:
+        return
+    if mark := item.get_closest_marker("embedded"):
+        pytest.skip(mark.args[0])
+    if item.get_closest_marker("caps") and not _servers.has_caps:
+        pytest.skip("These servers have no address that gives a ledger caps.")
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +110,13 @@ def database_url(database) -> str:
 
 @pytest.fixture(scope="session")
 def authority(database_url):
-    """The embedded authority in its own processes, as in production: reached over HTTP alone."""
+    """The authority, reached over HTTP alone: the embedded one in its own processes, or the servers that are named."""
     from tests.support.authority import AuthorityProcess
 
+    if _servers is not None:
+        _servers.check()
+        yield _servers
+        return
     process = AuthorityProcess(database_url, os.environ["CYCLES_ADMIN_API_KEY"])
     process.start()
     yield process

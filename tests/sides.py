@@ -1,6 +1,7 @@
-"""All tests, as two runs side by side: most of them wait for other processes, and a machine has two cores at least.
+"""All tests, as runs side by side: most of them wait for other processes, and a machine has two cores at least.
 
-Owns which folder is on which side, and the exit code. Each side has a test database of its own.
+Owns which folder is on which side, and the exit code. Each run has a test database of its own. Beside the two sides a
+part of the app's tests runs on the stand-in for the real servers; not where variables name servers for all of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.support.servers import NAMES
+
 TESTS = Path(__file__).resolve().parent
+PYTEST = ["-p", "no:cacheprovider"]
 # The rest is on the other side. Move a folder when one side takes much longer.
 ONE_SIDE = ("authority", "protocol", "stack", "isolation", "config", "e2e")
 
@@ -19,18 +23,23 @@ ONE_SIDE = ("authority", "protocol", "stack", "isolation", "config", "e2e")
 def main(arguments: list[str]) -> int:
     one = [str(TESTS / name) for name in ONE_SIDE]
     other = [str(TESTS), *(f"--ignore={folder}" for folder in one)]
-    with tempfile.TemporaryFile() as said:
-        beside = _pytest("test_app_beside", [*one, *arguments], said)
-        here = _pytest("test_app", [*other, *arguments], None)
-        codes = [here.wait(), beside.wait()]
-        said.seek(0)
-        sys.stdout.write(said.read().decode(errors="replace"))
+    with tempfile.TemporaryFile() as beside, tempfile.TemporaryFile() as on_standin:
+        runs = [
+            _run(["pytest", *PYTEST, *one, *arguments], "test_app_beside", beside),
+            _run(["pytest", *PYTEST, *other, *arguments], "test_app", None),
+        ]
+        if not any(os.environ.get(name) for name in NAMES):
+            runs.append(_run(["tests.on_standin"], "", on_standin))
+        codes = [run.wait() for run in runs]
+        for said in (beside, on_standin):
+            said.seek(0)
+            sys.stdout.write(said.read().decode(errors="replace"))
     return max(codes, key=abs)
 
 
-def _pytest(database: str, arguments: list[str], output: object) -> subprocess.Popen[bytes]:
+def _run(module: list[str], database: str, output: object) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "TEST_DATABASE": database}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", *module]
     return subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # type: ignore[call-overload, no-any-return]
 
 

@@ -132,6 +132,7 @@ def test_the_plans_cap_lowers_what_may_be_asked(workspace):
         assert paid.cap(7) == 7
 
 
+@pytest.mark.caps
 def test_the_authoritys_caps_count_where_they_are_lower(workspace, authority):
     from billing.admin_client import call, ensure_budget
 

@@ -169,6 +169,7 @@ def test_money_held_by_others_is_worth_waiting_for_and_decide_leaves_it_to_the_r
     assert refused.value.reason == "does_not_fit"
 
 
+@pytest.mark.caps
 def test_caps_of_a_leaf_reach_every_message_of_a_conversation(workspace, probe, subject_in):
     leaf = scopes_of(subject_in(workspace))[-1]
     admin_client.ensure_budget(workspace.account.subject_tenant, leaf, allocated=1_000, overdraft_limit=0)

@@ -1,6 +1,5 @@
 """The authority stopped, or hung, under a warm key: 503 within 5 seconds, no model call, and pages still render."""
 
-import signal
 import socket
 import threading
 import time
@@ -117,8 +116,7 @@ def test_a_sign_up_waits_for_the_authority_and_is_finished_by_its_status(client,
 def test_an_authority_that_is_killed_and_comes_back_is_used_again(workspace, upstream, authority):
     api = workspace.api()
     assert api.chat("hello").status_code == 200
-    authority.process.send_signal(signal.SIGTERM)
-    authority.process.wait(15)
+    authority.stop()
     assert api.chat("hello").status_code == 503
     authority.start()
     assert api.chat("hello").status_code == 200
@@ -127,14 +125,10 @@ def test_an_authority_that_is_killed_and_comes_back_is_used_again(workspace, ups
 
 
 def test_an_authority_that_is_frozen_in_its_tracks_is_503(workspace, upstream, authority, settings):
-    import psutil
-
     settings.CYCLES_READ_TIMEOUT = PATIENCE
     api = workspace.api()
     warm(workspace)
-    children = psutil.Process(authority.process.pid).children(recursive=True)
-    for child in children:
-        child.send_signal(signal.SIGSTOP)
+    authority.pause()
     try:
         started = time.monotonic()
         response = api.chat("hello")
@@ -142,6 +136,5 @@ def test_an_authority_that_is_frozen_in_its_tracks_is_503(workspace, upstream, a
         assert response.status_code == 503
         assert upstream.calls == []
     finally:
-        for child in children:
-            child.send_signal(signal.SIGCONT)
+        authority.resume()
     assert api.chat("hello").status_code == 200

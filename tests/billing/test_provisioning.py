@@ -15,6 +15,7 @@ from billing import admin_client, provisioning
 from billing.errors import SlugTaken
 from billing.models import Account
 from tenants.models import Tenant
+from tests.support.authority import authority_variables
 from tests.support.cast import PASSWORD, Workspace
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -116,8 +117,7 @@ def test_a_run_killed_on_the_way_is_finished_by_the_next(step, database_url, aut
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "DATABASE_URL": database_url,
-        "AUTHORITY_RUNTIME_PORT": authority.runtime_url.rpartition(":")[2],
-        "AUTHORITY_ADMIN_PORT": authority.admin_url.rpartition(":")[2],
+        **authority_variables(authority),
     }
     killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True)
     assert killed.returncode == -9, killed.stderr.decode()

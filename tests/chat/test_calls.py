@@ -25,6 +25,7 @@ from chat.history import Message
 from tenants.context import bind, current_tenant
 from tenants.http import Forbidden
 from tenants.users.models import User
+from tests.support.authority import authority_variables
 from tests.support.money import INPUT, OUTPUT, eventually, true_cost
 from tests.support.web import ROOT
 
@@ -325,8 +326,7 @@ def test_a_command_that_ends_with_its_answer_keeps_it(workspace, upstream, model
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "DATABASE_URL": database_url,
-        "AUTHORITY_RUNTIME_PORT": authority.runtime_url.rpartition(":")[2],
-        "AUTHORITY_ADMIN_PORT": authority.admin_url.rpartition(":")[2],
+        **authority_variables(authority),
         "LLM_BASE_URL": upstream.base_url,
         "LLM_MODEL": model,
         "LLM_PRICES": json.dumps({model: {"input": 10, "output": 40}}),

@@ -581,6 +581,7 @@ def cap_at(workspace, scope, max_tokens):
     call("PUT", "/v1/x-embedded/budgets/caps", params=params, body={"max_tokens": max_tokens})
 
 
+@pytest.mark.caps
 def test_a_cap_of_zero_allows_no_answer_and_costs_nothing(workspace, upstream):
     key = workspace.key()
     with workspace.scope():
@@ -594,6 +595,7 @@ def test_a_cap_of_zero_allows_no_answer_and_costs_nothing(workspace, upstream):
     assert workspace.holds() == 0
 
 
+@pytest.mark.caps
 def test_a_cap_counts_for_every_message_of_a_conversation(workspace, upstream):
     cap_at(workspace, "app:chat", 3)
     plane = workspace.plane(workspace.client(workspace.owner))

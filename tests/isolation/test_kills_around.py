@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from config.stack.front import Listener
-from tests.support.authority import AuthorityProcess, free_port
+from tests.support.authority import free_port
 from tests.support.crash import LIKELY, Reader, kill, model_variables, only_line, swept
 from tests.support.front import Front
 from tests.support.jobs import JobsProcess, rows, until
@@ -64,25 +64,24 @@ def test_web_killed_under_a_guarded_call_charges_the_estimated_input(workspace, 
     assert PROMPT_TOKENS * 1_000 <= line.cost <= 60 * 1_000 < row["estimate"]
 
 
-def test_streams_outlive_an_authority_that_is_killed_and_comes_back(workspace, database_url, slow_model, upstream):
-    own = AuthorityProcess(database_url, os.environ["CYCLES_ADMIN_API_KEY"])
-    own.start()
+def test_streams_outlive_an_authority_that_is_killed_and_comes_back(
+    workspace, database_url, authority, slow_model, upstream
+):
     key = workspace.key()
-    try:
-        with PlaneProcess(database_url=database_url, authority=own, **slow_model) as plane:
-            readers = [Reader(plane, workspace, key) for _ in range(STREAMS)]
-            under_way(upstream)
-            kill_all(own.process)
+    with PlaneProcess(database_url=database_url, authority=authority, **slow_model) as plane:
+        readers = [Reader(plane, workspace, key) for _ in range(STREAMS)]
+        under_way(upstream)
+        authority.crash()
+        try:
             for reader in readers:
                 reader.join(30)
             assert {(name, data["finish_reason"], data["budget"]) for name, data in (r.last for r in readers)} == {
                 ("done", "stop", None)
             }
             assert workspace.holds() == STREAMS
-            own.start()
-            until(lambda: not workspace.holds(), seconds=15)
-    finally:
-        own.stop()
+        finally:
+            authority.start()
+        until(lambda: not workspace.holds(), seconds=15)
     assert_all_exact(workspace, upstream)
 
 

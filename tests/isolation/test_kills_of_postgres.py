@@ -25,6 +25,7 @@ from tests.support.web import ROOT
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.embedded("This kills the Postgres in which the embedded authority keeps its ledgers."),
     pytest.mark.skipif(not embedded_database(), reason="DATABASE_URL names a server that is not ours to kill"),
 ]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNIT = "USD_MICROCENTS"
@@ -89,18 +90,42 @@ class AuthorityProcess:
         self.process.kill()
         self.process.wait()
 
+    def crash(self) -> None:
+        """All of it ends at once, without a chance to clean up."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def pause(self) -> None:
+        """It keeps its connections and answers nothing."""
+        self._signal_planes(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal_planes(signal.SIGCONT)
+
+    def _signal_planes(self, number: int) -> None:
+        assert self.process is not None
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            child.send_signal(number)
+
     def _wait(self) -> None:
         assert self.process is not None
         until = time.monotonic() + START_SECONDS
         for url in (self.runtime_url, self.admin_url):
-            while not _ready(url):
+            while not ready(url):
                 if self.process.poll() is not None or time.monotonic() > until:
                     self.process.kill()
                     raise RuntimeError(f"the authority did not start:\n{self.output}")
                 time.sleep(0.05)
 
 
-def _ready(url: str) -> bool:
+def authority_variables(authority: Any) -> dict[str, str]:
+    """For a process of the app: its authority, whose admin key it has from this process's environment."""
+    return {"CYCLES_BASE_URL": authority.runtime_url, "CYCLES_ADMIN_URL": authority.admin_url}
+
+
+def ready(url: str) -> bool:
+    """Whether a plane at this address says that it can work."""
     try:
         return httpx.get(f"{url}/actuator/health/readiness", timeout=2).status_code == 200
     except httpx.HTTPError:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from django.db import connection
 
+from tests.support.authority import authority_variables
 from tests.support.web import ROOT
 
 
@@ -23,8 +24,7 @@ class JobsProcess:
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "tests.support.settings_jobs",
             "DATABASE_URL": database_url,
-            "AUTHORITY_RUNTIME_PORT": authority.runtime_url.rpartition(":")[2],
-            "AUTHORITY_ADMIN_PORT": authority.admin_url.rpartition(":")[2],
+            **authority_variables(authority),
             **variables,
         }
 

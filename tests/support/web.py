@@ -13,7 +13,7 @@ from typing import Self
 
 import httpx
 
-from tests.support.authority import free_port
+from tests.support.authority import authority_variables, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,8 +50,7 @@ class WebProcess(Served):
             "WEB_WORKERS": str(workers),
             "WEB_THREADS": str(threads),
             "PORT": str(self.port),
-            "AUTHORITY_RUNTIME_PORT": authority.runtime_url.rpartition(":")[2],
-            "AUTHORITY_ADMIN_PORT": authority.admin_url.rpartition(":")[2],
+            **authority_variables(authority),
             **variables,
         }
 
