@@ -82,12 +82,20 @@ def database(django_test_environment, django_db_blocker):
     """
     with django_db_blocker.unblock():
         made = setup_databases(verbosity=0, interactive=False, aliases={"default"})
+        _need_not_outlive_the_machine(connection.settings_dict["NAME"])
         yield connection.settings_dict["NAME"]
         from billing.engine import loop
 
         loop.stop()  # it has connections of its own
         connection.close()
         teardown_databases(made, verbosity=0)
+
+
+def _need_not_outlive_the_machine(name: str) -> None:
+    """No commit waits for the disk: tests make a great many of them. What kills Postgres has a server of its own."""
+    with connection.cursor() as cursor:
+        cursor.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    connection.close()  # it holds for connections made from here on
 
 
 @pytest.fixture(scope="session")

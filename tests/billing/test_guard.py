@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("app")
 ASK = {"app": "test", "action_kind": "test.call", "action_name": "unit"}
 
 
+@pytest.mark.on_standin
 def test_what_was_recorded_is_committed_however_the_block_ends(workspace):
     with pytest.raises(RuntimeError), reserve(workspace.tenant, **ASK, estimate=1_000) as paid:
         paid.dispatch(lambda: None)
@@ -106,6 +107,7 @@ def test_no_connection_is_held_while_the_model_is_called(workspace):
         paid.record(cost=1)
 
 
+@pytest.mark.on_standin
 def test_a_refusal_leaves_no_hold_behind(workspace):
     with pytest.raises(BudgetDenied) as refused:
         reserve(workspace.tenant, **ASK, estimate=100_000_001)
@@ -281,6 +283,7 @@ def test_a_function_that_returns_work_for_later_is_refused(workspace):
 # --- guarded --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.on_standin
 def test_a_guarded_function_pays_what_its_result_says(workspace):
     @guarded(
         estimate=lambda words: len(words) * 100,
@@ -380,6 +383,7 @@ def test_nested_guarded_calls_each_pay_and_find_their_own_reservation(workspace)
 # --- plain @cycles --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.on_standin
 def test_plain_cycles_books_to_the_tenant_that_is_bound(workspace, globex):
     @cycles(estimate=700, actual=lambda r: 600, action_kind="test", action_name="plain", tenant=current_subject_tenant)
     def call():
@@ -408,6 +412,7 @@ def test_plain_cycles_that_names_no_tenant_is_refused_with_a_sentence():
     assert isinstance(translate(refused.value), NoTenantBound)
 
 
+@pytest.mark.on_standin
 def test_plain_cycles_is_refused_like_ours(workspace):
     from runcycles.exceptions import BudgetExceededError
 
@@ -484,6 +489,7 @@ def nowhere(settings):
     move(False)
 
 
+@pytest.mark.on_standin
 def test_a_commit_that_could_not_be_delivered_is_repeated_until_it_lands(workspace, nowhere):
     paid = reserve(workspace.tenant, **ASK, estimate=1_000)
     paid.dispatch(lambda: None)

@@ -100,6 +100,7 @@ def test_the_scope_that_refuses_is_named_whatever_its_level(workspace, globex, s
     assert leaf in [one.scope for one in all_ledgers(workspace.account.subject_tenant)]
 
 
+@pytest.mark.on_standin
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_decide_and_reserve_meet_the_same_ledger_and_name_it(workspace, subject_in, level):
     subject = subject_in(workspace, key_id=5)
@@ -126,6 +127,7 @@ def test_a_key_cannot_spend_more_than_its_members_seat(workspace, subject_in):
         assert "your budget" in refused.value.message
 
 
+@pytest.mark.on_standin
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_a_frozen_ledger_is_on_hold_and_named_at_any_level(workspace, globex, probe, subject_in, level):
     subject = subject_in(workspace)
@@ -141,6 +143,7 @@ def test_a_frozen_ledger_is_on_hold_and_named_at_any_level(workspace, globex, pr
     decide(globex.tenant, user_id=7, app="chat", **ACTION, estimate=1)
 
 
+@pytest.mark.on_standin
 def test_what_went_over_its_limit_says_so_and_not_that_others_hold_it(workspace, subject_in):
     workspace.leave(1_000)
     first, second = (hold(workspace, subject_in(workspace, workflow=f"w{n}"), 500 - n) for n in (1, 2))
@@ -155,6 +158,7 @@ def test_what_went_over_its_limit_says_so_and_not_that_others_hold_it(workspace,
     assert first
 
 
+@pytest.mark.on_standin
 def test_money_held_by_others_is_worth_waiting_for_and_decide_leaves_it_to_the_reserve(workspace, subject_in):
     workspace.leave(1_000)
     subject = subject_in(workspace)

@@ -113,6 +113,7 @@ def test_a_sign_up_waits_for_the_authority_and_is_finished_by_its_status(client,
     assert again.status_code == 202
 
 
+@pytest.mark.on_standin
 def test_an_authority_that_is_killed_and_comes_back_is_used_again(workspace, upstream, authority):
     api = workspace.api()
     assert api.chat("hello").status_code == 200
@@ -124,6 +125,7 @@ def test_an_authority_that_is_killed_and_comes_back_is_used_again(workspace, ups
     assert default_client().get_balances(tenant=workspace.account.subject_tenant).is_success
 
 
+@pytest.mark.on_standin
 def test_an_authority_that_is_frozen_in_its_tracks_is_503(workspace, upstream, authority, settings):
     settings.CYCLES_READ_TIMEOUT = PATIENCE
     api = workspace.api()

@@ -69,6 +69,7 @@ def test_a_refusal_is_not_remembered_after_a_top_up(workspace, decided):
     assert workspace.api().summarize("text").status_code == 200
 
 
+@pytest.mark.on_standin
 def test_decide_says_what_reserve_would(workspace):
     ask = {"user_id": None, "app": "test", "action_kind": "test", "action_name": "unit"}
     decide(workspace.tenant, **ask, estimate=100_000_000)
@@ -94,6 +95,7 @@ def test_a_call_is_asked_about_under_the_subject_that_pays_for_it(workspace, dec
     assert asked == [{**seat, "agent": f"key-{key_id}"}, seat]
 
 
+@pytest.mark.on_standin
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_a_summary_is_refused_by_a_ledger_below_the_tenant_before_it_works(workspace, globex, upstream, level):
     key = workspace.key()

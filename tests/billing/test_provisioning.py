@@ -34,6 +34,7 @@ def keys_of(account):
     return admin_client.active_key_ids(account.subject_tenant, name=f"account-{account.pk}")
 
 
+@pytest.mark.on_standin
 def test_sign_up_makes_a_workspace_that_can_pay():
     account = sign_up()
     provisioning.provision(account)
@@ -50,6 +51,7 @@ def test_slug_schema_and_authority_id_are_three_different_names():
     assert not any(account.tenant.slug in name for name in (account.tenant.schema_name, account.subject_tenant))
 
 
+@pytest.mark.on_standin
 def test_provisioning_again_makes_nothing_twice():
     account = sign_up()
     provisioning.provision(account)
@@ -61,6 +63,7 @@ def test_provisioning_again_makes_nothing_twice():
     assert Workspace(account).ledger()["allocated"] == 100_000_000
 
 
+@pytest.mark.on_standin
 def test_two_runs_at_once_end_with_one_live_key():
     account = sign_up()
 
@@ -94,6 +97,7 @@ def test_the_authority_key_lives_for_ten_years():
     assert (datetime.fromisoformat(key["expires_at"]) - datetime.now(UTC)).days > 9 * 365
 
 
+@pytest.mark.on_standin
 def test_a_key_whose_answer_was_lost_is_revoked():
     account = sign_up()
     provisioning.ensure_authority_tenant(account)

@@ -57,6 +57,7 @@ def test_a_workspace_that_bought_nothing_agrees(workspace):
     assert (code, f"{workspace.slug}: spent $0.00 by the ledger, $0.00 by 0 lines" in said) == (0, True), said
 
 
+@pytest.mark.on_standin
 def test_calls_of_every_end_agree(workspace, upstream):
     api = workspace.api()
     api.chat("hello")

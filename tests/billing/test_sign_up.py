@@ -43,6 +43,7 @@ ORIGIN = {"origin": "http://localhost:8000"}
 # --- the API --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.on_standin
 def test_the_api_makes_a_workspace_and_shows_its_key_once(bare):
     data = form()
     response = post_json(bare, data)
@@ -84,6 +85,7 @@ def test_a_status_address_that_was_guessed_is_404(bare):
         assert (response.status_code, response.json()["error"]) == (404, "not_found")
 
 
+@pytest.mark.on_standin
 def test_a_pending_sign_up_is_finished_by_its_status_and_gives_its_key_once(bare):
     from billing.provisioning import sign_up, status_token
 
@@ -138,6 +140,7 @@ def test_logs_do_not_say_the_token_of_a_status_address(caplog):
 # --- the page and the hand-off --------------------------------------------------------------------------------------
 
 
+@pytest.mark.on_standin
 def test_the_page_hands_the_person_over_signed_in(bare):
     page, token, browser = handed_over(bare, data := form())
     assert f'action="http://{data["slug"]}.localhost:8000/welcome/"' in page.content.decode()

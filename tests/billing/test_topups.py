@@ -16,6 +16,7 @@ from tests.support.money import forget_keys, fund_path
 pytestmark = pytest.mark.usefixtures("app")
 
 
+@pytest.mark.on_standin
 def test_the_same_key_adds_once_from_many_threads(workspace):
     def buy(_):
         try:
@@ -36,6 +37,7 @@ def test_what_is_applied_is_not_asked_for_again(workspace, monkeypatch):
     assert top_up(workspace.account, amount=1_000, key="invoice-1").applied_at is not None
 
 
+@pytest.mark.on_standin
 def test_two_keys_add_twice_and_the_neighbour_nothing(workspace, globex):
     before = globex.ledger()["allocated"]
     for key in ("invoice-1", "invoice-2"):
@@ -44,6 +46,7 @@ def test_two_keys_add_twice_and_the_neighbour_nothing(workspace, globex):
     assert globex.ledger()["allocated"] == before
 
 
+@pytest.mark.on_standin
 def test_the_same_key_of_two_workspaces_is_two_payments(workspace, globex):
     before = globex.ledger()["allocated"]
     for account in (workspace.account, globex.account):
@@ -58,6 +61,7 @@ def test_a_key_stands_for_one_amount(workspace):
         top_up(workspace.account, amount=2_000, key="invoice-1")
 
 
+@pytest.mark.on_standin
 def test_a_payment_whose_answer_was_lost_is_finished_and_added_once(workspace, settings):
     working, settings.CYCLES_ADMIN_URL = settings.CYCLES_ADMIN_URL, "http://127.0.0.1:9"
     with pytest.raises(AuthorityUnavailable):

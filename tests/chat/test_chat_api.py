@@ -31,6 +31,7 @@ def needed_by(api):
     return api.chat("hello").json()["budget"]["needed"]
 
 
+@pytest.mark.on_standin
 def test_an_answer_comes_with_what_it_cost_and_what_is_left(workspace):
     response = workspace.api().chat("hello")
     assert response.status_code == 200
@@ -52,6 +53,7 @@ def test_an_answer_comes_with_what_it_cost_and_what_is_left(workspace):
     assert not response.has_header("X-Budget-Fitted")
 
 
+@pytest.mark.on_standin
 def test_a_stream_has_the_same_facts_after_its_words(workspace):
     response = workspace.api().chat("hello", stream=True)
     assert response["Content-Type"] == "text/event-stream"
@@ -92,6 +94,7 @@ def test_max_tokens_is_always_sent_and_never_above_the_plans_cap(workspace, upst
         assert upstream.calls[-1]["max_tokens"] == sent
 
 
+@pytest.mark.on_standin
 def test_a_conversation_goes_on_with_what_was_said(workspace, upstream):
     api = workspace.api()
     first = api.chat("my name is Alice").json()["conversation_id"]
@@ -113,6 +116,7 @@ def test_another_members_and_an_unknown_conversation_are_404(workspace, upstream
     assert len(upstream.calls) == 1
 
 
+@pytest.mark.on_standin
 def test_a_summary_comes_with_what_it_cost(workspace):
     response = workspace.api().summarize("a long text")
     assert response.status_code == 200
@@ -232,6 +236,7 @@ def test_a_model_without_a_price_is_422_and_never_called(workspace, upstream):
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.on_standin
 def test_an_empty_budget_is_402_with_figures_and_the_model_is_not_called(workspace, upstream):
     workspace.leave(0)
     response = workspace.api().chat("hello")
@@ -253,6 +258,7 @@ def test_an_empty_budget_is_402_with_figures_and_the_model_is_not_called(workspa
         assert not Conversation.objects.exists()
 
 
+@pytest.mark.on_standin
 def test_a_call_that_could_cost_more_than_is_left_is_fitted_and_says_so(workspace, upstream):
     upstream.tokens = ["word "] * 600
     api = workspace.api()
@@ -280,6 +286,7 @@ def test_a_stream_that_was_fitted_says_so_before_its_first_word(workspace, upstr
     assert (last, facts["fitted"]) == ("done", True)
 
 
+@pytest.mark.on_standin
 def test_a_plan_that_does_not_fit_calls_refuses_what_could_cost_more_than_is_left(workspace, upstream, monkeypatch):
     monkeypatch.setitem(PLANS, "trial", dataclasses.replace(PLANS["trial"], fits=False))
     api = workspace.api()
@@ -310,6 +317,7 @@ def test_a_budget_that_just_covers_the_call_is_enough(workspace, upstream):
     assert (response.status_code, response.json()["fitted"]) == (200, False)
 
 
+@pytest.mark.on_standin
 def test_money_held_by_others_says_so_once_it_was_waited_for(workspace, upstream, short_wait):
     with reserve(workspace.tenant, **HOLD, estimate=99_999_000):
         response = workspace.api().chat("hello")
@@ -318,6 +326,7 @@ def test_money_held_by_others_says_so_once_it_was_waited_for(workspace, upstream
     assert workspace.ledger()["reserved"] == 0
 
 
+@pytest.mark.on_standin
 def test_money_that_others_give_back_in_time_pays_for_the_call(workspace, upstream):
     other = reserve(workspace.tenant, **HOLD, estimate=99_999_000)
     timer = threading.Timer(0.3, other.settle)
@@ -328,6 +337,7 @@ def test_money_that_others_give_back_in_time_pays_for_the_call(workspace, upstre
     assert workspace.ledger()["spent"] == COST
 
 
+@pytest.mark.on_standin
 def test_more_calls_under_way_than_a_workspace_may_have_is_429_with_the_number(workspace, upstream, settings):
     settings.TENANT_STREAMS_MAX = 1
     upstream.delay_between = 0.2
@@ -341,6 +351,7 @@ def test_more_calls_under_way_than_a_workspace_may_have_is_429_with_the_number(w
     assert api.chat("hello").status_code == 200
 
 
+@pytest.mark.on_standin
 def test_a_stream_is_refused_before_its_first_byte(workspace, upstream):
     workspace.leave(0)
     response = workspace.api().chat("hello", stream=True)
@@ -348,6 +359,7 @@ def test_a_stream_is_refused_before_its_first_byte(workspace, upstream):
     assert response["Content-Type"] == "application/json"
 
 
+@pytest.mark.on_standin
 def test_an_empty_budget_refuses_a_summary_before_any_work(workspace, upstream):
     workspace.leave(0)
     response = workspace.api().summarize("hello")
@@ -361,6 +373,7 @@ def test_an_empty_budget_refuses_a_summary_before_any_work(workspace, upstream):
     assert workspace.api().get("/api/summarize/").status_code == 405
 
 
+@pytest.mark.on_standin
 def test_a_top_up_lets_the_next_call_through(workspace):
     workspace.leave(0)
     assert workspace.api().summarize("hello").status_code == 402
@@ -372,6 +385,7 @@ def test_a_top_up_lets_the_next_call_through(workspace):
     assert workspace.ledger()["remaining"] == 50_000_000 - COST
 
 
+@pytest.mark.on_standin
 def test_a_frozen_account_is_403_and_its_budget_page_still_renders(workspace, upstream):
     from billing.models import Account
 
@@ -383,6 +397,7 @@ def test_a_frozen_account_is_403_and_its_budget_page_still_renders(workspace, up
     assert workspace.client(workspace.owner).get("/budget/").status_code == 200
 
 
+@pytest.mark.on_standin
 def test_a_ledger_frozen_at_the_authority_is_403(workspace, upstream):
     from billing.admin_client import call
 
@@ -394,6 +409,7 @@ def test_a_ledger_frozen_at_the_authority_is_403(workspace, upstream):
     assert upstream.calls == []
 
 
+@pytest.mark.on_standin
 def test_a_tenant_suspended_at_the_authority_is_403(workspace, upstream):
     from billing.admin_client import call
 
@@ -405,6 +421,7 @@ def test_a_tenant_suspended_at_the_authority_is_403(workspace, upstream):
     assert upstream.calls == []
 
 
+@pytest.mark.on_standin
 def test_a_key_revoked_at_the_authority_is_our_fault_and_503(workspace, upstream):
     from billing.admin_client import revoke_key
 
@@ -448,6 +465,7 @@ def test_a_model_that_fails_before_its_first_word_is_a_status(workspace, upstrea
     assert len(upstream.calls) == 1
 
 
+@pytest.mark.on_standin
 def test_a_model_that_is_not_there_is_502_and_costs_nothing(workspace, settings):
     settings.LLM_BASE_URL = "http://127.0.0.1:9/v1"
     for response in (workspace.api().chat("hello"), workspace.api().summarize("hello")):
@@ -595,6 +613,7 @@ def test_a_cap_of_zero_allows_no_answer_and_costs_nothing(workspace, upstream):
     assert workspace.holds() == 0
 
 
+@pytest.mark.on_standin
 @pytest.mark.caps
 def test_a_cap_counts_for_every_message_of_a_conversation(workspace, upstream):
     cap_at(workspace, "app:chat", 3)

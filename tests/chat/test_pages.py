@@ -74,6 +74,7 @@ def test_the_script_finds_every_sentence_on_the_page(workspace):
     assert {f"outcome.{outcome}" for outcome in Outcome.values} <= page_words().keys()
 
 
+@pytest.mark.on_standin
 def test_without_script_an_answer_is_paid_and_shown(workspace):
     response = workspace.client(workspace.owner).post("/", {"prompt": "hello", "max_tokens": ""}, follow=True)
     assert "Hello, world. $0.00026 · 10 in / 4 out" in turn_of(response.content.decode())
@@ -101,6 +102,7 @@ def test_without_script_a_refused_message_stays_in_the_box(workspace, upstream, 
     assert workspace.ledger()["spent"] == 0
 
 
+@pytest.mark.on_standin
 def test_without_script_a_used_up_budget_says_so_and_keeps_the_message(workspace, upstream):
     workspace.leave(0)
     response = workspace.client(workspace.owner).post("/", {"prompt": "will you?"})

@@ -59,6 +59,7 @@ def test_what_was_read_is_kept_in_the_conversation(workspace, upstream):
     assert (answer.cost, answer.outcome) == (workspace.ledger()["spent"], "estimated")
 
 
+@pytest.mark.on_standin
 def test_a_reader_gone_before_the_first_byte_pays_what_came(workspace, upstream):
     upstream.delay_between = 0.05
     response = workspace.api().chat("hello", stream=True)

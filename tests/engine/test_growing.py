@@ -1,5 +1,7 @@
 """Slices: little is held at first, more before it is used up, and never is more used than is held."""
 
+import pytest
+
 from billing.models import Hold
 from tests.support.money import (
     INPUT,
@@ -13,6 +15,7 @@ from tests.support.money import (
 from tests.support.plane import PlaneResponse
 
 
+@pytest.mark.on_standin
 def test_an_answer_longer_than_its_first_slice_is_whole_and_exact(workspace, upstream, trusted):
     upstream.tokens, upstream.delay_between = ["word "] * 300, 0.002
     answer = workspace.api().chat("hello", max_tokens=512).json()

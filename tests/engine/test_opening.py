@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from billing.engine import recovery
 from billing.engine.loop import here
 from billing.models import Hold
@@ -21,6 +23,7 @@ from tests.support.money import (
 from tests.support.plane import PlaneResponse
 
 
+@pytest.mark.on_standin
 def test_a_lost_answer_to_a_reserve_is_503_now_and_the_money_is_back_at_once(workspace, upstream, model, lossy):
     api = workspace.api()
     workspace.leave(first_hold(output=512) + 1)  # for one call, and not for two
@@ -114,6 +117,7 @@ def test_no_more_calls_of_a_tenant_are_under_way_than_it_may_have(workspace, ups
     assert on_loop(lambda: workspace.account.subject_tenant not in here().under_way)
 
 
+@pytest.mark.on_standin
 def test_money_that_others_hold_is_waited_for_first_come_first_served(workspace, upstream, model):
     upstream.delay_first = 0.6
     api = workspace.api()

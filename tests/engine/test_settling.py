@@ -49,6 +49,7 @@ def under_way(workspace):
 # --- the authority refuses for a while ------------------------------------------------------------------------------
 
 
+@pytest.mark.on_standin
 def test_a_call_of_a_tenant_suspended_while_it_streams_is_paid_once(workspace, upstream, model, operator):
     upstream.delay_first = 0.5
     exchange = begin(workspace)
@@ -64,6 +65,7 @@ def test_a_call_of_a_tenant_suspended_while_it_streams_is_paid_once(workspace, u
     assert_books_agree(workspace)
 
 
+@pytest.mark.on_standin
 def test_a_frozen_ledger_takes_the_commit_of_a_call_under_way(workspace, upstream, model, operator):
     upstream.delay_first = 0.5
     exchange = begin(workspace)
@@ -100,6 +102,7 @@ def test_a_row_that_was_written_unheard_is_gone_before_the_authority_takes_its_m
     assert [line.cost for line in workspace.settled(lines=1)] == [TRUE]
 
 
+@pytest.mark.on_standin
 def test_a_commit_past_the_lease_is_an_event_once(workspace, upstream, lossy):
     lossy.refuse["/extend"] = 1_000
     hold = reserve(
@@ -159,6 +162,7 @@ def test_a_late_commit_on_a_frozen_ledger_waits_for_the_thaw(workspace, upstream
     assert workspace.ledger()["spent"] == 3_000
 
 
+@pytest.mark.on_standin
 @pytest.mark.parametrize("how", ["lose", "refuse"])
 def test_a_commit_whose_answer_is_lost_is_charged_once(workspace, upstream, model, lossy, how):
     getattr(lossy, how)["/commit"] = 2

@@ -66,6 +66,7 @@ def swept(workspace):
 # --- by what the authority says of the reservation ------------------------------------------------------------------
 
 
+@pytest.mark.on_standin
 def test_an_active_reservation_is_committed_by_what_the_row_says(workspace, app):
     left_behind(workspace, used=1_200, tokens_input=12, model="m")
     (line,) = swept(workspace)
@@ -94,6 +95,7 @@ def test_a_committed_reservation_is_believed_and_its_line_made_again(workspace, 
     assert_books_agree(workspace)
 
 
+@pytest.mark.on_standin
 def test_a_released_reservation_is_a_line_of_nothing(workspace, runtime):
     left_behind(workspace, used=700)
     assert runtime.release(reservations_of(workspace)[0]["reservation_id"]).status_code == 200
@@ -119,6 +121,7 @@ def test_an_expired_reservation_is_one_event_however_often_it_is_swept(workspace
     assert workspace.ledger()["spent"] == 1_500
 
 
+@pytest.mark.on_standin
 def test_a_suspended_tenants_rows_wait_for_its_return(workspace, app, operator):
     left_behind(workspace, used=900)
     operator.change_tenant(workspace.account.subject_tenant, status="SUSPENDED")
@@ -146,6 +149,7 @@ def test_rows_that_wait_for_their_tenants_return_keep_nobody_from_their_turn(
     assert [line.cost for line in swept(workspace)] == [900]
 
 
+@pytest.mark.on_standin
 def test_a_closed_tenants_rows_end(workspace, app, operator):
     left_behind(workspace, used=900)
     operator.change_tenant(workspace.account.subject_tenant, status="CLOSED")

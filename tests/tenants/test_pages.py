@@ -169,6 +169,7 @@ def test_a_prompt_that_is_too_long_is_kept_too(workspace):
     assert b"x" * 20_001 in response.content
 
 
+@pytest.mark.on_standin
 def test_the_budget_page_shows_the_ledger_the_calls_and_their_agreement(workspace):
     workspace.api().chat("hello")
     page = workspace.client(workspace.owner).get("/budget/").content.decode()
@@ -189,6 +190,7 @@ def test_an_unknown_page_is_a_page(acme):
     assert response["Content-Type"].startswith("text/html")
 
 
+@pytest.mark.on_standin
 def test_every_answer_names_a_budget_and_globexs_is_404_like_an_unknown_one(acme, globex):
     api = acme.api()
     own, foreign, unknown = (api.get(f"/api/budget/{slug}/") for slug in ("acme", "globex", "nobody"))
@@ -209,6 +211,7 @@ def test_the_api_documents_itself_without_a_foreign_server(acme):
         assert client.get("/api/openapi.json").json()["paths"]
 
 
+@pytest.mark.on_standin
 def test_a_member_sees_the_limits_of_their_own_seat_and_nobody_elses(workspace):
     from billing import admin_client
 
