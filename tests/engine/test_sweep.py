@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 import uuid
 from contextlib import suppress
 from datetime import timedelta
@@ -322,26 +321,6 @@ def teach(plane, workspace, key, upstream):
     with plane.client(workspace, key) as client:
         for _ in range(20):
             assert client.post("/api/chat/", json={"prompt": "hello"}).status_code == 200
-
-
-@pytest.mark.slow
-def test_what_a_killed_plane_held_is_free_in_half_a_minute_without_a_hand(workspace, upstream, plane, monkeypatch):
-    upstream.delay_first = 60
-    key = workspace.key()
-    thread = threading.Thread(target=stream_until, args=(plane.client(workspace, key), []))
-    thread.start()
-    assert eventually(lambda: len(upstream.calls) == 1, 10)
-    plane.process.kill()
-    plane.process.wait()
-    thread.join()
-    began = time.monotonic()
-    monkeypatch.setattr(settlement._memory, "steady_since", None)
-    while workspace.holds() and time.monotonic() - began < 40:
-        sweep()
-        time.sleep(1)
-    assert time.monotonic() - began < 30
-    assert [line.outcome for line in workspace.lines()] == ["swept"]
-    assert_books_agree(workspace)
 
 
 def test_a_call_whose_process_died_before_sending_is_swept_at_the_estimated_input(workspace, upstream, model):

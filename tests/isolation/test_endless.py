@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
@@ -114,4 +115,6 @@ def test_a_summary_is_cut_and_answered(ended):
     assert ended.readers["summary"].status == 200
     line = assert_settled(ended.workspaces["summary"])
     assert line.app == "summarize"
-    assert line.cost < line.estimate
+    body = json.loads("".join(ended.readers["summary"].lines))
+    assert body["outcome"] == "estimated"
+    assert body["cost"]["microcents"] == line.cost < line.estimate
