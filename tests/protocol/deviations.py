@@ -11,6 +11,9 @@ ELSEWHERE = {
     "fund_idempotency_shared": "a funding key belongs to its tenant, scope and unit",
     "lookup_leak": "a tenant's key cannot look up a neighbour's ledger",
 }
+# The real servers hear of a change within a minute, so that the recording waits for it. Here nobody waits: it holds at
+# once, which is more.
+AT_ONCE = {"tenant_defaults_later"}
 BY_NETWORK = "what a test call meets depends on the network"  # it may also fit
 _KINDER = "an unknown path is 404, a wrong method 405, another content type 415: not this server's failure"
 _UNREADABLE = "a query that cannot be read is the caller's mistake: 400"
