@@ -54,6 +54,8 @@ def _database() -> Iterator[str]:
     with psycopg.connect(database_url(), autocommit=True) as connection:
         connection.execute(drop)
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+        # As tests/conftest.py does with the app's.
+        connection.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(sql.Identifier(DATABASE)))
         yield urlsplit(database_url())._replace(path=f"/{DATABASE}").geturl()
         connection.execute(drop)
 
