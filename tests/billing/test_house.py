@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from contextlib import nullcontext
 from datetime import timedelta
 from io import StringIO
-from itertools import count
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -31,7 +31,7 @@ from billing.settlement import sweep
 from billing.subjects import scopes_of
 from chat.calls import complete, stream
 from tenants.http import error_response
-from tests.support.authority import AuthorityProbe
+from tests.support.authority import AuthorityProbe, authority_variables
 from tests.support.money import eventually
 from tests.support.web import ROOT
 
@@ -40,14 +40,13 @@ pytestmark = pytest.mark.usefixtures("app")
 ALLOCATED = 50_000_000
 ASK = {"app": "digest", "action_kind": "test.call", "action_name": "nightly"}
 LETTER = [{"role": "user", "content": "A letter to everybody."}]
-_numbers = count(1)
 
 
 class House:
     """A tenant of the authority that is no customer's, with a key and a budget."""
 
     def __init__(self):
-        self.tenant = f"the-house-{os.getpid()}-{next(_numbers)}"
+        self.tenant = f"the-house-{uuid.uuid4().hex[:12]}"
         admin_client.ensure_tenant(self.tenant)
         self.key = admin_client.create_key(self.tenant, name="house")[1]
         self.scope = f"tenant:{self.tenant}"
@@ -97,6 +96,7 @@ INSIDE_AND_OUT = pytest.mark.parametrize("is_inside", [False, True], ids=["outsi
 # --- who pays -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.on_standin
 @INSIDE_AND_OUT
 def test_what_the_house_pays_for_is_its_own_line_and_nobody_elses(house, workspace, globex, is_inside):
     before = globex.ledger()["spent"], len(globex.lines())
@@ -276,6 +276,7 @@ def test_answers_are_bought_under_the_houses_hold(house, workspace, upstream, is
     assert untouched(workspace)
 
 
+@pytest.mark.caps
 def test_the_authoritys_caps_bind_the_house(house, upstream):
     scope = scopes_of({"tenant": house.tenant, "workspace": "system", "app": "digest"})[-1]
     admin_client.ensure_budget(house.tenant, scope, allocated=ALLOCATED, overdraft_limit=0)
@@ -352,8 +353,7 @@ def killed(house, database_url, authority):
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "DATABASE_URL": database_url,
-        "AUTHORITY_RUNTIME_PORT": authority.runtime_url.rpartition(":")[2],
-        "AUTHORITY_ADMIN_PORT": authority.admin_url.rpartition(":")[2],
+        **authority_variables(authority),
         **house.variables,
     }
     ended = subprocess.run([sys.executable, "-c", KILLED], cwd=ROOT, env=env, capture_output=True, text=True)

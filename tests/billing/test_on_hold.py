@@ -54,6 +54,7 @@ def plain_cycles(workspace):
     return BudgetErrorMiddleware(lambda request: None).process_exception(request, refused.value)
 
 
+@pytest.mark.on_standin
 @pytest.mark.parametrize("status", ["SUSPENDED", "CLOSED"])
 def test_it_reads_the_same_in_every_call_the_api_and_on_the_pages(workspace, globex, upstream, caplog, status):
     browser = workspace.client(workspace.owner)

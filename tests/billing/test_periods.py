@@ -22,6 +22,7 @@ from billing.tasks import roll_budgets
 from billing.topups import top_up
 from chat.models import Conversation
 from tests.support.authority import AuthorityProbe, RuntimeCaller
+from tests.support.authority import AuthorityProbe, RuntimeCaller, authority_variables
 from tests.support.factories import WorkspaceFactory
 from tests.support.money import eventually, forget_keys, fund_path, is_settled
 from tests.support.periods import Killed, Steps, age, killed, periods_of, resets_of
@@ -128,6 +129,7 @@ def test_it_starts_anew_with_its_allowance_and_its_unspent_top_ups(
     assert (globex.ledger(), periods_of(globex)) == neighbours
 
 
+@pytest.mark.on_standin
 def test_after_three_months_away_each_period_has_one_reset_of_its_own(workspace, runtime):
     spend(runtime, 70_000_000)
     age(workspace, days=95)
@@ -240,6 +242,7 @@ class RuntimeSeat:
         return self._runtime.hold(amount, workspace="user-1")
 
 
+@pytest.mark.on_standin
 def test_two_schedulers_at_once_reset_each_period_once(workspace, runtime):
     top_up(workspace.account, amount=50_000_000, key="k")
     spend(runtime, 120_000_000)
@@ -352,6 +355,7 @@ def page(workspace):
     return workspace.client(workspace.owner).get("/budget/").content.decode()
 
 
+@pytest.mark.on_standin
 def test_the_page_says_when_the_next_period_comes_and_its_books_agree_after_a_reset(workspace):
     call(workspace, 10_000).settle()
     held = call(workspace, 3_000)
@@ -477,10 +481,9 @@ def test_two_processes_at_once_reset_once(workspace, runtime, database_url, auth
     age(workspace, days=32)
     environment = {
         **os.environ,
-        "DJANGO_SETTINGS_MODULE": "config.settings_test",
+        "DJANGO_SETTINGS_MODULE": "config.settings",
         "DATABASE_URL": database_url,
-        "AUTHORITY_RUNTIME_PORT": str(authority.runtime_port),
-        "AUTHORITY_ADMIN_PORT": str(authority.admin_port),
+        **authority_variables(authority),
     }
     command = [sys.executable, "manage.py", "roll_budgets", workspace.slug]
     both = [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(2)]

@@ -34,7 +34,6 @@ def keys_of(account):
     return admin_client.active_key_ids(account.subject_tenant, name=f"account-{account.pk}")
 
 
-@pytest.mark.on_standin
 def test_sign_up_makes_a_workspace_that_can_pay():
     account = sign_up()
     provisioning.provision(account)
@@ -97,7 +96,6 @@ def test_the_authority_key_lives_for_ten_years():
     assert (datetime.fromisoformat(key["expires_at"]) - datetime.now(UTC)).days > 9 * 365
 
 
-@pytest.mark.on_standin
 def test_a_key_whose_answer_was_lost_is_revoked():
     account = sign_up()
     provisioning.ensure_authority_tenant(account)

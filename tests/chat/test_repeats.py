@@ -113,6 +113,7 @@ def test_a_repeat_may_ask_for_the_other_form(workspace, upstream):
     assert len(upstream.calls) == 2
 
 
+@pytest.mark.on_standin
 def test_of_ten_at_once_one_calls_and_nine_wait_for_its_answer(workspace, upstream, settings):
     settings.TENANT_STREAMS_MAX = 1  # who waits takes no place
     upstream.delay_between = 0.1
@@ -155,6 +156,7 @@ def test_a_reader_who_left_after_the_first_byte_gets_the_whole_answer_again(work
     assert workspace.settled(lines=2)[1].outcome == "estimated"
 
 
+@pytest.mark.on_standin
 def test_a_client_that_timed_out_and_sent_three_times_pays_once(workspace, upstream):
     upstream.delay_first = 0.5
     api = workspace.api()

@@ -19,6 +19,7 @@ from billing.models import Habit
 from tests.support.crash import INPUT, LIKELY, OUTPUT, Reader, kill, model_variables, only_line, swept
 from tests.support.jobs import rows, until
 from tests.support.lossy import LossyProxy
+from tests.support.money import authority_at_hand
 from tests.support.plane import PlaneProcess
 from tests.support.upstream import PROMPT_TOKENS
 
@@ -73,8 +74,7 @@ def end_backends():
 
 def a_minute_later(workspace):
     """The lease of whatever is held has run out: the authority's own sweep frees it."""
-    # Where the authority's tables are at hand a minute need not go by.
-    if rows("SELECT to_regclass('authority.reservation')") != [(None,)]:
+    if authority_at_hand():  # elsewhere the minute goes by
         rows(
             "UPDATE authority.reservation SET expires_at_ms = 1, deadline_ms = 1 WHERE status = 'ACTIVE'"
             " AND tenant_id = (SELECT id FROM authority.tenant WHERE tenant_id = %s)",

@@ -140,8 +140,15 @@ def fund_path(workspace: Workspace, scope: str = "") -> str:
     return f"/budgets/fund?{query}"
 
 
+def authority_at_hand() -> bool:
+    """Whether the authority's tables are in this database, so that a test can let time go by in them."""
+    return rows("SELECT to_regclass('authority.reservation')") != [(None,)]
+
+
 def forget_keys(workspace: Workspace) -> None:
     """As if more than a day had passed at the authority: it takes a repeated call for a new one."""
+    if not authority_at_hand():
+        pytest.skip("No day goes by at these servers: their tables are not at hand.")
     rows(
         "UPDATE authority.replay p SET expires_at_ms = 1 FROM authority.tenant t WHERE t.id = p.tenant_id"
         " AND t.tenant_id = %s",
