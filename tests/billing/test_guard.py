@@ -412,7 +412,6 @@ def test_plain_cycles_that_names_no_tenant_is_refused_with_a_sentence():
     assert isinstance(translate(refused.value), NoTenantBound)
 
 
-@pytest.mark.on_standin
 def test_plain_cycles_is_refused_like_ours(workspace):
     from runcycles.exceptions import BudgetExceededError
 
@@ -489,7 +488,6 @@ def nowhere(settings):
     move(False)
 
 
-@pytest.mark.on_standin
 def test_a_commit_that_could_not_be_delivered_is_repeated_until_it_lands(workspace, nowhere):
     paid = reserve(workspace.tenant, **ASK, estimate=1_000)
     paid.dispatch(lambda: None)

@@ -96,7 +96,6 @@ INSIDE_AND_OUT = pytest.mark.parametrize("is_inside", [False, True], ids=["outsi
 # --- who pays -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.on_standin
 @INSIDE_AND_OUT
 def test_what_the_house_pays_for_is_its_own_line_and_nobody_elses(house, workspace, globex, is_inside):
     before = globex.ledger()["spent"], len(globex.lines())

@@ -100,7 +100,6 @@ def test_the_scope_that_refuses_is_named_whatever_its_level(workspace, globex, s
     assert leaf in [one.scope for one in all_ledgers(workspace.account.subject_tenant)]
 
 
-@pytest.mark.on_standin
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_decide_and_reserve_meet_the_same_ledger_and_name_it(workspace, subject_in, level):
     subject = subject_in(workspace, key_id=5)
@@ -127,7 +126,6 @@ def test_a_key_cannot_spend_more_than_its_members_seat(workspace, subject_in):
         assert "your budget" in refused.value.message
 
 
-@pytest.mark.on_standin
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_a_frozen_ledger_is_on_hold_and_named_at_any_level(workspace, globex, probe, subject_in, level):
     subject = subject_in(workspace)

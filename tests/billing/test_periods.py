@@ -129,7 +129,6 @@ def test_it_starts_anew_with_its_allowance_and_its_unspent_top_ups(
     assert (globex.ledger(), periods_of(globex)) == neighbours
 
 
-@pytest.mark.on_standin
 def test_after_three_months_away_each_period_has_one_reset_of_its_own(workspace, runtime):
     spend(runtime, 70_000_000)
     age(workspace, days=95)

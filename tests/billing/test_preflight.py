@@ -95,7 +95,6 @@ def test_a_call_is_asked_about_under_the_subject_that_pays_for_it(workspace, dec
     assert asked == [{**seat, "agent": f"key-{key_id}"}, seat]
 
 
-@pytest.mark.on_standin
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_a_summary_is_refused_by_a_ledger_below_the_tenant_before_it_works(workspace, globex, upstream, level):
     key = workspace.key()

@@ -50,7 +50,6 @@ def test_slug_schema_and_authority_id_are_three_different_names():
     assert not any(account.tenant.slug in name for name in (account.tenant.schema_name, account.subject_tenant))
 
 
-@pytest.mark.on_standin
 def test_provisioning_again_makes_nothing_twice():
     account = sign_up()
     provisioning.provision(account)

@@ -37,7 +37,6 @@ def test_what_is_applied_is_not_asked_for_again(workspace, monkeypatch):
     assert top_up(workspace.account, amount=1_000, key="invoice-1").applied_at is not None
 
 
-@pytest.mark.on_standin
 def test_two_keys_add_twice_and_the_neighbour_nothing(workspace, globex):
     before = globex.ledger()["allocated"]
     for key in ("invoice-1", "invoice-2"):

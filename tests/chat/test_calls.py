@@ -227,7 +227,6 @@ def test_a_pools_connection_is_given_back_while_a_model_answers(workspace, poole
 # --- keep -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.on_standin
 def test_what_is_kept_is_kept_in_the_tenant_and_may_buy_again(workspace, upstream):
     kept = []
 
@@ -321,7 +320,6 @@ with tenant_scope(Tenant.objects.get(slug=sys.argv[1])):
 """
 
 
-@pytest.mark.on_standin
 @pytest.mark.parametrize("how", ["all", "one"])
 def test_a_command_that_ends_with_its_answer_keeps_it(workspace, upstream, model, authority, database_url, how):
     env = {

@@ -94,7 +94,6 @@ def test_max_tokens_is_always_sent_and_never_above_the_plans_cap(workspace, upst
         assert upstream.calls[-1]["max_tokens"] == sent
 
 
-@pytest.mark.on_standin
 def test_a_conversation_goes_on_with_what_was_said(workspace, upstream):
     api = workspace.api()
     first = api.chat("my name is Alice").json()["conversation_id"]
@@ -286,7 +285,6 @@ def test_a_stream_that_was_fitted_says_so_before_its_first_word(workspace, upstr
     assert (last, facts["fitted"]) == ("done", True)
 
 
-@pytest.mark.on_standin
 def test_a_plan_that_does_not_fit_calls_refuses_what_could_cost_more_than_is_left(workspace, upstream, monkeypatch):
     monkeypatch.setitem(PLANS, "trial", dataclasses.replace(PLANS["trial"], fits=False))
     api = workspace.api()
@@ -326,7 +324,6 @@ def test_money_held_by_others_says_so_once_it_was_waited_for(workspace, upstream
     assert workspace.ledger()["reserved"] == 0
 
 
-@pytest.mark.on_standin
 def test_money_that_others_give_back_in_time_pays_for_the_call(workspace, upstream):
     other = reserve(workspace.tenant, **HOLD, estimate=99_999_000)
     timer = threading.Timer(0.3, other.settle)
@@ -351,7 +348,6 @@ def test_more_calls_under_way_than_a_workspace_may_have_is_429_with_the_number(w
     assert api.chat("hello").status_code == 200
 
 
-@pytest.mark.on_standin
 def test_a_stream_is_refused_before_its_first_byte(workspace, upstream):
     workspace.leave(0)
     response = workspace.api().chat("hello", stream=True)
@@ -465,7 +461,6 @@ def test_a_model_that_fails_before_its_first_word_is_a_status(workspace, upstrea
     assert len(upstream.calls) == 1
 
 
-@pytest.mark.on_standin
 def test_a_model_that_is_not_there_is_502_and_costs_nothing(workspace, settings):
     settings.LLM_BASE_URL = "http://127.0.0.1:9/v1"
     for response in (workspace.api().chat("hello"), workspace.api().summarize("hello")):

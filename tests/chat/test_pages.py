@@ -102,7 +102,6 @@ def test_without_script_a_refused_message_stays_in_the_box(workspace, upstream, 
     assert workspace.ledger()["spent"] == 0
 
 
-@pytest.mark.on_standin
 def test_without_script_a_used_up_budget_says_so_and_keeps_the_message(workspace, upstream):
     workspace.leave(0)
     response = workspace.client(workspace.owner).post("/", {"prompt": "will you?"})

@@ -23,7 +23,6 @@ from tests.support.money import (
 from tests.support.plane import PlaneResponse
 
 
-@pytest.mark.on_standin
 def test_a_lost_answer_to_a_reserve_is_503_now_and_the_money_is_back_at_once(workspace, upstream, model, lossy):
     api = workspace.api()
     workspace.leave(first_hold(output=512) + 1)  # for one call, and not for two

@@ -129,7 +129,6 @@ def counted(app, authority, settings, monkeypatch):
         settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL = before
 
 
-@pytest.mark.on_standin
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("again", [False, True])
 def test_a_call_makes_few_statements_and_two_requests(workspace, upstream, model, counted, stream, again):

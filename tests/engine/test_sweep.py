@@ -94,7 +94,6 @@ def test_a_committed_reservation_is_believed_and_its_line_made_again(workspace, 
     assert_books_agree(workspace)
 
 
-@pytest.mark.on_standin
 def test_a_released_reservation_is_a_line_of_nothing(workspace, runtime):
     left_behind(workspace, used=700)
     assert runtime.release(reservations_of(workspace)[0]["reservation_id"]).status_code == 200

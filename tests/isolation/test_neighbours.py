@@ -46,7 +46,6 @@ def assert_booked(pair, costs):
         yield workspace, total
 
 
-@pytest.mark.on_standin
 def test_chats_book_to_their_own_ledger(pair, upstream):
     keys = [workspace.key() for workspace in pair]
 

@@ -140,6 +140,7 @@ class Plane:
     def __init__(self, name: str, target: str, admin_key: str, keys: Keys, figures: Figures) -> None:
         self._name = name
         self._target = target
+        self._onward = _onward()
         self._admin_key = admin_key
         self._keys = keys
         self._figures = figures
@@ -208,7 +209,7 @@ class Plane:
     async def _pass_on(self, request: web.BaseRequest, body: bytes) -> Answer:
         path = request.raw_path.replace(CAPS, "/v1/nothing/", 1)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in OF_THE_CONNECTION}
-        async with _session().request(
+        async with self._onward.request(
             request.method,
             URL(self._target + path, encoded=True),
             data=body or None,
@@ -243,22 +244,16 @@ def _shuffle(request: web.BaseRequest, answer: Answer) -> None:
     answer.body = json.dumps(page).encode()
 
 
-_sessions: list[aiohttp.ClientSession] = []
-
-
-def _session() -> aiohttp.ClientSession:
-    if not _sessions:
-        _sessions.append(
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-                timeout=aiohttp.ClientTimeout(total=60),
-                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-            )
-        )
-    return _sessions[0]
+def _onward() -> aiohttp.ClientSession:
+    """What passes on to the embedded authority adds nothing of its own, and has more patience than any caller."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+        timeout=aiohttp.ClientTimeout(total=60),
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+    )
 
 
 # --- the process ---

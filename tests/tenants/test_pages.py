@@ -195,7 +195,7 @@ def test_every_answer_names_a_budget_and_globexs_is_404_like_an_unknown_one(acme
     api = acme.api()
     own, foreign, unknown = (api.get(f"/api/budget/{slug}/") for slug in ("acme", "globex", "nobody"))
     assert own.json()["tenant"] == "acme"
-    assert own.json().keys() == {"tenant", "subject_tenant", "balances", "as_of"}
+    assert own.json().keys() == {"tenant", "subject_tenant", "balances", "as_of", "period"}
     assert own.json()["balances"][0].keys() == {
         "scope", "scope_path", "unit", "allocated", "spent", "reserved", "remaining", "debt",
     }  # fmt: skip
