@@ -21,7 +21,6 @@ from billing.models import Account, BudgetPeriod
 from billing.tasks import roll_budgets
 from billing.topups import top_up
 from chat.models import Conversation
-from tests.support.authority import AuthorityProbe, RuntimeCaller
 from tests.support.authority import AuthorityProbe, RuntimeCaller, authority_variables
 from tests.support.factories import WorkspaceFactory
 from tests.support.money import eventually, forget_keys, fund_path, is_settled

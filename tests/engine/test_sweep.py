@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import uuid
 from contextlib import suppress
 from datetime import timedelta
