@@ -202,6 +202,8 @@ class RoutedClient(CyclesClient):
         try:
             return self._handle_response(self._http.send(request))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
+            if not isinstance(exc, httpx.PoolTimeout):
+                doors.all_cold()
             logger.warning("The authority cannot be reached: %s %s: %s", method, path, type(exc).__name__)
             return _own_refusal(NOT_SENT, "The authority cannot be reached.", status=503)
         except httpx.TimeoutException as exc:

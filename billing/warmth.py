@@ -81,6 +81,11 @@ class Doors:
         self._alone: set[Turn] = set()
         self._waiting: deque[Turn] = deque()  # the first of their lines, until they may go
 
+    def all_cold(self) -> None:
+        """The authority was not there: one that was started anew has every key to check again."""
+        with self._lock:
+            self._warm_until.clear()
+
     def turn(self, name: bytes) -> Turn:
         turn = Turn(self, name)
         with self._lock:

@@ -27,9 +27,12 @@ logger = logging.getLogger(__name__)
 
 # Shorter than either plane keeps an idle connection (75 s): the next request then never meets a closing one.
 KEEP_ALIVE_SECONDS = 60.0
-# Requests at the same time. Thousands at once would time out at the authority's door, and not be known to be unsent.
+# Requests at the same time, to each plane. Thousands at once would time out at the authority's door, and not be known
+# to be unsent; and an admin plane that hangs would take the places of those who want to pay.
 AT_ONCE = 64
 PLACE_SECONDS = 2.0
+# Of a request that stayed here, for so many others are under way. Nobody knows whether the authority is there.
+NO_PLACE = "NO_PLACE"
 # How long a call waits behind others' cold keys, counted in answers of the slowest.
 COLD_CALLS_AHEAD = 2
 TTL_MS = 60_000
@@ -67,7 +70,7 @@ class Authority:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._places, self._admin_places = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
 
     # Operations. Each takes the very body that a repeat would send again.
 
@@ -95,7 +98,7 @@ class Authority:
         """A call of the admin plane, under the operator's key."""
         headers = {"X-Admin-API-Key": settings.CYCLES_ADMIN_API_KEY}
         url = f"{settings.CYCLES_ADMIN_URL}{path}"
-        return await self._send(method, url, headers, body, params, settings.CYCLES_READ_TIMEOUT)
+        return await self._send(self._admin_places, method, url, headers, body, params, settings.CYCLES_READ_TIMEOUT)
 
     async def tenant_status(self, subject_tenant: str) -> str | None:
         """ACTIVE, SUSPENDED or CLOSED; None where nobody says."""
@@ -121,12 +124,16 @@ class Authority:
             if word is Word.NO:
                 return _not_sent()
             seconds = settings.CYCLES_COLD_READ_TIMEOUT if word is Word.ALONE else settings.CYCLES_READ_TIMEOUT
-            response = await self._send(method, f"{settings.CYCLES_BASE_URL}{path}", headers, body, None, seconds)
+            url = f"{settings.CYCLES_BASE_URL}{path}"
+            response = await self._send(self._places, method, url, headers, body, None, seconds)
+            if code_of(response) == NOT_SENT:
+                doors.all_cold()
             turn.over(answered=not response.is_transport_error and not was_not_sent(response))
             return response
 
     async def _send(
         self,
+        places: asyncio.Semaphore,
         method: str,
         url: str,
         headers: dict[str, str],
@@ -136,13 +143,13 @@ class Authority:
     ) -> CyclesResponse:
         try:
             async with asyncio.timeout(PLACE_SECONDS):
-                await self._places.acquire()
+                await places.acquire()
         except TimeoutError:
-            return _not_sent()
+            return _not_sent(NO_PLACE)
         try:
             return await self._exchange(method, url, headers, body, params, seconds)
         finally:
-            self._places.release()
+            places.release()
 
     async def _exchange(
         self,
@@ -202,8 +209,8 @@ async def _told(turn: Turn) -> Word:
         return Word.NO
 
 
-def _not_sent() -> CyclesResponse:
-    return CyclesResponse.http_error(503, "The authority cannot be reached.", {"error": NOT_SENT})
+def _not_sent(code: str = NOT_SENT) -> CyclesResponse:
+    return CyclesResponse.http_error(503, "The authority cannot be reached.", {"error": code})
 
 
 def _response(answer: aiohttp.ClientResponse, raw: bytes) -> CyclesResponse:
@@ -228,7 +235,7 @@ def code_of(response: CyclesResponse) -> str:
 
 
 def was_not_sent(response: CyclesResponse) -> bool:
-    return code_of(response) == NOT_SENT
+    return code_of(response) in (NOT_SENT, NO_PLACE)
 
 
 def is_lost(response: CyclesResponse) -> bool:

@@ -7,7 +7,10 @@ import time
 import pytest
 
 from billing.client import default_client, install_default_client
-from tests.support.gate import warm
+from billing.engine.authority import AT_ONCE
+from tests.support.gate import Gate, warm
+from tests.support.money import eventually
+from tests.support.plane import PlaneResponse
 
 pytestmark = pytest.mark.usefixtures("upstream")
 
@@ -140,3 +143,18 @@ def test_an_authority_that_is_frozen_in_its_tracks_is_503(workspace, upstream, a
     finally:
         authority.resume()
     assert api.chat("hello").status_code == 200
+
+
+def test_an_admin_plane_that_hangs_takes_no_places_from_those_who_pay(workspace, globex, upstream, settings):
+    settings.CYCLES_READ_TIMEOUT, settings.BUDGET_WAIT_SECONDS = 1.0, 0.2
+    api, neighbour = workspace.api(), globex.api()
+    assert neighbour.chat("hello").status_code == 200
+    workspace.leave(0)
+    with Gate(settings.CYCLES_ADMIN_URL) as gate:
+        settings.CYCLES_ADMIN_URL = gate.url
+        gate.act = lambda came: time.sleep(1.5)
+        # Each asks there for the figures of its refusal.
+        asked = [api.plane.begin("POST", "/api/chat/", {"prompt": "hello"}) for _ in range(AT_ONCE + 6)]
+        assert eventually(lambda: len(gate.came) >= AT_ONCE)
+        assert neighbour.chat("hello").status_code == 200
+        assert {PlaneResponse(exchange).status_code for exchange in asked} == {402}

@@ -12,7 +12,7 @@ from runcycles import cycles
 from runcycles.exceptions import CyclesProtocolError
 
 from billing import warmth
-from billing.client import current_subject_tenant, install_default_client, translate
+from billing.client import current_subject_tenant, default_client, install_default_client, translate
 from billing.errors import AuthorityUnavailable
 from billing.warmth import ALONE_AT_ONCE, Doors, Word, doors, name_of
 from tests.support.factories import WorkspaceFactory
@@ -136,6 +136,30 @@ def test_a_refused_key_is_warm_as_well(gate, workspace, upstream, model):
     gate.act = lambda came: None
     (key,) = {came.key for came in gate.came}
     assert told(doors.turn(name_of(key))) is Word.GO
+
+
+def test_after_the_authority_was_away_every_key_is_cold(gate, upstream, model, settings):
+    workspaces, there = [WorkspaceFactory() for _ in range(4)], gate.url
+    for workspace in workspaces:
+        assert workspace.api().chat("hello").status_code == 200
+    # One call finds that out, and not under each key.
+    settings.CYCLES_BASE_URL = "http://127.0.0.1:9"
+    assert workspaces[0].api().chat("hello").status_code == 503
+    settings.CYCLES_BASE_URL, settings.CYCLES_CONNECT_TIMEOUT, settings.CYCLES_READ_TIMEOUT = there, 0.5, 0.5
+    gate.act = SlowKeys(quiet=60.0, cores=1)  # started anew
+    under_way = [one.api().plane.begin("POST", "/api/chat/", {"prompt": "hello"}) for one in workspaces]
+    assert [PlaneResponse(exchange).status_code for exchange in under_way] == [200] * 4
+
+
+def test_plain_cycles_notices_as_well_that_the_authority_is_away(gate, workspace, settings):
+    warm(workspace)
+    name = name_of(gate.came[0].key)
+    assert told(doors.turn(name)) is Word.GO
+    settings.CYCLES_BASE_URL = "http://127.0.0.1:9"
+    install_default_client()
+    assert default_client().get_reservation(f"{workspace.account.subject_tenant}~unknown").status == 503
+    with doors.turn(name) as turn:
+        assert told(turn) is Word.ALONE
 
 
 # --- nothing at once after a time-out -------------------------------------------------------------------------------
