@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import aiohttp
 from django.conf import settings
@@ -36,6 +36,8 @@ NO_PLACE = "NO_PLACE"
 # How long a call waits behind others' cold keys, counted in answers of the slowest.
 COLD_CALLS_AHEAD = 2
 TTL_MS = 60_000
+# More than any lease; a clock can still be counted on by it.
+MOST_MS = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ def _response(answer: aiohttp.ClientResponse, raw: bytes) -> CyclesResponse:
     headers = {name.lower(): value for name, value in answer.headers.items()}
     try:
         body = json.loads(raw) if raw else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         # Not the authority's words, whatever the status says: a proxy's page, or half of an answer.
@@ -262,7 +264,7 @@ def held_of(response: CyclesResponse) -> Held | None:
     body = response.body or {}
     reservation_id, ttl_ms = body.get("reservation_id"), body.get("remaining_ttl_ms", TTL_MS)
     good = response.status == 200 and body.get("decision") in ("ALLOW", "ALLOW_WITH_CAPS")
-    if not good or not isinstance(reservation_id, str) or not reservation_id or type(ttl_ms) is not int:
+    if not good or not _can_be_kept(reservation_id) or type(ttl_ms) is not int or abs(ttl_ms) > MOST_MS:
         return None
     caps = body.get("caps")
     balances = body.get("balances")
@@ -272,6 +274,13 @@ def held_of(response: CyclesResponse) -> Held | None:
         caps if isinstance(caps, dict) else {},
         balances if isinstance(balances, list) else [],
     )
+
+
+def _can_be_kept(reservation_id: Any) -> TypeGuard[str]:
+    """Whether a row can hold it, and a path take it."""
+    if not isinstance(reservation_id, str) or not 1 <= len(reservation_id) <= 200:
+        return False
+    return reservation_id.isascii() and reservation_id.isprintable()
 
 
 class Landed:

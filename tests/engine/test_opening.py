@@ -8,6 +8,7 @@ import pytest
 from billing.engine import recovery
 from billing.engine.loop import here
 from billing.models import Hold
+from tests.support.gate import Gate
 from tests.support.money import (
     INPUT,
     OUTPUT,
@@ -188,3 +189,26 @@ def test_a_reserve_that_is_never_answered_is_given_up_in_the_end_with_an_error(w
     assert workspace.api().chat("hello").status_code == 503
     assert eventually(lambda: "may hold money until it expires" in caplog.text)
     assert Hold.objects.filter(account=workspace.account).count() == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"[" * 100_000,
+        b'{"decision": "ALLOW", "reservation_id": "\\ud800"}',
+        b'{"decision": "ALLOW", "reservation_id": "\\u0000"}',
+        b'{"decision": "ALLOW", "reservation_id": "%s"}' % (b"x" * 201),
+        b'{"decision": "ALLOW", "reservation_id": "x", "remaining_ttl_ms": 1%s}' % (b"0" * 400),
+    ],
+    ids=["deep", "surrogate", "null", "long", "for ever"],
+)
+def test_an_answer_to_a_reserve_that_cannot_be_kept_is_no_grant(workspace, upstream, model, settings, answer):
+    with Gate(settings.CYCLES_BASE_URL) as gate:
+        settings.CYCLES_BASE_URL = gate.url
+        left = [answer]
+        gate.act = lambda came: (200, left.pop()) if left else None
+        response = workspace.api().chat("hello")
+        assert (response.status_code, response.json()["error"]) == (503, "authority_unavailable")
+        assert eventually(lambda: len(gate.came) >= 3)  # asked for again, and given back
+        assert eventually(lambda: is_settled(workspace))
+    assert upstream.calls == []
