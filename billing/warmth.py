@@ -20,11 +20,15 @@ from itertools import islice
 from types import TracebackType
 from typing import Self
 
+from django.conf import settings
+
 # The authority forgets after a minute; its clock began before our answer came.
 WARM_SECONDS = 55.0
 # Of one process, at the authority. More would only share its cores, and each would take longer.
 ALONE_AT_ONCE = 4
 KEPT = 4_096
+# Past its time-outs: an answer that drips has none, and four of them would shut every cold door of the process.
+LOST_AFTER_SECONDS = 10.0
 
 
 class Word(Enum):
@@ -45,6 +49,7 @@ class Turn:
     def __init__(self, doors: Doors, name: bytes) -> None:
         self.name = name
         self.word: Future[Word] = Future()
+        self.lost_at = float("inf")
         self._doors = doors
 
     def wait(self, seconds: float) -> Word:
@@ -92,6 +97,8 @@ class Doors:
             if self._warm_until.get(name, 0.0) > time.monotonic():
                 turn.word.set_result(Word.GO)
                 return turn
+            for lost in [one for one in self._alone if one.lost_at < time.monotonic()]:
+                self._over(lost, answered=False)
             line = self._lines.setdefault(name, deque())
             line.append(turn)
             if line[0] is turn:
@@ -101,16 +108,7 @@ class Doors:
 
     def over(self, turn: Turn, *, answered: bool) -> None:
         with self._lock:
-            if answered:
-                self._warm(turn.name)
-            line = self._lines.get(turn.name)
-            if line is None or line[0] is not turn:
-                return
-            del self._lines[turn.name]
-            for other in islice(line, 1, None):
-                other.word.set_result(Word.GO if answered else Word.NO)
-            self._alone.discard(turn)
-            self._let_in()
+            self._over(turn, answered=answered)
 
     def leave(self, turn: Turn) -> None:
         """Gone before its turn was over: cancelled, or tired of waiting. The next in its line takes its place."""
@@ -132,6 +130,18 @@ class Doors:
                 self._waiting.remove(turn)
             self._let_in()
 
+    def _over(self, turn: Turn, *, answered: bool) -> None:
+        if answered:
+            self._warm(turn.name)
+        line = self._lines.get(turn.name)
+        if line is None or line[0] is not turn:
+            return
+        del self._lines[turn.name]
+        for other in islice(line, 1, None):
+            other.word.set_result(Word.GO if answered else Word.NO)
+        self._alone.discard(turn)
+        self._let_in()
+
     def _warm(self, name: bytes) -> None:
         self._warm_until[name] = time.monotonic() + WARM_SECONDS
         self._warm_until.move_to_end(name)
@@ -142,6 +152,8 @@ class Doors:
         while self._waiting and len(self._alone) < ALONE_AT_ONCE:
             turn = self._waiting.popleft()
             self._alone.add(turn)
+            patience = settings.CYCLES_CONNECT_TIMEOUT + settings.CYCLES_COLD_READ_TIMEOUT
+            turn.lost_at = time.monotonic() + patience + LOST_AFTER_SECONDS
             turn.word.set_result(Word.ALONE)
 
 

@@ -286,6 +286,19 @@ def test_only_a_few_cold_keys_are_at_the_authority_at_once():
         turns[done].over(answered=done % 2 == 0)
 
 
+def test_a_turn_that_never_ends_keeps_no_door_shut(monkeypatch):
+    line = Doors()
+    monkeypatch.setattr(warmth, "LOST_AFTER_SECONDS", -60.0)
+    lost = [line.turn(bytes([n])) for n in range(ALONE_AT_ONCE)]
+    monkeypatch.undo()
+    behind = line.turn(bytes([0]))
+    waits = line.turn(b"a")
+    assert (told(behind), told(waits)) == (Word.ALONE, Word.ALONE)
+    for turn in lost:  # it comes to an end after all
+        turn.over(answered=False)
+    assert line._alone == {behind, waits}
+
+
 def test_a_key_that_is_quiet_is_cold_again_and_only_so_many_are_kept(monkeypatch):
     line = Doors()
     monkeypatch.setattr(warmth, "KEPT", 2)
