@@ -94,18 +94,20 @@ class NoTenantBound(BudgetError):
     code = "unavailable"
     message = "No workspace is bound to this call, so there is no budget to pay for it. Nothing was spent."
 
+    why = (
+        "Bind one with tenants.context.tenant_scope(tenant): commands, threads and the generator of a streaming "
+        "response, which runs after its view, have none. Or let the house pay: guarded(tenant=house_subject_tenant)."
+    )
+
     def __init__(self) -> None:
         super().__init__()
         # For the builder who reads the stack; the sentence above is for whoever asked.
-        self.add_note(
-            "Bind one with tenants.context.tenant_scope(tenant): commands, threads and the generator of a streaming "
-            "response, which runs after its view, have none."
-        )
+        self.add_note(self.why)
 
 
 class HouseError(BudgetError):
     """The house was to pay, and does not. It may have been asked for in a workspace's request, whose people are told
-    neither that there is a house nor what it has left; `str()` says it to the operator.
+    neither that there is a house nor what it has left; `str()` and the log say it to the operator.
     """
 
     status = HTTPStatus.SERVICE_UNAVAILABLE

@@ -23,6 +23,7 @@ derive from it. Must not know what any of them means.
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from tenants.models import Tenant
     from tenants.resolve import Asker
     from tenants.users.models import User
+
+logger = logging.getLogger(__name__)
 
 API_PREFIX = "/api/"
 TENANT_VARY = "Host, X-Tenant-ID, Authorization, Cookie"
@@ -64,13 +67,14 @@ class ApiError(Exception):
     """A failure with a status, a code for programs and a sentence for people.
 
     `extra` goes into the body beside them. Nothing in it may change from request to request, hold a secret, or tell
-    of another tenant.
+    of another tenant. `why` is for the operator alone: it is logged with the answer, and never in it.
     """
 
     status: int = HTTPStatus.INTERNAL_SERVER_ERROR
     code: str = "internal_error"
     message: str = "Something went wrong on our side. Nothing was lost; please try again."
     retry_after_ms: int | None = None
+    why: str = ""
 
     def __init__(self, message: str | None = None, *, retry_after_ms: int | None = None, **extra: Any) -> None:
         if message is not None:
@@ -184,6 +188,8 @@ def wants_json(request: HttpRequest) -> bool:
 
 def error_response(request: HttpRequest, exc: ApiError) -> HttpResponse:
     """The answer for `exc`: what a program reads under /api/, a page with the same words elsewhere."""
+    if exc.why:
+        logger.error("%s %s: %s", exc.status, exc.code, exc.why)
     response: HttpResponse
     if wants_json(request):
         response = JsonResponse(exc.body(), status=exc.status)

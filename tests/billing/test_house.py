@@ -299,7 +299,7 @@ def said_to(workspace, exception):
     return json.loads(answer.content)
 
 
-def test_a_workspace_is_told_nothing_of_a_house_that_is_out_of_money(house, workspace):
+def test_a_workspace_is_told_nothing_of_a_house_that_is_out_of_money_and_the_log_is_told(house, workspace, caplog):
     ways = {
         HouseDenied: guarded(ALLOCATED + 1, tenant=house_subject_tenant)(lambda: None),
         BudgetExceededError: cycles(estimate=ALLOCATED + 1, tenant=house_subject_tenant)(lambda: None),
@@ -308,7 +308,10 @@ def test_a_workspace_is_told_nothing_of_a_house_that_is_out_of_money(house, work
     for error, call in ways.items():
         with workspace.scope(), pytest.raises(error) as refused:
             call()
+        caplog.clear()
         told.append(said_to(workspace, refused.value))
+        # Else an operator, who sees a 503 alone, can learn nowhere that it is the house that needs money.
+        assert "The house's budget does not pay for this" in caplog.text
     for body in told:
         assert body.keys() == {"error", "message", "retry_after_ms"}
         assert body["error"] == "unavailable"
