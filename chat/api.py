@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from billing.api import Budget, Cost
 from billing.middleware import preflighted
-from billing.repeats import Told, once
+from billing.repeats import Told, once, request_of
 from chat import services
 from chat.buying import ACTION
-from chat.repeats import KEY_HEADER, IdempotencyKey, replayed, request_of, whole
+from chat.repeats import KEY_HEADER, IdempotencyKey, replayed, whole
 from chat.shapes import MaxTokens, Text, Tokens
 from tenants.api import Body, StrictParser, failures
 from tenants.http import ApiError, TenantRequest

@@ -16,9 +16,9 @@ from ninja import Router, Schema
 from pydantic import Field
 
 from billing.api import Budget, Cost
-from billing.engine.repeats import Told
+from billing.repeats import Told, request_of
 from chat import services, streams
-from chat.repeats import KEY_HEADER, REPLAYED, IdempotencyKey, is_stream, replayed, replayed_events, request_of, whole
+from chat.repeats import KEY_HEADER, REPLAYED, IdempotencyKey, is_stream, replayed, replayed_events, whole
 from chat.services import Buyer, Reply
 from chat.shapes import MaxTokens, Text, Tokens
 from chat.sse import comment, event

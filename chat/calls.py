@@ -198,6 +198,9 @@ def _starter(messages: Sequence[Message], options: dict[str, Any]) -> Starter:
     outer, tenant = current_reservation(), current_tenant()
     try:
         wanted = _wanted(messages, **options)
+        if outer is not None and wanted.claim is not None:
+            # The outer hold pays: a claim forgotten here would let each repeat make a call of its own.
+            raise ValueError("claim: give it to guarded, whose hold pays for this answer.")
     except Exception:
         if outer is not None:
             outer.add(cost=0, outcome=Outcome.NONE, usage=Usage(0, 0))

@@ -1,4 +1,4 @@
-"""Idempotency-Key at both doors: how the header is read, what makes two bodies the same, and an answer told again.
+"""Idempotency-Key at both doors: how the header is read, and an answer told again.
 
 Owns what is kept of an answer for that, and its words, whole and streamed. Who may call a model is decided in
 billing.engine.repeats.
@@ -6,7 +6,6 @@ billing.engine.repeats.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,25 +14,21 @@ from django.http import HttpRequest, HttpResponse
 from ninja.params.functions import Header
 from pydantic import AfterValidator
 
-from billing.engine.repeats import Request, Told
+from billing.engine.repeats import WHAT_A_KEY_IS, Told, is_key
 from billing.engine.settling import Settled
 from chat.sse import event
 from tenants.http import ApiError, error_response
-from tenants.resolve import Asker
 
 if TYPE_CHECKING:
     from chat.services import Reply
-
-MOST_LETTERS = 255
 
 
 def _read(value: str | None) -> str | None:
     if value is None:
         return None
     key = value.strip()
-    # Two headers of one name reach us as one, with a comma between them.
-    if not 1 <= len(key) <= MOST_LETTERS or not key.isascii() or not key.isprintable() or "," in key:
-        raise ValueError(f"Send one key of 1 to {MOST_LETTERS} printable ASCII characters, without a comma.")
+    if not is_key(key):
+        raise ValueError(WHAT_A_KEY_IS)
     return key
 
 
@@ -45,13 +40,6 @@ KEY_HEADER: Any = Header(
     "answer, with the header `Idempotent-Replayed: true`; while the first is under way, it waits for that. A request "
     "that failed and cost nothing is tried anew.",
 )
-
-
-def request_of(asker: Asker, route: str, key: str, body: dict[str, Any]) -> Request:
-    """The request that the key names: a member's, by whichever of their keys or sessions."""
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
-    return Request(asker.tenant.schema_name, asker.user_id, route, key, fingerprint)
 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------

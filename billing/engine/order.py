@@ -14,7 +14,7 @@ from billing.engine.authority import TTL_MS, Payer
 if TYPE_CHECKING:
     from billing.engine.repeats import Claim
 
-__all__ = ["TTL_MS", "Order", "refuse_unless_whole"]
+__all__ = ["TTL_MS", "Order", "refuse_unless_text", "refuse_unless_whole"]
 
 MOST = 2**63 - 1  # of a bigint, and of the authority
 MOST_TTL_MS = 86_400_000
@@ -26,7 +26,7 @@ def refuse_unless_whole(name: str, value: object, *, most: int = MOST) -> None:
         raise ValueError(f"{name} {value!r}: write a whole number, 0 or more. Money is in microcents.")
 
 
-def _refuse_unless_text(name: str, value: object, *, most: int) -> None:
+def refuse_unless_text(name: str, value: object, *, most: int) -> None:
     if not isinstance(value, str) or not 1 <= len(value.strip()) <= len(value) <= most or not value.isprintable():
         raise ValueError(f"{name} {value!r}: write a printable text of 1 to {most} letters.")
 
@@ -66,8 +66,8 @@ class Order:
         # The authority would refuse it in words that sound like an outage, to a person who can do nothing about it.
         refuse_unless_whole("estimate", self.amount)
         refuse_unless_whole("least", self.least)
-        _refuse_unless_text("action_kind", self.action_kind, most=64)
-        _refuse_unless_text("action_name", self.action_name, most=256)
+        refuse_unless_text("action_kind", self.action_kind, most=64)
+        refuse_unless_text("action_name", self.action_name, most=256)
         refuse_unless_whole("ttl_ms", self.ttl_ms, most=MOST_TTL_MS)
         if self.grace_ms is not None:
             refuse_unless_whole("grace_period_ms", self.grace_ms, most=60_000)
@@ -75,7 +75,7 @@ class Order:
             if not isinstance(self.tags, list) or len(self.tags) > 10:
                 raise ValueError(f"action_tags {self.tags!r}: write a list of at most 10.")
             for tag in self.tags:
-                _refuse_unless_text("action_tags", tag, most=64)
+                refuse_unless_text("action_tags", tag, most=64)
 
     def _refuse_unless_for_it(self, claim: Claim) -> None:
         """Raises ValueError: the claim's row stands beside the line of the call that it is for, and says one cost."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid4
 
 from billing.engine.engine import SILENT_SECONDS
+from billing.engine.order import refuse_unless_text, refuse_unless_whole
 from billing.engine.settling import Keep, Settled
 from billing.engine.statements import (
     ANSWERED,
@@ -29,7 +30,7 @@ from billing.engine.statements import (
 )
 from billing.engine.store import FAILURES
 from billing.errors import IdempotencyConflict, IdempotencyLost, RateLimited, StillUnderWay
-from tenants.http import Unavailable
+from tenants.http import Invalid, Unavailable
 
 if TYPE_CHECKING:
     from billing.engine.engine import Engine
@@ -48,16 +49,37 @@ TOO_MANY = "Too many repeats are waiting for answers under way. Send one of each
 STALE_AFTER_SECONDS = 60.0
 GIVE_BACK_PAUSES = (0.2, 1.0, 5.0)
 
+MOST_LETTERS = 255
+WHAT_A_KEY_IS = f"Send one key of 1 to {MOST_LETTERS} printable ASCII characters, without a comma."
+
+
+def is_key(key: object) -> bool:
+    if not isinstance(key, str) or not 1 <= len(key) <= MOST_LETTERS:
+        return False
+    # Two headers of one name reach us as one, with a comma between them.
+    return key.isascii() and key.isprintable() and "," not in key
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as its key names it, for one member of a tenant. `fingerprint` is its body's."""
+    """One request as its key names it, for one member of a tenant. `fingerprint` is its body's.
+
+    Raises Invalid for a key that is none, which is the client's to mend, and ValueError for the rest.
+    """
 
     schema: str
     user_id: int
     route: str
     key: str
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        # Said here: the columns would refuse it, and whoever asked would read that something went wrong on our side.
+        if not is_key(self.key):
+            raise Invalid({"Idempotency-Key": [WHAT_A_KEY_IS]})
+        refuse_unless_whole("user_id", self.user_id)
+        refuse_unless_text("route", self.route, most=40)
+        refuse_unless_text("fingerprint", self.fingerprint, most=64)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -85,6 +107,7 @@ class Claim:
         self.is_dispatched = False
         self.tell: Callable[[Settled], Told | None] | None = None
         self.told: Told | None = None  # once it is written, or about to be
+        self._written: dict[str, Any] | None = None
         self._engine = engine
         self._asking: asyncio.Task[Any] | None = None
 
@@ -129,25 +152,29 @@ class Claim:
 
     def keep(self, settled: Settled) -> Keep | None:
         """What is written with the call's line; before it, where that waits for the authority: a repeat need not."""
-        if (told := self._tell(settled)) is not None:
-            return Keep(ANSWERED, {**self.params, **_as_written(told)})
+        if (written := self._tell(settled)) is not None:
+            return Keep(ANSWERED, {**self.params, **written})
         # Charged and without an answer, it stays as it is: whoever asks again is told that it was lost.
         return Keep(GIVEN_BACK, self.params) if settled.final.cost == 0 else None
 
-    def _tell(self, settled: Settled) -> Told | None:
+    def _tell(self, settled: Settled) -> dict[str, Any] | None:
         """Once: what was told early is not told otherwise later."""
-        if self.told is None and self.tell is not None:
+        if self._written is None and self.tell is not None:
             try:
-                self.told = self.tell(settled)
-            except Exception:  # whatever is wrong with our own words for it, the call is settled
-                logger.exception("A paid answer could not be put into words")
-        return self.told
+                told = self.tell(settled)
+                self._written = None if told is None else _as_written(told)
+                self.told = told
+            except Exception:  # whatever is wrong with the words for it, the call is settled
+                logger.exception("A paid answer cannot be told again: route=%s", self.request.route)
+        return self._written
 
     def _in_schema(self, statement: str) -> str:
         return in_schema(statement, self.request.schema)
 
 
 def _as_written(told: Told) -> dict[str, Any]:
+    if not isinstance(told, Told) or not isinstance(told.status, int) or not 100 <= told.status <= 599:
+        raise TypeError(f"tell gave {told!r}: write Told(200, {{…}}), with a status of HTTP and an answer of JSON.")
     # ASCII alone: what Postgres cannot store is escaped.
     return {"told_status": told.status, "told": json.dumps(told.answer)}
 
