@@ -434,6 +434,9 @@ def test_reconcile_compares_the_houses_books_too(house, workspace, settings):
     with pytest.raises(CommandError, match="not both"):
         reconcile(workspace.slug, house=True)
     assert "the house: " in reconcile()[1]
+    settings.CYCLES_TENANT = settings.CYCLES_API_KEY = ""
+    with pytest.raises(CommandError, match="has no account: set CYCLES_TENANT"):
+        reconcile(house=True)
 
 
 # --- the client's other variables -----------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ class Command(BaseCommand):
         if options["house"]:
             if options["tenant"]:
                 raise CommandError("Name a tenant or --house, not both.")
+            if not house_has_books():
+                raise CommandError(str(NoHouseAccount()))
             accounts = accounts.none()
         elif options["tenant"]:
             accounts = accounts.filter(tenant__slug=options["tenant"])
