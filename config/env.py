@@ -219,8 +219,10 @@ def envprices(name: str) -> dict[str, dict[str, int]]:
         return {}
     try:
         table = json.loads(raw, parse_float=Decimal, parse_int=Decimal, object_pairs_hook=_once)
-        return {str(model): _price(sides) for model, sides in table.items()}
-    except (ValueError, TypeError, AttributeError, KeyError, InvalidOperation) as exc:
+        if not isinstance(table, dict):
+            raise TypeError("it is no object")
+        return {model: _price(model, sides) for model, sides in table.items()}
+    except (ValueError, TypeError, RecursionError) as exc:
         example = '{"gpt-4o-mini": {"input": 0.15, "output": 0.60}}'
         raise ImproperlyConfigured(f"{name} cannot be read ({exc}): write JSON such as {example}.") from None
 
@@ -232,19 +234,25 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _price(sides: dict[str, Any]) -> dict[str, int]:
+def _price(model: str, sides: Any) -> dict[str, int]:
     # One misspelt is a price not set.
-    if not {"input", "output"} <= set(sides) <= {"input", "output", "cached_input", "reasoning"}:
-        raise ValueError("each model needs input and output, may have cached_input and reasoning, and nothing else")
-    return {side: _microcents(value) for side, value in sides.items()}
+    if not isinstance(sides, dict) or not {"input", "output"} <= set(sides) <= _SIDES:
+        raise ValueError(f"{model} needs input and output, may have cached_input and reasoning, and nothing else")
+    return {side: _microcents(f"{model}, {side}", value) for side, value in sides.items()}
 
 
-def _microcents(usd: Any) -> int:
-    if isinstance(usd, bool) or not isinstance(usd, Decimal | str):
-        raise TypeError("a price is a number of USD")
-    amount = Decimal(usd) * MICROCENTS_PER_USD
+_SIDES = {"input", "output", "cached_input", "reasoning"}
+
+
+def _microcents(what: str, usd: Any) -> int:
+    try:
+        if isinstance(usd, bool) or not isinstance(usd, Decimal | str):
+            raise TypeError
+        amount = Decimal(usd) * MICROCENTS_PER_USD
+    except (TypeError, InvalidOperation):
+        raise ValueError(f"{what}: {usd!r} is no number of USD") from None
     if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value() or amount > 10**15:
-        raise ValueError(f"{usd} is no price: at least 0, at most 8 decimals")
+        raise ValueError(f"{what}: {usd} is no price: at least 0, at most 8 decimals")
     return int(amount)
 
 

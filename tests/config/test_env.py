@@ -68,6 +68,24 @@ def test_a_price_that_is_none_is_refused(monkeypatch, raw):
         env.envprices("X")
 
 
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ({"a": {"input": 1, "output": 2}, "b": {"input": 1}}, "(b needs input and output"),
+        ({"a": {"input": 1, "output": 2}, "b": [1]}, "(b needs input and output"),
+        ({"a": {"input": 1, "output": 2, "cached_input": "x"}}, "(a, cached_input: 'x' is no number"),
+        ({"a": {"input": 1, "output": 2, "reasoning": None}}, "(a, reasoning: None is no number"),
+        ({"a": {"input": 1, "output": -2}}, "(a, output: -2 is no price"),
+        ([1], "(it is no object"),
+    ],
+)
+def test_a_price_that_is_none_is_named_by_its_model_and_side(monkeypatch, table, named):
+    monkeypatch.setenv("X", json.dumps(table))
+    with pytest.raises(ImproperlyConfigured) as refused:
+        env.envprices("X")
+    assert str(refused.value).startswith(f"X cannot be read {named}")
+
+
 def settings_with(script="import config.settings", **variables):
     clean = {
         key: value for key, value in os.environ.items() if not key.startswith(("CYCLES_", "LLM_", "SECRET_", "KEY_"))
