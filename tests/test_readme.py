@@ -10,15 +10,16 @@ import pytest
 from django.test import RequestFactory
 
 from billing import admin_client
-from billing.errors import BudgetDenied
+from billing.errors import BudgetDenied, IdempotencyConflict
 from billing.ledgers import ledgers_of
 from billing.models import HouseLine
+from tenants.http import Invalid
 from tests.support.plane import PlaneClient
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
-GUARDED, ON_THE_PLANE, BOUGHT, OF_THE_HOUSE = re.findall(
+GUARDED, REPEATED, ON_THE_PLANE, BOUGHT, OF_THE_HOUSE = re.findall(
     r"<!-- a test runs this block -->\n```python\n(.*?)```", README, re.DOTALL
 )
 
@@ -37,6 +38,26 @@ def test_the_guarded_view_pays_and_is_refused(workspace):
             world["haiku"](request)
     assert called == ["rain"]
     assert len(GUARDED.strip().splitlines()) <= 14
+
+
+def test_the_view_of_one_s_own_is_paid_once_for_each_key(workspace, upstream):
+    def ask(topic, **headers):
+        headers |= {"authorization": f"Bearer {workspace.key()}"}
+        request = RequestFactory().get("/haiku/", {"topic": topic}, headers=headers)
+        request.tenant, request.asker = workspace.tenant, None
+        return world["haiku"](request)
+
+    world = {}
+    exec(REPEATED, world)
+    with workspace.scope():
+        first, again = (ask("rain", **{"idempotency-key": "k-1"}) for _ in range(2))
+        with pytest.raises(IdempotencyConflict):
+            ask("snow", **{"idempotency-key": "k-1"})
+        with pytest.raises(Invalid):
+            ask("rain")
+    assert first.content == again.content == b'{"haiku": "Hello, world.", "microcents": 26000}'
+    assert [line.cost for line in workspace.lines()] == [26_000]
+    assert len(upstream.calls) == 1
 
 
 def test_the_async_view_buys_on_the_plane_and_is_refused(workspace, upstream, settings, monkeypatch):
