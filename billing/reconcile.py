@@ -19,8 +19,8 @@ from django.db.models.functions import Now
 
 from billing import admin_client, periods
 from billing.admin_client import FundingEvent
+from billing.client import house_subject_tenant
 from billing.engine.engine import SILENT_SECONDS
-from billing.errors import NoHouseAccount
 from billing.ledgers import Ledger, all_ledgers, unmeetable
 from billing.lines import SettledCall
 from billing.models import Account, Hold, HouseLine, Process
@@ -98,9 +98,7 @@ def read(account: Account) -> Books:
 
 def read_house() -> Books:
     """The house's books, the same way. Raises NoHouseAccount too."""
-    if not settings.CYCLES_TENANT:
-        raise NoHouseAccount
-    return _read(settings.CYCLES_TENANT, None, lambda: _lines(HouseLine))
+    return _read(house_subject_tenant(), None, lambda: _lines(HouseLine))
 
 
 def house_has_books() -> bool:

@@ -193,6 +193,8 @@ def test_a_customers_tenant_is_no_house(workspace, settings):
             way()
     assert ran == []
     assert untouched(workspace)
+    code, said = reconcile(house=True)
+    assert (code, "tenant of a customer" in said, "differ" in said) == (1, True, False), said
 
 
 @pytest.mark.parametrize("odd", ["acme", lambda: "acme", "house_subject_tenant", 7], ids=str)
