@@ -76,14 +76,14 @@ def test_a_claim_inside_guarded_is_refused_where_it_would_be_forgotten(workspace
     assert workspace.ledger()["spent"] == 0
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256, "é", "a\0b", "a,b"], ids=repr)
-def test_a_key_that_is_none_is_the_clients_to_mend(workspace, key):
-    with pytest.raises(Invalid) as refused:
-        request(workspace, key=key)
-    assert "255" in refused.value.extra["fields"]["Idempotency-Key"][0]
+def test_a_key_that_is_none_is_the_clients_to_mend(acme):
+    for key in ["", "x" * 256, "é", "a\0b", "a,b"]:
+        with pytest.raises(Invalid) as refused:
+            request(acme, key=key)
+        assert "255" in refused.value.extra["fields"]["Idempotency-Key"][0]
 
 
-@pytest.mark.parametrize("route", ["", "r" * 41, "a\0b", None], ids=repr)
-def test_a_route_that_is_none_is_the_builders_to_mend(workspace, route):
-    with pytest.raises(ValueError, match=r"^route .*40"):
-        request(workspace, route=route)
+def test_a_route_that_is_none_is_the_builders_to_mend(acme):
+    for route in ["", "r" * 41, "a\0b", None]:
+        with pytest.raises(ValueError, match=r"^route .*40"):
+            request(acme, route=route)
