@@ -5,21 +5,22 @@ Owns how JSON is read and how a validation error is said. Must not know any call
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
 from typing import Any
 
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
 from ninja import NinjaAPI, Schema
-from ninja.errors import AuthenticationError, HttpError, ValidationError
+from ninja.errors import AuthenticationError, HttpError, ValidationError, ValidationErrorContext
 from ninja.openapi.schema import OpenAPISchema
 from ninja.parser import Parser
 from pydantic import ConfigDict
 
+from tenants.bodies import read_object
 from tenants.http import ApiError, Forbidden, Invalid, NotFound, NotJson, TenantRequired, TooLarge, Unauthenticated
 from tenants.users.auth import caller
+
+# So many are read for the first ones to be named.
+ERRORS = 1_000
 
 
 class Body(Schema):
@@ -42,53 +43,18 @@ def failures(*statuses: int) -> dict[int, type[ErrorBody]]:
 
 
 class StrictParser(Parser):
-    """Reads a JSON object or says what is wrong; nothing it lets through can upset Postgres or a model."""
+    """Reads a JSON object or says what is wrong."""
 
     def parse_body(self, request: HttpRequest) -> dict[str, Any]:
+        # A view's preflight reads the body before ninja does: once is enough.
+        if (read := getattr(request, "read_body", None)) is not None:
+            return read  # type: ignore[no-any-return]
         if request.content_type != "application/json":
             raise NotJson
         if int(request.META.get("CONTENT_LENGTH") or 0) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
             raise TooLarge
-        try:
-            text = request.body.decode("utf-8")
-            body = json.loads(text)
-        except (ValueError, RecursionError):
-            raise Invalid({"body": ["This is not valid JSON."]}) from None
-        if not isinstance(body, dict):
-            raise Invalid({"body": ["Send a JSON object."]})
-        # UTF-8 knows no lone surrogate and JSON no bare NUL: only an escape can bring one.
-        if "\\u" in text:
-            try:
-                _refuse_unstorable(body)
-            except RecursionError:
-                raise Invalid({"body": ["This is nested too deep."]}) from None
+        body = request.read_body = read_object(request.body)  # type: ignore[attr-defined]
         return body
-
-
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-
-
-def _refuse_unstorable(body: dict[str, Any]) -> None:
-    """NUL bytes (Postgres refuses them) and lone surrogates (no UTF-8 for them), in any text, names included."""
-    for name, value in body.items():
-        if any(_UNSTORABLE.search(text) for text in _texts([name, value])):
-            raise Invalid({_printable(name): ["Remove NUL characters and broken surrogates."]})
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield name
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "replace").decode().replace("\x00", "")
 
 
 class Api(NinjaAPI):
@@ -112,6 +78,14 @@ class Api(NinjaAPI):
                 schema["paths"].setdefault(path, {}).update(operations)
             schema["components"]["schemas"].update(other["components"]["schemas"])
         return schema
+
+    def validation_error_from_error_contexts(
+        self, error_contexts: list[ValidationErrorContext[Any]]
+    ) -> ValidationError:
+        # Each error becomes a dict or two: with one for each value of a long list that alone takes most of a second.
+        if any(context.pydantic_validation_error.error_count() > ERRORS for context in error_contexts):
+            raise Invalid({"body": [f"More than {ERRORS:,} values in it cannot be used."]})
+        return super().validation_error_from_error_contexts(error_contexts)
 
     def on_exception(self, request: HttpRequest, exc: Any) -> HttpResponse:
         raise self._ours(exc)

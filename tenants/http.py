@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from django.core.handlers.asgi import ASGIRequest
@@ -100,7 +101,14 @@ class Invalid(ApiError):
     code = "invalid"
     message = "Something in the request cannot be used. Correct the fields named and send it again."
 
+    # What is said of a request is no longer than people read, however much was sent and is echoed.
+    FIELDS, NAME_LENGTH, TEXT_LENGTH = 20, 100, 300
+
     def __init__(self, fields: dict[str, list[str]]) -> None:
+        fields = {
+            shortened(name, self.NAME_LENGTH): [shortened(text, self.TEXT_LENGTH) for text in texts[: self.FIELDS]]
+            for name, texts in islice(fields.items(), self.FIELDS)
+        }
         # What concerns the whole of it is the sentence for people, too: a page has no fields to show it beside.
         super().__init__(" ".join(fields["body"]) if fields.keys() == {"body"} else None, fields=fields)
 
@@ -179,6 +187,10 @@ class Unavailable(ApiError):
     code = "unavailable"
     message = "The service is busy. Try again in a moment."
     retry_after_ms = 2_000
+
+
+def shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def wants_json(request: HttpRequest) -> bool:

@@ -1,0 +1,95 @@
+"""What a JSON body may cost: how many values, how deep, and which characters. Pure: bytes in, a dict or Invalid out.
+
+Owns reading a body before anybody knows what it should hold. Everything here takes time in proportion to the body:
+a recursive generator took 24 s over 1 MiB of brackets, and the garbage collector 0.3 s over as many empty lists.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tenants.http import Invalid
+
+DEPTH = 20
+VALUES = 20_000
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def read_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object in `raw`. Nothing it lets through can upset Postgres or a model."""
+    try:
+        text = raw.decode("utf-8")
+        if _has_too_many_values(text):
+            raise _refused(f"This has more than {VALUES:,} values. Send less at a time.")
+        body = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise _refused("This is not valid JSON.") from None
+    if not isinstance(body, dict):
+        raise _refused("Send a JSON object.")
+    if text.count("[") + text.count("{") > DEPTH:
+        _refuse_depth(body)
+    # UTF-8 knows no lone surrogate and JSON no bare NUL: only an escape can bring one.
+    if "\\u" in text:
+        _refuse_unstorable(body)
+    return body
+
+
+def _refused(why: str) -> Invalid:
+    return Invalid({"body": [why]})
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON.")
+
+
+def _has_too_many_values(text: str) -> bool:
+    """Counted before it is parsed: each value but the first in its container comes after a comma."""
+    if _values(text) <= VALUES:
+        return False
+    # Most texts that come here are a long string with commas in it. Without the escapes, every other part between
+    # quotes is outside of a string.
+    plain = text.replace("\\\\", "").replace('\\"', "")
+    return _values("".join(plain.split('"')[::2])) > VALUES
+
+
+def _values(text: str) -> int:
+    return text.count(",") + text.count("[") + text.count("{")
+
+
+def _containers(value: Any) -> Iterator[list[Any]]:
+    """The lists and dicts in `value`, a list of them for each level of nesting, from the outermost inwards."""
+    level = [value]
+    while level := [part for part in level if isinstance(part, list | dict)]:
+        yield level
+        level = [part for whole in level for part in (whole.values() if isinstance(whole, dict) else whole)]
+
+
+def _refuse_depth(body: dict[str, Any]) -> None:
+    for depth, _ in enumerate(_containers(body), start=1):
+        if depth > DEPTH:
+            raise _refused(f"This is nested more than {DEPTH} deep.")
+
+
+def _refuse_unstorable(body: dict[str, Any]) -> None:
+    """NUL bytes (Postgres refuses them) and lone surrogates (no UTF-8 for them), in any text, names included."""
+    for name, value in body.items():
+        if _UNSTORABLE.search(name) or any(_UNSTORABLE.search(text) for text in _texts(value)):
+            raise Invalid({_printable(name): ["Remove NUL characters and broken surrogates."]})
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for level in _containers(value):
+        for whole in level:
+            yield from (part for part in whole if isinstance(part, str))  # the names, in a dict
+            if isinstance(whole, dict):
+                yield from (part for part in whole.values() if isinstance(part, str))
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "replace").decode().replace("\x00", "")

@@ -1,0 +1,148 @@
+"""What a hostile JSON body costs at each door, and what is said of it."""
+
+import json
+import time
+
+import pytest
+from django.test import Client
+
+from tenants.bodies import DEPTH, VALUES, read_object
+from tenants.http import Invalid
+
+MIB = 1024 * 1024
+
+
+def many(part, head, tail="]}"):
+    """As many of `part` as a body may hold, between `head` and `tail`."""
+    return head + ",".join([part] * ((MIB - len(head + tail)) // (len(part) + 1))) + tail
+
+
+def numbered(part, limit=MIB):
+    count = limit // (len(part % 100_000) + 1) - 1
+    return "{" + ",".join(part % number for number in range(100_000, 100_000 + count)) + "}"
+
+
+ESCAPE = '{"\\u0041":1,'  # a body without any escape is not looked through
+HOSTILE = {
+    "nested lists": '{"name":' + "[" * (MIB // 2 - 8) + "]" * (MIB // 2 - 8) + "}",
+    "nested objects": '{"name":' + '{"a":' * (MIB // 6 - 9) + "1" + "}" * (MIB // 6 - 9) + "}",
+    "texts far down": many('""', ESCAPE + '"name":' + "[" * 900, "]" * 900 + "}"),
+    "many far down": many("[" * 900 + "]" * 900, ESCAPE + '"name":['),
+    "empty lists": many("[]", ESCAPE + '"name":['),
+    "objects": many('{"":{}}', ESCAPE + '"name":['),
+    "texts": many('""', ESCAPE + '"name":['),
+    "numbers": many("0", '{"name":['),
+    "unknown names": numbered('"%d":1'),
+    "unknown names of lists": numbered('"%d":[]'),
+    "as many unknown names as are read": numbered('"\\u0041%d":""', 19 * VALUES),
+    "one name again and again": many('"name":[]', "{", "}"),
+    "long numbers": many("9" * 4_299, '{"name":['),
+    "a longer number": '{"name":' + "9" * (MIB - 20) + "}",
+    "a long fraction": '{"name":0.' + "7" * (MIB - 20) + "}",
+    "escapes": '{"name":"' + "\\u0301" * (MIB // 6 - 9) + '"}',
+    "combining marks": '{"name":"' + "\u0301\u0316" * (MIB // 4 - 9) + '"}',
+    "broken surrogates": many('"\\ud800"', '{"name":['),
+    "quotes": '{"name":"' + '\\"[' * (MIB // 3 - 9) + '"}',
+    "a long name": '{"' + "\\ud800" * (MIB // 6 - 9) + '":1}',
+}
+
+
+@pytest.fixture(scope="module")
+def doors(app):
+    """Every way to read a body: web for a stranger, web for a member (its preflight reads it too), and the plane."""
+    from tests.support.factories import WorkspaceFactory
+
+    api = WorkspaceFactory().api()
+    bare = Client(headers={"host": "localhost"})
+    return {
+        "signup": lambda body: bare.post("/api/signup/", body, content_type="application/json"),
+        "summarize": lambda body: api.post("/api/summarize/", body),
+        "chat": lambda body: api.post("/api/chat/", body),
+    }
+
+
+def cpu_seconds(ask):
+    began = time.process_time()
+    ask()
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize("door", ["signup", "summarize", "chat"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_body_costs_more_than_a_moment(doors, door, kind):
+    """0.03 s at most where this was written; the bound is for slow machines. The worst was 24 s."""
+    body = HOSTILE[kind].encode()
+    assert len(body) <= MIB
+    began = time.process_time()
+    response = doors[door](body)
+    spent = time.process_time() - began
+    assert (response.status_code, response.json()["error"]) == (400, "invalid")
+    assert len(response.json()["fields"]) <= 20
+    assert len(response.content) < 10_000
+    # A first request may load what later ones find loaded.
+    assert spent < 0.25 or cpu_seconds(lambda: doors[door](body)) < 0.25
+
+
+def test_twenty_wrong_fields_are_named_and_no_more(doors):
+    fields = doors["signup"](json.dumps({f"f{number}": number for number in range(500)})).json()["fields"]
+    assert len(fields) == 20
+    assert fields["f0"] == ["Extra inputs are not permitted"]
+
+
+def test_a_list_of_wrong_values_is_not_said_one_by_one(app):
+    """The cost is in the saying: each error is a dict of its own before any is left out."""
+    from ninja.errors import ValidationErrorContext
+    from pydantic import ValidationError as Wrong
+
+    from config.api import tenant_api
+    from tenants.api import Body
+
+    class Numbers(Body):
+        numbers: list[int]
+
+    with pytest.raises(Wrong) as wrong:
+        Numbers.model_validate({"numbers": ["x"] * 1_001})
+    with pytest.raises(Invalid) as refused:
+        tenant_api.validation_error_from_error_contexts([ValidationErrorContext(wrong.value, Numbers)])
+    assert refused.value.body()["fields"] == {"body": ["More than 1,000 values in it cannot be used."]}
+
+
+@pytest.mark.parametrize("around", ["[{}]", '{{"a": {}}}', '[{{"a": [{}]}}]'])
+def test_a_body_is_twenty_deep_at_most(around):
+    def nested(depth):
+        inner, step = "[]", around.count("[") + around.count("{{")
+        for _ in range((depth - 1) // step):
+            inner = around.format(inner)
+        return f'{{"name": {inner}}}'.encode()
+
+    step = around.count("[") + around.count("{{")
+    deepest = (DEPTH - 2) // step * step + 1
+    assert read_object(nested(deepest))
+    with pytest.raises(Invalid, match="more than 20 deep"):
+        read_object(nested(deepest + step + 2))
+
+
+def test_what_stands_in_a_text_is_not_counted():
+    text = '[{"\\", ' * 20_000
+    assert read_object(json.dumps({"name": text, "more": [[], {}]}).encode())["name"] == text
+    with pytest.raises(Invalid, match="more than 20,000 values"):
+        read_object(json.dumps({"name": text, "more": [0] * 20_001}).encode())
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_what_only_python_calls_json_is_refused(value):
+    with pytest.raises(Invalid, match="not valid JSON"):
+        read_object(b'{"name": %s}' % value.encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"a": "\0"}, "a"), ({"a": 1, "b": [{"c": [["\ud800"]]}]}, "b"), ({"a": {"\udfff": 1}}, "a"),
+        ({"x\0y": 1}, "xy"), ({"a": ["\0"], "b": "fine"}, "a"),
+    ],
+)  # fmt: skip
+def test_a_character_that_nothing_can_store_is_found_wherever_it_stands(body, field):
+    with pytest.raises(Invalid) as refused:
+        read_object(json.dumps(body).encode())
+    assert list(refused.value.body()["fields"]) == [field]
