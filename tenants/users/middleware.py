@@ -13,21 +13,27 @@ from tenants.users.sessions import SESSION_TENANT
 
 
 class TenantSessionMiddleware:
-    """Drops a session whose tenant is not the request's: the reader is then nobody, not somebody else."""
+    """Drops a session whose tenant is not the request's: the reader is then nobody, not somebody else.
+
+    A request to the API with an Authorization header has no session at all, its own tenant's neither: it ignores
+    cookies. Left unlooked at instead, a session that was copied here from another tenant's schema would be somebody
+    to any view that asks `request.user`.
+    """
 
     def __init__(self, get_response: Callable[[TenantRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: TenantRequest) -> HttpResponseBase:
-        # On the API a request with a key ignores cookies; its session is not even read. Pages know no keys: there a
-        # header that looks like one would let a foreign session through unlooked at.
-        by_key = wants_json(request) and "Authorization" in request.headers
-        cookie = None if by_key else request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-        if cookie is not None and not cookie.isprintable():
-            # Postgres refuses a NUL, and no session of ours has one in its key.
-            request.session = type(request.session)()
-        elif cookie is not None and self._is_foreign(request):
-            logout(request)
+        if (cookie := request.COOKIES.get(settings.SESSION_COOKIE_NAME)) is not None:
+            if wants_json(request) and "Authorization" in request.headers:
+                # Without the cookie, so that it is neither read nor deleted in the browser that sent it.
+                del request.COOKIES[settings.SESSION_COOKIE_NAME]
+                request.session = type(request.session)()
+            elif not cookie.isprintable():
+                # Postgres refuses a NUL, and no session of ours has one in its key.
+                request.session = type(request.session)()
+            elif self._is_foreign(request):
+                logout(request)
         return self.get_response(request)
 
     def _is_foreign(self, request: TenantRequest) -> bool:
