@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone
 from ninja import Router, Schema, Status
@@ -14,17 +13,12 @@ from billing import ledgers, periods, provisioning
 from billing.forms import SignUpForm
 from billing.models import Account
 from tenants.api import Body, failures
-from tenants.context import tenant_scope
 from tenants.hosts import site_url, url_for
 from tenants.http import Invalid, NotFound, TenantRequest
 from tenants.models import Tenant
-from tenants.users.keys import create_key
 
 router = Router(tags=["Budget"])
 public_router = Router(tags=["Sign-up"])
-
-# How long after activation the first API key may be fetched from the status address.
-FIRST_KEY_WITHIN = timedelta(minutes=10)
 
 
 class Budget(Schema):
@@ -157,19 +151,5 @@ def _active(account: Account) -> dict[str, Any]:
         "tenant": account.tenant.slug,
         "url": url_for(account.tenant.slug),
         "status": "active",
-        "api_key": _first_key(account),
+        "api_key": provisioning.first_key(account),
     }
-
-
-def _first_key(account: Account) -> str | None:
-    """The owner's first key, to the first who asks in time."""
-    now = timezone.now()
-    owner = provisioning.owner_of(account.tenant)
-    if owner is None:
-        return None
-    mine = Account.objects.filter(pk=account.pk, first_key_given_at=None, activated_at__gt=now - FIRST_KEY_WITHIN)
-    # Together: a key that could not be made must not count as given.
-    with tenant_scope(account.tenant), transaction.atomic(durable=True):
-        if mine.update(first_key_given_at=now) != 1:
-            return None
-        return create_key(owner, name="First key")[1]

@@ -38,6 +38,8 @@ class Account(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     activated_at = models.DateTimeField(null=True)
     first_key_given_at = models.DateTimeField(null=True)
+    # When a browser that signed up was handed over to the workspace's host, signed in.
+    handed_over_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
         return self.subject_tenant

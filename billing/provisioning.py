@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
+from datetime import timedelta
 
 from django.contrib.auth.hashers import check_password, make_password
 from django.core import signing
@@ -22,6 +24,8 @@ from billing.plans import PLANS
 from tenants import services
 from tenants.context import tenant_scope
 from tenants.models import Tenant
+from tenants.users.handoff import issue_token
+from tenants.users.keys import create_key
 from tenants.users.models import User, normal_email
 
 logger = logging.getLogger(__name__)
@@ -147,6 +151,36 @@ def try_to_provision(account: Account) -> bool:
         logger.exception("Provisioning is not finished: account=%s", account.pk)
         return False
     return True
+
+
+# --- what the first to ask gets, once --------------------------------------------------------------------------------
+
+# How long after activation. A waiting room or a status address that is left open must not open the workspace later.
+FIRST_WITHIN = timedelta(minutes=10)
+
+
+def first_key(account: Account) -> str | None:
+    """The owner's first API key."""
+    return _once(account, "first_key_given_at", lambda owner: create_key(owner, name="First key")[1])
+
+
+def hand_over(account: Account) -> str | None:
+    """The token that signs the owner in on the workspace's host."""
+    return _once(account, "handed_over_at", lambda owner: issue_token(account.tenant, user_id=owner.pk))
+
+
+def _once(account: Account, column: str, make: Callable[[User], str]) -> str | None:
+    """What `make` makes for the owner, for the first caller in time; None for all others."""
+    now = timezone.now()
+    owner = owner_of(account.tenant)
+    if owner is None:
+        return None
+    unclaimed = Account.objects.filter(
+        **{"pk": account.pk, "status": Account.Status.ACTIVE, "activated_at__gt": now - FIRST_WITHIN, column: None}
+    )
+    # Together: what could not be made must not count as given.
+    with tenant_scope(account.tenant), transaction.atomic(durable=True):
+        return make(owner) if unclaimed.update(**{column: now}) == 1 else None
 
 
 # --- the unguessable address of a pending sign-up -------------------------------------------------------------------

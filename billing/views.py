@@ -18,7 +18,6 @@ from billing.proof import bar_of, books_of
 from billing.usage.models import UsageLine
 from tenants.hosts import url_for
 from tenants.http import TenantRequest
-from tenants.users.handoff import issue_token
 
 # The waiting room belongs to the browser that signed up, so its address needs no secret.
 SESSION_ACCOUNT = "signup_account"
@@ -55,21 +54,25 @@ def sign_up_wait(request: HttpRequest) -> HttpResponse:
 
 
 def _ready_or_wait(request: HttpRequest, account: Account) -> HttpResponse:
-    """Goes on with the setting-up; when it is done, hands the person over to the workspace's host, once."""
+    """Goes on with the setting-up; when it is done, hands the person over to the workspace's host, once.
+
+    Whoever comes too late for that, such as a waiting room that was left open, logs in there instead.
+    """
     if not provisioning.try_to_provision(account):
         if request.method == "POST":
             return redirect("sign_up_wait")
         context = {"account_name": account.tenant.name, "wait_seconds": WAIT_SECONDS}
         return render(request, "billing/signup_wait.html", context)
+    token = provisioning.hand_over(account)
+    # After it: a room whose hand-over failed may ask again.
     request.session.flush()
-    owner = provisioning.owner_of(account.tenant)
-    if owner is None:
+    if token is None:
         return redirect(url_for(account.tenant.slug, "/login/"))
     context = {
         "tenant_name": account.tenant.name,
         "workspace_url": url_for(account.tenant.slug),
         "welcome_url": url_for(account.tenant.slug, "/welcome/"),
-        "token": issue_token(account.tenant, user_id=owner.pk),
+        "token": token,
     }
     response = render(request, "billing/handoff.html", context)
     response["Cache-Control"] = "private, no-store"

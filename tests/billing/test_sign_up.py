@@ -116,13 +116,13 @@ def test_the_first_key_is_not_given_after_ten_minutes(bare):
 def test_a_first_key_that_could_not_be_made_is_not_lost(bare, monkeypatch):
     from django.db import OperationalError
 
-    from billing import api
+    from billing import provisioning
     from billing.provisioning import sign_up, status_token
 
     account = sign_up(**{**form(), "plan": "trial"})
     url = f"/api/signup/{status_token(account)}/"
     with monkeypatch.context() as patch:
-        patch.setattr(api, "create_key", lambda *args, **kwargs: (_ for _ in ()).throw(OperationalError))
+        patch.setattr(provisioning, "create_key", lambda *args, **kwargs: (_ for _ in ()).throw(OperationalError))
         assert bare.get(url).status_code == 503
     assert bare.get(url).json()["api_key"].startswith("tk_")
 
@@ -229,6 +229,71 @@ def test_the_waiting_room_belongs_to_the_browser_that_signed_up(bare):
     assert page.status_code == 200
     assert hidden(page, "token")
     assert bare.get("/signup/wait/")["Location"] == "/signup/"
+
+
+@pytest.fixture
+def waiting():
+    """A pending account, and a browser in its waiting room for each time it is called."""
+    from billing.provisioning import sign_up
+
+    account = sign_up(**{**form(), "plan": "trial"})
+
+    def room():
+        browser = Client(headers={"host": "localhost"})
+        session = browser.session
+        session["signup_account"] = account.pk
+        session.save()
+        browser.cookies["sessionid"] = session.session_key
+        return browser
+
+    return account, room
+
+
+def test_a_waiting_room_left_open_signs_nobody_in_later(waiting):
+    """It looks again every two seconds, so a browser whose lid was closed comes back a week later."""
+    from datetime import timedelta
+
+    from django.utils import timezone
+
+    from billing.models import Account
+    from billing.provisioning import provision
+
+    account, room = waiting
+    browser = room()
+    provision(account)
+    Account.objects.filter(pk=account.pk).update(activated_at=timezone.now() - timedelta(minutes=11))
+    late = browser.get("/signup/wait/")
+    assert (late.status_code, late["Location"]) == (302, f"http://{account.tenant.slug}.localhost:8000/login/")
+    assert browser.get("/signup/wait/")["Location"] == "/signup/"
+
+
+def test_of_several_waiting_rooms_one_is_handed_over(waiting):
+    _, room = waiting
+    first, second = room(), room()
+    assert hidden(first.get("/signup/wait/"), "token")
+    assert second.get("/signup/wait/")["Location"].endswith("/login/")
+
+
+def test_a_hand_over_that_failed_is_not_lost(waiting, monkeypatch):
+    from django.db import OperationalError
+
+    from billing import provisioning
+
+    browser = waiting[1]()
+    with monkeypatch.context() as patch:
+        patch.setattr(provisioning, "issue_token", lambda *args, **kwargs: (_ for _ in ()).throw(OperationalError))
+        assert browser.get("/signup/wait/").status_code == 503
+    assert hidden(browser.get("/signup/wait/"), "token")
+
+
+def test_a_frozen_workspace_hands_nobody_over(waiting):
+    from billing.models import Account
+    from billing.provisioning import provision
+
+    account, room = waiting
+    provision(account)
+    Account.objects.filter(pk=account.pk).update(status=Account.Status.FROZEN)
+    assert room().get("/signup/wait/")["Location"].endswith("/login/")
 
 
 def test_a_post_from_elsewhere_is_refused(app):
