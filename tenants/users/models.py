@@ -52,7 +52,10 @@ class User(AbstractBaseUser, PermissionsMixin):
 
 
 class ApiKey(models.Model):
-    """A member's key to the API. The secret is shown once; here lies its SHA-256 (256 random bits need no salt)."""
+    """A member's key to the API. The secret is shown once; here lies its SHA-256 (256 random bits need no salt).
+
+    `sealed_secret` is the slot from which the page shows it: filled between the form and the page that follows it.
+    """
 
     id = models.BigAutoField(primary_key=True)
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
@@ -62,6 +65,8 @@ class ApiKey(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     last_used_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
+    # A default of the database, for code of before that inserts without it.
+    sealed_secret = models.TextField(default="", db_default="", editable=False)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
@@ -72,7 +77,7 @@ class ApiKey(models.Model):
 
     def revoke(self) -> None:
         """At once and for good; a second time changes nothing."""
-        ApiKey.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=timezone.now())
+        ApiKey.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=timezone.now(), sealed_secret="")
 
 
 class HandoffToken(models.Model):

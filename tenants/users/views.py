@@ -7,6 +7,7 @@ from django.contrib.auth import logout
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_POST
@@ -15,7 +16,7 @@ from tenants.http import TenantRequest
 from tenants.users.auth import sign_in
 from tenants.users.forms import KeyForm, LoginForm
 from tenants.users.handoff import redeem_token
-from tenants.users.keys import create_key
+from tenants.users.keys import create_key, forget_untaken, take_secret
 from tenants.users.models import ApiKey
 
 
@@ -56,14 +57,25 @@ def welcome(request: TenantRequest) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def api_keys(request: TenantRequest) -> HttpResponse:
+    """Answers a form with a redirect: a reload of what follows makes no second key and shows no secret again."""
     form = KeyForm(request.POST or None)
-    secret = None
     if request.method == "POST" and form.is_valid():
-        _, secret = create_key(request.user, name=form.cleaned_data["name"])
-        form = KeyForm()
-    keys = ApiKey.objects.filter(user=request.user).order_by("-created_at", "-pk")
-    status = 400 if form.errors else 200
-    return render(request, "users/keys.html", {"form": form, "keys": keys, "new_secret": secret}, status=status)
+        key, _ = create_key(request.user, name=form.cleaned_data["name"], shown_later=True)
+        return redirect(f"{reverse('api_keys')}?new={key.pk}")
+    forget_untaken(request.user)
+    context = {
+        "new_secret": _new_secret(request),
+        "form": form,
+        "keys": ApiKey.objects.filter(user=request.user).order_by("-created_at", "-pk"),
+    }
+    return render(request, "users/keys.html", context, status=400 if form.errors else 200)
+
+
+def _new_secret(request: TenantRequest) -> str | None:
+    """Each form leads to its own key's page, so that two tabs each show their own."""
+    new = request.GET.get("new", "")
+    is_asked_for = request.method == "GET" and new.isascii() and new.isdigit() and len(new) < 19
+    return take_secret(request.user, int(new)) if is_asked_for else None
 
 
 @login_required

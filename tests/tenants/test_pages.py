@@ -1,10 +1,15 @@
 """Log-in, keys and the pages of a workspace, without script."""
 
 import re
+from datetime import timedelta
 
 import pytest
+from django.db.models import QuerySet
 from django.test import Client
 
+from tenants.users import keys
+from tenants.users.keys import create_key
+from tenants.users.models import ApiKey
 from tests.support.cast import PASSWORD
 
 pytestmark = pytest.mark.usefixtures("upstream")
@@ -96,25 +101,84 @@ def test_log_out_ends_the_session_and_is_no_link(acme, alice):
     assert client.get("/").status_code == 302
 
 
+def secrets_on(page):
+    return re.findall(r"tk_[A-Za-z0-9_-]{43}", page.content.decode())
+
+
 def test_a_key_is_shown_once_and_its_hash_is_kept(acme, alice):
     client = acme.client(alice)
-    page = client.post("/settings/keys/", {"name": "Server"}).content.decode()
-    secret = re.search(r"tk_[A-Za-z0-9_-]{43}", page).group(0)
-    assert secret not in client.get("/settings/keys/").content.decode()
+    made = client.post("/settings/keys/", {"name": "Server"})
+    assert made.status_code == 302
+    (secret,) = secrets_on(client.get(made["Location"]))
+    with acme.scope():
+        key = ApiKey.objects.latest("pk")
+        assert not any(secret in str(value) for value in vars(key).values())
     assert acme.api(secret).get("/api/budget/").status_code == 200
     with acme.scope():
-        from tenants.users.models import ApiKey
+        count = ApiKey.objects.count()
+        assert ApiKey.objects.get(pk=key.pk).last_used_at is not None
+    # A reload, by this address or by the plain one.
+    assert secrets_on(client.get(made["Location"])) == secrets_on(client.get("/settings/keys/")) == []
+    with acme.scope():
+        assert ApiKey.objects.count() == count
 
-        key = ApiKey.objects.latest("pk")
-        assert secret not in (key.digest, key.prefix)
-        assert key.last_used_at is not None
+
+def test_two_tabs_each_show_their_own_key(acme, alice):
+    client = acme.client(alice)
+    first, second = (client.post("/settings/keys/", {"name": name})["Location"] for name in ("One", "Two"))
+    (later,), (earlier,) = secrets_on(client.get(second)), secrets_on(client.get(first))
+    for secret, name in ((earlier, "One"), (later, "Two")):
+        with acme.scope():
+            assert ApiKey.objects.get(prefix=secret[:11]).name == name
+
+
+def test_a_new_keys_secret_lies_sealed_and_is_no_one_elses(acme, alice):
+    client = acme.client(alice)
+    made = client.post("/settings/keys/", {"name": "Server"})["Location"]
+    with acme.scope():
+        sealed = ApiKey.objects.latest("pk").sealed_secret
+    assert sealed
+    assert not secrets_on(acme.client(acme.member("carol@acme.example")).get(made))
+    assert not client.head(made).content
+    for odd in ("", "x", "-1", "9" * 30, "\u0663"):
+        assert client.get("/settings/keys/", {"new": odd}).status_code == 200
+    (secret,) = secrets_on(client.get(made))
+    assert secret not in sealed
+
+
+def test_a_secret_that_nobody_came_for_is_forgotten(acme, alice):
+    client = acme.client(alice)
+    late, revoked = (client.post("/settings/keys/", {"name": name})["Location"] for name in ("Late", "Revoked"))
+    with acme.scope():
+        key = ApiKey.objects.get(pk=late.rpartition("=")[2])
+        ApiKey.objects.filter(pk=key.pk).update(created_at=key.created_at - timedelta(minutes=11))
+        ApiKey.objects.get(pk=revoked.rpartition("=")[2]).revoke()
+    assert not secrets_on(client.get(late))
+    assert not secrets_on(client.get(revoked))
+    with acme.scope():
+        assert not ApiKey.objects.exclude(sealed_secret="").filter(name__in=["Late", "Revoked"]).exists()
+
+
+def test_of_two_at_once_one_sees_the_secret(acme, alice, monkeypatch):
+    """The second reads the slot before the first has emptied it."""
+    with acme.scope():
+        key, secret = create_key(alice, name="Raced", shown_later=True)
+        sealed = key.sealed_secret
+
+        def also(*args):
+            monkeypatch.undo()
+            taken.append(keys.take_secret(alice, key.pk))
+            return sealed
+
+        taken = []
+        monkeypatch.setattr(QuerySet, "first", also)
+        taken.append(keys.take_secret(alice, key.pk))
+    assert taken == [secret, None]
 
 
 def test_a_revoked_key_opens_nothing_from_that_moment(acme, alice):
     secret = acme.key(alice)
     with acme.scope():
-        from tenants.users.models import ApiKey
-
         pk = ApiKey.objects.latest("pk").pk
     assert acme.api(secret).get("/api/budget/").status_code == 200
     assert acme.client(alice).post(f"/settings/keys/{pk}/revoke/").status_code == 302
@@ -124,8 +188,6 @@ def test_a_revoked_key_opens_nothing_from_that_moment(acme, alice):
 def test_another_members_key_cannot_be_revoked(acme, alice):
     acme.key(acme.owner)
     with acme.scope():
-        from tenants.users.models import ApiKey
-
         pk = ApiKey.objects.latest("pk").pk
     assert acme.client(alice).post(f"/settings/keys/{pk}/revoke/").status_code == 404
 

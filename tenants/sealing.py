@@ -1,0 +1,28 @@
+"""Sealing a secret that must lie somewhere for a while, under KEY_SEALING_KEY. Must never log or show one."""
+
+from __future__ import annotations
+
+from cryptography.fernet import Fernet, InvalidToken
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+
+def _box() -> Fernet:
+    try:
+        return Fernet(settings.KEY_SEALING_KEY)
+    except ValueError:
+        raise ImproperlyConfigured(
+            "KEY_SEALING_KEY must be 32 bytes in URL-safe base64, as Fernet makes them."
+        ) from None
+
+
+def seal(secret: str) -> str:
+    return _box().encrypt(secret.encode()).decode()
+
+
+def unseal(sealed: str) -> str:
+    """The secret again. A wrong KEY_SEALING_KEY raises ImproperlyConfigured: better no call than a call as nobody."""
+    try:
+        return _box().decrypt(sealed.encode()).decode()
+    except InvalidToken:
+        raise ImproperlyConfigured("KEY_SEALING_KEY is not the key under which the accounts were sealed.") from None
