@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.contrib.auth import login
+from django.contrib.auth import SESSION_KEY, login
 
 from tenants.http import TenantRequest
 from tenants.resolve import answered, find_member
@@ -23,7 +23,10 @@ def caller(request: TenantRequest) -> User:
 def sign_in(request: TenantRequest, user: User) -> None:
     """Start a session under a new key, tied to this tenant.
 
-    Without the tie a session store that tenants shared would let t1's session open t2 as the user of the same id.
+    Also for who is signed in already: Django keeps the old key then, which somebody else may know. Without the tie a
+    session store that tenants shared would let t1's session open t2 as the user of the same id.
     """
+    if SESSION_KEY in request.session:
+        request.session.flush()
     login(request, user, backend="django.contrib.auth.backends.ModelBackend")
     request.session[SESSION_TENANT] = request.tenant.pk if request.tenant else None

@@ -94,6 +94,18 @@ def test_a_session_cookie_of_nonsense_is_nobody(acme, cookie):
         assert client.get("/api/budget/", headers=headers).status_code == 401
 
 
+def test_each_log_in_has_a_session_of_its_own(acme, alice):
+    """Also that of who is signed in already: a key that somebody else got to know opens nothing afterwards."""
+    client = acme.client(alice)
+    before = client.cookies["sessionid"].value
+    assert client.post("/login/", {"email": alice.email, "password": PASSWORD}).status_code == 302
+    assert client.cookies["sessionid"].value != before
+    assert client.get("/").status_code == 200
+    known = acme.client()
+    known.cookies["sessionid"] = before
+    assert known.get("/").status_code == 302
+
+
 def test_log_out_ends_the_session_and_is_no_link(acme, alice):
     client = acme.client(alice)
     assert client.get("/logout/").status_code == 405
