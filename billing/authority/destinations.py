@@ -15,6 +15,22 @@ DEFAULT_RANGES = (
 )  # fmt: skip
 SETTING = "webhook-security"
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _networks(*texts: str) -> tuple[Network, ...]:
+    return tuple(map(ipaddress.ip_network, texts))
+
+
+# Of IPv6 only this is given to anybody on the internet. What lies elsewhere, or in it as below, is another network's
+# way in: 6to4, Teredo and NAT64 carry an IPv4 address, which may be a private one.
+_UNICAST = ipaddress.ip_network("2000::/3")
+_SPECIAL = _networks("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2002::/16", "3fff::/20")
+_DOCUMENTATION = _networks("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "3fff::/20")
+# The last 32 bits of an address in these are the IPv4 address that it stands for.
+_CARRIERS = _networks("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")
+
 
 @dataclass(frozen=True)
 class Security:
@@ -35,14 +51,19 @@ class Security:
             None if patterns is None else tuple(patterns),
         )
 
+    @property
+    def only_public(self) -> bool:
+        """Until an operator takes a range off the list, what is no address of the public internet is refused, too."""
+        return set(DEFAULT_RANGES) <= set(self.blocked_cidr_ranges)
+
     def blocked(self, address: str) -> bool:
-        """Is this address in a blocked range? An IPv4 address written as IPv6 is the IPv4 address."""
+        """Is this address in a blocked range, or an IPv4 address within it?"""
         ip = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
+        if self.only_public and not _is_public(ip):
+            return True
         networks = [network for text in self.blocked_cidr_ranges if (network := _network(text)) is not None]
         # Where loopback is blocked, so is the address that means "this host".
-        return any(ip in network for network in networks) or (
+        return any(meant in network for meant in _meanings(ip) for network in networks) or (
             ip.is_unspecified and any(network.is_loopback for network in networks)
         )
 
@@ -69,12 +90,35 @@ class Security:
         if host == "localhost" or host.endswith(".localhost"):
             return self.blocked("127.0.0.1") or self.blocked("::1")
         try:
-            return self.blocked(host)
+            # Addresses kept for documentation lead nowhere. The reference servers store them, and so does this one;
+            # they are refused when something is to be sent.
+            return self.blocked(host) and not (self.only_public and _is_documentation(host))
         except ValueError:  # a name
             return False
 
 
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+def _is_public(ip: Address) -> bool:
+    if ip.version == 6 and ip not in _UNICAST:
+        return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _SPECIAL)
+
+
+def _is_documentation(host: str) -> bool:
+    ip = ipaddress.ip_address(host)
+    return any(ip in network for network in _DOCUMENTATION)
+
+
+def _meanings(ip: Address) -> list[Address]:
+    """The address, and the IPv4 addresses that it stands for where it is a way to them."""
+    if ip.version == 4:
+        return [ip]
+    meanings: list[Address | None] = [ip, ip.sixtofour, *(ip.teredo or ())]
+    if any(ip in network for network in _CARRIERS):
+        meanings.append(ipaddress.IPv4Address(ip.packed[-4:]))
+    return [meant for meant in meanings if meant is not None]
+
+
+def _network(text: str) -> Network | None:
     """A range that is none blocks nothing: it is stored as it was written, and the operator can read it back."""
     try:
         return ipaddress.ip_network(text, strict=False)

@@ -169,6 +169,40 @@ def test_a_url_that_leads_inside_is_refused(url):
     assert Security().why_not(url) is not None
 
 
+INSIDE = [
+    "10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.16.0.1", "192.168.0.1", "0.0.0.0", "0.1.2.3",  # noqa: S104
+    "192.0.0.9", "192.88.99.1", "198.18.0.1", "224.0.0.1", "239.255.255.250", "240.0.0.1", "255.255.255.255",
+    "::", "::1", "::8.8.8.8", "::ffff:8.8.8.8", "::ffff:10.0.0.1", "::ffff:0:10.0.0.1", "64:ff9b::10.0.0.1",
+    "64:ff9b:1::1", "100::1", "2001::1", "2001:20::1", "2002:0a00:0001::1", "2002:808:808::1", "5f00::1", "fc00::1",
+    "fd12::1", "fe80::1", "fec0::1", "ff02::1", "ff0e::1",
+]  # fmt: skip
+DOCUMENTATION = ["192.0.2.1", "198.51.100.1", "203.0.113.10", "2001:db8::1", "3fff::1"]
+PUBLIC = ["8.8.8.8", "1.1.1.1", "203.0.112.1", "2606:4700:4700::1111", "2a00:1450::1"]
+
+
+def url_of(address):
+    return f"https://[{address}]/x" if ":" in address else f"https://{address}/x"
+
+
+@pytest.mark.parametrize("more", [(), ("9.0.0.0/8",)])
+def test_only_addresses_of_the_public_internet_are_gone_to(more):
+    """The list that it starts with, or one with more in it. What is only documented may be stored, and not gone to."""
+    strict = Security(blocked_cidr_ranges=(*Security().blocked_cidr_ranges, *more))
+    assert [address for address in INSIDE if strict.why_not(url_of(address)) is None] == []
+    assert [address for address in DOCUMENTATION if strict.why_not(url_of(address)) is not None] == []
+    assert [address for address in INSIDE + DOCUMENTATION if not strict.blocked(address)] == []
+    assert [address for address in PUBLIC if strict.blocked(address)] == []
+    assert strict.blocked("fe80::1%eth0")
+
+
+def test_an_operator_who_takes_a_range_off_the_list_decides_alone():
+    opened = Security(blocked_cidr_ranges=("10.0.0.0/8", "fc00::/7"))
+    inside = ["10.0.0.1", "::ffff:10.0.0.1", "::10.0.0.1", "::ffff:0:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1"]
+    assert [address for address in inside if not opened.blocked(address)] == []
+    assert not any(map(opened.blocked, ["100.64.0.1", "127.0.0.1", "fe80::1", "64:ff9b::808:808", "203.0.113.10"]))
+    assert not any(map(Security(blocked_cidr_ranges=()).blocked, INSIDE))
+
+
 def test_an_address_is_judged_again_when_the_name_is_resolved(receiver):
     """A name that is public when it is stored and local when it is used must not reach the local server."""
     strict = Security(allow_http=True)
