@@ -51,3 +51,10 @@ def test_head_and_options_answer_without_a_body(acme, probe):
     assert (head.status_code, head.content) == (200, b"")
     assert acme.app.http.options("/v1/decide").headers["allow"] == "OPTIONS, POST"
     assert probe.admin.put("/v1/admin/tenants").headers["allow"] == "GET, POST"
+
+
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "X-Script-Name", "X-Forwarded-Prefix"])
+@pytest.mark.parametrize("value", ["/v1", "/evil"])
+def test_a_client_on_this_machine_does_not_say_where_a_plane_is_mounted(acme, probe, name, value):
+    for plane, path in ((probe.admin, f"/v1/admin/tenants/{acme.tenant_id}"), (acme.app.http, "/v1/reservations")):
+        assert plane.get(path, headers={name: value}).status_code == 200

@@ -64,3 +64,9 @@ def ends(program, name, last):
             return True
         time.sleep(0.05)
     return False
+
+
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "X-Script-Name", "X-Forwarded-Prefix", "X-Original-URL"])
+def test_a_client_on_this_machine_does_not_say_where_the_plane_is_mounted(program, name):
+    for value in ("/api", "/evil"):
+        assert program.get("/api/plain/", headers={name: value}).json()["tenant"] == "acme"

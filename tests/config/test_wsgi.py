@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import pytest
 
 from tests.support.web import WebProcess
@@ -39,3 +40,34 @@ def test_a_look_without_the_body_leaves_no_line_in_the_log(web, acme):
             client.head(path)
             assert client.head(path).content == b""
     assert "HEAD" not in web.log()
+
+
+# What some servers or frameworks take for where the application is mounted, what was asked, or how.
+MOUNTS = [
+    "SCRIPT_NAME",
+    "SCRIPT-NAME",
+    "X-Script-Name",
+    "X_SCRIPT_NAME",
+    "PATH_INFO",
+    "X-Forwarded-Prefix",
+    "SCRIPT_URL",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+]
+
+
+def test_a_client_on_this_machine_does_not_say_where_the_application_is_mounted(web, acme):
+    """A proxy beside it comes from loopback as well, and passes on what its clients wrote."""
+    with web.client(acme, acme.key()) as client:
+        plain = client.get("/api/budget/").json()
+        for name in MOUNTS:
+            for value in ("/api", "/evil", "/login/"):
+                answer = client.get("/api/budget/", headers={name: value})
+                assert answer.status_code == 200, (name, value, answer.text)
+                assert answer.json()["tenant"] == plain["tenant"]
+        for name in MOUNTS:
+            # A page that redirects to an address it makes.
+            page = httpx.get(
+                f"http://127.0.0.1:{web.port}/signup/wait/", headers={"Host": "localhost", name: "/signup"}
+            )
+            assert page.headers["Location"] == "/signup/"

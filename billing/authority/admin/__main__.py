@@ -26,6 +26,9 @@ class AdminPlane(BaseApplication):  # type: ignore[misc]
             "loglevel": "warning",
             "proc_name": "authority-admin",
             "control_socket_disable": True,
+            # Whoever writes from this machine would say where the plane is mounted (SCRIPT_NAME), and by which scheme.
+            "forwarder_headers": "",
+            "secure_scheme_headers": {},
             "post_worker_init": start_webhooks,
         }
         super().__init__()
