@@ -8,12 +8,13 @@ from django import forms
 from django.contrib.auth.password_validation import validate_password
 
 from billing.plans import DEFAULT_PLAN, PLANS
+from tenants.fields import EmailField, NameField, NewPasswordField
 from tenants.slugs import slug_problem
 from tenants.users.models import User
 
 
 class SignUpForm(forms.Form):
-    name = forms.CharField(
+    name = NameField(
         label="Workspace name",
         max_length=100,
         widget=forms.TextInput(attrs={"autocomplete": "organization", "autofocus": True}),
@@ -25,8 +26,8 @@ class SignUpForm(forms.Form):
         help_text="3 to 32 lower-case letters, digits and hyphens.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
     )
-    email = forms.EmailField(label="E-mail", max_length=254, widget=forms.EmailInput(attrs={"autocomplete": "email"}))
-    password = forms.CharField(
+    email = EmailField(label="E-mail", max_length=254, widget=forms.EmailInput(attrs={"autocomplete": "email"}))
+    password = NewPasswordField(
         label="Password",
         strip=False,
         max_length=1_024,

@@ -2,12 +2,14 @@
 
 from django import forms
 
+from tenants.fields import TextField
+
 PROMPT_MAX = 20_000
 MAX_TOKENS_MAX = 1_000_000
 
 
 class PromptForm(forms.Form):
-    prompt = forms.CharField(
+    prompt = TextField(
         label="Message",
         max_length=PROMPT_MAX,
         widget=forms.Textarea(attrs={"rows": 3, "placeholder": "Ask something…"}),

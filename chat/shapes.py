@@ -8,10 +8,11 @@ from ninja import Schema
 from pydantic import AfterValidator, Field
 
 from chat.forms import MAX_TOKENS_MAX, PROMPT_MAX
+from tenants.spelling import is_blank
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
+    if is_blank(text):
         raise ValueError("Write something.")
     return text
 

@@ -28,5 +28,5 @@ def sign_in(request: TenantRequest, user: User) -> None:
     """
     if SESSION_KEY in request.session:
         request.session.flush()
-    login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+    login(request, user, backend="tenants.users.backends.MemberBackend")
     request.session[SESSION_TENANT] = request.tenant.pk if request.tenant else None

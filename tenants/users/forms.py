@@ -8,15 +8,20 @@ from django import forms
 from django.contrib.auth import authenticate
 from django.http import HttpRequest
 
-from tenants.users.models import User, normal_email
+from tenants.fields import EmailField, NameField
+from tenants.users.models import User
+
+# As long as any that can have been chosen: a longer one is wrong before it is hashed.
+PASSWORD_LENGTH = 4_096
 
 
 class LoginForm(forms.Form):
-    email = forms.EmailField(
-        label="E-mail", widget=forms.EmailInput(attrs={"autocomplete": "username", "autofocus": True})
-    )
+    email = EmailField(label="E-mail", widget=forms.EmailInput(attrs={"autocomplete": "username", "autofocus": True}))
     password = forms.CharField(
-        label="Password", strip=False, widget=forms.PasswordInput(attrs={"autocomplete": "current-password"})
+        label="Password",
+        strip=False,
+        max_length=PASSWORD_LENGTH,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
     )
 
     user: User
@@ -29,7 +34,7 @@ class LoginForm(forms.Form):
         data = super().clean() or {}
         if self.errors:
             return data
-        user = authenticate(self.request, username=normal_email(data["email"]), password=data["password"])
+        user = authenticate(self.request, username=data["email"], password=data["password"])
         if not isinstance(user, User):
             raise forms.ValidationError("This e-mail and password do not match a member of this workspace.")
         self.user = user
@@ -37,7 +42,7 @@ class LoginForm(forms.Form):
 
 
 class KeyForm(forms.Form):
-    name = forms.CharField(
+    name = NameField(
         label="Name",
         max_length=100,
         widget=forms.TextInput(attrs={"placeholder": "Production server", "autocomplete": "off"}),

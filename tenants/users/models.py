@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from asgiref.sync import sync_to_async
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
 from django.db import models
 from django.utils import timezone
+
+from tenants.spelling import email_forms, normal_email, normal_password, password_forms
 
 
 class UserManager(BaseUserManager["User"]):
@@ -24,12 +27,15 @@ class UserManager(BaseUserManager["User"]):
         return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
 
     def get_by_natural_key(self, username: str | None) -> User:
-        return self.get(email=normal_email(username or ""))
+        user = self.with_email(username or "")
+        if user is None:
+            raise User.DoesNotExist
+        return user
 
-
-def normal_email(email: str) -> str:
-    """One spelling of an address: people type theirs in any case."""
-    return email.strip().lower()
+    def with_email(self, email: str) -> User | None:
+        """Whose address it is, however it is spelled here and was spelled when it was stored."""
+        forms = email_forms(email)
+        return min(self.filter(email__in=forms), key=lambda user: forms.index(user.email), default=None)
 
 
 class User(AbstractBaseUser, PermissionsMixin):
@@ -49,6 +55,17 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def __str__(self) -> str:
         return self.email
+
+    def set_password(self, raw_password: str | None) -> None:
+        super().set_password(None if raw_password is None else normal_password(raw_password))
+
+    def check_password(self, raw_password: str | None) -> bool:
+        """A composed and a decomposed password are the same one, also to a hash of before there was a normal form."""
+        forms = [None] if raw_password is None else password_forms(raw_password)
+        return any(super(User, self).check_password(form) for form in forms)
+
+    async def acheck_password(self, raw_password: str | None) -> bool:
+        return await sync_to_async(self.check_password)(raw_password)
 
 
 class ApiKey(models.Model):

@@ -8,8 +8,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tenants.context import tenant_scope
 from tenants.models import Tenant
+from tenants.spelling import normal_name
 from tenants.users.keys import create_key
-from tenants.users.models import User, normal_email
+from tenants.users.models import User
 
 
 class Command(BaseCommand):
@@ -21,15 +22,18 @@ class Command(BaseCommand):
         parser.add_argument("--name", default="Made on the command line")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        name = normal_name(options["name"])
+        if not 1 <= len(name) <= 100:
+            raise CommandError("A key's name has 1 to 100 characters that can be seen.")
         tenant = Tenant.objects.filter(slug=options["slug"], status=Tenant.Status.ACTIVE).first()
         if tenant is None:
             raise CommandError(f"There is no active workspace {options['slug']}.")
         with tenant_scope(tenant):
-            members = User.objects.filter(is_active=True).order_by("-is_owner", "pk")
             if options["email"]:
-                members = members.filter(email=normal_email(options["email"]))
-            member = members.first()
-            if member is None:
+                member = User.objects.with_email(options["email"])
+            else:
+                member = User.objects.filter(is_active=True).order_by("-is_owner", "pk").first()
+            if member is None or not member.is_active:
                 raise CommandError("No such member in this workspace.")
-            _, secret = create_key(member, name=options["name"])
+            _, secret = create_key(member, name=name)
         self.stdout.write(secret)
