@@ -83,8 +83,11 @@ SHOW_PUBLIC_IF_NO_TENANT_FOUND = False
 GET_EXECUTOR_FUNCTION = "tenants.executor.get_executor"
 
 MIDDLEWARE = [
-    "tenants.middleware.HealthMiddleware",
+    # The headers of every answer, so outside of what answers by itself.
     "django.middleware.security.SecurityMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "tenants.headers.PolicyMiddleware",
+    "tenants.middleware.HealthMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "tenants.middleware.TenantMiddleware",
     "tenants.middleware.StreamMiddleware",
@@ -94,7 +97,6 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "tenants.users.middleware.TenantSessionMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "tenants.middleware.ApiErrorMiddleware",
     "billing.middleware.BudgetErrorMiddleware",
     "billing.middleware.PreflightMiddleware",
@@ -191,6 +193,14 @@ SESSION_COOKIE_HTTPONLY = True
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _HTTPS else None
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+# What a page may load, and where its forms may go; on the bare host also to the workspaces (tenants.headers).
+SECURE_CSP = {
+    "default-src": ["'self'"],
+    "base-uri": ["'none'"],
+    "object-src": ["'none'"],
+    "frame-ancestors": ["'none'"],
+    "form-action": ["'self'"],
+}
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 CSRF_FAILURE_VIEW = "tenants.views.csrf_failed"
 

@@ -11,11 +11,13 @@ from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
 from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError, ValidationErrorContext
+from ninja.openapi.docs import Swagger
 from ninja.openapi.schema import OpenAPISchema
 from ninja.parser import Parser
 from pydantic import ConfigDict
 
 from tenants.bodies import read_object
+from tenants.headers import POLICY, policy
 from tenants.http import ApiError, Forbidden, Invalid, NotFound, NotJson, TenantRequired, TooLarge, Unauthenticated
 from tenants.users.auth import caller
 
@@ -57,6 +59,19 @@ class StrictParser(Parser):
         return body
 
 
+class Docs(Swagger):
+    """The page of documentation: Swagger's, from our own static files. Its icons are written into its style sheet."""
+
+    def __init__(self) -> None:
+        # Else it would ask a stranger's server what it thinks of our document.
+        super().__init__(settings={"validatorUrl": None})
+
+    def render_page(self, request: HttpRequest, api: NinjaAPI, **kwargs: Any) -> HttpResponse:
+        response = super().render_page(request, api, **kwargs)
+        response[POLICY] = policy({"img-src": ["data:"]})
+        return response
+
+
 class Api(NinjaAPI):
     """NinjaAPI that leaves each failure to the middleware which makes all our error answers.
 
@@ -64,7 +79,7 @@ class Api(NinjaAPI):
     """
 
     def __init__(self, *, beside: NinjaAPI | None = None, **kwargs: Any) -> None:
-        super().__init__(parser=StrictParser(), **kwargs)
+        super().__init__(parser=StrictParser(), docs=Docs(), **kwargs)
         self._beside = beside
 
     def get_openapi_schema(

@@ -27,5 +27,10 @@ def url_for(slug: str, path: str = "/") -> str:
     return f"{site.scheme}://{host_for(slug)}{port}{path}"
 
 
+def every_workspace() -> str:
+    """All workspaces' hosts, as a Content-Security-Policy names them: http://*.localhost:8000."""
+    return url_for("*", path="")
+
+
 def site_url(path: str = "/") -> str:
     return f"{settings.SITE_URL}{path}"

@@ -16,6 +16,7 @@ from django.utils.log import log_response
 from django.utils.module_loading import import_string
 
 from tenants.context import bind
+from tenants.headers import PlaneHeaders
 from tenants.http import (
     ApiError,
     Forbidden,
@@ -42,10 +43,17 @@ class PlaneMiddleware:
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
+        self._headers = PlaneHeaders()
 
     async def __call__(self, request: PlaneRequest) -> HttpResponseBase:
         if request.path_info in ("/healthz", "/readyz"):
-            return await _health(request)
+            response: HttpResponseBase = await _health(request)
+        else:
+            response = await self._answer(request)
+        self._headers.set(request, response)
+        return response
+
+    async def _answer(self, request: PlaneRequest) -> HttpResponseBase:
         # The task is this request's own, so the tenant stays bound for as long as its stream runs.
         bind(None)
         try:
@@ -55,8 +63,6 @@ class PlaneMiddleware:
             response = _failed(request, exc)
         mark_varying(response)
         mark_private(response)
-        # What SecurityMiddleware says in web; it would go through a thread here.
-        response["X-Content-Type-Options"] = "nosniff"
         return response
 
     async def _enter(self, request: Any) -> None:

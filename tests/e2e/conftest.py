@@ -136,11 +136,12 @@ def odd(app, database_url, authority, upstream_server, tmp_path_factory):
 
 @pytest.fixture
 def page(browser):
-    """A new person's browser. A script error on any page fails the test."""
+    """A new person's browser. A script error on any page fails the test, and so does what its policy forbids."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
+    context.on("console", lambda said: errors.append(said.text) if "Security Policy" in said.text else None)
     # A small model on a machine that does other things as well.
     page.set_default_timeout(90_000)
     yield page

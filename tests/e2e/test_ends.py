@@ -4,6 +4,7 @@ import re
 
 import pytest
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
+from playwright.sync_api import expect
 
 from tests.support.cast import PASSWORD
 
@@ -132,7 +133,7 @@ def test_a_conversation_that_is_busy_in_another_tab_is_waited_for(signed_in, ups
     shown(other, "slow").wait_for()
     ask(signed_in, "third")
     shown(signed_in, "this conversation is still giving another answer").wait_for()
-    signed_in.wait_for_function("document.querySelectorAll('.turn[id]').length === 6")
+    expect(signed_in.locator(".turn[id]")).to_have_count(6, timeout=20_000)
     asked = signed_in.locator(".turn--user .turn__text").all_inner_texts()
     assert asked == ["first", "second", "third"]
 
@@ -155,5 +156,5 @@ def test_a_reload_before_the_answer_began_gives_the_message_back(signed_in, upst
     ask(signed_in, "nobody answered me")
     signed_in.locator(".turn[aria-busy]").wait_for()
     signed_in.reload()
-    signed_in.wait_for_function("document.querySelector('textarea[name=prompt]').value === 'nobody answered me'")
+    expect(signed_in.locator("textarea[name=prompt]")).to_have_value("nobody answered me", timeout=20_000)
     assert signed_in.locator(".turn").count() == 0

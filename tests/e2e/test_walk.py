@@ -6,6 +6,7 @@ import uuid
 import httpx
 import pytest
 from django.core.management import call_command
+from playwright.sync_api import expect
 
 from billing.models import Account
 from tests.support.cast import PASSWORD, Workspace
@@ -102,7 +103,7 @@ def test_stopping_an_answer_pays_for_what_came(page, web):
     workspace = Workspace(Account.objects.select_related("tenant").get(tenant__slug=slug))
     page.locator("textarea[name=prompt]").fill("Write a very long story about a lighthouse.")
     page.get_by_role("button", name="Send").click()
-    page.wait_for_function("document.querySelectorAll('.turn__text')[1]?.textContent.length > 40")
+    expect(page.locator(".turn__text").nth(1)).to_contain_text(re.compile(r"[\s\S]{40}"), timeout=90_000)
     page.get_by_role("button", name="Stop").click()
     # The page says how it ended and what that cost, in the words of the line.
     page.locator(".turn").get_by_text("not reported, estimated").wait_for()
@@ -156,9 +157,42 @@ def test_every_page_is_reached_by_keyboard_and_nothing_comes_from_elsewhere(page
     page.goto(web.address() + "/")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.tagName") == "A"
-    for path in ("/signup/", "/api/docs"):
+    for path in ("/signup/", "/nothing/", "/api/docs"):
         page.goto(web.address() + path)
+    # The documentation is a program of its own, and works under its policy.
+    page.locator(".opblock").first.click()
+    page.get_by_role("button", name="Try it out").first.click()
+    page.get_by_role("button", name="Execute").first.click()
+    page.locator(".live-responses-table").wait_for()
     assert foreign == []
+
+
+def test_what_got_into_a_page_neither_runs_nor_sends_forms_away(browser, web, acme):
+    context = browser.new_context()
+    page = context.new_page()
+    forbidden = []
+    page.on("console", lambda said: forbidden.append(said.text) if "Security Policy" in said.text else None)
+    page.goto(web.address("acme") + "/login/")
+    page.evaluate("""() => {
+        document.body.append(Object.assign(document.createElement("script"), {textContent: "window.ran = true"}));
+        const within = `<p id="in" style="color: red" onclick="window.ran = true">x</p>`;
+        document.body.insertAdjacentHTML("beforeend", within);
+        document.getElementById("in").click();
+    }""")
+    for action in (web.address("globex") + "/welcome/", web.address() + "/signup/"):
+        page.evaluate(
+            """action => {
+            const form = Object.assign(document.createElement("form"), {action, method: "post"});
+            document.body.append(form);
+            form.submit();
+        }""",
+            action,
+        )
+        page.wait_for_timeout(100)
+    assert page.evaluate("window.ran") is None
+    assert page.url == web.address("acme") + "/login/"
+    assert len(forbidden) == 5, forbidden
+    context.close()
 
 
 def test_the_stack_answers_its_health_through_the_front(web):

@@ -19,6 +19,7 @@ import pytest
 
 from config.env import BASE_DIR
 from config.stack.front import Listener
+from tenants.headers import policy
 from tenants.http import Invalid, TooLarge, Unavailable
 from tests.stack.conftest import wait_until
 from tests.support.front import Front
@@ -125,6 +126,16 @@ def test_a_body_of_just_the_limit_passes(front):
     for path in ("/api/chat/", "/api/summarize/"):
         for content in (b"x" * 1_048_576, iter([b"x" * 1_048_576])):
             assert httpx.post(front.url + path, content=content).json()["length"] == 1_048_576
+
+
+def test_what_the_front_answers_itself_tells_browsers_what_web_and_plane_tell_them(front, web, settings):
+    web.stop()
+    for answer in (httpx.post(f"{front.url}/login/", content=LARGE), httpx.get(f"{front.url}/api/budget/")):
+        assert answer.headers["Content-Security-Policy"] == policy()
+        assert answer.headers["X-Frame-Options"] == settings.X_FRAME_OPTIONS
+        assert answer.headers["Referrer-Policy"] == settings.SECURE_REFERRER_POLICY
+        assert answer.headers["Cross-Origin-Opener-Policy"] == settings.SECURE_CROSS_ORIGIN_OPENER_POLICY
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
 def test_a_plane_that_is_away_is_the_contracts_503_and_web_goes_on(front, plane):
