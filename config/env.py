@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -109,16 +110,44 @@ def envorigin(name: str, default: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}"
 
 
+_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+
+
 def envdomain(name: str, default: str) -> str:
     """A host name in lower case, without a port."""
     value = envstr(name, default).lower().rstrip(".")
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", value):
+    if not _DOMAIN.fullmatch(value):
         raise ImproperlyConfigured(f"{name} is {value!r}: write a host name such as example.com.")
     return value
 
 
 def envhosts(name: str, default: list[str]) -> list[str]:
-    return [host.strip() for host in envstr(name).split(",") if host.strip()] or default
+    """Hosts as Django compares them: `a.example`, `.example` for all below, `*` for any."""
+    hosts = [host.strip().lower() for host in envstr(name).split(",") if host.strip()]
+    for host in hosts:
+        is_v6 = re.fullmatch(r"\[[0-9a-f:.]+\]", host)
+        # Whatever else is written matches no request, and every page is then refused.
+        if not (host == "*" or is_v6 or _DOMAIN.fullmatch(host.removeprefix("."))):
+            raise ImproperlyConfigured(
+                f"{name} has {host!r}: write host names without scheme or port; .example.com is all below it."
+            )
+    return hosts or default
+
+
+def envproxies(name: str) -> str:
+    """Whose word the front takes about a client: private_ranges, addresses, networks, separated by spaces."""
+    words = envstr(name).split()
+    for word in words:
+        try:
+            good = word == "private_ranges" or ip_network(word, strict=False).prefixlen > 0
+        except ValueError:
+            good = False
+        if not good:
+            raise ImproperlyConfigured(
+                f"{name} has {word!r}: write private_ranges, or the addresses of your proxies, such as 10.0.0.5 or "
+                "10.0.0.0/8. A network of everybody lets each client say who it is."
+            )
+    return " ".join(words)
 
 
 def state_dir() -> Path:

@@ -26,6 +26,7 @@ from config.env import (
     envorigin,
     envport,
     envprices,
+    envproxies,
     envsealingkey,
     envseconds,
     envsecret,
@@ -34,6 +35,7 @@ from config.env import (
     envurl,
     state_dir,
 )
+from config.production import refuse_known_secrets, refuse_unsafe
 
 PRODUCT_NAME = "Tenantry"
 STATE_DIR = state_dir()
@@ -48,6 +50,15 @@ SITE_URL = envorigin("SITE_URL", f"http://{BASE_DOMAIN}:{PORT}")
 ALLOWED_HOSTS = envhosts("ALLOWED_HOSTS", [f".{BASE_DOMAIN}"])
 if urlsplit(SITE_URL).hostname != BASE_DOMAIN:
     raise ImproperlyConfigured(f"SITE_URL is {SITE_URL!r}: its host must be BASE_DOMAIN, {BASE_DOMAIN!r}.")
+refuse_unsafe(
+    base_domain=BASE_DOMAIN,
+    site_url=SITE_URL,
+    debug=DEBUG,
+    allowed_hosts=ALLOWED_HOSTS,
+    secret_key=SECRET_KEY,
+    front=envbool("FRONT", True),
+    proxies=envproxies("FRONT_TRUSTED_PROXIES"),
+)
 
 SHARED_APPS = [
     "django_tenants",
@@ -187,10 +198,25 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
+SESSION_COOKIE_HTTPONLY = True
+
+# What browsers are told to hold us to.
 _HTTPS = SITE_URL.startswith("https://")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
-SESSION_COOKIE_HTTPONLY = True
+# TLS ends at a proxy before the front; the front passes on what the proxies of FRONT_TRUSTED_PROXIES say. Forms are
+# held to the scheme, host and port of their own page. No CSRF_TRUSTED_ORIGINS: with all workspaces in it, one could
+# send another's forms.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _HTTPS else None
+# The front's own answers say the same (config/Caddyfile). With the workspaces, which all lie below BASE_DOMAIN.
+SECURE_HSTS_SECONDS = 31_536_000 if _HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = _HTTPS
+SILENCED_SYSTEM_CHECKS = [
+    # The proxy that does TLS sends plain http away. Done here, a proxy that forgets X-Forwarded-Proto would be sent
+    # round in circles, and browsers would remember that.
+    "security.W008",
+    # Browsers' own lists are for who owns the whole domain to join, and hard to leave.
+    "security.W021",
+]
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 # What a page may load, and where its forms may go; on the bare host also to the workspaces (tenants.headers).
@@ -224,6 +250,7 @@ if _RUNTIME and not envstr("CYCLES_ADMIN_API_KEY"):
 CYCLES_BASE_URL = _RUNTIME or f"http://127.0.0.1:{envport('AUTHORITY_RUNTIME_PORT', 7878)}"
 CYCLES_ADMIN_URL = _ADMIN or f"http://127.0.0.1:{envport('AUTHORITY_ADMIN_PORT', 7979)}"
 CYCLES_ADMIN_API_KEY = envsecret("CYCLES_ADMIN_API_KEY")
+refuse_known_secrets(base_domain=BASE_DOMAIN, sealing_key=KEY_SEALING_KEY, admin_key=CYCLES_ADMIN_API_KEY)
 CYCLES_CONNECT_TIMEOUT = envseconds("CYCLES_CONNECT_TIMEOUT", 1.0)
 CYCLES_READ_TIMEOUT = envseconds("CYCLES_READ_TIMEOUT", 2.0)
 # A real authority takes its time over a key that was quiet for a minute.

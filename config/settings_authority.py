@@ -5,7 +5,17 @@ Owns the two ports, the admin key and the schema its tables live in. Nothing her
 
 from __future__ import annotations
 
-from config.env import database_from_url, database_url, envbool, envint, envport, envsealingkey, envsecret
+from config.env import (
+    database_from_url,
+    database_url,
+    envbool,
+    envdomain,
+    envint,
+    envport,
+    envsealingkey,
+    envsecret,
+)
+from config.production import refuse_known_secrets
 
 SCHEMA = "authority"
 
@@ -24,6 +34,9 @@ AUTHORITY_RUNTIME_PORT = envport("AUTHORITY_RUNTIME_PORT", 7878)
 AUTHORITY_ADMIN_PORT = envport("AUTHORITY_ADMIN_PORT", 7979)
 AUTHORITY_ADMIN_KEY = envsecret("CYCLES_ADMIN_API_KEY")
 KEY_SEALING_KEY = envsealingkey("KEY_SEALING_KEY")
+refuse_known_secrets(
+    base_domain=envdomain("BASE_DOMAIN", "localhost"), sealing_key=KEY_SEALING_KEY, admin_key=AUTHORITY_ADMIN_KEY
+)
 AUTHORITY_CONNECTIONS = envint("DB_POOL_MAX", 2, minimum=1, maximum=100) or 2
 AUTHORITY_ADMIN_THREADS = 4
 # Reserves and commits that come at the same moment go to the database together; off: each by itself.

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 from tenants.http import ApiError, CsrfFailed, Invalid, NotFound, error_response
 from tenants.middleware import as_api_error
 
+logger = logging.getLogger(__name__)
+
 
 def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
+    if settings.SITE_URL.startswith("https://") and not request.is_secure():
+        # Then all forms are refused, and nothing that their senders see says why.
+        logger.error(
+            "A form came without X-Forwarded-Proto: https. The proxy that does TLS must send it, and "
+            "FRONT_TRUSTED_PROXIES must name that proxy."
+        )
     return error_response(request, CsrfFailed())
 
 

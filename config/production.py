@@ -1,0 +1,74 @@
+"""What a site that others can reach is not started with.
+
+Owns these refusals, each a sentence that begins with its variable. Who serves under a name of this machine alone
+(BASE_DOMAIN is localhost) is at a laptop: debug pages, plain http and the tests' secrets are theirs to use. Must not
+know Django's settings, which call this.
+"""
+
+from __future__ import annotations
+
+import base64
+
+from django.core.exceptions import ImproperlyConfigured
+
+SECRET_KEY_LENGTH = 50
+ADMIN_KEY_LENGTH = 16
+# What generators of projects, examples and this project's own tests write: everybody has read these.
+KNOWN = ("django-insecure", "tests-only", "change", "secret", "your-", "example", "insecure")
+
+
+def is_loopback(domain: str) -> bool:
+    return domain == "localhost" or domain.endswith(".localhost") or domain.startswith("127.")
+
+
+def refuse_unsafe(
+    *,
+    base_domain: str,
+    site_url: str,
+    debug: bool,
+    allowed_hosts: list[str],
+    secret_key: str,
+    front: bool,
+    proxies: str,
+) -> None:
+    https = site_url.startswith("https://")
+    # The front would believe nobody: each request would look like plain http and come from the proxy's own address, so
+    # that every form is refused and one stranger's tries count against all.
+    if https and front and not proxies:
+        raise ImproperlyConfigured(
+            "FRONT_TRUSTED_PROXIES is not set: with an https SITE_URL a proxy before the front does TLS. Write its "
+            "address, or private_ranges; or FRONT=off where there is no front."
+        )
+    if is_loopback(base_domain):
+        return
+    if not https:
+        raise ImproperlyConfigured(
+            f"SITE_URL is {site_url!r}: outside of localhost write it with https://, or passwords and sessions "
+            "can be read on the way."
+        )
+    if debug:
+        raise ImproperlyConfigured("DEBUG is on: outside of localhost set it off, its pages show settings and code.")
+    if "*" in allowed_hosts:
+        raise ImproperlyConfigured(
+            f"ALLOWED_HOSTS has '*': name the hosts, or leave it empty for {base_domain} and its workspaces."
+        )
+    _refuse_weak("SECRET_KEY", secret_key, shortest=SECRET_KEY_LENGTH)
+
+
+def refuse_known_secrets(*, base_domain: str, sealing_key: str, admin_key: str) -> None:
+    """The two that web and the embedded authority share."""
+    if is_loopback(base_domain):
+        return
+    raw = base64.urlsafe_b64decode(sealing_key)
+    # Random bytes are all letters once in 10^14 keys, those of an example always.
+    if len(set(raw)) < 8 or all(32 <= byte < 127 for byte in raw):
+        raise ImproperlyConfigured("KEY_SEALING_KEY is not random: make one with Fernet.generate_key().")
+    _refuse_weak("CYCLES_ADMIN_API_KEY", admin_key, shortest=ADMIN_KEY_LENGTH)
+
+
+def _refuse_weak(name: str, value: str, *, shortest: int) -> None:
+    how = f"write at least {shortest} random characters, such as secrets.token_urlsafe(48) makes"
+    if len(value) < shortest or len(set(value)) < 8:
+        raise ImproperlyConfigured(f"{name} is too short or too plain: {how}.")
+    if value.lower().startswith(KNOWN):
+        raise ImproperlyConfigured(f"{name} is one that stands in examples: {how}.")

@@ -1,0 +1,86 @@
+"""A site that others can reach: starts with safe variables, is refused with each dangerous one by its name."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SAFE = {
+    "BASE_DOMAIN": "example.com",
+    "SITE_URL": "https://example.com",
+    "FRONT_TRUSTED_PROXIES": "10.0.0.5 private_ranges",
+    "DATABASE_URL": "postgresql://u:p@h/n",
+    "SECRET_KEY": "Zq8-vT2mXw4Lr9_bKf6NhYc1JdPs7GuEa3iQoR5tVzWx0SyMlCnUeB",
+    "KEY_SEALING_KEY": "3q2-7wAR_r0jRWeJq83vECNFZ4mrze8QI0VniavN7xA=",
+    "CYCLES_ADMIN_API_KEY": "uT5-kQz8_Wm2xRb7YdLc4NfH",
+}
+SETTINGS = ["-c", "import config.settings"]
+
+
+def started(command=SETTINGS, **variables):
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    run = [sys.executable, *command]
+    done = subprocess.run(run, cwd=ROOT, env=kept | SAFE | variables, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_django_finds_nothing_to_say_against_it_before_a_deploy():
+    code, said = started(["manage.py", "check", "--deploy", "--fail-level", "WARNING"])
+    assert code == 0, said
+    assert "no issues" in said
+
+
+DANGEROUS = [
+    ("SECRET_KEY", "short"),
+    ("SECRET_KEY", "a" * 60),
+    ("SECRET_KEY", "django-insecure-" + SAFE["SECRET_KEY"]),
+    ("SECRET_KEY", "tests-only-secret-key-of-fifty-characters-or-so-000000"),
+    ("KEY_SEALING_KEY", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
+    ("CYCLES_ADMIN_API_KEY", "admin"),
+    ("CYCLES_ADMIN_API_KEY", "tests-only-admin-key"),
+    ("DEBUG", "on"),
+    ("SITE_URL", "http://example.com"),
+    ("SITE_URL", ""),
+    ("ALLOWED_HOSTS", "*"),
+    ("ALLOWED_HOSTS", "example.com,*"),
+    ("ALLOWED_HOSTS", "*.example.com"),
+    ("ALLOWED_HOSTS", "https://example.com"),
+    ("FRONT_TRUSTED_PROXIES", ""),
+    ("FRONT_TRUSTED_PROXIES", "0.0.0.0/0"),
+    ("FRONT_TRUSTED_PROXIES", "proxy.example.com"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), DANGEROUS)
+def test_each_dangerous_value_is_refused_by_its_name(name, value):
+    code, said = started(**{name: value})
+    assert code != 0
+    assert f"ImproperlyConfigured: {name} " in said.splitlines()[-1]
+    assert not value or len(value) < 20 or value not in said  # no secret in the log of a start
+
+
+def test_the_embedded_authority_refuses_the_secrets_that_it_shares():
+    authority = ["-c", "import config.settings_authority"]
+    assert started(authority)[0] == 0
+    for name, value in DANGEROUS:
+        if name in ("KEY_SEALING_KEY", "CYCLES_ADMIN_API_KEY"):
+            assert f"ImproperlyConfigured: {name} " in started(authority, **{name: value})[1]
+
+
+@pytest.mark.parametrize(
+    "laptop",
+    [
+        {"DEBUG": "on", "SECRET_KEY": "short", "ALLOWED_HOSTS": "*", "SITE_URL": "", "FRONT_TRUSTED_PROXIES": ""},
+        {"BASE_DOMAIN": "dev.localhost", "SITE_URL": "http://dev.localhost:8000", "DEBUG": "on"},
+    ],
+)
+def test_on_a_laptop_all_of_it_is_its_owners_to_use(laptop):
+    code, said = started(**{"BASE_DOMAIN": "localhost"} | laptop)
+    assert (code, said) == (0, "")
+
+
+def test_who_brings_a_front_of_their_own_names_no_proxies():
+    assert started(FRONT="off", FRONT_TRUSTED_PROXIES="") == (0, "")
