@@ -83,6 +83,8 @@ TENANT_APPS = [
     "billing.usage",
     "chat",
 ]
+# Whose tables are one for all tenants, and meant to be. A check refuses any other shared app with models.
+SHARED_ON_PURPOSE = ["tenants", "billing", "procrastinate.contrib.django"]
 INSTALLED_APPS = [*SHARED_APPS, *(app for app in TENANT_APPS if app not in SHARED_APPS)]
 
 TENANT_MODEL = "tenants.Tenant"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 
@@ -42,3 +43,26 @@ def tenants_are_kept_apart(app_configs: Any, **kwargs: Any) -> list[CheckMessage
                 Error(f"CACHES[{alias!r}] needs KEY_FUNCTION django_tenants.cache.make_key.", id="tenants.E005")
             )
     return found
+
+
+@register(Tags.security)
+def shared_rows_are_shared_on_purpose(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """A table of SHARED_APPS is one for all tenants, and nothing at its queries says so."""
+    shared, apart = _labels(settings.SHARED_APPS), _labels(settings.TENANT_APPS)
+    found: list[CheckMessage] = []
+    for label in sorted(shared - apart - _labels(settings.SHARED_ON_PURPOSE)):
+        models = ", ".join(model.__name__ for model in apps.get_app_config(label).get_models())
+        if models:
+            found.append(
+                Error(
+                    f"{label} is in SHARED_APPS and has models ({models}): all tenants would read and write the same "
+                    "rows.",
+                    hint="Move it to TENANT_APPS; or, where that is meant, name it in SHARED_ON_PURPOSE.",
+                    id="tenants.E006",
+                )
+            )
+    return found
+
+
+def _labels(names: list[str]) -> set[str]:
+    return {AppConfig.create(name).label for name in names}

@@ -1,0 +1,44 @@
+"""Configurations under which tenants would meet are refused before anything serves them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tenants.checks import shared_rows_are_shared_on_purpose
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_an_app_with_models_is_not_shared_by_a_line_in_a_list(settings):
+    assert shared_rows_are_shared_on_purpose(None) == []
+    settings.SHARED_APPS = [*settings.SHARED_APPS, "chat"]
+    assert shared_rows_are_shared_on_purpose(None) == []  # in each schema, too: a tenant's request meets its own
+    settings.TENANT_APPS = [name for name in settings.TENANT_APPS if name != "chat"]
+    (error,) = shared_rows_are_shared_on_purpose(None)
+    assert error.id == "tenants.E006"
+    assert "chat is in SHARED_APPS and has models (Conversation, Message)" in error.msg
+    assert "SHARED_ON_PURPOSE" in error.hint
+    settings.SHARED_ON_PURPOSE = [*settings.SHARED_ON_PURPOSE, "chat.apps.ChatConfig"]
+    assert shared_rows_are_shared_on_purpose(None) == []
+
+
+def test_a_builders_shared_app_is_refused_before_its_table_is_made(tmp_path):
+    """As both `make run` and docker-compose.yml begin."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "__init__.py").touch()
+    (notes / "models.py").write_text(
+        "from django.db import models\n\nclass Note(models.Model):\n    text = models.TextField()\n"
+    )
+    (tmp_path / "with_notes.py").write_text(
+        "from config.settings import *\nSHARED_APPS.append('notes')\nINSTALLED_APPS.append('notes')\n"
+    )
+    env = os.environ | {
+        "PYTHONPATH": str(tmp_path), "DJANGO_SETTINGS_MODULE": "with_notes", "DATABASE_URL": "postgresql://u:p@h/n",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "manage.py", "migrate_schemas"], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "notes is in SHARED_APPS and has models (Note)" in done.stderr
