@@ -61,8 +61,9 @@ refuse_unsafe(
 )
 
 SHARED_APPS = [
-    "django_tenants",
+    # Before django-tenants, in place of whose commands it has its own.
     "tenants",
+    "django_tenants",
     "billing",
     "procrastinate.contrib.django",
     # Both sides: operators are users of the public schema; the state gate keeps tenants' requests out of it.

@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+from django.core.management import call_command
 from django.test import RequestFactory
 
 from billing import admin_client
@@ -19,7 +20,7 @@ from tests.support.plane import PlaneClient
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
-GUARDED, REPEATED, ON_THE_PLANE, BOUGHT, OF_THE_HOUSE = re.findall(
+GUARDED, REPEATED, ON_THE_PLANE, BOUGHT, OF_THE_HOUSE, COMMAND = re.findall(
     r"<!-- a test runs this block -->\n```python\n(.*?)```", README, re.DOTALL
 )
 
@@ -114,3 +115,15 @@ def test_its_variables_are_those_of_the_example():
 def test_its_pictures_are_there():
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / picture).stat().st_size > 10_000
+
+
+def test_a_builders_command_works_inside_the_workspace(acme, capsys):
+    from chat.models import Conversation
+
+    built = {"Note": Conversation}
+    exec(COMMAND, built)
+    with acme.scope():
+        Conversation.objects.create(owner=acme.owner)
+        count = Conversation.objects.count()
+    call_command(built["Command"](), "--tenant", "acme")
+    assert capsys.readouterr().out == f"acme: {count}\n"
