@@ -12,6 +12,7 @@ from sysconfig import get_path
 
 from config.env import BASE_DIR
 from config.stack import StackError
+from config.stack.places import run_folder
 
 LOOPBACK = "127.0.0.1"
 
@@ -70,6 +71,7 @@ def front_environment(state: Path, port: int, *, web: Listener, plane: Listener)
         "FRONT_BIND": " ".join(_loopbacks()),
         "WEB_UPSTREAM": web.for_caddy(),
         "PLANE_UPSTREAM": plane.for_caddy(),
+        "FRONT_INNER": str(run_folder(state) / "front.sock"),
         "XDG_DATA_HOME": keep,
         "XDG_CONFIG_HOME": keep,
     }

@@ -292,6 +292,7 @@ class Supervisor:
     def _forget_sockets(self) -> None:
         self.web.clear()
         self.plane.clear()
+        (run_folder(self.state) / "front.sock").unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             run_folder(self.state).rmdir()
 

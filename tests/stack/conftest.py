@@ -13,14 +13,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
+import httpx
 import psycopg
 import pytest
 
 from config.env import BASE_DIR
 from config.stack import processes
+from config.stack.front import Listener
 from config.stack.places import places_for
 from config.stack.postgres import SharedPostgres
+from tests.support.front import Front
 
 GIVEN = (
     "DATABASE_URL",
@@ -134,3 +138,64 @@ def free_ports(count: int) -> list[int]:
         for sock in sockets:
             sock.bind(("127.0.0.1", 0))
         return [sock.getsockname()[1] for sock in sockets]
+
+
+# --- the front, and stand-ins behind it ---
+
+
+class Upstream:
+    """web or plane, by its socket."""
+
+    def __init__(self, path) -> None:
+        self.listener = Listener(path=path)
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "uvicorn", "tests.stack.upstream:app", "--log-level", "critical"]
+        self._process = subprocess.Popen([*command, *self.listener.for_uvicorn()], cwd=BASE_DIR)
+        wait_until(self.listener.answers)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def renewed(self) -> Self:
+        """Up, and without a memory of what the last test asked."""
+        if self._process.poll() is not None:
+            self.start()
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.listener.path))) as client:
+            client.delete("http://upstream/seen")
+        return self
+
+    def seen(self):
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.listener.path))) as client:
+            return client.get("http://upstream/seen").json()
+
+
+@pytest.fixture(scope="module")
+def upstreams():
+    """Started once: most of a test's time would be theirs."""
+    with tempfile.TemporaryDirectory(prefix="front-", dir="/tmp") as folder:
+        pair = [Upstream(Path(folder) / name) for name in ("web.sock", "plane.sock")]
+        yield pair
+        for upstream in pair:
+            upstream.stop()
+
+
+@pytest.fixture
+def web(upstreams):
+    return upstreams[0].renewed()
+
+
+@pytest.fixture
+def plane(upstreams):
+    return upstreams[1].renewed()
+
+
+@pytest.fixture
+def front(folder, web, plane):
+    for name in ("home", "tmp"):
+        (folder / name).mkdir()
+    variables = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+    with Front(folder, web=web.listener, plane=plane.listener, **variables) as front:
+        yield front

@@ -228,7 +228,7 @@ def test_only_the_front_listens_where_the_world_may_come(stack):
     stack.until_ready()
     assert get(stack.port, "/readyz")[0] == get(stack.port, "/api/chat/")[0] == 200
     run = run_folder(stack.state)
-    assert {path.name for path in run.iterdir()} == {"web.sock", "plane.sock"}
+    assert {path.name for path in run.iterdir()} == {"web.sock", "plane.sock", "front.sock"}
     assert run.stat().st_mode & 0o077 == 0
     stack.end()
     assert not run.exists()

@@ -11,6 +11,7 @@ from typing import Self
 
 from config.env import BASE_DIR
 from config.stack.front import Listener, front_command, front_environment
+from config.stack.places import make_run_folder
 from tests.support.authority import free_port
 
 
@@ -21,6 +22,7 @@ class Front:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        make_run_folder(folder)
         told = front_environment(folder, self.port, web=web, plane=plane)
         self._env = {**os.environ, "FRONT_TRUSTED_PROXIES": "", **told, **variables}
 

@@ -1,0 +1,188 @@
+"""What one stranger can do at the front, on each path and while web is busy: nothing that others notice.
+
+web stands here for one whose threads are all taken: connections to it are made, by the kernel, and nobody reads them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import threading
+import time
+
+import httpx
+import pytest
+
+from config.env import BASE_DIR
+from config.stack.front import Listener, front_command
+from tenants.http import TooLarge
+from tests.stack.conftest import wait_until
+from tests.support.front import Front
+
+LIMIT = 1_048_576
+CHAT = "/api/chat/stream/"
+PATHS = {
+    "page": "/login/", "API": "/api/summarize/", "sign-up": "/api/signup/", "plane": "/api/chat/",
+    "static": "/static/site.css", "unknown": "/nothing/here", "health": "/healthz",
+}  # fmt: skip
+
+
+class BusyWeb:
+    def __init__(self, path) -> None:
+        self.listener = Listener(path=path)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen(1000)
+        self._socket.setblocking(False)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def asked(self) -> int:
+        """How many connections have come to it since it was asked last."""
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.accept()[0].close()
+                count += 1
+        return count
+
+
+@pytest.fixture
+def busy_web(folder):
+    with contextlib.closing(BusyWeb(folder / "busy.sock")) as web:
+        yield web
+
+
+@pytest.fixture
+def front(folder, busy_web, plane):
+    with Front(folder, web=busy_web.listener, plane=plane.listener) as front:
+        yield front
+
+
+@contextlib.contextmanager
+def within(seconds: float):
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+def head(path: str, *lines: str) -> bytes:
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
+
+
+def until_closed(front, sent: bytes, drip: bytes) -> float:
+    """How long a client is borne with that sends a piece a second, or nothing."""
+    began = time.monotonic()
+    with front.connect() as slow:
+        with contextlib.suppress(OSError):
+            slow.sendall(sent)
+        slow.settimeout(1)
+        while time.monotonic() - began < 20:
+            try:
+                slow.sendall(drip)
+                if not slow.recv(65_536):
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_a_body_or_head_over_the_limit_is_refused_without_asking_anybody(front, busy_web, plane, path):
+    for content in (b"x" * (LIMIT + 1), iter([b"x" * 65_536] * 17)):
+        with within(2):
+            answer = httpx.post(front.url + path, content=content, timeout=5)
+        assert answer.status_code == 413
+        if path.startswith("/api/"):
+            assert answer.json() == TooLarge().body()
+        else:
+            assert TooLarge.message in answer.text
+    with within(2), front.connect() as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Much: {'x' * 50_000}\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 431 ")
+    assert busy_web.asked() == 0
+    assert plane.seen() == []
+
+
+@pytest.mark.parametrize("path", ["/login/", "/api/chat/"])
+@pytest.mark.parametrize("length", [2 * LIMIT, 4 * LIMIT])
+def test_nothing_after_the_limit_is_taken_for_a_request(front, busy_web, plane, path, length):
+    """A proxy before the front sends others' requests on the same connection, and would give them its answer."""
+    smuggled = b"GET /api/chat/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    body = b"x" * (LIMIT + 1) + smuggled * ((length - LIMIT) // len(smuggled))
+    answers = b""
+    with front.connect() as client, contextlib.suppress(OSError):
+        client.sendall(head(path, "Transfer-Encoding: chunked") + b"%x\r\n" % (8 * LIMIT))
+        client.sendall(body)
+        client.settimeout(13)
+        while piece := client.recv(65_536):
+            answers += piece
+    assert answers.count(b"HTTP/1.1 ") == 1
+    assert answers.startswith(b"HTTP/1.1 413 ")
+    assert busy_web.asked() == 0
+    assert plane.seen() == []
+
+
+@pytest.mark.slow
+def test_slow_senders_are_cut_off_on_each_path_and_slow_streams_are_not(front, busy_web, plane):
+    """One test for all, because each waits longer than the deadlines of ten seconds."""
+    senders = {"silent": (b"", b""), "head": (b"GET /", b"a")}
+    for name, path in PATHS.items():
+        senders[f"{name}: body"] = (head(path, "Content-Length: 99"), b"a")
+        senders[f"{name}: chunks"] = (head(path, "Transfer-Encoding: chunked"), b"1\r\na\r\n")
+    senders["over the limit"] = (head("/a/", f"Content-Length: {LIMIT + 1}"), b"a")
+    borne = {}
+
+    def send(name, sent, drip):
+        borne[name] = until_closed(front, sent, drip)
+
+    threads = [threading.Thread(target=send, args=[name, *what]) for name, what in senders.items()]
+    with httpx.stream("POST", front.url + CHAT, content=b"{}", timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        next(lines)
+        httpx.post(f"{front.url}/api/chat/say/", content="end").raise_for_status()
+        assert next(lines) == "data: end"
+    assert borne.pop("over the limit") < 5
+    assert all(9 < seconds < 14 for seconds in borne.values()), borne
+    # Half a body is nobody's business behind the front.
+    assert busy_web.asked() == 0
+    assert plane.seen() == [CHAT, "/api/chat/say/"]
+
+
+IDLERS = {
+    "silent": b"",
+    "in its head": b"G",
+    "in its body": head("/login/", "Content-Length: 9") + b"x",
+    "after an answer": b"GET /api/chat/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}
+
+
+def test_hundreds_of_idle_sockets_stop_nobody(front, plane):
+    with contextlib.ExitStack() as stack:
+        for number in range(600):
+            idler = stack.enter_context(front.connect())
+            idler.sendall(list(IDLERS.values())[number % len(IDLERS)])
+        wait_until(lambda: len(plane.seen()) == 600 // len(IDLERS))
+        with within(1):
+            assert httpx.get(f"{front.url}/api/chat/").status_code == 200
+        with within(1):
+            assert httpx.post(f"{front.url}/login/", content=b"x" * (LIMIT + 1)).status_code == 413
+
+
+def test_a_connection_without_a_request_is_not_kept_for_ever():
+    """Its minute and a quarter is too long for a test to wait; without the line it would be five minutes."""
+    adapt = [front_command()[0], "adapt", "--config", "config/Caddyfile", "--adapter", "caddyfile"]
+    adapted = json.loads(subprocess.run(adapt, cwd=BASE_DIR, capture_output=True, check=True).stdout)
+    for server in adapted["apps"]["http"]["servers"].values():
+        assert server["idle_timeout"] == 75_000_000_000
+        assert server["read_header_timeout"] == 10_000_000_000
