@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
+from django.db import transaction
 from django.utils import timezone
 from procrastinate.exceptions import AlreadyEnqueued
 
@@ -99,8 +100,9 @@ def test_what_a_killed_process_ran_is_done_by_another_and_once(acme, process, pa
 
 
 def test_a_job_that_kills_its_process_each_time_is_given_up(acme, jobs, path):
-    job = insert("note", acme.tenant.pk)
-    rows("UPDATE public.procrastinate_jobs SET status = 'doing', attempts = 5 WHERE id = %s", job)
+    with transaction.atomic():  # seen before it says so, the job would be taken and run
+        job = insert("note", acme.tenant.pk)
+        rows("UPDATE public.procrastinate_jobs SET status = 'doing', attempts = 5 WHERE id = %s", job)
     until(lambda: job_state(job) == "failed", said=lambda: jobs.output)
     assert "given up" in jobs.output
 
@@ -129,8 +131,9 @@ def test_the_sweep_goes_on_after_an_exception_and_while_every_thread_is_taken(ac
 
 def test_the_process_outlives_a_database_that_drops_all_its_connections(acme, process, path):
     with process(PGAPPNAME="dropped") as jobs:
-        dropped = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dropped'"
-        assert len(rows(dropped)) >= 2
+        those = "FROM pg_stat_activity WHERE application_name = 'dropped'"
+        until(lambda: rows(f"SELECT count(*) {those}")[0][0] >= 2, said=lambda: jobs.output)
+        assert len(rows(f"SELECT pg_terminate_backend(pid) {those}")) >= 2
         with acme.scope():
             job_tasks.note.defer(path=path)
         until(lambda: read(path), said=lambda: jobs.output)
