@@ -17,7 +17,7 @@ from tests.support.servers import NAMES
 TESTS = Path(__file__).resolve().parent
 PYTEST = ["-p", "no:cacheprovider"]
 # The rest is on the other side. Move a folder when one side takes much longer.
-ONE_SIDE = ("authority", "protocol", "stack", "isolation", "config", "e2e")
+ONE_SIDE = ("authority", "protocol", "stack", "isolation", "config", "e2e", "tenants")
 
 
 def main(arguments: list[str]) -> int:
