@@ -10,7 +10,7 @@ ApiError
      │   ├─ NoHouseAccount       its variables are not set, or name a customer
      │   ├─ HouseDenied          its budget said no: a BudgetDenied, with `reason` and `budget` for the operator
      │   └─ HouseOnHold          it is frozen, suspended or closed: an OnHold
-     ├─ RateLimited              429 rate_limited
+     ├─ RateLimited              429 rate_limited: a tenants.http.RateLimited
      │   └─ TooManyCalls         429 rate_limited, with `limit` and `in_use`: calls under way in this workspace
      ├─ AuthorityUnavailable     503 authority_unavailable: not reached, or its answer is no answer
      └─ AuthorityMisconfigured   503 authority_unavailable: our key, our budget or our unit is wrong (alert)
@@ -28,6 +28,7 @@ from typing import Any
 from billing.money import usd
 from billing.subjects import name_of
 from tenants.http import AccountOnHold, ApiError, TenantNotReady
+from tenants.http import RateLimited as TooOften
 
 
 class BudgetError(ApiError):
@@ -156,11 +157,10 @@ def of_the_house(error: BudgetError) -> BudgetError:
     return HouseOnHold(error) if isinstance(error, OnHold) else error
 
 
-class RateLimited(BudgetError):
-    status = HTTPStatus.TOO_MANY_REQUESTS
-    code = "rate_limited"
+class RateLimited(BudgetError, TooOften):
+    """The same answer, of a call."""
+
     message = "Too many requests just now. Nothing was spent; try again in a moment."
-    retry_after_ms = 1_000
 
 
 class TooManyCalls(RateLimited):

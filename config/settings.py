@@ -48,6 +48,8 @@ PORT = envport("PORT", 8000)
 BASE_DOMAIN = envdomain("BASE_DOMAIN", "localhost")
 SITE_URL = envorigin("SITE_URL", f"http://{BASE_DOMAIN}:{PORT}")
 ALLOWED_HOSTS = envhosts("ALLOWED_HOSTS", [f".{BASE_DOMAIN}"])
+# Whether Caddy is before web, and says who the client is. With a proxy in its place that is read from X-Forwarded-For.
+FRONT = envbool("FRONT", True)
 if urlsplit(SITE_URL).hostname != BASE_DOMAIN:
     raise ImproperlyConfigured(f"SITE_URL is {SITE_URL!r}: its host must be BASE_DOMAIN, {BASE_DOMAIN!r}.")
 refuse_unsafe(
@@ -56,7 +58,7 @@ refuse_unsafe(
     debug=DEBUG,
     allowed_hosts=ALLOWED_HOSTS,
     secret_key=SECRET_KEY,
-    front=envbool("FRONT", True),
+    front=FRONT,
     proxies=envproxies("FRONT_TRUSTED_PROXIES"),
 )
 

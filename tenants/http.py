@@ -15,6 +15,7 @@ derive from it. Must not know what any of them means.
      ├─ MethodNotAllowed     405 method_not_allowed
      ├─ TooLarge             413 too_large
      ├─ NotJson              415 not_json
+     ├─ RateLimited          429 rate_limited
      ├─ TenantNotReady       503 tenant_not_ready
      ├─ Unavailable          503 unavailable
      ├─ chat.errors …
@@ -173,6 +174,15 @@ class NotJson(ApiError):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     code = "not_json"
     message = "Send JSON, with Content-Type: application/json."
+
+
+class RateLimited(ApiError):
+    """Too often; `retry_after_ms` says when there is room again. What is counted: tenants.limits."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "rate_limited"
+    message = "Too many requests just now. Try again in a moment."
+    retry_after_ms = 1_000
 
 
 class TenantNotReady(ApiError):

@@ -1,4 +1,7 @@
-"""A tenant and its hosts (public schema). Written by tenants.services alone."""
+"""A tenant and its hosts, and what doors have counted (public schema).
+
+Tenants are written by tenants.services alone, limits by tenants.limits.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +42,16 @@ class Domain(DomainMixin):  # type: ignore[misc]
 
     def __str__(self) -> str:
         return str(self.domain)
+
+
+class Limit(models.Model):
+    """How often somebody whom only a keyed digest names did something; see tenants.limits, whose SQL alone reads it."""
+
+    key = models.BinaryField(primary_key=True)
+    free_at = models.DateTimeField()
+    count = models.IntegerField()
+    told = models.FloatField()
+    kept_until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return bytes(self.key).hex()[:12]
