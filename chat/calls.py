@@ -18,7 +18,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -35,7 +35,7 @@ from billing.prices import Usage, affordable_tokens
 from chat.buying import Wanted, at_least_one, begin, terms_for
 from chat.history import Message, as_taken
 from chat.streams import Answering, Completion, Terms
-from tenants.context import current_tenant, tenant_scope
+from tenants.context import current_tenant, public_scope, tenant_scope
 from tenants.http import Forbidden
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def _inside(keep: KeepCallback) -> Callable[[Completion], Awaitable[None]]:
 
     def inside(completion: Completion) -> None:
         try:
-            with nullcontext() if tenant is None else tenant_scope(tenant):
+            with public_scope() if tenant is None else tenant_scope(tenant):
                 keep(completion)
         finally:
             connection.close()

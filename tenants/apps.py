@@ -1,7 +1,6 @@
 """The tenants app: who a request belongs to."""
 
 from django.apps import AppConfig
-from django.db.backends.signals import connection_created
 
 
 class TenantsConfig(AppConfig):
@@ -9,6 +8,8 @@ class TenantsConfig(AppConfig):
 
     def ready(self) -> None:
         from tenants import checks  # noqa: F401  # registers the system checks
-        from tenants.context import refuse_another_schema
+        from tenants.context import bind
 
-        connection_created.connect(refuse_another_schema)
+        # The thread that loads Django is a command's or a shell's own, and works on the public schema. Threads that
+        # are started later are bound by what they do: the middleware, a job, a scope.
+        bind(None)

@@ -5,6 +5,8 @@ Tenants are written by tenants.services alone, limits by tenants.limits.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from django.db import models
 from django_tenants.models import DomainMixin, TenantMixin
 
@@ -33,6 +35,16 @@ class Tenant(TenantMixin):  # type: ignore[misc]  # django-tenants carries no ty
 
     def __str__(self) -> str:
         return self.slug
+
+    def activate(self) -> NoReturn:
+        """Also what `with tenant:` does. django-tenants' keeps what to go back to in one list for all threads, so that
+        two at once end on each other's tenant; and it binds no tenant, only a connection.
+        """
+        raise TypeError(
+            "Use tenants.context.tenant_scope(tenant), a block: it binds the tenant, and ends where it began."
+        )
+
+    __enter__ = activate
 
 
 class Domain(DomainMixin):  # type: ignore[misc]

@@ -4,14 +4,12 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
 from django.utils import timezone
 
 from billing import admin_client, periods
@@ -21,6 +19,7 @@ from billing.models import Account, BudgetPeriod
 from billing.tasks import roll_budgets
 from billing.topups import top_up
 from chat.models import Conversation
+from tenants.threads import TenantExecutor
 from tests.support.authority import AuthorityProbe, RuntimeCaller, authority_variables
 from tests.support.factories import WorkspaceFactory
 from tests.support.money import eventually, forget_keys, fund_path, is_settled
@@ -247,12 +246,9 @@ def test_two_schedulers_at_once_reset_each_period_once(workspace, runtime):
     age(workspace, days=95)
 
     def run(_):
-        try:
-            return periods.roll_over(workspace.account, now=timezone.now()).problem
-        finally:
-            connection.close()
+        return periods.roll_over(workspace.account, now=timezone.now()).problem
 
-    with ThreadPoolExecutor(4) as pool:
+    with TenantExecutor(4) as pool:
         assert set(pool.map(run, range(8))) == {None}
     assert len(set(resets_of(workspace))) == 3
     assert [period.spent for period in periods_of(workspace)] == [120_000_000, 0, 0, None]

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from billing import admin_client, provisioning
 from billing.errors import SlugTaken
 from billing.models import Account
 from tenants.models import Tenant
+from tenants.threads import TenantExecutor
 from tests.support.authority import authority_variables
 from tests.support.cast import PASSWORD, Workspace
 
@@ -66,12 +66,9 @@ def test_two_runs_at_once_end_with_one_live_key():
     account = sign_up()
 
     def run():
-        try:
-            provisioning.provision(Account.objects.select_related("tenant").get(pk=account.pk))
-        finally:
-            connection.close()
+        provisioning.provision(Account.objects.select_related("tenant").get(pk=account.pk))
 
-    with ThreadPoolExecutor(3) as pool:
+    with TenantExecutor(3) as pool:
         for done in [pool.submit(run) for _ in range(3)]:
             done.result()
     account.refresh_from_db()

@@ -1,16 +1,15 @@
 """Money bought: a durable row, applied once for each key."""
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
 
 from billing import admin_client
 from billing.errors import AuthorityUnavailable
 from billing.models import TopUp
 from billing.topups import TopUpConflict, top_up
+from tenants.threads import TenantExecutor
 from tests.support.money import forget_keys, fund_path
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -19,12 +18,9 @@ pytestmark = pytest.mark.usefixtures("app")
 @pytest.mark.on_standin
 def test_the_same_key_adds_once_from_many_threads(workspace):
     def buy(_):
-        try:
-            top_up(workspace.account, amount=1_000, key="invoice-1")
-        finally:
-            connection.close()
+        top_up(workspace.account, amount=1_000, key="invoice-1")
 
-    with ThreadPoolExecutor(8) as pool:
+    with TenantExecutor(8) as pool:
         list(pool.map(buy, range(16)))
     assert workspace.ledger()["allocated"] == 100_001_000
     assert TopUp.objects.filter(account=workspace.account, applied_at__isnull=False).count() == 1

@@ -8,6 +8,7 @@ import pytest
 from billing.engine import recovery
 from billing.engine.loop import here
 from billing.models import Hold
+from tenants.threads import carrying
 from tests.support.gate import Gate
 from tests.support.money import (
     INPUT,
@@ -88,9 +89,8 @@ def test_a_row_that_was_written_for_a_reader_who_left_does_not_keep_the_conversa
             cursor.execute("LOCK TABLE billing_hold IN SHARE ROW EXCLUSIVE MODE")
             held.set()
             go_on.wait(10)
-        connection.close()
 
-    locker = threading.Thread(target=lock)
+    locker = threading.Thread(target=carrying(lock))
     locker.start()
     held.wait(10)
     exchange = api.plane.begin("POST", "/api/chat/", {"prompt": "again", "conversation_id": conversation})

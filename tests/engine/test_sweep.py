@@ -17,6 +17,7 @@ from billing.guard import reserve
 from billing.keys import unseal
 from billing.models import Hold, Process
 from billing.settlement import sweep
+from tenants.threads import carrying
 from tests.support.authority import AuthorityProbe, RuntimeCaller
 from tests.support.money import INPUT, OUTPUT, assert_books_agree, eventually, reservations_of, true_cost
 from tests.support.plane import PlaneProcess
@@ -208,7 +209,7 @@ def test_a_slice_that_was_named_and_never_asked_for_leaves_nothing_held(workspac
 
 def test_two_sweeps_at_once_write_one_line(workspace, app):
     left_behind(workspace, used=900)
-    threads = [threading.Thread(target=lambda: sweep(at_once=True)) for _ in range(4)]
+    threads = [threading.Thread(target=carrying(lambda: sweep(at_once=True))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,7 +1,6 @@
 """Building a tenant's schema, again and again, and never somebody else's."""
 
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.core.management import call_command
@@ -12,6 +11,7 @@ from django_tenants.migration_executors import StandardExecutor
 from tenants import services
 from tenants.context import current_tenant, tenant_scope
 from tenants.models import Tenant
+from tenants.threads import TenantExecutor
 from tenants.users.models import User
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -69,14 +69,8 @@ def test_a_schema_without_our_comment_is_never_adopted(tenant):
 
 
 def test_two_at_once_build_one_schema(tenant):
-    def build():
-        try:
-            services.ensure_schema(tenant)
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(build) for _ in range(2)]:
+    with TenantExecutor(2) as pool:
+        for done in [pool.submit(services.ensure_schema, tenant) for _ in range(2)]:
             done.result()
     with tenant_scope(tenant):
         assert User.objects.count() == 0

@@ -1,0 +1,1 @@
+"""The database backend of `DATABASES["default"]`: django-tenants' own, which asks tenants.context first."""
