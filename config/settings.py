@@ -189,8 +189,15 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
-        "KEY_FUNCTION": "django_tenants.cache.make_key",
+        "KEY_FUNCTION": "tenants.cache.make_key",
     }
+}
+# Whose entries are one for all tenants, and meant to be. A check refuses any other alias without the key function.
+CACHES_SHARED_ON_PURPOSE: list[str] = []
+STORAGES: dict[str, dict[str, Any]] = {
+    # Uploads, if an app of yours has any. `view` in OPTIONS names the view that serves them (README, Files).
+    "default": {"BACKEND": "tenants.files.TenantFiles", "OPTIONS": {"location": STATE_DIR / "files"}},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 
 # Who is signed in. Cookies are host-only, so that one workspace's session never reaches another's host.
@@ -333,9 +340,11 @@ if _strangers := LLM_DIALECT.keys() - {LLM_MODEL, *LLM_PRICES}:
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "filters": {"no_tokens": {"()": "tenants.logs.NoTokens"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["no_tokens"]}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(tenant)s] %(message)s"}},
+    "filters": {"no_tokens": {"()": "tenants.logs.NoTokens"}, "tenant": {"()": "tenants.logs.WithTenant"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["no_tokens", "tenant"]},
+    },
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {
         # A line per HTTP request each: the settled reservation's own line says it all.

@@ -6,7 +6,12 @@ from typing import Any
 
 from django.apps import AppConfig, apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db.models import FileField
+
+from tenants.cache import make_key, reverse_key
+
+MAKE_KEY, REVERSE_KEY = "tenants.cache.make_key", "tenants.cache.reverse_key"
 
 
 @register(Tags.security)
@@ -37,12 +42,56 @@ def tenants_are_kept_apart(app_configs: Any, **kwargs: Any) -> list[CheckMessage
                 id="tenants.E004",
             )
         )
-    for alias, cache in settings.CACHES.items():
-        if cache.get("KEY_FUNCTION") != "django_tenants.cache.make_key":
-            found.append(
-                Error(f"CACHES[{alias!r}] needs KEY_FUNCTION django_tenants.cache.make_key.", id="tenants.E005")
+    if default["ENGINE"] != "tenants.backend":
+        found.append(
+            Error(
+                'DATABASES["default"]["ENGINE"] must be tenants.backend: with another, code on a bare thread reads '
+                "public's rows and takes them for its tenant's.",
+                id="tenants.E007",
             )
+        )
     return found
+
+
+@register(Tags.security)
+def caches_keep_tenants_apart(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Two tenants ask a cache for the same key: the same page, the same fragment, the same number of a row."""
+    found: list[CheckMessage] = []
+    for alias, cache in settings.CACHES.items():
+        if alias in settings.CACHES_SHARED_ON_PURPOSE:
+            continue
+        if cache.get("KEY_FUNCTION") not in (MAKE_KEY, make_key):
+            found.append(
+                Error(
+                    f"CACHES[{alias!r}] has no KEY_FUNCTION {MAKE_KEY}: tenants would read each other's entries.",
+                    hint="Add it; or, where its entries are meant for all, name the alias in CACHES_SHARED_ON_PURPOSE.",
+                    id="tenants.E005",
+                )
+            )
+        # Without one, clients that list their keys would give them back with the tenant before them.
+        if cache.get("REVERSE_KEY_FUNCTION", REVERSE_KEY) not in (REVERSE_KEY, reverse_key):
+            found.append(Error(f"CACHES[{alias!r}]: REVERSE_KEY_FUNCTION must be {REVERSE_KEY}.", id="tenants.E008"))
+        if ":" in str(cache.get("KEY_PREFIX", "")):
+            found.append(Error(f"CACHES[{alias!r}]: a KEY_PREFIX has no colon here.", id="tenants.E009"))
+    return found
+
+
+@register(Tags.security)
+def files_keep_tenants_apart(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Of two files with one name, one tenant's would be the other's, or be told by its changed name."""
+    return [
+        Warning(
+            f"{model._meta.label}.{field.name} keeps the files of all tenants in one folder, by a storage "
+            f"({type(field.storage).__name__}) that does not ask whose they are.",
+            hint="Use tenants.files.TenantFiles; a storage of yours that asks current_tenant() says "
+            "keeps_tenants_apart = True.",
+            id="tenants.W001",
+        )
+        for label in sorted(_labels(settings.TENANT_APPS))
+        for model in apps.get_app_config(label).get_models()
+        for field in model._meta.local_fields
+        if isinstance(field, FileField) and not getattr(field.storage, "keeps_tenants_apart", False)
+    ]
 
 
 @register(Tags.security)

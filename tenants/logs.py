@@ -1,9 +1,11 @@
-"""What logs must not say."""
+"""What logs must not say, and whose work a line is about."""
 
 from __future__ import annotations
 
 import logging
 import re
+
+from tenants.context import current_tenant
 
 # The address of a pending sign-up is worth its first API key; Django logs the path of every failed request.
 _TOKEN = re.compile(r"(/api/signup/)[^/ ]+")
@@ -15,4 +17,16 @@ class NoTokens(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
             record.args = tuple(_TOKEN.sub(r"\1…", arg) if isinstance(arg, str) else arg for arg in record.args)
+        return True
+
+
+class WithTenant(logging.Filter):
+    """Gives each record `tenant`: the slug of the one bound where it is logged, or "-". Lets every record through.
+
+    A handler that formats with `line` needs it. django-tenants' own asks the connection, which on a loop says public.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        tenant = current_tenant()
+        record.tenant = tenant.slug if tenant else "-"
         return True
