@@ -10,7 +10,7 @@ a tenant); and unbound, on a thread that nobody told anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
@@ -40,9 +40,9 @@ class NoContext(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__(
-            "Nothing says which tenant this code works for: its thread was started without its starter's. Start it "
-            "with tenants.threads.TenantExecutor or carrying(); or enter tenant_scope(tenant) there, or public_scope() "
-            "where the public schema is meant."
+            "Nothing says which tenant this code works for: it runs on a thread that was started without its own, or "
+            "makes a stream after its request's tenant was left. Start threads with tenants.threads.TenantExecutor "
+            "or carrying(); or enter tenant_scope(tenant) there, or public_scope() where the public schema is meant."
         )
 
 
@@ -112,6 +112,23 @@ def public_scope() -> Iterator[None]:
     """Work on the public schema within the block, on purpose. For threads of yours that serve no tenant."""
     with _scope(None):
         yield
+
+
+def unbound(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The parts of a stream, each made with nothing bound: its tenant has been left by then, and a generator that goes
+    on asking the database would be answered with public's rows.
+    """
+    there = iter(parts)
+    while True:
+        before = _current.get()
+        _current.set(_UNBOUND)
+        try:
+            part = next(there)
+        except StopIteration:
+            return
+        finally:
+            _current.set(before)
+        yield part
 
 
 @contextmanager

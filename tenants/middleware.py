@@ -20,7 +20,7 @@ from django.http.multipartparser import MultiPartParserError
 from django.middleware.common import CommonMiddleware
 from django.utils.module_loading import import_string
 
-from tenants.context import enter
+from tenants.context import enter, unbound
 from tenants.http import (
     ApiError,
     Invalid,
@@ -98,6 +98,9 @@ class TenantMiddleware:
             enter(None)
         if response.streaming:
             response._resource_closers.append(lambda: enter(None))  # type: ignore[attr-defined]
+            # A file is handed to the server as one.
+            if not response.is_async and getattr(response, "file_to_stream", None) is None:  # type: ignore[attr-defined]
+                response.streaming_content = unbound(response.streaming_content)  # type: ignore[attr-defined]
         mark_varying(response)
         if request.tenant is not None or wants_json(request):  # type: ignore[attr-defined]
             mark_private(response)

@@ -7,6 +7,8 @@ import types
 from pathlib import Path
 
 import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
 from django.core.management import call_command
 from django.test import RequestFactory
 
@@ -14,13 +16,15 @@ from billing import admin_client
 from billing.errors import BudgetDenied, IdempotencyConflict
 from billing.ledgers import ledgers_of
 from billing.models import HouseLine
+from tenants.context import current_tenant
 from tenants.http import Invalid
+from tenants.users.models import User
 from tests.support.plane import PlaneClient
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
-GUARDED, REPEATED, ON_THE_PLANE, BOUGHT, OF_THE_HOUSE, COMMAND = re.findall(
+GUARDED, REPEATED, ON_THE_PLANE, BOUGHT, OF_THE_HOUSE, THREADS, FILES, COMMAND = re.findall(
     r"<!-- a test runs this block -->\n```python\n(.*?)```", README, re.DOTALL
 )
 
@@ -115,6 +119,35 @@ def test_its_variables_are_those_of_the_example():
 def test_its_pictures_are_there():
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / picture).stat().st_size > 10_000
+
+
+def test_a_builders_threads_work_inside_the_workspace(acme):
+    seen = []
+
+    def count_words(number):
+        seen.append((number, current_tenant(), User.objects.filter(email=acme.account.owner_email).count()))
+
+    with acme.scope():
+        exec(THREADS, {"count_words": count_words})
+    assert sorted(seen) == [(number, acme.tenant, 1) for number in (1, 2, 3, 4)]
+
+
+def test_a_builders_view_of_files_sends_the_members_own(acme, globex, settings, tmp_path, monkeypatch):
+    urls = types.ModuleType("readme_files")
+    exec(FILES, vars(urls))
+    monkeypatch.setitem(sys.modules, "readme_files", urls)
+    settings.ROOT_URLCONF = "readme_files"
+    options = {"location": tmp_path, "view": "upload"}
+    settings.STORAGES = settings.STORAGES | {"default": settings.STORAGES["default"] | {"OPTIONS": options}}
+    for workspace in (acme, globex):
+        with workspace.scope():
+            address = default_storage.url(default_storage.save("plan.txt", ContentFile(workspace.slug.encode())))
+    answer = acme.api().get(address)
+    assert b"".join(answer.streaming_content) == b"acme"
+    assert answer["Content-Disposition"] == 'attachment; filename="plan.txt"'
+    answer.close()
+    for stranger in (acme.api(globex.key()), acme.client()):
+        assert stranger.get(address).status_code == 401
 
 
 def test_a_builders_command_works_inside_the_workspace(acme, capsys):

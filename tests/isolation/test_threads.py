@@ -12,8 +12,11 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.management import call_command, get_commands
 from django.db import connection, transaction
+from django.http import StreamingHttpResponse
+from django.test import RequestFactory
 
 from tenants.context import NoContext, WrongSchema, current_tenant, public_scope, tenant_scope
+from tenants.middleware import TenantMiddleware
 from tenants.threads import TenantExecutor, carrying
 from tenants.users.models import User
 
@@ -191,6 +194,24 @@ def test_a_statement_inside_a_tenant_is_refused_on_a_connection_that_was_moved_b
             User.objects.exists()
         connection.set_tenant(acme.tenant)
         assert User.objects.exists()
+
+
+def test_a_stream_that_asks_the_database_after_its_tenant_was_left_raises(acme):
+    def words(tenant):
+        yield b"first "
+        with tenant_scope(tenant):
+            count = User.objects.filter(email=acme.account.owner_email).count()
+        yield str(count).encode()
+        User.objects.exists()
+
+    request = RequestFactory(headers={"host": acme.host}).get("/")
+    answer = TenantMiddleware(lambda request: StreamingHttpResponse(words(request.tenant)))(request)
+    parts = iter(answer)
+    assert [next(parts), next(parts)] == [b"first ", b"1"]
+    with pytest.raises(NoContext, match="stream"):
+        next(parts)
+    answer.close()
+    User.objects.exists()  # whoever works on this thread next is where it was
 
 
 def test_runservers_thread_is_bound_to_public_like_any_commands(app, monkeypatch):
