@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 
@@ -20,6 +19,7 @@ from tenants.http import RateLimited
 from tenants.limits import Rate, Tries, address_of, give_back, is_known, key_of, masked, remember, reset, take
 from tenants.models import Limit
 from tenants.tasks import forget_limits
+from tenants.threads import TenantExecutor
 from tests.support.web import ROOT
 
 RATE = Rate("test-rate", burst=5, every=60.0)
@@ -107,7 +107,7 @@ def test_tries_are_forgotten_after_an_hour_without_one_or_by_a_reset(who):
 
 def test_threads_and_processes_count_together(who):
     code = (
-        "import os, sys, django\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        "import os, sys, django\n"
         "os.environ['DJANGO_SETTINGS_MODULE'] = 'config.settings_test'\ndjango.setup()\n"
         "from django.db import connection\nconnection.settings_dict['NAME'] = sys.argv[1]\n"
         "from tests.tenants.test_limits import many\nprint(many(sys.argv[2]))"
@@ -123,13 +123,9 @@ def many(who):
     rate, tries = Rate("storm", burst=5, every=600.0), Tries("storm-tries", free=5, first=600.0)
 
     def one(number):
-        connection.connect()
-        try:
-            return sum(refused(limit, who) == 0 for limit in (rate, tries))
-        finally:
-            connection.close()
+        return sum(refused(limit, who) == 0 for limit in (rate, tries))
 
-    with ThreadPoolExecutor(8) as pool:
+    with TenantExecutor(8) as pool:
         return sum(pool.map(one, range(40)))
 
 
