@@ -34,7 +34,7 @@ STARTERS = {
     "asgiref.sync": {"sync_to_async", "async_to_sync"},
     "channels.db": {"database_sync_to_async"},
 }
-NAMES = {name for names in STARTERS.values() for name in names}
+NAMES = {"run_in_executor"} | {name for names in STARTERS.values() for name in names}
 
 # "file: what" → how often, and why no tenant is lost. Yours are started by tenants.threads, or stand here.
 MEANT = {
@@ -61,12 +61,14 @@ def first_party():
 
 def started_in(source):
     """The names of what starts a thread, for each time it is used: by whatever spelling it was imported."""
+    if not any(name in source for name in NAMES):  # most modules; to parse them all takes two seconds
+        return
     tree, known = ast.parse(source), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module in STARTERS:
             known |= {name.asname or name.name: name.name for name in node.names if name.name in NAMES}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr in NAMES | {"run_in_executor"}:
+        if isinstance(node, ast.Attribute) and node.attr in NAMES:
             yield node.attr
         elif isinstance(node, ast.Name) and node.id in known:
             yield known[node.id]
