@@ -126,6 +126,7 @@ def test_pages_and_json_are_compressed_and_streams_are_not(front):
 FORGED = {
     "Host": "acme.localhost:8000",
     "X-Forwarded-For": "10.0.0.9",
+    "X-Real-IP": "10.0.0.9",
     "X-Forwarded-Proto": "https",
     "X-Forwarded-Host": "globex.localhost",
     "X-Forwarded-Ssl": "on",
@@ -142,6 +143,7 @@ def test_what_a_client_forges_does_not_get_through(front, path, content):
     headers = seen_headers(answer)
     assert headers["host"] == headers["x-forwarded-host"] == "acme.localhost:8000"
     assert (headers["x-forwarded-for"], headers["x-forwarded-proto"]) == ("127.0.0.1", "http")
+    assert headers["x-real-ip"] == "127.0.0.1"
     assert not {"x-forwarded-ssl", "forwarded"} & headers.keys()
     assert not any("_" in name for name in headers)
     assert not {"Server", "Via"} & {name for name in answer.headers if answer.headers[name] != "uvicorn"}
@@ -154,6 +156,13 @@ def test_a_proxy_that_is_trusted_says_whether_it_was_https(folder, web, plane):
     for headers in seen:
         assert headers["x-forwarded-proto"] == "https"
         assert headers["x-forwarded-for"].startswith("10.0.0.9")
+
+
+def test_the_client_is_who_the_trusted_proxy_saw_and_not_whom_it_named(folder, web, plane):
+    said = {**FORGED, "X-Forwarded-For": "203.0.113.9, 198.51.100.7, 10.0.0.1"}
+    with Front(folder, web=web.listener, plane=plane.listener, FRONT_TRUSTED_PROXIES="private_ranges") as front:
+        for body in (b"{}", iter([b"{}"])):
+            assert seen_headers(httpx.post(front.url, headers=said, content=body))["x-real-ip"] == "198.51.100.7"
 
 
 def test_after_a_kill_its_socket_file_is_in_nobodys_way(folder, web, plane):
