@@ -205,6 +205,8 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/login/"
 AUTHENTICATION_BACKENDS = ["tenants.users.backends.MemberBackend"]
+# One alone: what it does not do, another would do on the threads of requests.
+PASSWORD_HASHERS = ["tenants.users.hashers.InTurn"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "tenants.users.passwords.NotBlank"},
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},

@@ -30,8 +30,8 @@ from django.utils.crypto import salted_hmac
 
 from tenants.http import RateLimited
 
-# A row: `free_at`, from when on there is room again; `count`, how many tries; `told`, how many seconds the last who asked
-# must wait; `kept_until`, from when on it says nothing.
+# A row: `free_at`, from when on there is room again; `count`, how many tries; `told`, how many seconds the last who
+# asked must wait; `kept_until`, from when on it says nothing.
 
 # Taken as a bucket of `burst` that gains one each `every` seconds. `free_at` is when it is full again, and nothing else
 # need be known of it.

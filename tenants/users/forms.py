@@ -9,6 +9,7 @@ from django.contrib.auth import authenticate
 from django.http import HttpRequest
 
 from tenants.fields import EmailField, NameField
+from tenants.users.guesses import Guess
 from tenants.users.models import User
 
 # As long as any that can have been chosen: a longer one is wrong before it is hashed.
@@ -31,12 +32,21 @@ class LoginForm(forms.Form):
         self.request = request
 
     def clean(self) -> dict[str, Any]:
+        """Raises RateLimited, which no form shows: it is the answer's own status, with how long to wait."""
         data = super().clean() or {}
         if self.errors:
             return data
-        user = authenticate(self.request, username=data["email"], password=data["password"])
+        guess = Guess.of(self.request, data["email"])
+        guess.begin()
+        try:
+            user = authenticate(self.request, username=data["email"], password=data["password"])
+        except Exception:
+            guess.was_not_made()
+            raise
         if not isinstance(user, User):
+            guess.was_wrong()
             raise forms.ValidationError("This e-mail and password do not match a member of this workspace.")
+        guess.was_right()
         self.user = user
         return data
 

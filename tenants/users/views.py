@@ -22,6 +22,7 @@ from tenants.users.models import ApiKey
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def log_in(request: TenantRequest) -> HttpResponse:
+    """Raises RateLimited after too many tries."""
     form = LoginForm(request.POST or None, request=request)
     target = request.POST.get("next") or request.GET.get("next") or ""
     if request.method == "POST" and form.is_valid():

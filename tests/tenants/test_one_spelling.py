@@ -107,7 +107,7 @@ def test_nobodys_address_takes_as_many_hashes_as_a_members(room, monkeypatch):
     encode = MD5PasswordHasher.encode
     monkeypatch.setattr(MD5PasswordHasher, "encode", lambda *args: hashed.append(args) or encode(*args))
     email = room.owner.email
-    for password, count in (("wrong but plain", 1), ("wrong and naïve", 2), ("wrong, nai\u0308ve\u00a0too", 3)):
+    for password, count in (("wrong but plain", 1), ("wrong and naïve", 2), ("wrong, nai\u0308ve\u00a0too", 2)):
         for address in (email, "nobody@nowhere.example"):
             hashed.clear()
             assert not logs_in(room.slug, address, password)

@@ -1,0 +1,87 @@
+"""How passwords are hashed: as Django does, on one thread of the process that gives way to all others.
+
+Owns that thread and how many may wait for it. A hash is a third of a second of work: on the threads of requests a burst
+of log-ins takes every core from the neighbours' pages. Named in PASSWORD_HASHERS, so that nothing hashes past it. The
+thread knows no tenant and no database.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
+
+from tenants.http import RateLimited
+
+T = TypeVar("T")
+
+# Each that waits holds one of web's threads (16 by default).
+WAITING = 4
+WAIT_SECONDS = 2.0
+LOWEST = 19
+
+
+class HashingBusy(RateLimited):
+    """So many passwords are being checked that this one was not looked at."""
+
+    message = "Many people are logging in just now. Try again in a moment."
+    retry_after_ms = 2_000
+
+
+class OneAtATime:
+    """Does one piece of work after another on a thread of the lowest priority."""
+
+    def __init__(self, *, waiting: int, seconds: float) -> None:
+        self._places = threading.BoundedSemaphore(1 + waiting)
+        self._seconds = seconds
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hashing", initializer=_give_way)
+
+    def do(self, work: Callable[[], T]) -> T:
+        """What `work` returns. Raises HashingBusy where too many wait, or it was not begun in time."""
+        if not self._places.acquire(blocking=False):
+            raise HashingBusy
+        try:
+            done: Future[T] = self._thread.submit(work)
+        except BaseException:
+            self._places.release()
+            raise
+        # Not when this thread stops waiting: the work may go on without it.
+        done.add_done_callback(lambda _: self._places.release())
+        with suppress(TimeoutError):
+            return done.result(self._seconds)
+        if done.cancel():
+            raise HashingBusy
+        return done.result()  # it has begun, and is worth waiting for
+
+
+def _give_way() -> None:
+    """Linux has priorities for threads. Elsewhere the process has one, and would take the whole of it down."""
+    if hasattr(os, "SCHED_IDLE"):
+        thread = threading.get_native_id()
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, LOWEST)
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _begin() -> None:
+    global _hashing
+    _hashing = OneAtATime(waiting=WAITING, seconds=WAIT_SECONDS)
+
+
+_hashing: OneAtATime
+_begin()
+# A thread does not live on in a forked process, and whoever handed it work there would wait for ever.
+os.register_at_fork(after_in_child=_begin)
+
+
+class InTurn(PBKDF2PasswordHasher):
+    """Django's own, under its own name: what is stored stays good, in either direction."""
+
+    def encode(self, password: str, salt: str, iterations: int | None = None) -> str:
+        return _hashing.do(partial(super().encode, password, salt, iterations))

@@ -1,0 +1,319 @@
+"""Log-in's limits: guessing one account, one address guessing many, strangers who would keep the owner out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import secrets
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.hashers import MD5PasswordHasher, PBKDF2PasswordHasher, check_password, make_password
+from django.db import connection
+from django.db.models import F
+from django.test import Client
+from django.utils import timezone
+
+from tenants.limits import key_of, take
+from tenants.models import Limit
+from tenants.users import hashers
+from tenants.users.guesses import ACCOUNT, ADDRESS, PAIR
+from tenants.users.hashers import HashingBusy, InTurn, OneAtATime
+from tests.support.cast import PASSWORD
+
+
+@pytest.fixture
+def address():
+    return an_address()
+
+
+@pytest.fixture
+def member(acme):
+    """Somebody of acme whom no other test knows; Bob's namesake at globex has the same password."""
+    return a_member(acme, f"{secrets.token_hex(4)}@acme.example")
+
+
+def a_member(workspace, email):
+    user = workspace.member(email)
+    user.set_password(PASSWORD)
+    with workspace.scope():
+        user.save()
+    return user.email
+
+
+def an_address():
+    return f"2001:db8:{secrets.randbelow(0xFFFF):x}:{secrets.randbelow(0xFFFF):x}::7"
+
+
+def log_in(workspace, email, password, address):
+    return Client(headers={"host": workspace.host}).post(
+        "/login/", {"email": email, "password": password}, REMOTE_ADDR=address
+    )
+
+
+def statuses(workspace, email, password, address, *, times):
+    return [log_in(workspace, email, password, address).status_code for _ in range(times)]
+
+
+def later(limit, *who, seconds):
+    gone = timedelta(seconds=seconds)
+    changed = Limit.objects.filter(key=key_of(limit.name, who))
+    assert changed.update(free_at=F("free_at") - gone, kept_until=F("kept_until") - gone) == 1
+
+
+def let_through_since(began):
+    """How many more of one pair, for the clock goes on: after 1, 2, 4 … seconds."""
+    return int(math.log2(time.monotonic() - began + 1))
+
+
+def network(address):
+    return address.removesuffix("7") + "/64"
+
+
+def take_all(workspace, email, address):
+    """The pair's tries are over for a quarter of an hour."""
+    who = (workspace.slug, email, network(address))
+    take(PAIR, *who)
+    Limit.objects.filter(key=key_of(PAIR.name, who)).update(free_at=timezone.now() + timedelta(seconds=899.5))
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """What was hashed."""
+    found = []
+    encode = MD5PasswordHasher.encode
+    monkeypatch.setattr(MD5PasswordHasher, "encode", lambda *args: found.append(args[1]) or encode(*args))
+    return found
+
+
+def test_after_too_many_wrong_ones_the_right_one_is_not_even_looked_at(acme, globex, member, address, hashed):
+    a_member(globex, member)
+    hashed.clear()
+    began = time.monotonic()
+    found = statuses(acme, member, "wrong", address, times=60)
+    assert (set(found[:5]), set(found)) == ({400}, {400, 429})
+    assert found.count(400) == len(hashed) <= 5 + let_through_since(began)
+    later(PAIR, acme.slug, member, network(address), seconds=-60)
+    hashed.clear()
+    refused = log_in(acme, member, PASSWORD, address)
+    assert (refused.status_code, hashed) == (429, [])
+    assert 59 <= int(refused["Retry-After"]) <= 70
+    assert f"Too many tries to log in. Try again in {refused['Retry-After']} seconds." in refused.content.decode()
+    # The same person's account next door, and whoever comes from elsewhere, are not kept waiting.
+    assert log_in(globex, member, PASSWORD, address).status_code == 302
+    assert log_in(acme, member, PASSWORD, an_address()).status_code == 302
+
+
+def test_the_wait_grows_to_a_quarter_of_an_hour_and_the_right_one_ends_it(acme, member, address):
+    statuses(acme, member, "wrong", address, times=4)
+    told = []
+    for _ in range(12):
+        assert log_in(acme, member, "wrong", address).status_code == 400
+        # As if the clock had stood still since: an answer takes longer than a second where the machine is busy.
+        later(PAIR, acme.slug, member, network(address), seconds=-60)
+        told.append(int(log_in(acme, member, PASSWORD, address)["Retry-After"]) - 60)
+        later(PAIR, acme.slug, member, network(address), seconds=told[-1] + 60)
+    waits = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900]
+    assert all(wait - 5 <= seen <= wait for seen, wait in zip(told, waits, strict=True)), told
+    assert log_in(acme, member, PASSWORD, address).status_code == 302
+    assert statuses(acme, member, "wrong", address, times=5) == [400] * 5
+
+
+def test_who_types_it_right_is_never_kept_waiting(acme, member, address):
+    for _ in range(12):
+        assert log_in(acme, member, PASSWORD, address).status_code == 302
+        assert log_in(acme, member, PASSWORD, an_address()).status_code == 302
+    # Nothing is left of them.
+    take(ADDRESS, network(address), cost=ADDRESS.burst)
+    take(ACCOUNT, acme.slug, member, cost=ACCOUNT.burst)
+
+
+@pytest.mark.slow
+def test_tries_that_come_at_once_are_counted_before_they_are_hashed(acme, member, address, hashed):
+    def one(number):
+        try:
+            return log_in(acme, member, "wrong", address).status_code
+        finally:
+            connection.close()
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(one, range(40)))
+    assert set(found) == {400, 429}
+    assert 5 <= len(hashed) == found.count(400) <= 5 + let_through_since(began)
+
+
+def test_strangers_everywhere_slow_the_account_and_its_owner_gets_in_from_home(acme, member):
+    home = an_address()
+    assert log_in(acme, member, PASSWORD, home).status_code == 302
+    take(ACCOUNT, acme.slug, member, cost=ACCOUNT.burst - 3)
+    assert [log_in(acme, member, "wrong", an_address()).status_code for _ in range(5)] == [400] * 3 + [429] * 2
+    elsewhere = an_address()
+    assert 50 <= int(log_in(acme, member, PASSWORD, elsewhere)["Retry-After"]) <= 60
+    assert log_in(acme, member, PASSWORD, home).status_code == 302
+    # What the account refused made nobody's own wait longer, and it is no lock.
+    later(ACCOUNT, acme.slug, member, seconds=60)
+    assert log_in(acme, member, PASSWORD, elsewhere).status_code == 302
+
+
+def test_one_address_guesses_a_hundred_times_wherever_it_tries(acme, globex, member, address):
+    take(ADDRESS, network(address), cost=ADDRESS.burst - 4)
+    other = address.replace("::7", "::8")  # of the same network
+    for room, where in [(acme, address), (globex, other), (acme, other), (acme, address)]:
+        assert log_in(room, f"{secrets.token_hex(4)}@nowhere.example", "wrong", where).status_code == 400
+    later(ADDRESS, network(address), seconds=-60)
+    assert 60 <= int(log_in(globex, "alice@nowhere.example", "wrong", other)["Retry-After"]) <= 70
+    assert log_in(acme, member, PASSWORD, address).status_code == 429
+    later(ADDRESS, network(address), seconds=70)
+    assert log_in(acme, member, PASSWORD, address).status_code == 302
+
+
+def test_an_account_that_is_not_there_is_answered_and_made_to_wait_alike(acme, member, hashed):
+    def tried(email):
+        where, said = an_address(), []
+        for number in range(7):
+            if number == 5:
+                later(PAIR, acme.slug, email, network(where), seconds=-899)
+            answer = log_in(acme, email, "wrong, naïve", where)
+            page = re.sub(r'name="csrfmiddlewaretoken" value="\w+"', "", answer.content.decode()).replace(email, "…")
+            said.append((answer.status_code, answer.get("Retry-After"), page))
+        return said
+
+    there, count = tried(member), len(hashed)
+    hashed.clear()
+    assert tried(f"{secrets.token_hex(4)}@acme.example") == there
+    assert len(hashed) == count == 5 * 2
+
+
+def test_another_spelling_of_an_address_is_no_other_account(acme, member, address):
+    spelled = [member, member.upper(), f" {member} ", member.replace("@", "\u200b@"), member.title()]
+    for email in spelled:
+        assert log_in(acme, email, "wrong", address).status_code == 400
+    later(PAIR, acme.slug, member, network(address), seconds=-60)
+    assert log_in(acme, member, "wrong", address).status_code == 429
+
+
+def test_a_forged_header_is_no_other_address(acme, member, address):
+    take_all(acme, member, address)
+    for number in range(2):
+        answer = Client(headers={"host": acme.host, "x-forwarded-for": f"203.0.113.{number}"}).post(
+            "/login/", {"email": member, "password": "wrong"}, REMOTE_ADDR=address
+        )
+    assert answer.status_code == 429
+
+
+def test_each_failure_and_each_refusal_is_logged_once_and_names_nobody(acme, member, address, caplog):
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            log_in(acme, member, "my secret", address)
+        take_all(acme, member, address)
+        log_in(acme, member, "my secret", address)
+    lines = [record.getMessage() for record in caplog.records if record.name == "tenants.users.guesses"]
+    assert [line.split(":")[0] for line in lines] == ["Log-in failed"] * 2 + ["Log-in refused"]
+    assert all(f"workspace={acme.slug} " in line for line in lines)
+    assert lines[-1].endswith(f"address={':'.join(address.split(':')[:3])}::/48 limit=log-in wait_ms=900000")
+    assert len({re.search("account=([0-9a-f]{12})", line)[1] for line in lines}) == 1
+    for secret in (member, member.split("@")[0], "my secret", address, network(address)):
+        assert secret not in caplog.text
+
+
+# --- hashing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def thread():
+    """One place at work and one that waits, for a tenth of a second."""
+    return OneAtATime(waiting=1, seconds=0.1)
+
+
+def test_a_try_that_was_not_looked_at_does_not_count(acme, member, address, settings, thread, monkeypatch):
+    settings.PASSWORD_HASHERS = ["tenants.users.hashers.InTurn"]
+    monkeypatch.setattr(InTurn, "iterations", 1000)
+    monkeypatch.setattr(hashers, "_hashing", thread)
+    a_member(acme, member)
+    free = threading.Event()
+    ours = threading.Thread(target=thread.do, args=[free.wait])
+    ours.start()
+    answers = [log_in(acme, member, "wrong", address) for _ in range(8)]
+    assert {(answer.status_code, answer["Retry-After"]) for answer in answers} == {(429, "2")}
+    assert "Many people are logging in just now." in answers[0].content.decode()
+    free.set()
+    ours.join()
+    assert statuses(acme, member, "wrong", address, times=5) == [400] * 5
+    later(PAIR, acme.slug, member, network(address), seconds=1)
+    assert log_in(acme, member, PASSWORD, address).status_code == 302
+
+
+def test_one_hash_is_made_at_a_time_and_whoever_would_wait_for_long_is_told(thread):
+    free, running, most = threading.Event(), [], []
+
+    def work():
+        running.append(1)
+        most.append(len(running))
+        free.wait(10)
+        running.pop()
+        return "done"
+
+    def one(_):
+        began = time.monotonic()
+        try:
+            return thread.do(work), time.monotonic() - began
+        except HashingBusy:
+            return "busy", time.monotonic() - began
+
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(one, number) for number in range(6)]
+        time.sleep(0.3)
+        free.set()
+        answers = [future.result() for future in asked]
+    # One was at work; of the others one waited for its time, and four were told at once.
+    assert sorted(answer for answer, _ in answers) == ["busy"] * 5 + ["done"]
+    assert sum(seconds < 0.1 for _, seconds in answers) == 4
+    assert max(most) == 1
+    assert [one(number)[0] for number in range(3)] == ["done"] * 3
+
+
+def test_a_failure_of_the_work_is_the_callers_and_frees_its_place(thread):
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError):
+            thread.do(lambda: 1 // 0)
+    assert thread.do(lambda: 7) == 7
+
+
+def test_the_thread_gives_way_to_all_others(thread):
+    if not hasattr(os, "SCHED_IDLE"):
+        pytest.skip("Threads have no priority of their own here.")
+
+    def priority():
+        number = threading.get_native_id()
+        return os.getpriority(os.PRIO_PROCESS, number), os.sched_getscheduler(number)
+
+    assert thread.do(priority) == (19, os.SCHED_IDLE)
+    assert priority() != (19, os.SCHED_IDLE)
+
+
+def test_hashes_are_djangos_own_and_none_is_made_elsewhere(settings, monkeypatch):
+    """The real settings' hasher: the tests' is a quick one."""
+    from config import settings as real
+
+    settings.PASSWORD_HASHERS = real.PASSWORD_HASHERS
+    monkeypatch.setattr(PBKDF2PasswordHasher, "iterations", 1000)
+    where = []
+    encode = PBKDF2PasswordHasher.encode
+    monkeypatch.setattr(
+        PBKDF2PasswordHasher, "encode", lambda *args: where.append(threading.current_thread().name) or encode(*args)
+    )
+    made = make_password(PASSWORD)
+    assert check_password(PASSWORD, made)
+    assert not check_password("wrong", made)
+    assert not check_password("wrong", "!")
+    assert len(where) == 4
+    assert all(name.startswith("hashing") for name in where)
+    monkeypatch.setattr(PBKDF2PasswordHasher, "encode", encode)
+    assert PBKDF2PasswordHasher().verify(PASSWORD, made)
+    assert check_password(PASSWORD, PBKDF2PasswordHasher().encode(PASSWORD, "saltsaltsaltsaltsaltsa"))
