@@ -15,7 +15,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt clean model bench-authority bench-chat
+.PHONY: help run test check fmt clean model bench-authority bench-chat bench-doors
 
 help:
 	@echo "make run     start everything and print the addresses (Ctrl-C stops it)"
@@ -24,6 +24,7 @@ help:
 	@echo "make fmt     format, and fix what can be fixed"
 	@echo "make bench-authority   what the embedded authority can do here; ARGS='--seconds 1' and more"
 	@echo "make bench-chat        what a paid chat costs here, beside an earlier commit; ARGS='--quick' and more"
+	@echo "make bench-doors       what a burst of log-ins does to a neighbour, beside an earlier commit"
 	@echo "make clean   delete the database and all local state, after asking"
 
 run: $(VENV)/run-installed model
@@ -49,6 +50,9 @@ bench-authority: $(VENV)/dev-installed
 
 bench-chat: $(VENV)/dev-installed
 	@$(PY) -m tests.bench.chat $(ARGS)
+
+bench-doors: $(VENV)/dev-installed
+	@$(PY) -m tests.bench.doors $(ARGS)
 
 fmt: $(VENV)/dev-installed
 	$(PY) -m ruff check --fix .
