@@ -8,6 +8,7 @@ thread knows no tenant and no database.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,8 @@ T = TypeVar("T")
 # Each that waits holds one of web's threads (16 by default).
 WAITING = 4
 WAIT_SECONDS = 2.0
-LOWEST = 19
+# A tenth of a core where others want all of it. The lowest priority of all would leave nobody's log-in an end there.
+NICER = 10
 
 
 class HashingBusy(RateLimited):
@@ -35,12 +37,18 @@ class HashingBusy(RateLimited):
 
 
 class OneAtATime:
-    """Does one piece of work after another on a thread of the lowest priority."""
+    """Does one piece of work after another on a thread of low priority."""
 
     def __init__(self, *, waiting: int, seconds: float) -> None:
         self._places = threading.BoundedSemaphore(1 + waiting)
         self._seconds = seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hashing", initializer=_give_way)
+
+    def is_full(self) -> bool:
+        if self._places.acquire(blocking=False):
+            self._places.release()
+            return False
+        return True
 
     def do(self, work: Callable[[], T]) -> T:
         """What `work` returns. Raises HashingBusy where too many wait, or it was not begun in time."""
@@ -62,11 +70,10 @@ class OneAtATime:
 
 def _give_way() -> None:
     """Linux has priorities for threads. Elsewhere the process has one, and would take the whole of it down."""
-    if hasattr(os, "SCHED_IDLE"):
+    if sys.platform == "linux":
         thread = threading.get_native_id()
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, LOWEST)
-            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICER))
 
 
 def _begin() -> None:
@@ -78,6 +85,12 @@ _hashing: OneAtATime
 _begin()
 # A thread does not live on in a forked process, and whoever handed it work there would wait for ever.
 os.register_at_fork(after_in_child=_begin)
+
+
+def refuse_if_full() -> None:
+    """Raises HashingBusy where a password would not be looked at anyway, for whoever has work to do before."""
+    if _hashing.is_full():
+        raise HashingBusy
 
 
 class InTurn(PBKDF2PasswordHasher):
