@@ -112,15 +112,14 @@ def test_threads_and_processes_count_together(who):
         "import os, sys, django\n"
         "os.environ['DJANGO_SETTINGS_MODULE'] = 'config.settings_test'\ndjango.setup()\n"
         "from django.db import connection\nconnection.settings_dict['NAME'] = sys.argv[1]\n"
-        "from tests.tenants.test_limits import many\nprint(many(sys.argv[2]))"
+        "from tests.tenants.test_limits import many\nprint('ready', flush=True)\nprint(many(sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, connection.settings_dict["NAME"], who]
-    other = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
-    # It takes a while to start: this one goes on until then.
-    let_through = 0
-    while other.poll() is None:
-        let_through += many(who)
-    assert let_through + int(other.communicate()[0]) == 5 + 5
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"ready\n"
+        let_through = many(who)
+        theirs = int(other.stdout.readline())
+    assert let_through + theirs == 5 + 5
 
 
 def many(who):

@@ -10,8 +10,9 @@ import secrets
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
+from itertools import islice
 
 import pytest
 from django.contrib.auth.hashers import MD5PasswordHasher, PBKDF2PasswordHasher, check_password, make_password
@@ -241,10 +242,9 @@ def test_a_try_that_was_not_looked_at_does_not_count(acme, member, address, sett
     ours = threading.Thread(target=thread.do, args=[free.wait])
     ours.start()
     answers = [log_in(acme, member, "wrong", address) for _ in range(8)]
-    monkeypatch.setattr(thread, "_places", threading.BoundedSemaphore(1))
-    thread._places.acquire()
-    answers += [log_in(acme, member, "wrong", address) for _ in range(8)]
-    thread._places.release()
+    with monkeypatch.context() as full:
+        full.setattr(thread, "is_full", lambda: True)
+        answers += [log_in(acme, member, "wrong", address) for _ in range(8)]
     assert {(answer.status_code, answer["Retry-After"]) for answer in answers} == {(429, "2")}
     assert "Many people are logging in just now." in answers[0].content.decode()
     free.set()
@@ -255,32 +255,37 @@ def test_a_try_that_was_not_looked_at_does_not_count(acme, member, address, sett
 
 
 def test_one_hash_is_made_at_a_time_and_whoever_would_wait_for_long_is_told(thread):
-    free, running, most = threading.Event(), [], []
+    patient, free, at_work, most = OneAtATime(waiting=1, seconds=60), threading.Event(), [], []
 
     def work():
-        running.append(1)
-        most.append(len(running))
-        free.wait(10)
-        running.pop()
+        at_work.append(1)
+        most.append(len(at_work))
+        free.wait(60)
+        at_work.pop()
         return "done"
 
-    def one(_):
-        began = time.monotonic()
+    def one(among):
         try:
-            return thread.do(work), time.monotonic() - began
+            return among.do(work)
         except HashingBusy:
-            return "busy", time.monotonic() - began
+            return "busy"
 
-    with ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(one, number) for number in range(6)]
-        time.sleep(0.3)
+    with ThreadPoolExecutor(7) as pool:
+        asked = [pool.submit(one, patient) for _ in range(6)]
+        told = [future.result() for future in islice(as_completed(asked), 4)]
         free.set()
-        answers = [future.result() for future in asked]
-    # One was at work; of the others one waited for its time, and four were told at once.
-    assert sorted(answer for answer, _ in answers) == ["busy"] * 5 + ["done"]
-    assert sum(seconds < 0.1 for _, seconds in answers) == 4
-    assert max(most) == 1
-    assert [one(number)[0] for number in range(3)] == ["done"] * 3
+        assert told == ["busy"] * 4
+        assert sorted(future.result() for future in asked) == ["busy"] * 4 + ["done"] * 2
+    assert most == [1, 1]
+
+    free.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(one, thread)
+        while not at_work:
+            time.sleep(0.01)
+        assert one(thread) == "busy"  # its time was over
+        free.set()
+        assert (first.result(), one(thread), one(thread)) == ("done", "done", "done")
 
 
 def test_a_failure_of_the_work_is_the_callers_and_frees_its_place(thread):
