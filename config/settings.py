@@ -122,6 +122,7 @@ WEB_STREAMS = max(1, (envint("WEB_THREADS", 16, minimum=1, maximum=1000) or 16) 
 ROOT_URLCONF = "config.urls"
 PUBLIC_SCHEMA_URLCONF = "config.urls_public"
 WSGI_APPLICATION = "config.wsgi.application"
+WEB_REQUEST = "tenants.http.WebRequest"
 
 # The plane: async views that buy, in a process of its own (config.asgi). `fetch(sql, params)` asks its database.
 ASGI_APPLICATION = "config.asgi.application"

@@ -20,6 +20,7 @@ from django.http.multipartparser import MultiPartParserError
 from django.middleware.common import CommonMiddleware
 from django.utils.module_loading import import_string
 
+from tenants.bodies import FORMS, check_form
 from tenants.context import enter, unbound
 from tenants.http import (
     ApiError,
@@ -50,6 +51,20 @@ def as_api_error(exc: Exception) -> ApiError | None:
     if isinstance(exc, OperationalError | InterfaceError | psycopg.OperationalError | psycopg.InterfaceError):
         return Unavailable()
     return None
+
+
+def refuse_costly_form(request: HttpRequest) -> None:
+    """Before anything looks into request.POST, as the check against forged forms does for strangers, too.
+
+    The body is kept as it came: what wants JSON then finds a body that is none, where a form had used it up.
+    """
+    if request.method == "POST" and request.content_type in FORMS:
+        is_multipart = request.content_type == FORMS[1]
+        check_form(request.body, boundary=_boundary(request) if is_multipart else None)
+
+
+def _boundary(request: HttpRequest) -> str:
+    return (request.content_params or {}).get("boundary", "")
 
 
 class HealthMiddleware:
@@ -109,6 +124,7 @@ class TenantMiddleware:
     def _enter(self, request: Any) -> None:
         request.tenant = request.asker = None
         request.urlconf = settings.PUBLIC_SCHEMA_URLCONF
+        refuse_costly_form(request)
         found = answered(find_tenant(request))
         if found.tenant is not None:
             enter(found.tenant)

@@ -27,7 +27,7 @@ from tenants.http import (
     mark_private,
     mark_varying,
 )
-from tenants.middleware import as_api_error, said_as_ours
+from tenants.middleware import as_api_error, refuse_costly_form, said_as_ours
 from tenants.resolve import Fetch, aanswered, find_member, find_tenant
 
 GetResponse = Callable[[PlaneRequest], Awaitable[HttpResponseBase]]
@@ -67,6 +67,7 @@ class PlaneMiddleware:
 
     async def _enter(self, request: Any) -> None:
         request.tenant = request.asker = request.auth = None
+        refuse_costly_form(request)
         found = await aanswered(find_tenant(request), _fetch())
         request.tenant, request.asker = found.tenant, found.asker
         bind(found.tenant)

@@ -146,3 +146,116 @@ def test_a_character_that_nothing_can_store_is_found_wherever_it_stands(body, fi
     with pytest.raises(Invalid) as refused:
         read_object(json.dumps(body).encode())
     assert list(refused.value.body()["fields"]) == [field]
+
+
+# --- forms ----------------------------------------------------------------------------------------------------------
+
+FIELD = 'Content-Disposition: form-data; name="a"'
+ENCODED = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data; boundary=x"
+END = b"--x--\r\n"
+
+
+def parts(head, count=990):
+    """As many parts as Django reads, or as fit, each with `head`."""
+    part = f"--x\r\n{head}\r\n\r\n1\r\n".encode()
+    return part * min(count, MIB // len(part))
+
+
+COSTLY_FORMS = {
+    "signs": (parts(FIELD + ";" * 900), True),
+    "parameters": (parts(FIELD + ";a=b" * 220), True),
+    "an open quote": (parts(FIELD + ';b="' + ";" * 900), True),
+    "parameters in pieces": (parts(FIELD + "".join(f";a*{n}=%20" for n in range(80))), True),
+    "lines": (parts(FIELD + "\r\na:b" * 190), True),
+    "parts without a name": (parts("Content-Disposition: form-data" + ";a=b" * 200, 9_000), True),
+    "boundaries": (b"--x" * (MIB // 3), True),
+    "escapes": (b"email=" + b"%26" * (MIB // 3 - 9), False),
+    "halves of escapes": (b"email=" + b"%" * (MIB - 9), False),
+}
+
+
+@pytest.fixture
+def browser(acme, alice):
+    """Signed in, and held to a token against forged forms, which it looks for in the form."""
+    browser = acme.client(alice)
+    browser.handler.enforce_csrf_checks = True
+    browser.cookies["csrftoken"] = "a" * 32
+    return browser
+
+
+@pytest.fixture
+def form_doors(acme, browser):
+    """Where forms are read: on a page, before anybody knows who asks, and on both doors of the API."""
+    plane = acme.plane(browser)
+    return {
+        "/login/": lambda body, kind: browser.post("/login/", body, content_type=kind),
+        "/api/summarize/": lambda body, kind: browser.post("/api/summarize/", body, content_type=kind),
+        "/api/chat/": lambda body, kind: plane.post("/api/chat/", body, content_type=kind),
+    }
+
+
+@pytest.mark.parametrize("kind", COSTLY_FORMS)
+def test_no_form_costs_more_than_a_moment(form_doors, kind):
+    """0.1 s at most where this was written. The worst took 1.8 s, of a loop that all streams share where it was the plane's."""
+    body, is_multipart = COSTLY_FORMS[kind]
+    assert len(body) <= MIB
+    content_type = MULTIPART if is_multipart else ENCODED
+    for path, post in form_doors.items():
+        began = time.process_time()
+        response = post(body, content_type)
+        spent = time.process_time() - began
+        assert response.status_code == 400, path
+        assert b"too many parts" in response.content
+        assert spent < 0.25 or cpu_seconds(lambda post=post: post(body, content_type)) < 0.25, path
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (parts(FIELD + '; filename="a;b;c.txt"\r\nContent-Type: text/plain', 90) + END, MULTIPART),
+        (parts(FIELD) + END, MULTIPART),
+        (parts(FIELD, 1).replace(b"1", b"a;\r\n" * 250_000) + END, MULTIPART),
+        (b"a=" + b"%F0%9F%98%80" * 20_000, ENCODED),
+        (b"&".join(b"f%d=a" % n for n in range(999)), ENCODED),
+    ],
+)  # fmt: skip
+def test_a_large_form_is_read_all_the_same(form_doors, body, content_type):
+    """What is wrong with it is that nothing in it was asked for."""
+    assert form_doors["/login/"](body, content_type).status_code == 403  # no token
+
+
+@pytest.mark.parametrize("path", ["/api/chat/", "/api/summarize/"])
+def test_a_form_of_a_signed_in_browser_is_no_json(acme, browser, path):
+    """Its token was looked for in the form, which used the body up: 500, where a key's form was 415."""
+    form = parts(FIELD.replace('"a"', '"csrfmiddlewaretoken"'), 1).replace(b"1", b"a" * 32) + END
+    door = acme.plane(browser) if path == "/api/chat/" else browser
+    response = door.post(path, form, content_type=MULTIPART)
+    assert (response.status_code, response.json()["error"]) == (415, "not_json")
+
+
+UNREADABLE_TYPES = {
+    "no such charset": "application/json; a*=nope''abc",
+    "a charset that cannot read it": "multipart/form-data; boundary*=idna''%ff",
+    "an open quote": 'application/json; a="' + ";" * 7_000,
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE_TYPES)
+def test_what_is_called_something_unreadable_is_no_json(acme, kind):
+    """Django reads the header before any of our code runs, and the server answered with a page of its own."""
+    from django.test.client import RequestFactory
+
+    from config.wsgi import application
+
+    api = acme.api()
+    content_type = UNREADABLE_TYPES[kind]
+    began = time.process_time()
+    on_plane = api.plane.post("/api/chat/", '{"prompt": "a"}', content_type=content_type)
+    assert time.process_time() - began < 0.25
+    assert (on_plane.status_code, on_plane.json()["error"]) == (415, "not_json")
+    environ = RequestFactory(headers=api.plane.headers).post("/api/summarize/").environ
+    told = []
+    body = b"".join(application({**environ, "CONTENT_TYPE": content_type}, lambda *start: told.append(start)))
+    assert told[0][0].startswith("415")
+    assert json.loads(body)["error"] == "not_json"
