@@ -8,17 +8,25 @@ know Django's settings, which call this.
 from __future__ import annotations
 
 import base64
+import re
+from collections.abc import Sequence
+from ipaddress import ip_network
+from itertools import pairwise
 
 from django.core.exceptions import ImproperlyConfigured
 
 SECRET_KEY_LENGTH = 50
 ADMIN_KEY_LENGTH = 16
-# What generators of projects, examples and this project's own tests write: everybody has read these.
-KNOWN = ("django-insecure", "tests-only", "change", "secret", "your-", "example", "insecure")
+# What generators of projects, examples and this project's own tests write: everybody has read these. Long enough that
+# random characters spell one in less than a millionth of all keys.
+KNOWN = re.compile("tests-only|change|secret|example|insecure|password|bootstrap|admin|qwerty|^your", re.IGNORECASE)
+# Of the internet as many addresses as one owner has; Caddy believes each of them.
+WIDEST = {4: 8, 6: 16}
 
 
 def is_loopback(domain: str) -> bool:
-    return domain == "localhost" or domain.endswith(".localhost") or domain.startswith("127.")
+    # Not all that begins so: 127.example.com is a name that anybody can own and reach.
+    return domain == "localhost" or domain.endswith(".localhost") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", domain))
 
 
 def refuse_unsafe(
@@ -41,6 +49,15 @@ def refuse_unsafe(
         )
     if is_loopback(base_domain):
         return
+    if _is_address(base_domain):
+        raise ImproperlyConfigured(
+            f"BASE_DOMAIN is {base_domain!r}: write a name such as example.com, for workspaces are names below it."
+        )
+    if wide := next(filter(_is_too_wide, proxies.split()), None):
+        raise ImproperlyConfigured(
+            f"FRONT_TRUSTED_PROXIES has {wide!r}: write the addresses of your proxies. So large a part of the "
+            "internet has strangers in it, and each of them could say who it is."
+        )
     if not https:
         raise ImproperlyConfigured(
             f"SITE_URL is {site_url!r}: outside of localhost write it with https://, or passwords and sessions "
@@ -61,14 +78,33 @@ def refuse_known_secrets(*, base_domain: str, sealing_key: str, admin_key: str) 
         return
     raw = base64.urlsafe_b64decode(sealing_key)
     # Random bytes are all letters once in 10^14 keys, those of an example always.
-    if len(set(raw)) < 8 or all(32 <= byte < 127 for byte in raw):
+    if _is_plain(raw) or all(32 <= byte < 127 for byte in raw):
         raise ImproperlyConfigured("KEY_SEALING_KEY is not random: make one with Fernet.generate_key().")
     _refuse_weak("CYCLES_ADMIN_API_KEY", admin_key, shortest=ADMIN_KEY_LENGTH)
 
 
+def _is_address(domain: str) -> bool:
+    """As browsers see it: a last label of digits makes the whole an IPv4 address."""
+    return domain.rpartition(".")[2].isdigit()
+
+
+def _is_too_wide(word: str) -> bool:
+    if word == "private_ranges":
+        return False
+    network = ip_network(word, strict=False)
+    return network.prefixlen < WIDEST[network.version]
+
+
 def _refuse_weak(name: str, value: str, *, shortest: int) -> None:
     how = f"write at least {shortest} random characters, such as secrets.token_urlsafe(48) makes"
-    if len(value) < shortest or len(set(value)) < 8:
+    if len(value) < shortest or _is_plain(value.encode()):
         raise ImproperlyConfigured(f"{name} is too short or too plain: {how}.")
-    if value.lower().startswith(KNOWN):
+    if KNOWN.search(value):
         raise ImproperlyConfigured(f"{name} is one that stands in examples: {how}.")
+
+
+def _is_plain(value: Sequence[int]) -> bool:
+    """Whether it says the same again and again, or counts. Random values have hardly a piece twice."""
+    pieces = {tuple(value[at : at + 4]) for at in range(len(value) - 3)}
+    steps = sum(abs(one - other) <= 1 for one, other in pairwise(value))
+    return len(pieces) < len(value) / 2 or steps > len(value) * 2 / 3

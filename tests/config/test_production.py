@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
+from base64 import urlsafe_b64encode
 from pathlib import Path
+from random import Random
 
 import pytest
+
+from config.production import refuse_known_secrets, refuse_unsafe
 
 ROOT = Path(__file__).resolve().parents[2]
 SAFE = {
@@ -38,9 +42,17 @@ DANGEROUS = [
     ("SECRET_KEY", "a" * 60),
     ("SECRET_KEY", "django-insecure-" + SAFE["SECRET_KEY"]),
     ("SECRET_KEY", "tests-only-secret-key-of-fifty-characters-or-so-000000"),
+    ("SECRET_KEY", "abcdefgh" * 7),
+    ("SECRET_KEY", "x9Kq8v2m" * 7),
+    ("SECRET_KEY", "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+    ("SECRET_KEY", "please-change-me-" + SAFE["SECRET_KEY"]),
+    ("KEY_SEALING_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),  # 0, 1, 2 …
+    ("KEY_SEALING_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAECAwQFBgc="),
     ("KEY_SEALING_KEY", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
     ("CYCLES_ADMIN_API_KEY", "admin"),
     ("CYCLES_ADMIN_API_KEY", "tests-only-admin-key"),
+    ("CYCLES_ADMIN_API_KEY", "admin-bootstrap-key"),
+    ("CYCLES_ADMIN_API_KEY", "abcdefgh" * 2),
     ("DEBUG", "on"),
     ("SITE_URL", "http://example.com"),
     ("SITE_URL", ""),
@@ -51,6 +63,8 @@ DANGEROUS = [
     ("FRONT_TRUSTED_PROXIES", ""),
     ("FRONT_TRUSTED_PROXIES", "0.0.0.0/0"),
     ("FRONT_TRUSTED_PROXIES", "proxy.example.com"),
+    ("FRONT_TRUSTED_PROXIES", "0.0.0.0/1 128.0.0.0/1"),
+    ("FRONT_TRUSTED_PROXIES", "2000::/3"),
 ]
 
 
@@ -60,6 +74,37 @@ def test_each_dangerous_value_is_refused_by_its_name(name, value):
     assert code != 0
     assert f"ImproperlyConfigured: {name} " in said.splitlines()[-1]
     assert not value or len(value) < 20 or value not in said  # no secret in the log of a start
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5", "203.0.113.7", "2130706433"])
+def test_workspaces_have_names_and_so_no_address_for_a_domain(address):
+    code, said = started(BASE_DOMAIN=address, SITE_URL=f"https://{address}")
+    assert code != 0
+    assert f"ImproperlyConfigured: BASE_DOMAIN is '{address}'" in said
+
+
+def test_a_name_that_only_begins_as_this_machines_address_is_no_laptops():
+    laptops = {"SITE_URL": "http://127.example.com", "DEBUG": "on", "SECRET_KEY": "short"}
+    code, said = started(BASE_DOMAIN="127.example.com", **laptops)
+    assert code != 0
+    assert "ImproperlyConfigured: SITE_URL is " in said
+
+
+def test_random_secrets_are_taken():
+    random = Random(2026)  # noqa: S311
+    for _ in range(300):
+        raw = random.randbytes(48)
+        for key in (b64(raw), raw[:25].hex()):
+            refuse_unsafe(
+                base_domain="example.com", site_url="https://example.com", debug=False, allowed_hosts=[],
+                secret_key=key, front=True, proxies="10.0.0.0/8 fd00::/16 private_ranges",
+            )  # fmt: skip
+        for key in (b64(raw[:12]), raw[:8].hex(), b64(raw)):
+            refuse_known_secrets(base_domain="example.com", sealing_key=b64(raw[:32]), admin_key=key)
+
+
+def b64(raw):
+    return urlsafe_b64encode(raw).decode()
 
 
 def test_the_embedded_authority_refuses_the_secrets_that_it_shares():
