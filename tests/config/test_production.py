@@ -91,7 +91,7 @@ def test_a_name_that_only_begins_as_this_machines_address_is_no_laptops():
 
 
 def test_random_secrets_are_taken():
-    random = Random(2026)  # noqa: S311
+    random = Random(2026)
     for _ in range(300):
         raw = random.randbytes(48)
         for key in (b64(raw), raw[:25].hex()):
