@@ -18,9 +18,19 @@ django.request_class = import_string(settings.WEB_REQUEST)
 
 
 def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """Django, with chunked bodies made readable: it takes a request without Content-Length for an empty one."""
-    if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+    """Django, with the whole body in memory before anybody answers.
+
+    The server closes a connection whose body nobody has read to its end, while the front still passes it on: the front
+    then says 503 where the answer was 401, 404 or 405. And Django takes a request without Content-Length for an empty
+    one.
+    """
+    largest = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    length = environ.get("CONTENT_LENGTH") or "0"
+    is_chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
+    if is_chunked or (length.isdigit() and 0 < int(length) <= largest):
         # One byte more than is allowed is enough to be refused as too large.
-        body = environ["wsgi.input"].read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1)
-        environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
+        body = environ["wsgi.input"].read(largest + 1)
+        environ["wsgi.input"] = io.BytesIO(body)
+        if is_chunked:
+            environ["CONTENT_LENGTH"] = str(len(body))
     return django(environ, start_response)

@@ -1,9 +1,11 @@
 """The application as gunicorn serves it: a chunked body is a body, and one that is too large is refused."""
 
+import io
 import json
 
 import httpx
 import pytest
+from django.test import RequestFactory
 
 from tests.support.web import WebProcess
 
@@ -31,6 +33,20 @@ def test_a_chunked_body_is_read_and_bounded(web, acme, size, status, code):
     if status == 400:
         # It was read: what is wrong is its field, not that there is nothing.
         assert "name" in response.json()["fields"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/nothing/", "/api/budget/", "/static/site.css", "/login/"])
+def test_a_body_that_nobody_wants_is_read_to_its_end(app, acme, path):
+    """Else the server closes the connection on it, and the front, which still writes, answers 503 for us."""
+    from config.wsgi import application
+
+    body = io.BytesIO(b"x" * 1_000_000)
+    environ = RequestFactory(headers={"host": acme.host}).post(path).environ
+    environ |= {"wsgi.input": body, "CONTENT_LENGTH": "1000000", "CONTENT_TYPE": "text/plain"}
+    answers = []
+    list(application(environ, lambda *start: answers.append(start[0])))
+    assert body.read() == b""
+    assert answers[0][:3] in ("200", "401", "403", "404", "405")
 
 
 def test_a_look_without_the_body_leaves_no_line_in_the_log(web, acme):
