@@ -110,6 +110,12 @@ def test_any_command_runs_inside_a_workspace(acme, globex, alice, bob, capsys):
         call_command("in_tenant", "--tenant", "acme", "--tenant", "globex", "shell", "-c", "raise SystemExit(3)")
 
 
+def test_psql_is_not_opened_outside_of_the_workspace_that_was_named(acme, capsys):
+    with pytest.raises(CommandError, match=r"^Failed for acme\.$"):
+        call_command("in_tenant", "--tenant", "acme", "dbshell", "--", "-c", "SELECT 1")
+    assert f"SET search_path = {acme.tenant.schema_name};" in capsys.readouterr().err
+
+
 KEPT = {"migrate", "migrate_schemas"}
 THEIRS = {
     module.name for module in pkgutil.iter_modules([str(Path(django_tenants.__file__).parent / "management/commands")])

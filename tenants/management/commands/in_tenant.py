@@ -22,6 +22,12 @@ class Command(TenantCommand):
     def handle_tenant(self, tenant: Tenant, **options: Any) -> None:
         if not options["command"]:
             raise CommandError("Which command? Write its name and options last.")
+        if options["command"][0] == "dbshell":
+            # A process of its own, where the tables of the same names are public's: operators and their sessions.
+            raise CommandError(
+                "psql would not be inside it. Write `manage.py dbshell`, and there "
+                f"SET search_path = {tenant.schema_name};"
+            )
         self.stderr.write(f"{tenant.slug}:")
         try:
             call_command(*options["command"], stdout=self.stdout, stderr=self.stderr)
