@@ -1,5 +1,6 @@
 """What a hostile JSON body costs at each door, and what is said of it."""
 
+import io
 import json
 import time
 
@@ -255,6 +256,7 @@ def test_what_is_called_something_unreadable_is_no_json(acme, kind):
     assert time.process_time() - began < 0.25
     assert (on_plane.status_code, on_plane.json()["error"]) == (415, "not_json")
     environ = RequestFactory(headers=api.plane.headers).post("/api/summarize/").environ
+    environ |= {"wsgi.input": io.BytesIO(b"{}"), "CONTENT_LENGTH": "2"}
     told = []
     body = b"".join(application({**environ, "CONTENT_TYPE": content_type}, lambda *start: told.append(start)))
     assert told[0][0].startswith("415")
