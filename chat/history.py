@@ -6,8 +6,8 @@ Owns `Message`, the order that every model accepts, and the bound of a prompt. M
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypedDict
 
 # What a chat template adds, with room: the markers around each message, and around the whole a system prompt of the
 # model's own, a date, the opening of the answer. SmolLM2 adds 5 or 6 tokens a message, and 25 once.
@@ -16,6 +16,10 @@ PROMPT_OVERHEAD = 256
 
 # The same markers as bytes of text, without the room: some six tokens of four bytes.
 MARKER_BYTES = 24
+
+# A mark may belong to a letter on the other side of a seam, and keep it from being composed: at most that much more.
+_PIECE, _SEAM = 500, 16
+_NORMAL_FORMS: tuple[Literal["NFC", "NFKC"], ...] = ("NFC", "NFKC")
 
 # Some providers renamed the role; the words go to the same place.
 _SYSTEM = ("system", "developer")
@@ -86,7 +90,18 @@ def prompt_bound(messages: Sequence[Message]) -> int:
 
 
 def _most_bytes(text: str) -> int:
+    """Piece by piece: marks are put in order by insertion, which took 0.65 s over 20,000 of them."""
     if text.isascii():
         return len(text)
-    forms = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFKC", text))
-    return max(len(form.encode("utf-8", "surrogatepass")) for form in forms)
+    pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
+    return max(sum(map(_bytes, form)) for form in _forms(pieces)) + _SEAM * (len(pieces) - 1)
+
+
+def _forms(pieces: list[str]) -> Iterator[Iterable[str]]:
+    yield pieces
+    for form in _NORMAL_FORMS:
+        yield (unicodedata.normalize(form, piece) for piece in pieces)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
