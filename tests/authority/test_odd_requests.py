@@ -92,6 +92,12 @@ def test_a_body_of_very_many_values_is_refused_before_it_is_read(acme, probe, bo
     assert probe.admin.post("/v1/admin/tenants", content=body, headers=JSON).status_code == 400
 
 
+@pytest.mark.parametrize("kind", ["application/json; a*=nope''a", "application/json; a*=idna''%ff"])
+def test_a_content_type_that_cannot_be_read_is_said_in_our_words(probe, kind):
+    answer = probe.admin.post("/v1/admin/tenants", content="{}", headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["error"]) == (415, "INVALID_REQUEST")
+
+
 def test_commas_within_a_text_are_no_values(acme):
     text = json.dumps({"a": '[{\\", ' * 20_000})
     body = with_metadata({"idempotency_key": "text", **acme.app.request_body(1)}, text)

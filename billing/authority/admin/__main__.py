@@ -39,7 +39,11 @@ class AdminPlane(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
-        return get_wsgi_application()
+        handler = get_wsgi_application()
+        from billing.authority.admin.request import ReceivedRequest  # needs Django's settings to be set up
+
+        handler.request_class = ReceivedRequest
+        return handler
 
 
 def start_webhooks(worker: Any) -> None:
