@@ -97,6 +97,8 @@ AUTH_USER_MODEL = "users.User"
 TENANT_LIMIT_SET_CALLS = True
 SHOW_PUBLIC_IF_NO_TENANT_FOUND = False
 GET_EXECUTOR_FUNCTION = "tenants.executor.get_executor"
+# A new tenant's schema by replaying what migrations did once; off: by the migrations themselves, each time.
+SCHEMA_TEMPLATE = envbool("SCHEMA_TEMPLATE", True)
 
 MIDDLEWARE = [
     # The headers of every answer, so outside of what answers by itself.

@@ -6,6 +6,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from tenants.context import enter
+from tenants.schema_versions import is_numbered
 
 _migrated = False
 
@@ -19,7 +20,8 @@ def database_ready() -> str | None:
         if not _migrated:
             executor = MigrationExecutor(connection)
             # Once migrated stays migrated for this process: the plan is too dear for every probe.
-            _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
+            # Without a number no process has migrated tenants to this code, so that none of them is served.
+            _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes()) and is_numbered()
     except DatabaseError:
         return "database: does not answer"
     finally:

@@ -20,12 +20,12 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.db.models.expressions import RawSQL
-from procrastinate import App, JobContext
+from procrastinate import App, BaseRetryStrategy, JobContext, RetryDecision
 from procrastinate.exceptions import JobAborted, TaskNotFound
 from procrastinate.jobs import Job
 from procrastinate.manager import JobManager
@@ -34,10 +34,12 @@ from procrastinate.worker import Worker
 
 from tenants.context import current_tenant, enter
 from tenants.models import Tenant
+from tenants.schema_versions import begin_catching_up, is_current
 
 logger = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
+BEHIND_SECONDS = 5
 # The argument in which a job keeps its tenant; the task's function does not get it.
 TENANT_ID = "tenant_id"
 
@@ -56,6 +58,22 @@ class AsyncTask(Exception):
 
 class TenantNotServed(JobAborted):
     """The job's tenant is not active, is gone, or was never named. Never retried: the job ends as `aborted`."""
+
+
+class TenantIsBehind(Exception):
+    """The schema of the job's tenant is behind the code, or its version is not known. The job waits until it is not."""
+
+
+class _WaitsForTheSchema(BaseRetryStrategy):
+    """The task's own strategy, but for a job whose tenant is being brought up to date: that one comes back."""
+
+    def __init__(self, own: BaseRetryStrategy | None) -> None:
+        self._own = own
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        if isinstance(exception, TenantIsBehind):
+            return RetryDecision(retry_in={"seconds": BEHIND_SECONDS})
+        return self._own.get_retry_decision(exception=exception, job=job) if self._own else None
 
 
 def without_tenant(function: F) -> F:
@@ -158,9 +176,19 @@ def _tenant_of(context: JobContext) -> Tenant | None:
     tenant_id = context.job.task_kwargs.pop(TENANT_ID, None)
     # A schema that is not there is no error for Postgres: the job would read and write public's tables.
     there = RawSQL("EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = tenants_tenant.schema_name)", ())
-    tenant: Tenant | None = Tenant.objects.annotate(schema_exists=there).filter(pk=tenant_id).first()
+    found = Tenant.objects.annotate(schema_exists=there, is_current=is_current())
+    tenant: Tenant | None = found.filter(pk=tenant_id).first()
     if tenant is None or tenant.status != Tenant.Status.ACTIVE or not tenant.schema_exists:
         state = tenant.status if tenant and tenant.schema_exists else "not there"
         logger.warning("Job ended: task=%s job=%s tenant=%s is %s", context.task.name, context.job.id, tenant_id, state)
         raise TenantNotServed(f"Tenant {tenant_id} is {state}.")
+    if not tenant.is_current:
+        _wait_for_the_schema(context, tenant)
     return tenant
+
+
+def _wait_for_the_schema(context: JobContext, tenant: Tenant) -> NoReturn:
+    if not isinstance(context.task.retry_strategy, _WaitsForTheSchema):
+        context.task.retry_strategy = _WaitsForTheSchema(context.task.retry_strategy)
+    begin_catching_up(tenant.pk)
+    raise TenantIsBehind(f"Tenant {tenant.pk} is being brought up to date; {context.task.name} waits for it.")

@@ -1,6 +1,6 @@
-"""A tenant and its hosts, and what doors have counted (public schema).
+"""A tenant and its hosts, the states that schemas can be in, and what doors have counted (public schema).
 
-Tenants are written by tenants.services alone, limits by tenants.limits.
+Tenants are written by tenants.services and tenants.schema_versions alone, limits by tenants.limits.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ class Tenant(TenantMixin):  # type: ignore[misc]  # django-tenants carries no ty
     name = models.CharField(max_length=100)
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
     created_at = models.DateTimeField(auto_now_add=True)
+    # A SchemaVersion's number, "at least this"; null is unknown, and taken for behind. No foreign key: a tenant is
+    # read with each request, and its version is compared in that very statement.
+    schema_version = models.BigIntegerField(null=True, editable=False)
 
     def __str__(self) -> str:
         return self.slug
@@ -67,3 +70,19 @@ class Limit(models.Model):
 
     def __str__(self) -> str:
         return bytes(self.key).hex()[:12]
+
+
+class SchemaVersion(models.Model):
+    """A state of the tenants' migrations that some process has migrated to; the later one has the higher number.
+
+    `statements` make a new schema of that state (tenants.schema_template): null is not recorded yet, an empty list
+    that they cannot be replayed and migrations are used.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    fingerprint = models.CharField(max_length=64, unique=True)
+    statements = models.JSONField(null=True)
+    made_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.pk} ({self.fingerprint[:8]})"

@@ -32,6 +32,7 @@ from tenants.http import (
     wants_json,
 )
 from tenants.models import Tenant
+from tenants.schema_versions import BEGIN_CATCHING_UP, IS_CURRENT, fingerprint
 from tenants.slugs import SLUG
 from tenants.users.keys import PREFIX_LENGTH, bearer_secret, digest
 from tenants.users.models import User
@@ -47,10 +48,10 @@ Fetch = Callable[[str, tuple[str | int, ...]], Awaitable[list[Any]]]
 PUBLIC = "public"
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
-# Whether the schema is there is asked in the query that finds the tenant. The table of keys stands for it: a schema
-# that is still empty has no members.
+# Whether the schema is there, and not behind this code, is asked in the query that finds the tenant. The table of keys
+# stands for it: a schema that is still empty has no members.
 _TENANT_AT = """
-    SELECT to_regclass(quote_ident(t.schema_name) || '.users_apikey') IS NOT NULL, {tenant}
+    SELECT to_regclass(quote_ident(t.schema_name) || '.users_apikey') IS NOT NULL, {is_current}, {tenant}
     FROM public.tenants_domain d JOIN public.tenants_tenant t ON t.id = d.tenant_id
     WHERE d.domain = %s"""
 # A write for each request would double their cost; to the minute is exact enough for an owner.
@@ -58,6 +59,9 @@ _MEMBER_BY_KEY = """
     SELECT {beside}, k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', {user}
     FROM {schema}.users_apikey k JOIN {schema}.users_user u ON u.id = k.user_id
     WHERE k.prefix = %s AND k.digest = %s AND k.revoked_at IS NULL AND u.is_active"""
+# Of a schema that is behind the code: columns that have been there from the first migration on.
+_HAS_KEY = """
+    SELECT k.id FROM {schema}.users_apikey k WHERE k.prefix = %s AND k.digest = %s AND k.revoked_at IS NULL"""
 _NOTE_USE = """
     UPDATE {schema}.users_apikey SET last_used_at = now()
     WHERE id = %s AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute') RETURNING id"""
@@ -126,7 +130,7 @@ def find_tenant(request: HttpRequest) -> Steps[Found]:
     candidate = yield from _candidate_at(host)
     if candidate is None:
         raise NotFound("No workspace lives at this address.")
-    return Found(_let_in(candidate))
+    return Found((yield from _let_in(candidate)))
 
 
 def find_member(request: HttpRequest, tenant: Tenant) -> Steps[Asker]:
@@ -172,20 +176,27 @@ async def aanswered(steps: Steps[T], fetch: Fetch) -> T:
 class _Candidate:
     tenant: Tenant
     has_schema: bool
+    is_current: bool
 
 
 def _candidate_at(host: str) -> Steps[_Candidate | None]:
-    row = yield _TENANT_AT.format(tenant=_columns(Tenant, "t")), (host,)
-    return None if row is None else _Candidate(_model(Tenant, row[1:]), row[0])
+    sql = _TENANT_AT.format(is_current=IS_CURRENT, tenant=_columns(Tenant, "t"))
+    row = yield sql, (fingerprint(), host)
+    return None if row is None else _Candidate(_model(Tenant, row[2:]), row[0], row[1])
 
 
-def _let_in(candidate: _Candidate) -> Tenant:
+def _let_in(candidate: _Candidate) -> Steps[Tenant]:
     # Without the gate a tenant whose schema is missing is served public's rows: `SET search_path` to a schema that is
     # not there is no error, and public comes next in the path.
     if candidate.tenant.status == Tenant.Status.PENDING or not candidate.has_schema:
         raise TenantNotReady
     if candidate.tenant.status != Tenant.Status.ACTIVE:
         raise AccountOnHold
+    # Behind the code, a page would fail on the first column that is not there, or write what the migration that is
+    # still to come does not expect.
+    if not candidate.is_current:
+        yield BEGIN_CATCHING_UP, (candidate.tenant.pk,)
+        raise TenantNotReady("This workspace is being brought up to date. Try again in a moment.")
     return candidate.tenant
 
 
@@ -204,10 +215,23 @@ def _find_by_header(request: HttpRequest, host: str, slug: str) -> Steps[Found]:
         candidate = yield from _candidate_at(named)
     # A schema that is still being built has no keys, so it answers as an unknown name does.
     known = candidate if candidate and candidate.has_schema else None
+    if known and not known.is_current:
+        if not (yield from _has_key(request, known.tenant)):
+            raise Unauthenticated
+        return Found((yield from _let_in(known)))
     asker = yield from _member_by_key(request, known.tenant if known else None)
     if known is None or asker is None:
         raise Unauthenticated
-    return Found(_let_in(known), asker)
+    return Found((yield from _let_in(known)), asker)
+
+
+def _has_key(request: HttpRequest, tenant: Tenant) -> Steps[bool]:
+    """Whether the request carries a live key of a tenant whose schema is behind. Whose it is cannot be read there."""
+    secret = bearer_secret(request)
+    if not secret:
+        return False
+    row = yield _in(tenant.schema_name, _HAS_KEY), (secret[:PREFIX_LENGTH], digest(secret))
+    return row is not None
 
 
 def _member_by_key(request: HttpRequest, tenant: Tenant | None) -> Steps[Asker | None]:

@@ -6,18 +6,20 @@ for building a schema in one hides the real error behind "current transaction is
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import psycopg
-from django.core.management import call_command
 from django.db import connection, transaction
 from psycopg import sql
 
+from tenants import schema_template, schema_versions
 from tenants.context import current_tenant, enter
 from tenants.hosts import host_for
+from tenants.locks import one_at_a_time, schema_lock
+from tenants.migrating import migrate_schema
 from tenants.models import Domain, Tenant
+
+logger = logging.getLogger(__name__)
 
 
 class SchemaNotOurs(Exception):
@@ -56,40 +58,65 @@ def _change(tenant: Tenant, before: Tenant.Status, after: Tenant.Status) -> None
 def ensure_schema(tenant: Tenant) -> None:
     """Create the tenant's schema and bring it up to date. Safe to run again on a half-built one.
 
-    django-tenants' own `create_schema` returns False on a schema that exists and leaves it half-built.
+    A schema that is not there is made by replaying the template, with its comment and its version in one transaction:
+    a killed run leaves all of it or nothing. One that is there is migrated. django-tenants' own `create_schema`
+    returns False on a schema that exists and leaves it half-built.
     """
-    with _lock(f"tenant-schema:{tenant.pk}"):
-        _ensure_created(tenant)
-        before = current_tenant()
-        enter(None)
-        try:
-            call_command("migrate_schemas", tenant=True, schema_name=tenant.schema_name, interactive=False, verbosity=0)
-        finally:
-            # The command closes the connection and leaves it on public; nothing may rely on what it was.
-            enter(before)
+    before = current_tenant()
+    enter(None)
+    try:
+        with one_at_a_time(schema_lock(tenant.schema_name)):
+            _ensure_created(tenant)
+            _ensure_migrated(tenant)
+    finally:
+        # Both leave the connection on public; nothing may rely on what it was.
+        enter(before)
+
+
+def catch_up(tenant: Tenant) -> None:
+    """Bring a schema that is behind the code up to date. One that is gone stays so: an empty one in its place would
+    look like a customer who has lost everything.
+    """
+    if _comment_of(tenant) is None:
+        logger.error("There is no schema to bring up to date: tenant=%s", tenant.pk)
+        return
+    ensure_schema(tenant)
 
 
 def _ensure_created(tenant: Tenant) -> None:
     comment = f"tenant:{tenant.pk}"
-    with transaction.atomic(durable=True), connection.cursor() as cursor:
+    version = schema_versions.ensure_version()
+    statements = schema_template.statements_for(version)
+    try:
+        with transaction.atomic(durable=True):
+            found = _comment_of(tenant)
+            if found is None:
+                name = sql.Identifier(tenant.schema_name)
+                with connection.cursor() as cursor:
+                    cursor.execute(sql.SQL("CREATE SCHEMA {}").format(name))
+                    cursor.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(name, sql.Literal(comment)))
+                # A schema that was there before, and was dropped, may have left its version.
+                schema_versions.note(tenant, version.pk if statements else None)
+                schema_template.replay(tenant.schema_name, statements)
+            elif found != comment:
+                raise SchemaNotOurs(f"Schema {tenant.schema_name} exists and is not tenant {tenant.pk}'s.")
+    finally:
+        enter(None)
+
+
+def _ensure_migrated(tenant: Tenant) -> None:
+    if not Tenant.objects.filter(schema_versions.is_current(), pk=tenant.pk).exists():
+        migrate_schema(tenant.schema_name)
+        schema_versions.note_migrated(tenant.schema_name)
+    tenant.refresh_from_db(fields=["schema_version"])
+
+
+def _comment_of(tenant: Tenant) -> str | None:
+    """The schema's comment, empty where it has none; None where there is no schema."""
+    with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s",
+            "SELECT coalesce(obj_description(oid, 'pg_namespace'), '') FROM pg_namespace WHERE nspname = %s",
             [tenant.schema_name],
         )
         found = cursor.fetchone()
-        if found is None:
-            name = sql.Identifier(tenant.schema_name)
-            cursor.execute(sql.SQL("CREATE SCHEMA {}").format(name))
-            cursor.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(name, sql.Literal(comment)))
-        elif found[0] != comment:
-            raise SchemaNotOurs(f"Schema {tenant.schema_name} exists and is not tenant {tenant.pk}'s.")
-
-
-@contextmanager
-def _lock(name: str) -> Iterator[None]:
-    """One at a time across processes. On a connection of its own: the migration closes Django's."""
-    params = connection.get_connection_params()
-    wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
-    with psycopg.connect(**wanted, autocommit=True) as own:
-        own.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
-        yield
+        return found[0] if found else None

@@ -3,10 +3,7 @@
 import uuid
 
 import pytest
-from django.core.management import call_command
 from django.db import IntegrityError, connection
-from django.db.migrations.recorder import MigrationRecorder
-from django_tenants.migration_executors import StandardExecutor
 
 from tenants import services
 from tenants.context import current_tenant, tenant_scope
@@ -88,20 +85,3 @@ def test_ensure_schema_leaves_the_caller_where_it_was(acme, tenant):
         assert connection.schema_name == acme.tenant.schema_name
     assert current_tenant() is None
     assert connection.schema_name == "public"
-
-
-def test_a_tenant_without_a_schema_holds_up_no_other_ones_migrations(acme, tenant, monkeypatch):
-    migrate, asked = StandardExecutor.run_migrations, []
-
-    def migrate_one(self, tenants=None):
-        """Of all that other tests have left, which would take minutes."""
-        asked.extend(tenants)
-        migrate(self, [name for name in tenants if name == acme.tenant.schema_name])
-
-    monkeypatch.setattr(StandardExecutor, "run_migrations", migrate_one)
-    call_command("migrate_schemas", verbosity=0)
-    assert acme.tenant.schema_name in asked
-    assert tenant.schema_name not in asked
-    assert comment_of(tenant.schema_name) is None
-    with acme.scope():
-        assert MigrationRecorder(connection).applied_migrations()

@@ -1,0 +1,234 @@
+"""Building a tenant's schema by replaying the SQL that the migrations ran, instead of running the migrations.
+
+Owns recording those statements, proving that they make the same schema, and replaying them. Must not know a tenant.
+A template is recorded from a scratch schema that the migrations build, once for each fingerprint of theirs, so that a
+changed migration and an app of a builder's make a new one by themselves. It is kept only when a second scratch schema
+that is made from it equals the first, rows included: what cannot be replayed, such as an index that is built
+concurrently, or a table of public's that a migration looks for, leaves tenants to the migrations, and the log says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, connection, transaction
+from django.db.backends.postgresql.psycopg_any import mogrify
+from psycopg import sql
+
+from tenants.context import current_tenant, enter
+from tenants.locks import one_at_a_time
+from tenants.migrating import migrate_schema
+from tenants.models import SchemaVersion
+
+logger = logging.getLogger(__name__)
+
+# No tenant's schema begins so (tenants.services.register_tenant).
+SCRATCH = "scratch_"
+COMMENT = "made to record a template, and left behind if it is still here"
+# What reads, and what opens and closes transactions: a replay is one transaction of its own.
+_LEFT_OUT = ("SELECT", "SHOW", "SET SEARCH_PATH", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "COMMIT")
+_APPLIED = 'INSERT INTO "django_migrations"'
+
+
+class CannotReplay(Exception):
+    """The statements do not make what the migrations made. Says why, for the log."""
+
+
+def statements_for(version: SchemaVersion) -> list[str]:
+    """What makes a schema of that version; empty where migrations must. Recorded by the first that asks."""
+    if not settings.SCHEMA_TEMPLATE:
+        return []
+    if version.statements is None:
+        with one_at_a_time("schema-template"):
+            version.refresh_from_db(fields=["statements"])
+            if version.statements is None:
+                version.statements = _recorded()
+                version.save(update_fields=["statements"])
+    return list(version.statements)
+
+
+def replay(schema_name: str, statements: Sequence[str]) -> None:
+    """Run the statements in the schema, in the caller's transaction, which must roll back with any of them.
+
+    The search path is that schema alone: a table could land in public otherwise, or refer to one of public's. One
+    statement at a time, for the workers of Citus take no more.
+    """
+    connection.set_schema(schema_name, include_public=False)  # type: ignore[attr-defined]  # django-tenants adds it
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+# --- recording ------------------------------------------------------------------------------------------------------
+
+
+def _recorded() -> list[str]:
+    """The statements, proven; none where they cannot be used. Whatever goes wrong is the log's, and no tenant's."""
+    _drop_scratch_schemas()
+    try:
+        with _on_public(), _scratch() as migrated, _scratch() as replayed:
+            recorder = _Recorder()
+            with connection.execute_wrapper(recorder):
+                migrate_schema(migrated)
+            _prove(recorder, migrated, replayed)
+            logger.info("Template recorded: statements=%s", len(recorder.statements))
+            return recorder.statements
+    except CannotReplay as why:
+        logger.warning("No template is kept, tenants are built by migrations: %s", why)
+        return []
+
+
+def _prove(recorder: _Recorder, migrated: str, replayed: str) -> None:
+    for index, statement in enumerate(recorder.statements):
+        if migrated in statement:
+            raise CannotReplay(f"{recorder.migration_at(index)} names its schema: {statement[:200]}")
+    with transaction.atomic(durable=True):
+        for index, statement in enumerate(recorder.statements):
+            try:
+                replay(replayed, [statement])
+            except DatabaseError as exc:
+                raise CannotReplay(f"{recorder.migration_at(index)} cannot be replayed: {exc}") from exc
+    if differing := described(migrated) ^ described(replayed):
+        raise CannotReplay(f"a replayed schema differs from a migrated one: {min(differing)[:300]}")
+
+
+class _Recorder:
+    """Wraps each statement of Django's connection: https://docs.djangoproject.com/en/5.2/topics/db/instrumentation/."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+        self._ends: list[tuple[int, str]] = []
+        self._has_rows = False
+
+    def __call__(
+        self, execute: Callable[..., Any], query: Any, params: Any, many: bool, context: dict[str, Any]
+    ) -> Any:
+        result = execute(query, params, many, context)
+        for values in params if many else [params]:
+            self._keep(query, values)
+        return result
+
+    def migration_at(self, index: int) -> str:
+        return next((name for end, name in self._ends if index < end), "what follows the migrations")
+
+    def _keep(self, query: Any, params: Any) -> None:
+        text = query if isinstance(query, str) else query.as_string(connection.connection)
+        word = text.lstrip().upper()
+        if word.startswith(_LEFT_OUT):
+            return
+        if word.startswith(_APPLIED.upper()):
+            self._end(params[0], params[1])
+            return
+        self._has_rows |= word.startswith(("INSERT", "UPDATE", "DELETE", "WITH"))
+        self.statements.append(mogrify(query, params, connection) if params is not None else text)
+
+    def _end(self, app: str, name: str) -> None:
+        """Of a migration. Its transaction ended here, which a replay has to do with less: rows whose constraints are
+        still to be checked would keep the next migration from altering their table.
+        """
+        if self._has_rows:
+            self.statements += ["SET CONSTRAINTS ALL IMMEDIATE", "SET CONSTRAINTS ALL DEFERRED"]
+            self._has_rows = False
+        row = mogrify(f'{_APPLIED} ("app", "name", "applied") VALUES (%s, %s, now())', (app, name), connection)
+        self.statements.append(row)
+        self._ends.append((len(self.statements), f"{app}.{name}"))
+
+
+@contextmanager
+def _on_public() -> Iterator[None]:
+    before = current_tenant()
+    enter(None)
+    try:
+        yield
+    finally:
+        enter(before)
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    name = f"{SCRATCH}{secrets.token_hex(10)}"
+    with transaction.atomic(durable=True), connection.cursor() as cursor:
+        cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+        cursor.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(sql.Identifier(name), sql.Literal(COMMENT)))
+    try:
+        yield name
+    finally:
+        enter(None)
+        _drop(name)
+
+
+def _drop(name: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name)))
+
+
+def _drop_scratch_schemas() -> None:
+    """Those that killed runs have left. Called under the lock, so none is in use."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, %s) AND obj_description(oid) = %s",
+            [SCRATCH, COMMENT],
+        )
+        left = [name for (name,) in cursor.fetchall()]
+    for name in left:
+        _drop(name)
+
+
+# --- comparing ------------------------------------------------------------------------------------------------------
+
+_OBJECTS = """
+    WITH here AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s),
+         owned AS (SELECT c.oid, c.relname, c.relkind FROM pg_class c JOIN here ON c.relnamespace = here.oid)
+    SELECT 'relation ' || relname || ' ' || relkind::text FROM owned
+    UNION ALL
+    SELECT concat_ws(' ', 'column', o.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                     a.attidentity, a.attgenerated, a.attcollation, pg_get_expr(d.adbin, d.adrelid))
+    FROM owned o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef d ON d.adrelid = o.oid AND d.adnum = a.attnum
+    WHERE o.relkind IN ('r', 'p', 'v', 'm')
+    UNION ALL
+    SELECT concat_ws(' ', 'constraint', o.relname, k.conname, k.condeferrable, k.condeferred, k.convalidated,
+                     pg_get_constraintdef(k.oid))
+    FROM owned o JOIN pg_constraint k ON k.conrelid = o.oid
+    UNION ALL
+    SELECT concat_ws(' ', 'index', pg_get_indexdef(i.indexrelid), i.indisvalid)
+    FROM owned o JOIN pg_index i ON i.indrelid = o.oid
+    UNION ALL
+    SELECT concat_ws(' ', 'sequence', sequencename, data_type, start_value, increment_by, cycle, last_value)
+    FROM pg_sequences WHERE schemaname = %(schema)s
+    UNION ALL
+    SELECT 'trigger ' || pg_get_triggerdef(t.oid)
+    FROM owned o JOIN pg_trigger t ON t.tgrelid = o.oid AND NOT t.tgisinternal
+    UNION ALL
+    SELECT 'view ' || o.relname || ' ' || pg_get_viewdef(o.oid) FROM owned o WHERE o.relkind IN ('v', 'm')
+    UNION ALL
+    SELECT 'function ' || pg_get_functiondef(p.oid) FROM pg_proc p JOIN here ON p.pronamespace = here.oid
+    WHERE p.prokind IN ('f', 'p')
+    UNION ALL
+    SELECT 'type ' || t.typname || ' ' || coalesce(string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder), '')
+    FROM pg_type t JOIN here ON t.typnamespace = here.oid LEFT JOIN pg_enum e ON e.enumtypid = t.oid
+    GROUP BY t.oid, t.typname
+    UNION ALL
+    SELECT concat_ws(' ', 'policy', tablename, policyname, cmd, qual, with_check)
+    FROM pg_policies WHERE schemaname = %(schema)s"""
+
+
+def described(schema_name: str) -> set[str]:
+    """Everything that a schema is made of, rows too, in words that do not depend on its name or on the time."""
+    connection.set_schema(schema_name, include_public=False)  # type: ignore[attr-defined]
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(_OBJECTS, {"schema": schema_name})
+            found = {row for (row,) in cursor.fetchall()}
+            tables = [row.split()[1] for row in found if row.startswith("relation ") and row.endswith((" r", " p"))]
+            for table in tables:
+                cursor.execute(sql.SQL("SELECT to_jsonb(t) - %s FROM {} t").format(sql.Identifier(table)), ["applied"])
+                found |= {f"row of {table} {row}" for (row,) in cursor.fetchall()}
+    finally:
+        enter(current_tenant())
+    return {row.replace(schema_name, "") for row in found}

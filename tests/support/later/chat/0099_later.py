@@ -1,0 +1,18 @@
+"""Drops what the migrations before it have named, fills a table, and then alters that very table."""
+
+from django.db import migrations, models
+
+
+def add_a_conversation(apps, schema_editor):
+    owner = apps.get_model("users", "User").objects.create(email="made@by.a.migration")
+    apps.get_model("chat", "Conversation").objects.create(owner=owner, title="100 % of what a tenant begins with")
+
+
+class Migration(migrations.Migration):
+    dependencies = [("chat", "0002_engine"), ("users", "0002_key_shown_once")]
+
+    operations = [
+        migrations.RemoveIndex("conversation", "conversation_newest"),
+        migrations.AddField("conversation", "note", models.TextField(default="", unique=False)),
+        migrations.RunPython(add_a_conversation, migrations.RunPython.noop),
+    ]
