@@ -1,0 +1,146 @@
+"""A tenant whose schema is behind the code is brought up to date before it is served; its neighbour never notices."""
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import Client
+
+from tenants import health, resolve, schema_versions, services
+from tenants.models import Tenant
+from tenants.tasks import catch_up, catch_up_all
+from tests.support import job_tasks
+from tests.support.factories import WorkspaceFactory
+from tests.support.job_tasks import read
+from tests.support.jobs import JobsProcess, job_state, rows, until
+
+pytestmark = pytest.mark.usefixtures("app")
+
+CATCH_UP = "tenants.tasks.catch_up"
+
+
+@pytest.fixture(autouse=True)
+def _empty_queue(app):
+    rows("DELETE FROM public.procrastinate_jobs")
+
+
+@pytest.fixture
+def behind(workspace):
+    """As a release with one migration less has left it; and the key of its owner."""
+    workspace.secret = workspace.key()
+    take_back_the_last_migration(workspace.tenant)
+    return workspace
+
+
+def take_back_the_last_migration(tenant):
+    call_command("migrate_schemas", "users", "0001", schema_name=tenant.schema_name, verbosity=0)
+
+
+def is_current(tenant):
+    return Tenant.objects.filter(schema_versions.is_current(), pk=tenant.pk).exists()
+
+
+def queued():
+    """The tenants that a job waits or works for."""
+    sql = "SELECT (args ->> 'tenant')::int FROM public.procrastinate_jobs WHERE task_name = %s"
+    return [tenant for (tenant,) in rows(sql, CATCH_UP)]
+
+
+def not_ready(answer):
+    assert (answer.status_code, answer.json()["error"]) == (503, "tenant_not_ready")
+    assert answer["Retry-After"] == "2"
+    assert "brought up to date" in answer.json()["message"]
+    return True
+
+
+def test_it_is_refused_at_both_doors_until_it_has_caught_up_and_its_jobs_wait(
+    behind, acme, alice, upstream, database_url, authority, tmp_path
+):
+    assert not is_current(behind.tenant)
+    api, neighbour = behind.api(behind.secret), acme.api(acme.key(alice))
+    for _ in range(2):
+        assert not_ready(api.get("/api/budget/"))
+        assert not_ready(api.chat("hello"))
+        assert neighbour.get("/api/budget/").status_code == 200
+        assert neighbour.chat("hello").status_code == 200
+    assert behind.client().get("/login/").status_code == 503
+    assert len(upstream.calls) == 2
+    # However many asked, one job waits.
+    assert queued() == [behind.tenant.pk]
+    with JobsProcess(database_url=database_url, authority=authority) as jobs:
+        until(lambda: is_current(behind.tenant), said=lambda: jobs.output)
+        assert api.get("/api/budget/").status_code == 200
+        assert api.chat("hello").status_code == 200
+        assert behind.client().get("/login/").status_code == 200
+        take_back_the_last_migration(behind.tenant)
+        path = str(tmp_path / "notes")
+        waiting = job_tasks.note.defer(path=path, tenant_id=behind.tenant.pk)
+        job_tasks.note.defer(path=path, tenant_id=acme.tenant.pk)
+        until(lambda: job_state(waiting) is None, said=lambda: jobs.output)
+        # A job that does not wait would have ended with nobody having asked for the schema.
+        assert is_current(behind.tenant)
+    assert [line.split()[0] for line in read(path)] == [str(acme.tenant.pk), str(behind.tenant.pk)]
+
+
+def test_by_the_header_it_is_told_only_to_who_has_a_key(behind):
+    """To anybody else the answer is that of a name that does not exist, and nothing is begun for them."""
+    by_header = {"host": "localhost", "x-tenant-id": behind.slug}
+    wrong = {"authorization": f"Bearer {behind.secret[:-1]}x"}
+    unknown = Client(headers={**by_header, "x-tenant-id": "nobody-here", **wrong}).get("/api/budget/")
+    for stranger in (wrong, {}):
+        answer = Client(headers={**by_header, **stranger}).get("/api/budget/")
+        assert (answer.status_code, answer.content) == (401, unknown.content)
+    assert queued() == []
+    assert not_ready(behind.api(behind.secret, bare=True).get("/api/budget/"))
+    assert len(queued()) == 1
+
+
+def test_a_schema_that_is_newer_than_the_code_is_served(workspace):
+    newer = schema_versions.ensure_version().pk + 1
+    Tenant.objects.filter(pk=workspace.tenant.pk).update(schema_version=newer)
+    assert workspace.api().get("/api/budget/").status_code == 200
+    services.ensure_schema(workspace.tenant)
+    assert Tenant.objects.get(pk=workspace.tenant.pk).schema_version == newer
+
+
+def test_code_that_nobody_has_migrated_to_serves_no_tenant_and_is_not_ready(acme, client, monkeypatch):
+    for module in (schema_versions, resolve):
+        monkeypatch.setattr(module, "fingerprint", lambda: "of a release to come")
+    monkeypatch.setattr(health, "_migrated", False)
+    assert not_ready(acme.api().get("/api/budget/"))
+    assert "database: not migrated" in client.get("/readyz").json()["not_ready"]
+
+
+def test_each_minute_those_that_nobody_asks_for_are_caught_up(behind, acme):
+    suspended, closed, pending = (WorkspaceFactory(provisioned=False).tenant for _ in range(3))
+    for tenant, status in ((suspended, "suspended"), (closed, "closed")):
+        Tenant.objects.filter(pk=tenant.pk).update(status=status)
+    catch_up_all(timestamp=0)
+    asked = set(queued())
+    assert asked & {each.pk for each in (behind.tenant, acme.tenant, suspended, closed, pending)} == {
+        behind.tenant.pk,
+        suspended.pk,
+    }
+
+
+def test_a_schema_that_is_gone_is_not_made_again(behind, caplog):
+    rows(f'DROP SCHEMA "{behind.tenant.schema_name}" CASCADE')
+    catch_up(tenant=behind.tenant.pk)
+    assert rows("SELECT 1 FROM pg_namespace WHERE nspname = %s", behind.tenant.schema_name) == []
+    assert f"tenant={behind.tenant.pk}" in caplog.text
+
+
+def test_migrating_all_leaves_out_who_is_current_and_one_that_fails_stops_no_other(behind, acme, settings, capsys):
+    settings.TENANT_MIGRATION_ORDER = ["pk"]
+    failing, after_it = behind.tenant, WorkspaceFactory().tenant
+    take_back_the_last_migration(after_it)
+    rows(f'ALTER TABLE "{failing.schema_name}".users_apikey ADD COLUMN sealed_secret text')  # as the migration would
+    unbuilt = services.register_tenant(f"unbuilt-{failing.pk}", name="Without a schema")
+    with pytest.raises(CommandError, match=rf"^Failed for {failing.slug}; the others are done\.$"):
+        call_command("migrate_schemas")
+    said = capsys.readouterr().out
+    assert said.index(failing.schema_name) < said.index(after_it.schema_name)
+    assert acme.tenant.schema_name not in said
+    assert unbuilt.schema_name not in said
+    assert (is_current(failing), is_current(after_it)) == (False, True)
+    rows(f'ALTER TABLE "{failing.schema_name}".users_apikey DROP COLUMN sealed_secret')
+    call_command("migrate_schemas", verbosity=0)
+    assert is_current(failing)
