@@ -11,7 +11,6 @@ from django.db import connection
 from django.db.backends.postgresql.introspection import TableInfo
 from django.db.migrations.recorder import MigrationRecorder
 from django_tenants.postgresql_backend.introspection import DatabaseSchemaIntrospection
-from django_tenants.signals import schema_migrated, schema_pre_migration
 from django_tenants.utils import get_tenant_base_migrate_command_class
 
 
@@ -49,9 +48,9 @@ def one_schema_at_a_time() -> Iterator[None]:
 def migrate_schema(schema_name: str) -> None:
     """Bring that schema, which must exist, up to date. Leaves Django's connection on public.
 
-    What django-tenants' own command does for one schema, but the error that stops a migration comes out as it is.
+    What django-tenants' own command does for one schema, but the error that stops a migration comes out as it is, and
+    no signal is sent: a schema need not be a tenant's.
     """
-    schema_pre_migration.send(migrate_schema, schema_name=schema_name)
     try:
         with one_schema_at_a_time():
             # Alone: public has a table of migrations too, by which none would be missing here.
@@ -61,4 +60,3 @@ def migrate_schema(schema_name: str) -> None:
             call_command(get_tenant_base_migrate_command_class()(), interactive=False, verbosity=0)
     finally:
         connection.set_schema_to_public()  # type: ignore[attr-defined]
-    schema_migrated.send(migrate_schema, schema_name=schema_name)

@@ -134,8 +134,12 @@ class _Recorder:
         if self._has_rows:
             self.statements += ["SET CONSTRAINTS ALL IMMEDIATE", "SET CONSTRAINTS ALL DEFERRED"]
             self._has_rows = False
-        row = mogrify(f'{_APPLIED} ("app", "name", "applied") VALUES (%s, %s, now())', (app, name), connection)
-        self.statements.append(row)
+        row = mogrify("(%s, %s, now())", (app, name), connection)
+        if self.statements and self.statements[-1].startswith(_APPLIED):
+            # One after another of the migrations that do nothing here: those of shared apps.
+            self.statements[-1] += f", {row}"
+        else:
+            self.statements.append(f'{_APPLIED} ("app", "name", "applied") VALUES {row}')
         self._ends.append((len(self.statements), f"{app}.{name}"))
 
 

@@ -10,6 +10,7 @@ import logging
 import secrets
 
 from django.db import connection, transaction
+from django_tenants.signals import schema_migrated, schema_pre_migration
 from psycopg import sql
 
 from tenants import schema_template, schema_versions
@@ -85,29 +86,37 @@ def catch_up(tenant: Tenant) -> None:
 
 def _ensure_created(tenant: Tenant) -> None:
     comment = f"tenant:{tenant.pk}"
+    found = _comment_of(tenant)
+    if found is None:
+        _create(tenant, comment)
+    elif found != comment:
+        raise SchemaNotOurs(f"Schema {tenant.schema_name} exists and is not tenant {tenant.pk}'s.")
+
+
+def _create(tenant: Tenant, comment: str) -> None:
+    name = sql.Identifier(tenant.schema_name)
     version = schema_versions.ensure_version()
     statements = schema_template.statements_for(version)
     try:
         with transaction.atomic(durable=True):
-            found = _comment_of(tenant)
-            if found is None:
-                name = sql.Identifier(tenant.schema_name)
-                with connection.cursor() as cursor:
-                    cursor.execute(sql.SQL("CREATE SCHEMA {}").format(name))
-                    cursor.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(name, sql.Literal(comment)))
-                # A schema that was there before, and was dropped, may have left its version.
-                schema_versions.note(tenant, version.pk if statements else None)
-                schema_template.replay(tenant.schema_name, statements)
-            elif found != comment:
-                raise SchemaNotOurs(f"Schema {tenant.schema_name} exists and is not tenant {tenant.pk}'s.")
+            with connection.cursor() as cursor:
+                cursor.execute(sql.SQL("CREATE SCHEMA {}").format(name))
+                cursor.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(name, sql.Literal(comment)))
+            # Without a template unknown: a schema that was dropped by hand has left the tenant its version.
+            schema_versions.note(tenant, version.pk if statements else None)
+            schema_template.replay(tenant.schema_name, statements)
     finally:
         enter(None)
+    if statements:
+        schema_migrated.send(Tenant, schema_name=tenant.schema_name)
 
 
 def _ensure_migrated(tenant: Tenant) -> None:
     if not Tenant.objects.filter(schema_versions.is_current(), pk=tenant.pk).exists():
+        schema_pre_migration.send(Tenant, schema_name=tenant.schema_name)
         migrate_schema(tenant.schema_name)
         schema_versions.note_migrated(tenant.schema_name)
+        schema_migrated.send(Tenant, schema_name=tenant.schema_name)
     tenant.refresh_from_db(fields=["schema_version"])
 
 

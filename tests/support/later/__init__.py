@@ -4,4 +4,4 @@ from pathlib import Path
 
 from chat import migrations
 
-__path__ = [str(Path(folder)) for folder in [*migrations.__path__, Path(__file__).parent / "chat"]]
+__path__ = [*migrations.__path__, str(Path(__file__).parent / "chat")]
