@@ -4,12 +4,14 @@ Owns recording those statements, proving that they make the same schema, and rep
 A template is recorded from a scratch schema that the migrations build, once for each fingerprint of theirs, so that a
 changed migration and an app of a builder's make a new one by themselves. It is kept only when a second scratch schema
 that is made from it equals the first, rows included: what cannot be replayed, such as an index that is built
-concurrently, or a table of public's that a migration looks for, leaves tenants to the migrations, and the log says so.
+concurrently, a table of public's that a migration looks for, or a secret that one draws for each tenant, leaves tenants
+to the migrations, and the log says so. Rows that migrations write keep the time at which they were recorded.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +35,9 @@ COMMENT = "made to record a template, and left behind if it is still here"
 # What reads, and what opens and closes transactions: a replay is one transaction of its own.
 _LEFT_OUT = ("SELECT", "SHOW", "SET SEARCH_PATH", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "COMMIT")
 _APPLIED = 'INSERT INTO "django_migrations"'
+# What Django itself writes once the migrations are through: the same for every schema.
+_OF_DJANGO = ('INSERT INTO "django_content_type"', 'INSERT INTO "auth_permission"')
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(\+00:00)?")
 
 
 class CannotReplay(Exception):
@@ -68,33 +73,48 @@ def replay(schema_name: str, statements: Sequence[str]) -> None:
 
 
 def _recorded() -> list[str]:
-    """The statements, proven; none where they cannot be used. Whatever goes wrong is the log's, and no tenant's."""
+    """The statements, proven; none where they cannot be used, and then the log has the reason."""
     _drop_scratch_schemas()
+    recorder = _Recorder()
     try:
-        with _on_public(), _scratch() as migrated, _scratch() as replayed:
-            recorder = _Recorder()
+        with _on_public(), _scratch() as migrated:
             with connection.execute_wrapper(recorder):
                 migrate_schema(migrated)
-            _prove(recorder, migrated, replayed)
-            logger.info("Template recorded: statements=%s", len(recorder.statements))
-            return recorder.statements
+            _prove_that_it_replays(recorder, migrated)
+            if recorder.fills_tables:
+                _prove_that_rows_are_for_everybody(migrated)
     except CannotReplay as why:
         logger.warning("No template is kept, tenants are built by migrations: %s", why)
         return []
+    logger.info("Template recorded: statements=%s", len(recorder.statements))
+    return recorder.statements
 
 
-def _prove(recorder: _Recorder, migrated: str, replayed: str) -> None:
+def _prove_that_it_replays(recorder: _Recorder, migrated: str) -> None:
     for index, statement in enumerate(recorder.statements):
         if migrated in statement:
             raise CannotReplay(f"{recorder.migration_at(index)} names its schema: {statement[:200]}")
-    with transaction.atomic(durable=True):
-        for index, statement in enumerate(recorder.statements):
-            try:
-                replay(replayed, [statement])
-            except DatabaseError as exc:
-                raise CannotReplay(f"{recorder.migration_at(index)} cannot be replayed: {exc}") from exc
-    if differing := described(migrated) ^ described(replayed):
-        raise CannotReplay(f"a replayed schema differs from a migrated one: {min(differing)[:300]}")
+    replayable = 0
+    with _scratch() as replayed:
+        try:
+            with transaction.atomic(durable=True):
+                for statement in recorder.statements:
+                    replay(replayed, [statement])
+                    replayable += 1
+        except DatabaseError as exc:
+            raise CannotReplay(f"{recorder.migration_at(replayable)} cannot be replayed: {exc}") from exc
+        if differing := described(migrated) ^ described(replayed):
+            raise CannotReplay(f"a replayed schema differs from a migrated one: {min(differing)[:300]}")
+
+
+def _prove_that_rows_are_for_everybody(migrated: str) -> None:
+    """Replayed, a secret or a number that a migration draws for each tenant would be one and the same for all."""
+    with _scratch() as again:
+        migrate_schema(again)
+        differing = {_MOMENT.sub("", row) for row in described(migrated)}
+        differing ^= {_MOMENT.sub("", row) for row in described(again)}
+        if differing:
+            raise CannotReplay(f"migrations make another row each time, in {min(differing).split(' {')[0]}")
 
 
 class _Recorder:
@@ -102,6 +122,7 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.statements: list[str] = []
+        self.fills_tables = False
         self._ends: list[tuple[int, str]] = []
         self._has_rows = False
 
@@ -124,7 +145,9 @@ class _Recorder:
         if word.startswith(_APPLIED.upper()):
             self._end(params[0], params[1])
             return
-        self._has_rows |= word.startswith(("INSERT", "UPDATE", "DELETE", "WITH"))
+        if not word.startswith(("CREATE", "ALTER", "DROP", "COMMENT", "SET")):
+            self._has_rows = True
+            self.fills_tables |= not text.startswith(_OF_DJANGO)
         self.statements.append(mogrify(query, params, connection) if params is not None else text)
 
     def _end(self, app: str, name: str) -> None:

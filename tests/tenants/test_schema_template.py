@@ -89,6 +89,9 @@ CONCURRENTLY = "RunSQL('CREATE INDEX CONCURRENTLY later ON chat_message (id)')"
 FROM_PUBLIC = "RunSQL('CREATE TABLE copied (LIKE tenants_tenant)')"
 QUALIFIED = "RunPython(lambda _, editor: editor.execute(f'CREATE VIEW {editor.connection.schema_name}.v AS SELECT 1'))"
 UNSEEN = "RunSQL(\"SELECT setval(pg_get_serial_sequence('chat_message', 'id'), 500)\")"
+DRAWN = (
+    "RunPython(lambda apps, _: apps.get_model('users', 'User').objects.create(email=str(__import__('uuid').uuid4())))"
+)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +100,9 @@ UNSEEN = "RunSQL(\"SELECT setval(pg_get_serial_sequence('chat_message', 'id'), 5
         (FROM_PUBLIC, "chat.0003_odd cannot be replayed"),
         (QUALIFIED, "chat.0003_odd names its schema"),
         (UNSEEN, "differs from a migrated one: sequence"),
+        (DRAWN, "another row each time, in row of users_user"),
     ],
-    ids=["a table of public's", "its own schema", "a select that writes"],
+    ids=["a table of public's", "its own schema", "a select that writes", "a row of each tenant's own"],
 )
 def test_what_cannot_be_replayed_is_not_kept_and_the_log_says_why(settings, package, caplog, operation, said):
     later_release(settings, package("0003_odd", operation))
