@@ -12,7 +12,7 @@ from tests.support.cast import PASSWORD, Workspace
 
 
 class WorkspaceFactory(factory.Factory[Workspace]):
-    """A workspace that has been through sign-up: schema, ledger, key, owner, all real. About 0.3 s each."""
+    """A workspace that has been through sign-up: schema, ledger, key, owner, all real. About 0.1 s each."""
 
     class Meta:
         model = Workspace
