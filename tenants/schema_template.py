@@ -22,7 +22,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.backends.postgresql.psycopg_any import mogrify
 from psycopg import sql
 
-from tenants.context import current_tenant, enter
+from tenants.context import enter, public_scope
 from tenants.locks import one_at_a_time
 from tenants.migrating import migrate_schema
 from tenants.models import SchemaVersion
@@ -77,7 +77,7 @@ def _recorded() -> list[str]:
     _drop_scratch_schemas()
     recorder = _Recorder()
     try:
-        with _on_public(), _scratch() as migrated:
+        with public_scope(), _scratch() as migrated:
             with connection.execute_wrapper(recorder):
                 migrate_schema(migrated)
             _prove_that_it_replays(recorder, migrated)
@@ -167,16 +167,6 @@ class _Recorder:
 
 
 @contextmanager
-def _on_public() -> Iterator[None]:
-    before = current_tenant()
-    enter(None)
-    try:
-        yield
-    finally:
-        enter(before)
-
-
-@contextmanager
 def _scratch() -> Iterator[str]:
     name = f"{SCRATCH}{secrets.token_hex(10)}"
     with transaction.atomic(durable=True), connection.cursor() as cursor:
@@ -257,5 +247,5 @@ def described(schema_name: str) -> set[str]:
                 cursor.execute(sql.SQL("SELECT to_jsonb(t) - %s FROM {} t").format(sql.Identifier(table)), ["applied"])
                 found |= {f"row of {table} {row}" for (row,) in cursor.fetchall()}
     finally:
-        enter(current_tenant())
+        enter(None)
     return {row.replace(schema_name, "") for row in found}

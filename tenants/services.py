@@ -14,7 +14,7 @@ from django_tenants.signals import schema_migrated, schema_pre_migration
 from psycopg import sql
 
 from tenants import schema_template, schema_versions
-from tenants.context import current_tenant, enter
+from tenants.context import enter, public_scope
 from tenants.hosts import host_for
 from tenants.locks import one_at_a_time, schema_lock
 from tenants.migrating import migrate_schema
@@ -63,15 +63,9 @@ def ensure_schema(tenant: Tenant) -> None:
     a killed run leaves all of it or nothing. One that is there is migrated. django-tenants' own `create_schema`
     returns False on a schema that exists and leaves it half-built.
     """
-    before = current_tenant()
-    enter(None)
-    try:
-        with one_at_a_time(schema_lock(tenant.schema_name)):
-            _ensure_created(tenant)
-            _ensure_migrated(tenant)
-    finally:
-        # Both leave the connection on public; nothing may rely on what it was.
-        enter(before)
+    with public_scope(), one_at_a_time(schema_lock(tenant.schema_name)):
+        _ensure_created(tenant)
+        _ensure_migrated(tenant)
 
 
 def catch_up(tenant: Tenant) -> None:
