@@ -413,10 +413,12 @@ def test_h9_shown_a_killed_creation_leaves_a_row_with_half_a_schema_and_saving_a
     tenant.delete(force_drop=True)
 
 
-def test_h9_closed_it_is_503_until_the_next_run_has_finished_it(monkeypatch, half_made):
+def test_h9_closed_it_is_503_until_the_next_run_has_finished_it(monkeypatch, half_made, settings):
+    """Built by migrations. By the template a schema is there whole or not at all (tests/tenants)."""
+    settings.SCHEMA_TEMPLATE = False
     tenant = half_made.tenant
     with monkeypatch.context() as patched, suppress(Killed):
-        patched.setattr("tenants.services.call_command", kill)
+        patched.setattr("tenants.services.migrate_schema", kill)
         services.ensure_schema(tenant)
     client = Client(headers={"host": "half-made.localhost"})
     assert [client.get(path).status_code for path in ("/", "/login/")] == [503, 503]
