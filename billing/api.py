@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from ninja import Router, Schema, Status
 
-from billing import ledgers, periods, provisioning
+from billing import ledgers, periods, provisioning, signing_up
 from billing.forms import SignUpForm
 from billing.models import Account
 from tenants.api import Body, failures
@@ -119,15 +119,19 @@ def _iso(moment: datetime) -> str:
 
 
 @public_router.post(
-    "/signup/", summary="Make a workspace", response={201: Active, 202: Pending, **failures(400, 409, 413, 415)}
+    "/signup/", summary="Make a workspace", response={201: Active, 202: Pending, **failures(400, 409, 413, 415, 503)}
 )
 def sign_up(request: HttpRequest, payload: SignUpBody) -> Status[dict[str, Any]]:
-    """201 with the workspace and its first API key (shown once), or 202 while it is still being set up."""
+    """201 with the workspace and its first API key (shown once), or 202 while it is still being set up.
+
+    A slug that is taken is 409 with the address of its log-in, also for who has asked for it before: the 202 of the
+    first time has the address that goes on.
+    """
     form = SignUpForm(payload.model_dump())
     if not form.is_valid():
         raise Invalid({field: [str(text) for text in texts] for field, texts in form.errors.items()})
-    account = provisioning.sign_up(**form.cleaned_data)
-    if not provisioning.try_to_provision(account):
+    account = signing_up.ask(**form.cleaned_data, mark=signing_up.new_mark())
+    if not signing_up.wait_until_ready(account):
         url = site_url(f"/api/signup/{provisioning.status_token(account)}/")
         return Status(202, {"status": "pending", "status_url": url})
     return Status(201, _active(account))
@@ -137,11 +141,11 @@ def sign_up(request: HttpRequest, payload: SignUpBody) -> Status[dict[str, Any]]
     "/signup/{token}/", summary="How far a workspace is", response={200: Active | StillPending, **failures(404)}
 )
 def sign_up_status(request: HttpRequest, token: str) -> dict[str, Any]:
-    """Goes on with the setting-up. The API key is in one answer only, within 10 minutes of becoming active."""
+    """Only looks. The API key is in one answer only, within 10 minutes of becoming active."""
     account = provisioning.account_for_status(token)
     if account is None:
         raise NotFound
-    if not provisioning.try_to_provision(account):
+    if account.status == Account.Status.PENDING:
         return {"status": "pending"}
     return _active(account)
 

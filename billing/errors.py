@@ -14,7 +14,7 @@ ApiError
      │   └─ TooManyCalls         429 rate_limited, with `limit` and `in_use`: calls under way in this workspace
      ├─ AuthorityUnavailable     503 authority_unavailable: not reached, or its answer is no answer
      └─ AuthorityMisconfigured   503 authority_unavailable: our key, our budget or our unit is wrong (alert)
- ├─ SlugTaken                    409 slug_taken
+ ├─ SlugTaken                    409 slug_taken, with `login_url`; the same whoever asks and whatever is there
  ├─ IdempotencyConflict          409 idempotency_conflict: the key was used for another body
  ├─ IdempotencyLost              409 idempotency_lost, with `cost`: the call was made, its answer is gone
  └─ StillUnderWay                503 unavailable: an equal request is under way for longer than this one may wait
@@ -189,7 +189,11 @@ class AuthorityMisconfigured(AuthorityUnavailable):
 class SlugTaken(ApiError):
     status = HTTPStatus.CONFLICT
     code = "slug_taken"
-    message = "This workspace name is taken. Choose another."
+    message = "This workspace name is taken. Choose another, or log in to it."
+
+    def __init__(self, *, login_url: str) -> None:
+        self.login_url = login_url
+        super().__init__(login_url=login_url)
 
 
 class IdempotencyConflict(ApiError):

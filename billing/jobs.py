@@ -1,7 +1,8 @@
-"""The jobs process: procrastinate's worker, and two timers of its own outside the queue.
+"""The jobs process: procrastinate's workers, and two timers of its own outside the queue.
 
-Owns how it starts, lives and ends. Must not know what a task or the sweep does. Outside the queue are the sweep of
-holds (money must not wait behind a job that hangs, nor behind the lock of one that was killed) and the heartbeat.
+Owns how it starts, lives and ends. Must not know what a task or the sweep does. Sign-ups have a worker of their own:
+a customer waits for each, and must not wait behind jobs that hang. Outside the queue are the sweep of holds (money must
+not wait behind a job that hangs, nor behind the lock of one that was killed) and the heartbeat.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -32,12 +35,17 @@ from procrastinate.worker import Worker
 
 from billing.health import JOBS
 from billing.models import Process
+from billing.tasks import SIGN_UPS
 from tenants.context import enter
+from tenants.jobs import queues_of
 
 logger = logging.getLogger(__name__)
 
 CONCURRENCY = 4
+SIGN_UPS_AT_ONCE = 3  # most of one is waiting for the password's hash, the authority and Postgres
 INTERVAL = 5.0  # of the sweep, the heartbeat, and the look at stalled jobs
+# How often the sign-ups' worker looks for what is to be tried again. New ones wake it by NOTIFY.
+SIGN_UPS_INTERVAL = 1.0
 GRACE = 8.0  # for what runs when SIGTERM comes
 # A worker that ends stops its heartbeat, then takes up to GRACE: it must not be taken for dead within that.
 WORKER_SILENT = 20.0
@@ -49,11 +57,11 @@ KEPT_HOURS = 30 * 24  # of jobs that failed; those that succeeded are deleted at
 def run() -> None:
     """Until SIGTERM or SIGINT. Then what runs is finished, or given back for another process."""
     procrastinate_app.perform_import_paths()  # type: ignore[no-untyped-call]  # theirs
-    with procrastinate_app.replace_connector(_connector()) as app:
+    with procrastinate_app.replace_connector(own_connector()) as app:
         asyncio.run(_serve(app))
 
 
-def _connector() -> PsycopgConnector:
+def own_connector() -> PsycopgConnector:
     """As Django's connector makes one for workers, but small, and without Django's pool among its parameters."""
     params = connection.get_connection_params()
     wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
@@ -69,6 +77,9 @@ async def _serve(app: App) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # A thread for each job that may run, and one for the wait at the end: by itself asyncio has six on two cores.
+    threads = ThreadPoolExecutor(CONCURRENCY + SIGN_UPS_AT_ONCE + 1)
+    asyncio.get_running_loop().set_default_executor(threads)
     process = uuid.uuid4()
     sweep = Timer("sweep", lambda: import_string(settings.SWEEP)())
     heartbeat = Timer("heartbeat", lambda: beat(process), at_end=lambda: forget(process))
@@ -77,7 +88,8 @@ async def _serve(app: App) -> None:
         sweep.start()
         heartbeat.start()
         housekeeping = asyncio.create_task(_keep_house(app))
-        ended = await asyncio.gather(_work(app, stop), _end_of(sweep, stop))
+        working = (_work(partial(make, app), stop) for make in (general_worker, sign_up_worker))
+        ended = await asyncio.gather(*working, _end_of(sweep, stop))
         housekeeping.cancel()
         heartbeat.stop()
         heartbeat.join(1)
@@ -88,10 +100,10 @@ async def _serve(app: App) -> None:
             os._exit(0)
 
 
-async def _work(app: App, stop: asyncio.Event) -> bool:
+async def _work(make: Callable[[], Worker], stop: asyncio.Event) -> bool:
     """A worker, and another when it fails, until `stop` is set. Whether every job has ended by then."""
     while True:
-        worker = _worker(app)
+        worker = make()
         running = asyncio.create_task(worker.run())  # type: ignore[no-untyped-call]  # theirs
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -99,17 +111,26 @@ async def _work(app: App, stop: asyncio.Event) -> bool:
             worker.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait({running}, timeout=GRACE)
             if not running.done() and worker.worker_id is not None:
-                await _give_back(app, worker.worker_id)
+                await _give_back(worker.app, worker.worker_id)
             return running.done()
         # The database was away, for example. The timers go on meanwhile.
         logger.error("The worker ended by itself; another follows", exc_info=running.exception())
         await asyncio.wait({stopping}, timeout=INTERVAL)
 
 
-def _worker(app: App) -> Worker:
+def general_worker(app: App) -> Worker:
+    """For every queue that a task names, but the sign-ups'."""
+    return _worker(app, queues=sorted(queues_of(app) - {SIGN_UPS}), concurrency=CONCURRENCY)
+
+
+def sign_up_worker(app: App) -> Worker:
+    return _worker(app, queues=[SIGN_UPS], concurrency=SIGN_UPS_AT_ONCE, fetch_job_polling_interval=SIGN_UPS_INTERVAL)
+
+
+def _worker(app: App, **options: Any) -> Worker:
     return Worker(
         app=app,
-        concurrency=CONCURRENCY,
+        **options,
         delete_jobs="successful",
         install_signal_handlers=False,
         update_heartbeat_interval=INTERVAL,

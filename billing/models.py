@@ -35,6 +35,8 @@ class Account(models.Model):
     owner_email = models.EmailField()
     # The hash, kept only until the owner's user exists in the tenant's schema.
     owner_password = models.CharField(max_length=128, blank=True)
+    # The digest of the mark in the form that asked for it: who shows that mark again goes on with this sign-up.
+    asked_by = models.CharField(max_length=64, blank=True, default="", db_default="")
     created_at = models.DateTimeField(auto_now_add=True)
     activated_at = models.DateTimeField(null=True)
     first_key_given_at = models.DateTimeField(null=True)

@@ -1,19 +1,24 @@
-"""From a sign-up form to a workspace that can pay: rows first, then steps that may each be repeated.
+"""From the rows of a sign-up to a workspace that can pay: steps that may each be repeated.
 
-Orchestrated here because tenants must not know billing. No HTTP inside a transaction; a crash anywhere leaves a
-PENDING account that the next run finishes, and nothing is made twice.
+Orchestrated here because tenants must not know billing. It runs in the jobs process and in commands: web only looks,
+and who may sign up at all is decided in `billing.signing_up`. No HTTP inside a transaction; a crash anywhere leaves
+a PENDING account that the next run finishes, and nothing is made twice.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
-from django.contrib.auth.hashers import check_password, make_password
+import psycopg
+from django.contrib.auth.hashers import make_password
 from django.core import signing
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from billing import admin_client, periods
@@ -23,6 +28,7 @@ from billing.models import Account
 from billing.plans import PLANS
 from tenants import services
 from tenants.context import tenant_scope
+from tenants.hosts import url_for
 from tenants.models import Tenant
 from tenants.spelling import normal_email, normal_password
 from tenants.users.handoff import issue_token
@@ -31,67 +37,79 @@ from tenants.users.models import User
 
 logger = logging.getLogger(__name__)
 
+# How long a run waits for the password's hash, which a busy web process makes while we build.
+PASSWORD_SECONDS = 3.0
+
+
+class PasswordMissing(Exception):
+    """The process that asked for the account died before it had kept the owner's password."""
+
 
 def sign_up(*, name: str, slug: str, email: str, password: str, plan: str) -> Account:
-    """A PENDING account and its tenant, in one short transaction. The caller then runs `provision`.
+    """A PENDING account and its tenant, for commands and tests: the caller then runs `provision`.
 
-    The same slug, e-mail and password while pending gives the same account again; else a taken slug is SlugTaken.
+    Strangers come by `billing.signing_up`, which limits them. A taken slug is SlugTaken.
     """
     hashed = make_password(normal_password(password))
     try:
         with transaction.atomic(durable=True):
-            tenant = services.register_tenant(slug, name=name)
-            return Account.objects.create(
-                tenant=tenant,
-                plan=plan,
-                subject_tenant=f"ws-{secrets.token_hex(10)}",
-                owner_email=normal_email(email),
-                owner_password=hashed,
-            )
+            return register(name=name, slug=slug, email=email, plan=plan, owner_password=hashed)
     except IntegrityError:
-        account = pending_of(slug, email=email, password=password)
-        if account is None:
-            raise SlugTaken from None
-        return account
+        raise taken(slug) from None
 
 
-def pending_of(slug: str, *, email: str, password: str) -> Account | None:
-    """The pending account that this very person has asked for before."""
-    account = _account(slug)
-    if account is None or account.status != Account.Status.PENDING or account.owner_email != normal_email(email):
-        return None
-    known = account.owner_password or _owner_hash(account)
-    return account if known and check_password(normal_password(password), known) else None
+def register(*, name: str, slug: str, email: str, plan: str, owner_password: str = "", asked_by: str = "") -> Account:
+    """The rows of a new workspace, in the caller's transaction. A slug that is taken raises IntegrityError."""
+    return Account.objects.create(
+        tenant=services.register_tenant(slug, name=name),
+        plan=plan,
+        subject_tenant=f"ws-{secrets.token_hex(10)}",
+        owner_email=normal_email(email),
+        owner_password=owner_password,
+        asked_by=asked_by,
+    )
 
 
-def belongs_to(slug: str, *, email: str, password: str) -> bool:
-    """Whether the slug is an active workspace of which this person is a member already."""
-    account = _account(slug)
-    if account is None or account.status != Account.Status.ACTIVE:
-        return False
-    with tenant_scope(account.tenant, alone=True):
-        user = User.objects.with_email(email)
-        # In its schema: a hash of an older kind is written anew.
-        return user is not None and user.is_active and user.check_password(password)
+def taken(slug: str) -> SlugTaken:
+    return SlugTaken(login_url=url_for(slug, "/login/"))
 
 
-def _account(slug: str) -> Account | None:
-    return Account.objects.select_related("tenant").filter(tenant__slug=slug).first()
+def unfinished() -> QuerySet[Account]:
+    """The accounts that a further run may finish. Without a password nobody could log in: see `billing.signing_up`."""
+    return Account.objects.select_related("tenant").filter(status=Account.Status.PENDING).exclude(owner_password="")
 
 
-def _owner_hash(account: Account) -> str | None:
-    with tenant_scope(account.tenant, alone=True):
-        return User.objects.filter(email=account.owner_email).values_list("password", flat=True).first()
+def provision(account: Account) -> bool:
+    """Make everything an account needs, and say whether it is set up. Safe to run again after any failure.
+
+    Of two runs at once one builds. The other is told so at once, by False.
+    """
+    with _alone(account) as alone:
+        if not alone:
+            return False
+        account.refresh_from_db(fields=["status"])
+        if account.status == Account.Status.PENDING:
+            services.ensure_schema(account.tenant)
+            ensure_authority_tenant(account)
+            ensure_key(account)
+            ensure_budget(account)
+            ensure_owner(account)
+            activate(account)
+    return True
 
 
-def provision(account: Account) -> None:
-    """Make everything an account needs. Safe to run again after any failure, and twice at once."""
-    services.ensure_schema(account.tenant)
-    ensure_authority_tenant(account)
-    ensure_key(account)
-    ensure_budget(account)
-    ensure_owner(account)
-    activate(account)
+@contextmanager
+def _alone(account: Account) -> Iterator[bool]:
+    """Whether no other run builds this account. On a connection of its own: building a schema closes Django's.
+
+    The lock goes with the connection, so a killed run holds up nobody.
+    """
+    params = connection.get_connection_params()
+    wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
+    with psycopg.connect(**wanted, autocommit=True) as own:
+        key = f"provision:{account.pk}"
+        found = own.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
+        yield found == (True,)
 
 
 def ensure_authority_tenant(account: Account) -> None:
@@ -127,9 +145,27 @@ def ensure_budget(account: Account) -> None:
 def ensure_owner(account: Account) -> None:
     """The owner's user in the tenant's schema; a password changed since is left alone."""
     with tenant_scope(account.tenant, alone=True):
+        if User.objects.filter(is_owner=True).exists():
+            return
+    _wait_for_password(account)
+    with tenant_scope(account.tenant, alone=True):
         User.objects.get_or_create(
             email=account.owner_email, defaults={"password": account.owner_password, "is_owner": True}
         )
+
+
+def _wait_for_password(account: Account) -> None:
+    """A sign-up hashes its password while we build, for each takes about a quarter of a second."""
+    until = time.monotonic() + PASSWORD_SECONDS
+    while True:
+        # Together: another sign-up may have taken over an address whose own was broken off.
+        account.refresh_from_db(fields=["owner_email", "owner_password"])
+        if account.owner_password:
+            return
+        if time.monotonic() > until:
+            raise PasswordMissing
+        connection.close()  # the pool's others need it meanwhile
+        time.sleep(0.02)
 
 
 def activate(account: Account) -> None:
@@ -144,15 +180,14 @@ def activate(account: Account) -> None:
 
 
 def try_to_provision(account: Account) -> bool:
-    """Whether the account is ready now. A failure is logged and left to the next run: the customer just waits."""
-    if account.status != Account.Status.PENDING:
-        return True
+    """Whether the account is set up now. A failure is logged and left to the next run: the customer just waits."""
     try:
-        provision(account)
-    except Exception:  # the edge between a customer's page and everything that may be down
+        return provision(account)
+    except PasswordMissing:
+        logger.warning("A sign-up was broken off before its password was kept: account=%s", account.pk)
+    except Exception:  # the edge between a customer and everything that may be down
         logger.exception("Provisioning is not finished: account=%s", account.pk)
-        return False
-    return True
+    return False
 
 
 # --- what the first to ask gets, once --------------------------------------------------------------------------------

@@ -9,17 +9,20 @@ import time
 from datetime import timedelta
 
 from django.utils import timezone
+from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app
 
 from billing import periods
 from billing.engine.repeats import KEPT_SECONDS
 from billing.models import Account
-from billing.provisioning import try_to_provision
+from billing.provisioning import try_to_provision, unfinished
 from billing.usage.models import Repeat
 from tenants.jobs import without_tenant
 from tenants.models import Tenant
 
-# A page that provisions by itself takes under a second; a job must not run beside it.
+# The queue of those who wait for their workspace; it has a worker of its own (billing.jobs).
+SIGN_UPS = "sign_ups"
+# A sign-up's own job takes well under a second, and is tried again after 2, 4, 8, 16 and 32.
 INTERRUPTED_AFTER = timedelta(seconds=30)
 ACCOUNTS_A_RUN = 20
 BUDGETS_A_RUN = 500
@@ -27,17 +30,28 @@ BUDGETS_A_RUN = 500
 ROLL_SECONDS = 40.0
 
 
+class NotFinished(Exception):
+    """The workspace is not set up yet, and the log says why."""
+
+
+@app.task(queue=SIGN_UPS, retry=RetryStrategy(max_attempts=5, exponential_wait=2))
+@without_tenant
+def provision_account(account_id: int) -> None:
+    """Set up the workspace of a sign-up, which enqueues this with its rows. Its customer waits."""
+    if not try_to_provision(Account.objects.select_related("tenant").get(pk=account_id)):
+        raise NotFinished
+
+
 @app.periodic(cron="* * * * *")
-@app.task(queueing_lock="finish_sign_ups", lock="finish_sign_ups")
+@app.task(queue=SIGN_UPS, queueing_lock="finish_sign_ups", lock="finish_sign_ups")
 @without_tenant
 def finish_sign_ups(timestamp: int) -> None:
     """Finish accounts whose setting-up was interrupted. One that fails is logged and does not stop the others.
 
     In random order: with a fixed one, as many that always fail as fit into a run would keep all others waiting.
     """
-    before = timezone.now() - INTERRUPTED_AFTER
-    pending = Account.objects.filter(status=Account.Status.PENDING, created_at__lt=before)
-    for account in pending.select_related("tenant").order_by("?")[:ACCOUNTS_A_RUN]:
+    interrupted = unfinished().filter(created_at__lt=timezone.now() - INTERRUPTED_AFTER)
+    for account in interrupted.order_by("?")[:ACCOUNTS_A_RUN]:
         try_to_provision(account)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
+
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
-from billing import provisioning
+from billing import provisioning, signing_up
 from billing.errors import OnHold, SlugTaken
 from billing.forms import SignUpForm
 from billing.ledgers import Ledger, is_on_hold, limits_of
@@ -22,47 +25,72 @@ from tenants.http import TenantRequest
 # The waiting room belongs to the browser that signed up, so its address needs no secret.
 SESSION_ACCOUNT = "signup_account"
 WAIT_SECONDS = 2
+# A room in which somebody has waited so long says so, and looks less often.
+LONG = timedelta(minutes=1)
+LONG_WAIT_SECONDS = 10
 SHOWN_LINES = 50
 SHOWN_PERIODS = 12
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def sign_up(request: HttpRequest) -> HttpResponse:
+    """Leads to the waiting room, also where a workspace is ready at once: the answer to the first of two clicks on one
+    form is thrown away by the browser, and what it is handed must not go with it.
+    """
     form = SignUpForm(request.POST or None)
-    if request.method != "POST" or not form.is_valid():
-        return render(request, "billing/signup.html", {"form": form}, status=400 if form.errors else 200)
-    data = form.cleaned_data
-    try:
-        account = provisioning.sign_up(**data)
-    except SlugTaken as exc:
-        if provisioning.belongs_to(data["slug"], email=data["email"], password=data["password"]):
-            return redirect(url_for(data["slug"], "/login/"))
-        form.add_error("slug", exc.message)
-        return render(request, "billing/signup.html", {"form": form}, status=exc.status)
-    request.session.cycle_key()
-    request.session[SESSION_ACCOUNT] = account.pk
-    return _ready_or_wait(request, account)
+    mark = _mark_of(request)
+    refusal: SlugTaken | None = None
+    if request.method == "POST" and form.is_valid():
+        try:
+            account = signing_up.ask(**form.cleaned_data, mark=mark)
+        except SlugTaken as exc:
+            refusal = exc
+            form.add_error("slug", exc.message)
+        else:
+            request.session.cycle_key()
+            request.session[SESSION_ACCOUNT] = account.pk
+            return redirect("sign_up_wait")
+    context = {"form": form, "mark": mark, "taken": refusal}
+    status = refusal.status if refusal else 400 if form.errors else 200
+    response = render(request, "billing/signup.html", context, status=status)
+    response["Cache-Control"] = "private, no-store"  # the mark is this form's own
+    return response
+
+
+_MARK = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+def _mark_of(request: HttpRequest) -> str:
+    """The mark that the posted form was given; a new one for a new form."""
+    given = request.POST.get("mark", "")
+    return given if _MARK.fullmatch(given) else signing_up.new_mark()
 
 
 @require_safe
 def sign_up_wait(request: HttpRequest) -> HttpResponse:
+    """Looks, and builds nothing. When all is done it hands the person over to the workspace's host, once.
+
+    Whoever comes too late for that, such as a waiting room that was left open, logs in there instead.
+    """
     pk = request.session.get(SESSION_ACCOUNT, 0)
     account = Account.objects.select_related("tenant").filter(pk=pk).first()
     if account is None:
         return redirect("sign_up")
-    return _ready_or_wait(request, account)
+    return _hand_over(request, account) if signing_up.wait_until_ready(account) else _waiting_room(request, account)
 
 
-def _ready_or_wait(request: HttpRequest, account: Account) -> HttpResponse:
-    """Goes on with the setting-up; when it is done, hands the person over to the workspace's host, once.
+def _waiting_room(request: HttpRequest, account: Account) -> HttpResponse:
+    is_long = timezone.now() - account.created_at > LONG
+    context = {
+        "account_name": account.tenant.name,
+        "wait_seconds": LONG_WAIT_SECONDS if is_long else WAIT_SECONDS,
+        "is_long": is_long,
+        "login_url": url_for(account.tenant.slug, "/login/"),
+    }
+    return render(request, "billing/signup_wait.html", context)
 
-    Whoever comes too late for that, such as a waiting room that was left open, logs in there instead.
-    """
-    if not provisioning.try_to_provision(account):
-        if request.method == "POST":
-            return redirect("sign_up_wait")
-        context = {"account_name": account.tenant.name, "wait_seconds": WAIT_SECONDS}
-        return render(request, "billing/signup_wait.html", context)
+
+def _hand_over(request: HttpRequest, account: Account) -> HttpResponse:
     token = provisioning.hand_over(account)
     # After it: a room whose hand-over failed may ask again.
     request.session.flush()

@@ -58,6 +58,10 @@ class AsyncTask(Exception):
     """A task is a coroutine function: those share one connection and met other tenants' rows on it."""
 
 
+class UnknownQueue(Exception):
+    """A job was enqueued for a queue that no task names: no worker would ever take it."""
+
+
 class TenantNotServed(JobAborted):
     """The job's tenant is not active, is gone, or was never named. Never retried: the job ends as `aborted`."""
 
@@ -86,6 +90,11 @@ def without_tenant(function: F) -> F:
 
 def has_tenant(task: Task[Any, Any, Any]) -> bool:
     return not getattr(task.func, "without_tenant", False)
+
+
+def queues_of(app: App) -> set[str]:
+    """The queues that tasks name, which are those that workers look into."""
+    return {task.queue for task in app.tasks.values()}
 
 
 def install(app: App) -> None:
@@ -126,6 +135,10 @@ class TenantJobManager(JobManager):
             raise TaskNotFound(f"There is no task {job.task_name}.")
         if _is_async(task):
             raise AsyncTask(f"{task.name} is `async def`: tasks are plain functions.")
+        if job.queue not in queues_of(self._app):
+            raise UnknownQueue(
+                f"{task.name} was enqueued for {job.queue!r}: name the queue in some @app.task(queue=…)."
+            )
         if not has_tenant(task):
             return job
         return job.evolve(task_kwargs={**job.task_kwargs, TENANT_ID: _tenant_id(job)})

@@ -167,6 +167,20 @@ def app(authority, tmp_path_factory, django_db_blocker):
     return settings
 
 
+@pytest.fixture(scope="module")
+def sign_ups(app):
+    """For tests that sign up by a door: whoever builds what they ask for, as the jobs process does.
+
+    They wait for it, however busy the machine is.
+    """
+    from billing import signing_up
+    from tests.support.jobs import SignUpWorker
+
+    with SignUpWorker(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signing_up, "READY_SECONDS", 30.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def _cast(app):
     from tests.support.factories import WorkspaceFactory

@@ -11,8 +11,8 @@ from config.stack.server import SETTINGS
 
 AUTHORITY = 4
 ENGINE = 5  # of paid calls; each process that buys has one. Four for its calls, one for its heartbeat
-JOBS_POOL = 4  # one for each task at a time
-JOBS_QUEUE = 4  # procrastinate's own three, and one that listens
+JOBS_POOL = 7  # one for each task at a time: four, and three sign-ups
+JOBS_QUEUE = 8  # procrastinate's own three, one that listens for each worker, one that locks for each sign-up
 SPARE = 20  # for commands and a test run beside us
 
 

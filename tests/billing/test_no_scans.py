@@ -38,7 +38,7 @@ def gates(app, authority, settings):
 
 
 def test_no_call_no_page_no_sign_up_and_no_top_up_goes_through_the_whole_store(
-    gates, workspace, upstream, model, settings, client
+    gates, workspace, upstream, model, settings, client, sign_ups
 ):
     api, browser, spent = workspace.api(), workspace.client(workspace.owner), 10 * INPUT + 4 * OUTPUT
 

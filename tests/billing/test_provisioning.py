@@ -13,6 +13,7 @@ from django.db import connection
 from billing import admin_client, provisioning
 from billing.errors import SlugTaken
 from billing.models import Account
+from tenants import services
 from tenants.models import Tenant
 from tenants.threads import TenantExecutor
 from tests.support.authority import authority_variables
@@ -62,15 +63,18 @@ def test_provisioning_again_makes_nothing_twice():
 
 
 @pytest.mark.on_standin
-def test_two_runs_at_once_end_with_one_live_key():
+def test_of_runs_at_once_one_builds_and_the_others_return_at_once(monkeypatch):
     account = sign_up()
+    builds, ensure_schema = [], services.ensure_schema
+    monkeypatch.setattr(services, "ensure_schema", lambda tenant: builds.append(ensure_schema(tenant)))
 
     def run():
-        provisioning.provision(Account.objects.select_related("tenant").get(pk=account.pk))
+        return provisioning.provision(Account.objects.select_related("tenant").get(pk=account.pk))
 
     with TenantExecutor(3) as pool:
-        for done in [pool.submit(run) for _ in range(3)]:
-            done.result()
+        done = [pool.submit(run) for _ in range(3)]
+        assert True in [one.result() for one in done]
+    assert len(builds) == 1
     account.refresh_from_db()
     assert account.status == Account.Status.ACTIVE
     assert keys_of(account) == [account.authority_key_id]
@@ -128,27 +132,12 @@ def test_a_run_killed_on_the_way_is_finished_by_the_next(step, database_url, aut
     assert Workspace(account).ledger()["allocated"] == 100_000_000
 
 
-def test_a_taken_slug_is_refused_to_anybody_else():
+def test_a_taken_slug_is_refused():
     account = sign_up()
     with pytest.raises(SlugTaken):
         sign_up(account.tenant.slug, email="else@new.example")
     with pytest.raises(SlugTaken):
-        sign_up(account.tenant.slug, password="another password entirely")
-
-
-def test_the_same_person_asking_again_while_pending_goes_on():
-    account = sign_up()
-    assert sign_up(account.tenant.slug) == account
-    provisioning.provision(account)
-    with pytest.raises(SlugTaken):
         sign_up(account.tenant.slug)
-
-
-def test_the_same_person_may_ask_again_after_the_owner_was_made():
-    account = sign_up()
-    provisioning.provision(account)
-    Account.objects.filter(pk=account.pk).update(status=Account.Status.PENDING)
-    assert sign_up(account.tenant.slug) == account
 
 
 def test_a_schema_that_is_not_ours_stops_provisioning():

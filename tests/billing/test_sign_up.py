@@ -3,13 +3,19 @@
 import json
 import re
 import uuid
+from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 from django.test import Client
+from django.utils import timezone
 
+from billing import provisioning, signing_up
+from billing.models import Account
+from billing.provisioning import provision, sign_up, status_token
 from tests.support.cast import PASSWORD
 
-pytestmark = pytest.mark.usefixtures("app")
+pytestmark = pytest.mark.usefixtures("app", "sign_ups")
 
 
 def form(**changes):
@@ -32,7 +38,7 @@ def hidden(page, name):
 
 def handed_over(bare, data):
     """(page, token, a browser on the new workspace's host)"""
-    page = bare.post("/signup/", data)
+    page = bare.post("/signup/", data, follow=True)
     assert page.status_code == 200, page.content
     return page, hidden(page, "token"), Client(headers={"host": f"{data['slug']}.localhost"})
 
@@ -86,12 +92,12 @@ def test_a_status_address_that_was_guessed_is_404(bare):
 
 
 @pytest.mark.on_standin
-def test_a_pending_sign_up_is_finished_by_its_status_and_gives_its_key_once(bare):
-    from billing.provisioning import sign_up, status_token
-
+def test_a_status_address_only_looks_and_gives_the_key_once(bare):
     data = form()
     account = sign_up(**{**data, "plan": "trial"})
     url = f"/api/signup/{status_token(account)}/"
+    assert [bare.get(url).json() for _ in range(2)] == [{"status": "pending"}] * 2
+    provision(account)
     first, second = bare.get(url), bare.get(url)
     assert first.status_code == second.status_code == 200
     assert (first.json()["status"], first.json()["tenant"]) == ("active", data["slug"])
@@ -100,13 +106,6 @@ def test_a_pending_sign_up_is_finished_by_its_status_and_gives_its_key_once(bare
 
 
 def test_the_first_key_is_not_given_after_ten_minutes(bare):
-    from datetime import timedelta
-
-    from django.utils import timezone
-
-    from billing.models import Account
-    from billing.provisioning import provision, sign_up, status_token
-
     account = sign_up(**{**form(), "plan": "trial"})
     provision(account)
     Account.objects.filter(pk=account.pk).update(activated_at=timezone.now() - timedelta(minutes=11))
@@ -114,12 +113,8 @@ def test_the_first_key_is_not_given_after_ten_minutes(bare):
 
 
 def test_a_first_key_that_could_not_be_made_is_not_lost(bare, monkeypatch):
-    from django.db import OperationalError
-
-    from billing import provisioning
-    from billing.provisioning import sign_up, status_token
-
     account = sign_up(**{**form(), "plan": "trial"})
+    provision(account)
     url = f"/api/signup/{status_token(account)}/"
     with monkeypatch.context() as patch:
         patch.setattr(provisioning, "create_key", lambda *args, **kwargs: (_ for _ in ()).throw(OperationalError))
@@ -175,8 +170,6 @@ def test_the_token_of_one_workspace_means_nothing_at_another(bare, acme):
 
 
 def test_a_token_is_dead_after_a_minute(bare):
-    from datetime import timedelta
-
     from tenants.context import tenant_scope
     from tenants.models import Tenant
     from tenants.users.models import HandoffToken
@@ -209,33 +202,32 @@ def test_a_taken_slug_is_said_beside_the_field(bare, acme):
     assert b"taken" in response.content
 
 
-def test_a_slug_that_is_this_persons_already_leads_to_log_in(bare):
-    data = form()
-    handed_over(bare, data)
-    response = bare.post("/signup/", data)
-    assert (response.status_code, response["Location"]) == (302, f"http://{data['slug']}.localhost:8000/login/")
-
-
-def test_the_waiting_room_belongs_to_the_browser_that_signed_up(bare):
-    from billing.provisioning import sign_up
-
-    account = sign_up(**{**form(), "plan": "trial"})
+def test_the_waiting_room_belongs_to_the_browser_that_signed_up(waiting, bare):
+    account, room = waiting
     assert bare.get("/signup/wait/")["Location"] == "/signup/"
-    session = bare.session
-    session["signup_account"] = account.pk
-    session.save()
-    bare.cookies["sessionid"] = session.session_key
-    page = bare.get("/signup/wait/")
+    browser = room()
+    assert b"Setting up" in browser.get("/signup/wait/").content
+    provision(account)
+    page = browser.get("/signup/wait/")
     assert page.status_code == 200
     assert hidden(page, "token")
-    assert bare.get("/signup/wait/")["Location"] == "/signup/"
+    assert browser.get("/signup/wait/")["Location"] == "/signup/"
+
+
+def test_a_waiting_room_that_lasts_says_where_to_come_back(waiting):
+    account, room = waiting
+    browser = room()
+    assert b"longer than usual" not in browser.get("/signup/wait/").content
+    Account.objects.filter(pk=account.pk).update(created_at=timezone.now() - timedelta(seconds=61))
+    page = browser.get("/signup/wait/").content.decode()
+    assert "longer than usual" in page
+    assert f"http://{account.tenant.slug}.localhost:8000/login/" in page
 
 
 @pytest.fixture
-def waiting():
-    """A pending account, and a browser in its waiting room for each time it is called."""
-    from billing.provisioning import sign_up
-
+def waiting(monkeypatch):
+    """A pending account that nobody builds, and a browser in its waiting room for each time it is called."""
+    monkeypatch.setattr(signing_up, "READY_SECONDS", 0.05)
     account = sign_up(**{**form(), "plan": "trial"})
 
     def room():
@@ -251,13 +243,6 @@ def waiting():
 
 def test_a_waiting_room_left_open_signs_nobody_in_later(waiting):
     """It looks again every two seconds, so a browser whose lid was closed comes back a week later."""
-    from datetime import timedelta
-
-    from django.utils import timezone
-
-    from billing.models import Account
-    from billing.provisioning import provision
-
     account, room = waiting
     browser = room()
     provision(account)
@@ -268,18 +253,17 @@ def test_a_waiting_room_left_open_signs_nobody_in_later(waiting):
 
 
 def test_of_several_waiting_rooms_one_is_handed_over(waiting):
-    _, room = waiting
+    account, room = waiting
+    provision(account)
     first, second = room(), room()
     assert hidden(first.get("/signup/wait/"), "token")
     assert second.get("/signup/wait/")["Location"].endswith("/login/")
 
 
 def test_a_hand_over_that_failed_is_not_lost(waiting, monkeypatch):
-    from django.db import OperationalError
-
-    from billing import provisioning
-
-    browser = waiting[1]()
+    account, room = waiting
+    provision(account)
+    browser = room()
     with monkeypatch.context() as patch:
         patch.setattr(provisioning, "issue_token", lambda *args, **kwargs: (_ for _ in ()).throw(OperationalError))
         assert browser.get("/signup/wait/").status_code == 503
@@ -287,9 +271,6 @@ def test_a_hand_over_that_failed_is_not_lost(waiting, monkeypatch):
 
 
 def test_a_frozen_workspace_hands_nobody_over(waiting):
-    from billing.models import Account
-    from billing.provisioning import provision
-
     account, room = waiting
     provision(account)
     Account.objects.filter(pk=account.pk).update(status=Account.Status.FROZEN)

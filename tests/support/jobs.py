@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Any, Self
 
 from django.db import connection
+from procrastinate.contrib.django import app as procrastinate_app
+from procrastinate.periodic import PeriodicRegistry
 
+from billing import jobs
 from tests.support.authority import authority_variables
 from tests.support.web import ROOT
 
@@ -56,6 +61,37 @@ class JobsProcess:
                 self.terminate()
             except subprocess.TimeoutExpired:
                 self.kill()
+
+
+class SignUpWorker(threading.Thread):
+    """The worker of sign-ups alone, in this process: it sees what a test patches, and starts in a moment."""
+
+    def __init__(self) -> None:
+        super().__init__(name="sign-ups", daemon=True)
+        self._begun = threading.Event()
+
+    def run(self) -> None:
+        asyncio.run(self._work())
+
+    async def _work(self) -> None:
+        # An app beside the real one, without its clock: that would enqueue what no test has asked for.
+        app = procrastinate_app.with_connector(jobs.own_connector())
+        app.periodic_registry = PeriodicRegistry()
+        async with app.open_async():
+            self._worker = jobs.sign_up_worker(app)
+            self._begun.set()
+            await self._worker.run()
+
+    def __enter__(self) -> Self:
+        procrastinate_app.perform_import_paths()
+        self.start()
+        assert self._begun.wait(10)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._worker.stop()
+        self.join(10)
+        assert not self.is_alive()
 
 
 def until(seen, *, seconds: float = 30, said=lambda: "") -> None:

@@ -18,7 +18,7 @@ COMPOSED = "Café déjà\u00a0vu, naïve"
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED).replace("\u00a0", " ")
 UNSEEN = ["\u200b", "\u200b\u2060 \ufeff", "\u3164", "\u00ad\u200d", " \u2800\n"]
 
-pytestmark = pytest.mark.usefixtures("app", "upstream")
+pytestmark = pytest.mark.usefixtures("app", "upstream", "sign_ups")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def by_api(fields):
 
 
 def by_page(fields):
-    return Client(headers={"host": "localhost"}).post("/signup/", fields)
+    return Client(headers={"host": "localhost"}).post("/signup/", fields, follow=True)
 
 
 def logs_in(slug, email, password):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ class Command(BaseCommand):
             name="Demo", slug=DEMO_SLUG, email=EMAIL, password=password, plan=DEFAULT_PLAN
         )
         try:
-            if account.status == Account.Status.PENDING:
-                provisioning.provision(account)
+            while account.status == Account.Status.PENDING and not provisioning.provision(account):
+                time.sleep(0.1)  # the jobs process is at it
+                account.refresh_from_db(fields=["status"])
         except Exception as exc:
             raise CommandError(f"The demo workspace cannot be set up yet: {exc}") from exc
         with tenant_scope(account.tenant):

@@ -6,17 +6,15 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing.models import Account
-from billing.provisioning import try_to_provision
+from billing.provisioning import try_to_provision, unfinished
 
 
 class Command(BaseCommand):
     help = "Finish accounts whose setting-up was interrupted."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        pending = Account.objects.select_related("tenant").filter(status=Account.Status.PENDING).order_by("pk")
         failed = 0
-        for account in pending:
+        for account in unfinished().order_by("pk"):
             done = try_to_provision(account)
             failed += not done
             self.stdout.write(f"{account.tenant.slug}: {'ready' if done else 'not finished, see the log'}")

@@ -1,0 +1,155 @@
+"""A stranger's sign-up: who gets an address, and the job that builds the workspace behind it.
+
+Owns the order of the steps, for that order is what keeps the door open: what is cheap and refuses comes first, then
+the rows that claim the slug, then the password's hash. Must not build anything and must not call the authority: that
+is the jobs process, which builds while the password is being hashed here.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from django.contrib.auth.hashers import make_password
+from django.db import IntegrityError, connection, transaction
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+
+from billing import provisioning
+from billing.models import Account
+from billing.tasks import provision_account
+from tenants.http import Unavailable
+from tenants.spelling import normal_email, normal_password
+from tenants.users.keys import digest
+
+# Passwords that one process hashes at a time: each takes a quarter of a second of one core, which others need too.
+HASHES_AT_ONCE = 2
+HASH_WAIT_SECONDS = 2.0
+# A claim without a password was broken off: its process died in the quarter of a second between the two.
+BROKEN_OFF_AFTER = timedelta(seconds=30)
+# How long a request waits for its workspace, and in how many threads of one process.
+READY_SECONDS = 2.0
+LOOK_SECONDS = 0.02
+WAITING_AT_ONCE = 4
+
+_hashing = threading.BoundedSemaphore(HASHES_AT_ONCE)
+_waiting = threading.BoundedSemaphore(WAITING_AT_ONCE)
+
+
+def new_mark() -> str:
+    """For a form: unguessable, so that only who was given that form can go on with its sign-up."""
+    return secrets.token_urlsafe(32)
+
+
+def ask(*, name: str, slug: str, email: str, password: str, plan: str, mark: str) -> Account:
+    """An account of this person's that is set up or will be. A slug that is anybody else's is SlugTaken.
+
+    The same mark again gives the same account: two clicks on one form are one sign-up.
+    """
+    asked_by = digest(mark)
+    account = _claimed(slug, asked_by)
+    if account is None or not _has_password(account):
+        with _hashing_place():
+            account = account or _claim(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
+            _keep_password(account, make_password(normal_password(password)))
+    return account
+
+
+def _claimed(slug: str, asked_by: str) -> Account | None:
+    """The account that this mark has claimed before; None where the slug is free.
+
+    Whatever a taken slug is, pending, active or closed, it takes the same look-up and gives the same answer.
+    """
+    account = Account.objects.select_related("tenant").filter(tenant__slug=slug).first()
+    if account is None or secrets.compare_digest(account.asked_by, asked_by):
+        return account
+    if _broken_off().filter(pk=account.pk).exists():
+        return None
+    raise provisioning.taken(slug)
+
+
+def _has_password(account: Account) -> bool:
+    """The hash is kept in the account only until it is active."""
+    return account.status != Account.Status.PENDING or bool(account.owner_password)
+
+
+def _broken_off() -> QuerySet[Account]:
+    return Account.objects.filter(
+        status=Account.Status.PENDING, owner_password="", created_at__lt=Now() - BROKEN_OFF_AFTER
+    )
+
+
+def _claim(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Account:
+    """The rows and the job, or neither. Of many who ask for one slug at once, one gets past this."""
+    try:
+        with transaction.atomic(durable=True):
+            account = _take_over(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
+            if account is None:
+                account = provisioning.register(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
+            # Django's connection is the queue's: rolled back, the job never was. It starts when this is committed.
+            provision_account.configure(lock=f"provision_account:{account.pk}").defer(account_id=account.pk)
+            return account
+    except IntegrityError:
+        account = _claimed(slug, asked_by)
+        if account is None:
+            raise provisioning.taken(slug) from None
+        return account
+
+
+def _take_over(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Account | None:
+    """The slug's account, where its own sign-up was broken off. It has no owner yet: that needs a password."""
+    account = _broken_off().select_related("tenant").filter(tenant__slug=slug).select_for_update(of=("self",)).first()
+    if account is None:
+        return None
+    account.tenant.name = name
+    account.tenant.save(update_fields=["name"])
+    account.owner_email, account.plan, account.asked_by = normal_email(email), plan, asked_by
+    account.save(update_fields=["owner_email", "plan", "asked_by"])
+    Account.objects.filter(pk=account.pk).update(created_at=Now())
+    return account
+
+
+@contextmanager
+def _hashing_place() -> Iterator[None]:
+    """Taken before the slug is claimed, so that a claim waits for nothing."""
+    if not _hashing.acquire(timeout=HASH_WAIT_SECONDS):
+        raise Unavailable
+    try:
+        yield
+    finally:
+        _hashing.release()
+
+
+def _keep_password(account: Account, hashed: str) -> None:
+    ours = Account.objects.filter(pk=account.pk, asked_by=account.asked_by)
+    kept = ours.filter(status=Account.Status.PENDING, owner_password="").update(owner_password=hashed)
+    # The other click on the same form may have been faster, which is as good.
+    if not kept and not ours.exists():
+        raise provisioning.taken(account.tenant.slug)
+
+
+def wait_until_ready(account: Account) -> bool:
+    """Whether the account is set up, looking for a short time. With too many who wait already it looks once."""
+    if _is_ready(account):
+        return True
+    if not _waiting.acquire(blocking=False):
+        return False
+    try:
+        until = time.monotonic() + READY_SECONDS
+        while time.monotonic() < until:
+            connection.close()  # the pool's others need it meanwhile
+            time.sleep(LOOK_SECONDS)
+            if _is_ready(account):
+                return True
+        return False
+    finally:
+        _waiting.release()
+
+
+def _is_ready(account: Account) -> bool:
+    account.refresh_from_db(fields=["status", "activated_at"])
+    return account.status != Account.Status.PENDING
