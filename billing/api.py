@@ -15,6 +15,7 @@ from billing.models import Account
 from tenants.api import Body, failures
 from tenants.hosts import site_url, url_for
 from tenants.http import Invalid, NotFound, TenantRequest
+from tenants.limits import address_of
 from tenants.models import Tenant
 
 router = Router(tags=["Budget"])
@@ -119,7 +120,9 @@ def _iso(moment: datetime) -> str:
 
 
 @public_router.post(
-    "/signup/", summary="Make a workspace", response={201: Active, 202: Pending, **failures(400, 409, 413, 415, 503)}
+    "/signup/",
+    summary="Make a workspace",
+    response={201: Active, 202: Pending, **failures(400, 409, 413, 415, 429, 503)},
 )
 def sign_up(request: HttpRequest, payload: SignUpBody) -> Status[dict[str, Any]]:
     """201 with the workspace and its first API key (shown once), or 202 while it is still being set up.
@@ -127,10 +130,12 @@ def sign_up(request: HttpRequest, payload: SignUpBody) -> Status[dict[str, Any]]
     A slug that is taken is 409 with the address of its log-in, also for who has asked for it before: the 202 of the
     first time has the address that goes on.
     """
+    address = address_of(request)
+    signing_up.knock(address)
     form = SignUpForm(payload.model_dump())
     if not form.is_valid():
         raise Invalid({field: [str(text) for text in texts] for field, texts in form.errors.items()})
-    account = signing_up.ask(**form.cleaned_data, mark=signing_up.new_mark())
+    account = signing_up.ask(**form.cleaned_data, mark=signing_up.new_mark(), address=address)
     if not signing_up.wait_until_ready(account):
         url = site_url(f"/api/signup/{provisioning.status_token(account)}/")
         return Status(202, {"status": "pending", "status_url": url})

@@ -15,6 +15,7 @@ ApiError
      ├─ AuthorityUnavailable     503 authority_unavailable: not reached, or its answer is no answer
      └─ AuthorityMisconfigured   503 authority_unavailable: our key, our budget or our unit is wrong (alert)
  ├─ SlugTaken                    409 slug_taken, with `login_url`; the same whoever asks and whatever is there
+ ├─ TrialsExhausted              429 rate_limited: a tenants.http.RateLimited
  ├─ IdempotencyConflict          409 idempotency_conflict: the key was used for another body
  ├─ IdempotencyLost              409 idempotency_lost, with `cost`: the call was made, its answer is gone
  └─ StillUnderWay                503 unavailable: an equal request is under way for longer than this one may wait
@@ -194,6 +195,15 @@ class SlugTaken(ApiError):
     def __init__(self, *, login_url: str) -> None:
         self.login_url = login_url
         super().__init__(login_url=login_url)
+
+
+class TrialsExhausted(TooOften):
+    """The allowances of all trials have reached TRIAL_POOL_USD: the operator's to raise, logged where it is raised."""
+
+    message = (
+        "No further trial workspace can be made just now. Try again later, or ask whoever runs this site to make room."
+    )
+    retry_after_ms = 3_600_000
 
 
 class IdempotencyConflict(ApiError):

@@ -119,20 +119,18 @@ def ensure_authority_tenant(account: Account) -> None:
 def ensure_key(account: Account) -> None:
     """The account's authority key. Creating one cannot be repeated, so what a lost answer left is revoked.
 
-    Only the run whose key was stored revokes the others: two at once must not end with none.
+    Also where the key is stored already: the run that stored it may have been killed before it had revoked the others.
     """
-    account.refresh_from_db(fields=["sealed_key", "authority_key_id"])
-    if account.sealed_key:
-        return
     name = f"account-{account.pk}"
-    left_behind = admin_client.active_key_ids(account.subject_tenant, name=name)
-    key_id, secret = admin_client.create_key(account.subject_tenant, name=name)
-    stored = Account.objects.filter(pk=account.pk, sealed_key="").update(
-        sealed_key=seal(secret), authority_key_id=key_id
-    )
-    for unused in left_behind if stored else [key_id]:
-        admin_client.revoke_key(unused)
     account.refresh_from_db(fields=["sealed_key", "authority_key_id"])
+    if not account.sealed_key:
+        key_id, secret = admin_client.create_key(account.subject_tenant, name=name)
+        # Of two that should not be here at once, one stores its key; either revokes all but that.
+        Account.objects.filter(pk=account.pk, sealed_key="").update(sealed_key=seal(secret), authority_key_id=key_id)
+        account.refresh_from_db(fields=["sealed_key", "authority_key_id"])
+    for key_id in admin_client.active_key_ids(account.subject_tenant, name=name):
+        if key_id != account.authority_key_id:
+            admin_client.revoke_key(key_id)
 
 
 def ensure_budget(account: Account) -> None:

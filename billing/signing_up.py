@@ -7,24 +7,33 @@ is the jobs process, which builds while the password is being hashed here.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from decimal import Decimal
 
+from django.conf import settings
 from django.contrib.auth.hashers import make_password
 from django.db import IntegrityError, connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from billing import provisioning
+from billing.errors import TrialsExhausted
 from billing.models import Account
+from billing.money import usd
+from billing.plans import PLANS
 from billing.tasks import provision_account
 from tenants.http import Unavailable
+from tenants.limits import Rate, give_back, take
 from tenants.spelling import normal_email, normal_password
 from tenants.users.keys import digest
+
+logger = logging.getLogger(__name__)
 
 # Passwords that one process hashes at a time: each takes a quarter of a second of one core, which others need too.
 HASHES_AT_ONCE = 2
@@ -35,6 +44,8 @@ BROKEN_OFF_AFTER = timedelta(seconds=30)
 READY_SECONDS = 2.0
 LOOK_SECONDS = 0.02
 WAITING_AT_ONCE = 4
+TRIAL = "trial"
+POOL_WARNING = Decimal("0.8")
 
 _hashing = threading.BoundedSemaphore(HASHES_AT_ONCE)
 _waiting = threading.BoundedSemaphore(WAITING_AT_ONCE)
@@ -45,7 +56,12 @@ def new_mark() -> str:
     return secrets.token_urlsafe(32)
 
 
-def ask(*, name: str, slug: str, email: str, password: str, plan: str, mark: str) -> Account:
+def knock(address: str) -> None:
+    """Count a form, right or wrong: with enough of them somebody could read from the answers which names are taken."""
+    take(Rate("sign-up-form", *settings.SIGN_UP_FORM_RATE, words="Too many tries from this address."), address)
+
+
+def ask(*, name: str, slug: str, email: str, password: str, plan: str, mark: str, address: str) -> Account:
     """An account of this person's that is set up or will be. A slug that is anybody else's is SlugTaken.
 
     The same mark again gives the same account: two clicks on one form are one sign-up.
@@ -54,9 +70,29 @@ def ask(*, name: str, slug: str, email: str, password: str, plan: str, mark: str
     account = _claimed(slug, asked_by)
     if account is None or not _has_password(account):
         with _hashing_place():
-            account = account or _claim(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
+            # Again: of many at once who want one slug, those who have waited here must not count as sign-ups.
+            account = _claimed(slug, asked_by)
+            if account is None:
+                with _counted(address):
+                    account = _claim(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
             _keep_password(account, make_password(normal_password(password)))
     return account
+
+
+@contextmanager
+def _counted(address: str) -> Iterator[None]:
+    """One more workspace of this address and of the site, unless it is refused for another reason."""
+    words = "Too many workspaces were made just now."
+    limits: list[tuple[Rate, tuple[str, ...]]] = [
+        (Rate("sign-up-address", *settings.SIGN_UP_ADDRESS_RATE, words=words), (address,)),
+        (Rate("sign-up-site", *settings.SIGN_UP_SITE_RATE, words=words), ()),
+    ]
+    with ExitStack() as taken:
+        for limit, who in limits:
+            take(limit, *who)
+            taken.callback(give_back, limit, *who)
+        yield
+        taken.pop_all()
 
 
 def _claimed(slug: str, asked_by: str) -> Account | None:
@@ -89,6 +125,7 @@ def _claim(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Acc
         with transaction.atomic(durable=True):
             account = _take_over(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
             if account is None:
+                _check_pool(plan)
                 account = provisioning.register(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
             # Django's connection is the queue's: rolled back, the job never was. It starts when this is committed.
             provision_account.configure(lock=f"provision_account:{account.pk}").defer(account_id=account.pk)
@@ -98,6 +135,21 @@ def _claim(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Acc
         if account is None:
             raise provisioning.taken(slug) from None
         return account
+
+
+def _check_pool(plan: str) -> None:
+    """Room for one more trial. In the transaction that makes it, under a lock until its end: two would both fit."""
+    if plan != TRIAL:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('billing:trials', 0))")
+    trials = Account.objects.filter(plan=TRIAL).exclude(status=Account.Status.CLOSED).count() + 1
+    promised = trials * PLANS[TRIAL].allowance
+    if promised > settings.TRIAL_POOL:
+        logger.error("No trial is made any more: all together reach TRIAL_POOL_USD, %s", usd(settings.TRIAL_POOL))
+        raise TrialsExhausted
+    if promised > settings.TRIAL_POOL * POOL_WARNING:
+        logger.warning("Trials: %s of TRIAL_POOL_USD, %s, are given", usd(promised), usd(settings.TRIAL_POOL))
 
 
 def _take_over(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Account | None:

@@ -20,7 +20,8 @@ from billing.periods import closed
 from billing.proof import bar_of, books_of
 from billing.usage.models import UsageLine
 from tenants.hosts import url_for
-from tenants.http import TenantRequest
+from tenants.http import ApiError, TenantRequest
+from tenants.limits import address_of
 
 # The waiting room belongs to the browser that signed up, so its address needs no secret.
 SESSION_ACCOUNT = "signup_account"
@@ -39,20 +40,29 @@ def sign_up(request: HttpRequest) -> HttpResponse:
     """
     form = SignUpForm(request.POST or None)
     mark = _mark_of(request)
-    refusal: SlugTaken | None = None
-    if request.method == "POST" and form.is_valid():
-        try:
-            account = signing_up.ask(**form.cleaned_data, mark=mark)
-        except SlugTaken as exc:
-            refusal = exc
-            form.add_error("slug", exc.message)
-        else:
-            request.session.cycle_key()
-            request.session[SESSION_ACCOUNT] = account.pk
-            return redirect("sign_up_wait")
-    context = {"form": form, "mark": mark, "taken": refusal}
+    if request.method != "POST":
+        return _sign_up_page(request, form, mark)
+    is_valid, address = form.is_valid(), address_of(request)
+    try:
+        signing_up.knock(address)
+        if not is_valid:
+            return _sign_up_page(request, form, mark)
+        account = signing_up.ask(**form.cleaned_data, mark=mark, address=address)
+    except ApiError as refusal:
+        # On the form, for what was typed must not be lost.
+        form.add_error("slug" if isinstance(refusal, SlugTaken) else None, refusal.message)
+        return _sign_up_page(request, form, mark, refusal)
+    request.session.cycle_key()
+    request.session[SESSION_ACCOUNT] = account.pk
+    return redirect("sign_up_wait")
+
+
+def _sign_up_page(request: HttpRequest, form: SignUpForm, mark: str, refusal: ApiError | None = None) -> HttpResponse:
+    context = {"form": form, "mark": mark, "login_url": getattr(refusal, "login_url", None)}
     status = refusal.status if refusal else 400 if form.errors else 200
     response = render(request, "billing/signup.html", context, status=status)
+    if refusal and refusal.retry_after_ms:
+        response["Retry-After"] = str(-(-refusal.retry_after_ms // 1000))
     response["Cache-Control"] = "private, no-store"  # the mark is this form's own
     return response
 

@@ -64,6 +64,26 @@ def envseconds(name: str, default: float, *, or_none: bool = False) -> float:
     return value
 
 
+def envrate(name: str, default: str) -> tuple[int, float]:
+    """`20/60`: so many at once, then one each so many seconds."""
+    raw = envstr(name, default)
+    found = re.fullmatch(r"([1-9][0-9]{0,8})/([0-9]{1,8}(?:\.[0-9]{1,3})?)", raw, re.ASCII)
+    if not found or float(found[2]) <= 0:
+        raise ImproperlyConfigured(
+            f"{name} is {raw!r}: write how many may come at once and after how many seconds one more may, such as {default}."
+        )
+    return int(found[1]), float(found[2])
+
+
+def envusd(name: str, default: str) -> int:
+    """An amount of USD, exact, as microcents; 0 is an amount."""
+    raw = envstr(name, default)
+    try:
+        return _microcents(name, raw)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} is {raw!r}: write USD from 0 on, for example {default}.") from None
+
+
 def envfactor(name: str, default: float) -> float:
     value = _envfloat(name, default)
     if not 1 <= value <= 100:

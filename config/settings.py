@@ -27,12 +27,14 @@ from config.env import (
     envport,
     envprices,
     envproxies,
+    envrate,
     envsealingkey,
     envseconds,
     envsecret,
     envstr,
     envsubject,
     envurl,
+    envusd,
     state_dir,
 )
 from config.production import refuse_known_secrets, refuse_unsafe
@@ -314,6 +316,13 @@ CYCLES_JOURNAL_DIR = envstr("CYCLES_JOURNAL_DIR", str(STATE_DIR / "journal"))
 BUDGET_WAIT_SECONDS = envseconds("BUDGET_WAIT_SECONDS", 5.0)
 # Calls under way of one tenant, in one process.
 TENANT_STREAMS_MAX = envint("TENANT_STREAMS_MAX", 200, minimum=1, maximum=100_000) or 200
+
+# Sign-up: workspaces that one address and the whole site may make, and forms that one address may send, right or wrong:
+# so many at once, then one each so many seconds. What all trials that are not closed may cost together, in microcents.
+SIGN_UP_ADDRESS_RATE = envrate("SIGN_UP_ADDRESS_RATE", "20/60")
+SIGN_UP_SITE_RATE = envrate("SIGN_UP_SITE_RATE", "100/6")
+SIGN_UP_FORM_RATE = envrate("SIGN_UP_FORM_RATE", "60/10")
+TRIAL_POOL = envusd("TRIAL_POOL_USD", "1000")
 
 # What /readyz asks, in order; each names what is not ready, or nothing.
 READINESS_CHECKS = [

@@ -12,6 +12,10 @@ if _key := os.environ.get("TEST_CYCLES_ADMIN_API_KEY", "").strip():
     os.environ["CYCLES_ADMIN_API_KEY"] = _key
 # A machine that runs two sides of tests answers late at times; tests of an authority that hangs set their own.
 os.environ.setdefault("CYCLES_READ_TIMEOUT", "6")
+# All tests sign up from one address; those of the limits set their own.
+for _name in ("SIGN_UP_ADDRESS_RATE", "SIGN_UP_SITE_RATE", "SIGN_UP_FORM_RATE"):
+    os.environ.setdefault(_name, "1000000/0.001")
+os.environ.setdefault("TRIAL_POOL_USD", "100000")
 # What a developer's shell says about production has no place in a test run. An authority's address might be meant for
 # it, so tests refuse to run with one.
 MISTAKEN = [_name for _name in ("CYCLES_BASE_URL", "CYCLES_ADMIN_URL") if os.environ.get(_name, "").strip()]

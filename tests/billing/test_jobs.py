@@ -7,17 +7,19 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth.hashers import make_password
 from django.db import transaction
 from django.utils import timezone
 from procrastinate.exceptions import AlreadyEnqueued
 
-from billing import provisioning
+from billing import provisioning, signing_up
 from billing.engine.loop import here, run
 from billing.health import jobs_ready
 from billing.models import Account, Process
 from billing.tasks import finish_sign_ups
 from tests.support import job_tasks
 from tests.support.cast import PASSWORD
+from tests.support.crash import assert_made_once
 from tests.support.job_tasks import read
 from tests.support.jobs import JobsProcess, insert, job_state, rows, silence_workers, until
 
@@ -117,14 +119,16 @@ def test_two_processes_side_by_side_do_each_job_once(acme, process, path):
     assert {line.split()[1] for line in read(path)} == {str(first.process.pid), str(second.process.pid)}
 
 
-def test_the_sweep_goes_on_after_an_exception_and_while_every_thread_is_taken(acme, process, path, tmp_path):
+def test_the_sweep_and_sign_ups_go_on_after_an_exception_and_while_every_thread_is_taken(acme, process, path, tmp_path):
     swept = tmp_path / "swept"
     with process(SWEEP_NOTES=str(swept)) as jobs:
         with acme.scope():
             job_tasks.linger.batch_defer(*({"path": path, "seconds": 60} for _ in range(8)))
         until(lambda: len(read(path)) == 4, said=lambda: jobs.output)
+        account = ask()
         before = len(read(swept))
         until(lambda: len(read(swept)) >= before + 2, said=lambda: jobs.output)
+        until(lambda: is_active(account), said=lambda: jobs.output)
         assert jobs.terminate() == 0
     assert "failed on purpose" in jobs.output
 
@@ -152,7 +156,7 @@ def test_readyz_says_whether_jobs_run(client, process, settings):
     assert jobs_ready() == "jobs: no process has been seen for 15 s"
 
 
-# --- the first use --------------------------------------------------------------------------------------------------
+# --- sign-ups --------------------------------------------------------------------------------------------------
 
 
 def interrupted(**changes):
@@ -161,6 +165,35 @@ def interrupted(**changes):
     changes = {"created_at": timezone.now() - timedelta(seconds=31), **changes}
     Account.objects.filter(pk=account.pk).update(**changes)
     return account
+
+
+def asked():
+    slug = f"new-{uuid.uuid4().hex[:10]}"
+    return {"name": "New", "slug": slug, "email": "owner@new.example", "plan": "trial"}
+
+
+def ask():
+    return signing_up.ask(**asked(), password=PASSWORD, mark=signing_up.new_mark(), address="192.0.2.1")
+
+
+def is_active(account):
+    account.refresh_from_db(fields=["status"])
+    return account.status == Account.Status.ACTIVE
+
+
+def test_a_sign_up_whose_jobs_process_is_killed_is_finished_by_the_next(process):
+    """Killed where everything is made but the owner, who waits for the password."""
+    with process() as first:
+        account = signing_up._claim(**asked(), asked_by="x" * 64)
+        until(lambda: Account.objects.exclude(sealed_key="").filter(pk=account.pk).exists(), said=lambda: first.output)
+        first.kill()
+    signing_up._keep_password(account, make_password(PASSWORD))
+    assert not is_active(account)
+    silence_workers()
+    with process() as second:
+        until(lambda: is_active(account), said=lambda: second.output)
+        account.refresh_from_db()
+        assert_made_once(account)
 
 
 def test_an_interrupted_sign_up_is_finished(jobs):

@@ -18,6 +18,7 @@ from tenants.models import Tenant
 from tenants.threads import TenantExecutor
 from tests.support.authority import authority_variables
 from tests.support.cast import PASSWORD, Workspace
+from tests.support.crash import assert_made_once
 
 pytestmark = pytest.mark.usefixtures("app")
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,31 +106,61 @@ def test_a_key_whose_answer_was_lost_is_revoked():
     assert account.authority_key_id != lost
 
 
-@pytest.mark.parametrize("step", ["ensure_authority_tenant", "ensure_budget", "ensure_owner"])
-def test_a_run_killed_on_the_way_is_finished_by_the_next(step, database_url, authority):
-    account = sign_up()
-    script = (
-        "import django, os; django.setup()\n"
-        "from billing import provisioning as p\n"
-        "from billing.models import Account\n"
-        f"p.{step} = lambda account: os.kill(os.getpid(), 9)\n"
-        f"p.provision(Account.objects.select_related('tenant').get(pk={account.pk}))\n"
-    )
+# Before each step, and after those whose answer can be lost.
+KILLED = [
+    "before services.ensure_schema", "after services.ensure_schema", "after admin_client.ensure_tenant",
+    "after admin_client.create_key", "before admin_client.revoke_key", "after admin_client.ensure_budget",
+    "before ensure_owner", "after ensure_owner", "before activate", "after activate",
+]  # fmt: skip
+KILLING = """
+import django, os, sys; django.setup()
+from django.db import connection
+from django.utils.module_loading import import_string
+from billing import provisioning
+from billing.models import Account
+
+def killed(when, step, account):
+    *module, name = f"billing.provisioning.{step}".split(".")
+    module = __import__("operator").attrgetter(".".join(module[2:]))(provisioning) if module[2:] else provisioning
+    act = getattr(module, name)
+    def instead(*args, **kwargs):
+        when == "after" and act(*args, **kwargs)
+        os.kill(os.getpid(), 9)
+    setattr(module, name, instead)
+    provisioning.provision(account)
+
+for argument in sys.argv[1:]:
+    pk, when, step = argument.split()
+    connection.close()
+    if not (child := os.fork()):
+        killed(when, step, Account.objects.select_related("tenant").get(pk=pk))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_run_killed_at_any_step_is_finished_by_the_next_and_nothing_is_made_twice(database_url, authority):
+    accounts = {point: sign_up() for point in KILLED}
+    # There is something to revoke where an earlier run has lost the answer to its key.
+    lost = accounts["before admin_client.revoke_key"]
+    provisioning.ensure_authority_tenant(lost)
+    admin_client.create_key(lost.subject_tenant, name=f"account-{lost.pk}")
     env = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "DATABASE_URL": database_url,
         **authority_variables(authority),
     }
-    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True)
-    assert killed.returncode == -9, killed.stderr.decode()
-    account.refresh_from_db()
-    assert account.status == Account.Status.PENDING
+    points = [f"{account.pk} {point}" for point, account in accounts.items()]
+    child = subprocess.run([sys.executable, "-c", KILLING, *points], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert child.stdout.split() == ["-9"] * len(KILLED), child.stderr
+    for point, account in accounts.items():
+        account.refresh_from_db()
+        assert account.status == ("active" if point == "after activate" else "pending"), point
     call_command("provision_accounts")
-    account.refresh_from_db()
-    assert account.status == Account.Status.ACTIVE
-    assert keys_of(account) == [account.authority_key_id]
-    assert Workspace(account).ledger()["allocated"] == 100_000_000
+    for account in accounts.values():
+        account.refresh_from_db()
+        assert_made_once(account)
 
 
 def test_a_taken_slug_is_refused():

@@ -42,6 +42,28 @@ def test_an_address_that_is_none_is_refused(monkeypatch, raw):
         env.envurl("X")
 
 
+def test_a_rate_and_an_amount_are_read(monkeypatch):
+    assert (env.envrate("X", "20/60"), env.envusd("X", "1000")) == ((20, 60.0), 100_000_000_000)
+    monkeypatch.setenv("X", "1/0.5")
+    assert env.envrate("X", "20/60") == (1, 0.5)
+    monkeypatch.setenv("X", "0")
+    assert env.envusd("X", "1000") == 0
+
+
+@pytest.mark.parametrize("raw", ["20", "0/60", "20/0", "-1/60", "20/60/1", "20 / 60", "x/60", "off"])
+def test_a_rate_that_is_none_is_refused(monkeypatch, raw):
+    monkeypatch.setenv("X", raw)
+    with pytest.raises(ImproperlyConfigured, match=r"X is .* such as 20/60"):
+        env.envrate("X", "20/60")
+
+
+@pytest.mark.parametrize("raw", ["-1", "off", "1e400", "NaN", "0.000000001", "$5"])
+def test_an_amount_that_is_none_is_refused(monkeypatch, raw):
+    monkeypatch.setenv("X", raw)
+    with pytest.raises(ImproperlyConfigured, match=r"X is .* for example 1000"):
+        env.envusd("X", "1000")
+
+
 def test_prices_are_read_exactly(monkeypatch):
     given = '{"m": {"input": 0.15, "output": "0.60"}, "n": {"input": 0, "output": 10}, "o": %s}'
     monkeypatch.setenv("X", given % '{"input": 1, "output": 2, "cached_input": 0.1, "reasoning": "2.5"}')

@@ -12,10 +12,14 @@ from typing import Any
 
 import httpx
 
+from billing import admin_client
 from billing.engine.rules import USUAL_INPUT_RATIO, likely_tokens
-from billing.models import Hold
+from billing.models import BudgetPeriod, Hold
+from billing.plans import PLANS
 from billing.settlement import sweep
 from chat.history import prompt_bytes
+from tenants.context import tenant_scope
+from tenants.users.models import User
 from tests.support.jobs import rows
 
 PROMPT = "Tell me a story that has no end."
@@ -31,6 +35,20 @@ def model_variables(upstream, model="test-model"):
 def kill(process):
     process.kill()
     process.wait()
+
+
+def assert_made_once(account) -> None:
+    """A sign-up that was interrupted and gone on with: here and at the authority there is one of each."""
+    assert (account.status, account.tenant.status) == ("active", "active")
+    assert account.owner_password == ""
+    with tenant_scope(account.tenant):
+        assert list(User.objects.values_list("email", "is_owner")) == [(account.owner_email, True)]
+    assert BudgetPeriod.objects.filter(account=account).count() == 1
+    keys = admin_client.active_key_ids(account.subject_tenant, name=f"account-{account.pk}")
+    assert keys == [account.authority_key_id]
+    (budget,) = admin_client.budgets(account.subject_tenant)
+    assert (budget["scope"], budget["allocated"]["amount"]) == (account.scope, PLANS[account.plan].allowance)
+    assert admin_client.tenant_status(account.subject_tenant) == "ACTIVE"
 
 
 class Reader(threading.Thread):
