@@ -15,7 +15,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt clean model bench-authority bench-chat bench-doors
+.PHONY: help run test check fmt clean model bench-authority bench-chat bench-doors bench-signup
 
 help:
 	@echo "make run     start everything and print the addresses (Ctrl-C stops it)"
@@ -25,6 +25,7 @@ help:
 	@echo "make bench-authority   what the embedded authority can do here; ARGS='--seconds 1' and more"
 	@echo "make bench-chat        what a paid chat costs here, beside an earlier commit; ARGS='--quick' and more"
 	@echo "make bench-doors       what a burst of log-ins does to a neighbour, beside an earlier commit"
+	@echo "make bench-signup      from sign-up to the first answer here, beside running migrations; ARGS='--quick' and more"
 	@echo "make clean   delete the database and all local state, after asking"
 
 run: $(VENV)/run-installed model
@@ -47,6 +48,9 @@ check: $(VENV)/dev-installed
 
 bench-authority: $(VENV)/dev-installed
 	@$(PY) -m tests.bench.authority $(ARGS)
+
+bench-signup: $(VENV)/dev-installed
+	@$(PY) -m tests.bench.signup $(ARGS)
 
 bench-chat: $(VENV)/dev-installed
 	@$(PY) -m tests.bench.chat $(ARGS)

@@ -37,6 +37,7 @@ START_SECONDS = 90
 AUTHORITY_POOL = "4"  # as the supervisor gives it
 # What a shell says about another stack has no place here.
 FOREIGN = ("LLM_", "CYCLES_", "AUTHORITY_", "DATABASE_", "DJANGO_", "DB_POOL", "PORT", "SITE_URL", "BASE_DOMAIN", "PG")
+SIGN_UP_RATES = ("SIGN_UP_ADDRESS_RATE", "SIGN_UP_SITE_RATE", "SIGN_UP_FORM_RATE")
 
 
 @dataclass
@@ -140,6 +141,9 @@ class Stack:
             "LLM_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
             "LLM_MODEL": model.NAME,
             "LLM_PRICES": model.PRICES,
+            # All of them sign up from one address.
+            **dict.fromkeys(SIGN_UP_RATES, "1000000/0.001"),
+            "TRIAL_POOL_USD": "1000000",
             **more,
         }
         self.connection = psycopg.connect(database_url, autocommit=True)
@@ -172,10 +176,7 @@ class Stack:
 
     def start(self, *, runtime_port: int | None = None, admin_port: int | None = None) -> None:
         """Everything but the authority, which may be reached through other ports."""
-        env = self._env | {
-            "CYCLES_BASE_URL": f"http://127.0.0.1:{runtime_port or self.runtime_port}",
-            "CYCLES_ADMIN_URL": f"http://127.0.0.1:{admin_port or self.admin_port}",
-        }
+        env = self.environment(runtime_port=runtime_port, admin_port=admin_port)
         log = self.state / "supervisor.log"
         log.write_bytes(b"")
         command = [sys.executable, "-m", "config.stack.supervisor"]
@@ -183,6 +184,13 @@ class Stack:
         self._supervisor.wait_until(lambda: b"Ready after" in log.read_bytes())
         if self._plane_by_hand:
             self._start_plane(env)
+
+    def environment(self, *, runtime_port: int | None = None, admin_port: int | None = None) -> dict[str, str]:
+        """Of its processes, and of a command beside them."""
+        return self._env | {
+            "CYCLES_BASE_URL": f"http://127.0.0.1:{runtime_port or self.runtime_port}",
+            "CYCLES_ADMIN_URL": f"http://127.0.0.1:{admin_port or self.admin_port}",
+        }
 
     def _start_plane(self, env: dict[str, str]) -> None:
         command = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--no-access-log"]
