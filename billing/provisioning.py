@@ -163,7 +163,7 @@ def _wait_for_password(account: Account) -> None:
         if time.monotonic() > until:
             raise PasswordMissing
         connection.close()  # the pool's others need it meanwhile
-        time.sleep(0.02)
+        time.sleep(0.01)
 
 
 def activate(account: Account) -> None:

@@ -42,7 +42,7 @@ HASH_WAIT_SECONDS = 2.0
 BROKEN_OFF_AFTER = timedelta(seconds=30)
 # How long a request waits for its workspace, and in how many threads of one process.
 READY_SECONDS = 2.0
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.01
 WAITING_AT_ONCE = 4
 TRIAL = "trial"
 POOL_WARNING = Decimal("0.8")

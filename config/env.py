@@ -70,7 +70,7 @@ def envrate(name: str, default: str) -> tuple[int, float]:
     found = re.fullmatch(r"([1-9][0-9]{0,8})/([0-9]{1,8}(?:\.[0-9]{1,3})?)", raw, re.ASCII)
     if not found or float(found[2]) <= 0:
         raise ImproperlyConfigured(
-            f"{name} is {raw!r}: write how many may come at once and after how many seconds one more may, such as {default}."
+            f"{name} is {raw!r}: write how many may come at once, after how many seconds one more, such as {default}."
         )
     return int(found[1]), float(found[2])
 

@@ -12,7 +12,7 @@ from config.stack.server import SETTINGS
 AUTHORITY = 4
 ENGINE = 5  # of paid calls; each process that buys has one. Four for its calls, one for its heartbeat
 JOBS_POOL = 7  # one for each task at a time: four, and three sign-ups
-JOBS_QUEUE = 8  # procrastinate's own three, one that listens for each worker, one that locks for each sign-up
+JOBS_QUEUE = 11  # procrastinate's own three, one that listens for each worker, two that lock for each sign-up
 SPARE = 20  # for commands and a test run beside us
 
 

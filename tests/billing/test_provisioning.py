@@ -9,16 +9,20 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from django.test import Client
 
-from billing import admin_client, provisioning
+from billing import admin_client, provisioning, signing_up
 from billing.errors import SlugTaken
 from billing.models import Account
+from billing.tasks import provision_account
 from tenants import services
+from tenants.jobs import TenantJobManager
 from tenants.models import Tenant
 from tenants.threads import TenantExecutor
 from tests.support.authority import authority_variables
 from tests.support.cast import PASSWORD, Workspace
 from tests.support.crash import assert_made_once
+from tests.support.jobs import rows
 
 pytestmark = pytest.mark.usefixtures("app")
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +47,36 @@ def test_sign_up_makes_a_workspace_that_can_pay():
     assert account.tenant.status == Tenant.Status.ACTIVE
     ledger = Workspace(account).ledger()
     assert (ledger["allocated"], ledger["remaining"]) == (100_000_000, 100_000_000)
+
+
+def test_web_writes_rows_and_a_job_and_builds_nothing(monkeypatch):
+    """Nor does the status address. Whoever runs the job later finishes it."""
+    monkeypatch.setattr(signing_up, "READY_SECONDS", 0.02)
+    monkeypatch.setattr(admin_client, "call", None)
+    client, slug = Client(headers={"host": "localhost"}), new_slug()
+    form = {"name": "New", "slug": slug, "email": "owner@new.example", "password": PASSWORD}
+    made = client.post("/api/signup/", form, content_type="application/json")
+    assert (made.status_code, made.json()["status"]) == (202, "pending")
+    status = made.json()["status_url"].removeprefix("http://localhost:8000")
+    assert client.get(status).json() == {"status": "pending"}
+    account = Account.objects.select_related("tenant").get(tenant__slug=slug)
+    assert rows("SELECT to_regnamespace(%s)", account.tenant.schema_name) == [(None,)]
+    waiting = "SELECT queue_name, status::text, args ->> 'account_id' FROM public.procrastinate_jobs WHERE lock = %s"
+    assert rows(waiting, f"provision_account:{account.pk}") == [("sign_ups", "todo", str(account.pk))]
+    monkeypatch.undo()
+    provision_account(account_id=account.pk)
+    assert client.get(status).json()["api_key"].startswith("tk_")
+
+
+def test_a_sign_up_that_cannot_be_enqueued_never_was(monkeypatch):
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("the queue is broken")
+
+    monkeypatch.setattr(TenantJobManager, "batch_defer_jobs", fail)
+    form = {"name": "New", "slug": new_slug(), "email": "owner@new.example", "plan": "trial"}
+    with pytest.raises(RuntimeError):
+        signing_up.ask(**form, password=PASSWORD, mark=signing_up.new_mark(), address="192.0.2.1")
+    assert not Tenant.objects.filter(slug=form["slug"]).exists()
 
 
 def test_slug_schema_and_authority_id_are_three_different_names():

@@ -1,0 +1,107 @@
+"""Many sign-ups at once, at the real web and jobs processes: one wins, and the others are told so at once."""
+
+import json
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from billing.models import Account
+from tests.support.cast import PASSWORD
+from tests.support.crash import assert_made_once
+from tests.support.jobs import JobsProcess, rows, until
+from tests.support.web import WebProcess
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("app")]
+THREADS, WORKERS = 16, 2
+# Of those who are refused. A machine that runs two sides of tests takes its time; the winner waits for a hash besides.
+SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def web(app, database_url, authority):
+    parts = {"database_url": database_url, "authority": authority}
+    with (
+        JobsProcess(**parts),
+        WebProcess(**parts, workers=WORKERS, threads=THREADS, PGAPPNAME="storm") as web,
+    ):
+        all_at_once(web, [form(f"warm-{uuid.uuid4().hex[:8]}") for _ in range(4)])
+        yield web
+
+
+def form(slug, email="one@storm.example"):
+    return {"name": "Storm", "slug": slug, "email": email, "password": PASSWORD}
+
+
+class Watch(threading.Thread):
+    """How many of Postgres' backends web takes at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        from django.db import connection
+
+        while not self._over.wait(0.02):
+            ((now,),) = rows("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'storm'")
+            self.most = max(self.most, now)
+        connection.close()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exc):
+        self._over.set()
+        self.join()
+
+
+def all_at_once(web, forms):
+    """(status, answer, seconds) of each, in no order."""
+    together = threading.Barrier(len(forms))
+
+    def post(form):
+        with httpx.Client(base_url=f"http://127.0.0.1:{web.port}", timeout=60, trust_env=False) as client:
+            client.get("/healthz")
+            together.wait(30)
+            began = time.perf_counter()
+            answer = client.post("/api/signup/", json=form, headers={"host": f"localhost:{web.port}"})
+            return answer.status_code, json.dumps(answer.json()), time.perf_counter() - began
+
+    with ThreadPoolExecutor(len(forms)) as pool:
+        return list(pool.map(post, forms))
+
+
+def cpu(web):
+    """CPU-seconds of web's processes so far."""
+    family = [psutil.Process(web.process.pid), *psutil.Process(web.process.pid).children(recursive=True)]
+    return sum(sum(one.cpu_times()[:2]) for one in family)
+
+
+@pytest.mark.parametrize(("count", "same"), [(40, True), (50, False)])
+def test_of_many_who_want_one_slug_at_once_one_gets_it_and_the_others_are_told_at_once(web, count, same):
+    slug = f"storm-{uuid.uuid4().hex[:8]}"
+    emails = ["one@storm.example"] * count if same else [f"{number}@storm.example" for number in range(count)]
+    before = cpu(web)
+    with Watch() as watch:
+        answers = all_at_once(web, [form(slug, email) for email in emails])
+    refused = [(text, seconds) for status, text, seconds in answers if status == 409]
+    (won,) = [answer for answer in answers if answer[0] in (201, 202)]
+    print(
+        f"{count}: slowest refusal {max(seconds for _, seconds in refused):.2f} s, winner {won[2]:.2f} s, "
+        f"{cpu(web) - before:.2f} CPU-s of web, {watch.most} backends"
+    )
+    assert len(refused) == count - 1
+    assert len({text for text, _ in refused}) == 1
+    assert max(seconds for _, seconds in refused) < SECONDS
+    assert watch.most <= WORKERS * THREADS
+    account = Account.objects.select_related("tenant").get(tenant__slug=slug)
+    until(lambda: Account.objects.get(pk=account.pk).status == Account.Status.ACTIVE)
+    account.refresh_from_db()
+    assert_made_once(account)
