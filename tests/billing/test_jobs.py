@@ -17,6 +17,7 @@ from billing.engine.loop import here, run
 from billing.health import jobs_ready
 from billing.models import Account, Process
 from billing.tasks import finish_sign_ups
+from tenants.jobs import UnknownQueue
 from tests.support import job_tasks
 from tests.support.cast import PASSWORD
 from tests.support.crash import assert_made_once
@@ -107,6 +108,11 @@ def test_a_job_that_kills_its_process_each_time_is_given_up(acme, jobs, path):
         rows("UPDATE public.procrastinate_jobs SET status = 'doing', attempts = 5 WHERE id = %s", job)
     until(lambda: job_state(job) == "failed", said=lambda: jobs.output)
     assert "given up" in jobs.output
+
+
+def test_a_job_for_a_queue_that_no_worker_looks_into_is_refused(acme, path):
+    with acme.scope(), pytest.raises(UnknownQueue, match="'nobodys'"):
+        job_tasks.note.configure(queue="nobodys").defer(path=path)
 
 
 def test_two_processes_side_by_side_do_each_job_once(acme, process, path):

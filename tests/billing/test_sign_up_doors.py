@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -19,6 +20,7 @@ from billing.plans import PLANS
 from tests.support.cast import PASSWORD
 from tests.support.factories import WorkspaceFactory
 from tests.support.jobs import rows
+from tests.support.money import eventually
 
 pytestmark = pytest.mark.usefixtures("app", "sign_ups")
 ALLOWANCE = PLANS["trial"].allowance
@@ -145,6 +147,32 @@ def test_each_form_has_a_mark_of_its_own_and_a_refused_one_keeps_it(bare):
     assert first != second
     assert bare.get("/signup/")["Cache-Control"] == "private, no-store"
     assert f'name="mark" value="{first}"' in bare.post("/signup/", form(slug="www", mark=first)).content.decode()
+
+
+# --- what one process takes -------------------------------------------------------------------------------------------
+
+
+def test_who_finds_too_many_waiting_is_answered_at_once_and_goes_on_by_the_status_address(monkeypatch):
+    monkeypatch.setattr(signing_up, "_waiting", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(signing_up, "LOOK_SECONDS", None)  # it would fail whoever waits
+    signing_up._waiting.acquire()
+    made = by_api(form())
+    assert made.status_code == 202
+    path = made.json()["status_url"].removeprefix("http://localhost:8000")
+    bare = Client(headers={"host": "localhost"})
+    assert eventually(lambda: bare.get(path).json().get("api_key"), seconds=30)
+
+
+@pytest.mark.parametrize("door", [by_api, by_page])
+def test_with_every_place_for_a_hash_taken_a_sign_up_is_503_and_never_was(door, monkeypatch):
+    monkeypatch.setattr(signing_up, "_hashing", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(signing_up, "HASH_WAIT_SECONDS", 0.05)
+    signing_up._hashing.acquire()
+    data = form()
+    assert door(data).status_code == 503
+    assert not Account.objects.filter(tenant__slug=data["slug"]).exists()
+    signing_up._hashing.release()
+    assert door(data).status_code in (201, 302)
 
 
 # --- a sign-up that was broken off ------------------------------------------------------------------------------------
