@@ -37,7 +37,7 @@ from tenants.users.models import User
 
 logger = logging.getLogger(__name__)
 
-# How long a run waits for the password's hash, which web makes while we build: a quarter of a second on an idle machine.
+# How long a run waits for the password's hash. Web makes it while we build, in a quarter of a second or a busy few.
 PASSWORD_SECONDS = 10.0
 
 

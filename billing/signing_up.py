@@ -28,16 +28,18 @@ from billing.models import Account
 from billing.money import usd
 from billing.plans import PLANS
 from billing.tasks import provision_account
-from tenants.http import Unavailable
+from tenants.http import RateLimited, Unavailable
 from tenants.limits import Rate, give_back, take
 from tenants.spelling import normal_email, normal_password
+from tenants.users.hashers import refuse_if_full
 from tenants.users.keys import digest
 
 logger = logging.getLogger(__name__)
 
-# Passwords that one process hashes at a time: each takes a quarter of a second of one core, which others need too.
-HASHES_AT_ONCE = 2
-HASH_WAIT_SECONDS = 2.0
+# Claims that one process makes at a time, each of a few milliseconds: so few that of many for one slug most are refused
+# by the look before, and take nothing from the limits.
+CLAIMS_AT_ONCE = 2
+CLAIM_WAIT_SECONDS = 2.0
 # A claim without a password was broken off: its process died in the quarter of a second between the two.
 BROKEN_OFF_AFTER = timedelta(seconds=30)
 # How long a request waits for its workspace, and in how many threads of one process.
@@ -47,7 +49,7 @@ WAITING_AT_ONCE = 4
 TRIAL = "trial"
 POOL_WARNING = Decimal("0.8")
 
-_hashing = threading.BoundedSemaphore(HASHES_AT_ONCE)
+_claiming = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
 _waiting = threading.BoundedSemaphore(WAITING_AT_ONCE)
 
 
@@ -68,14 +70,16 @@ def ask(*, name: str, slug: str, email: str, password: str, plan: str, mark: str
     """
     asked_by = digest(mark)
     account = _claimed(slug, asked_by)
-    if account is None or not _has_password(account):
-        with _hashing_place():
+    if account is None:
+        with _claiming_place():
             # Again: of many at once who want one slug, those who have waited here must not count as sign-ups.
             account = _claimed(slug, asked_by)
             if account is None:
+                refuse_if_full()
                 with _counted(address):
                     account = _claim(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
-            _keep_password(account, make_password(normal_password(password)))
+    if not _has_password(account):
+        _hash_and_keep(account, password)
     return account
 
 
@@ -166,14 +170,28 @@ def _take_over(*, name: str, slug: str, email: str, plan: str, asked_by: str) ->
 
 
 @contextmanager
-def _hashing_place() -> Iterator[None]:
-    """Taken before the slug is claimed, so that a claim waits for nothing."""
-    if not _hashing.acquire(timeout=HASH_WAIT_SECONDS):
+def _claiming_place() -> Iterator[None]:
+    if not _claiming.acquire(timeout=CLAIM_WAIT_SECONDS):
         raise Unavailable
     try:
         yield
     finally:
-        _hashing.release()
+        _claiming.release()
+
+
+def _hash_and_keep(account: Account, password: str) -> None:
+    try:
+        hashed = make_password(normal_password(password))
+    except RateLimited:
+        # Others were faster at the one thread that hashes. Whoever tries again must not have to wait for the slug.
+        _give_up(account)
+        raise
+    _keep_password(account, hashed)
+
+
+def _give_up(account: Account) -> None:
+    ours = Account.objects.filter(pk=account.pk, asked_by=account.asked_by, owner_password="")
+    ours.filter(status=Account.Status.PENDING).update(created_at=Now() - BROKEN_OFF_AFTER)
 
 
 def _keep_password(account: Account, hashed: str) -> None:

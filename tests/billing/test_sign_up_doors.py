@@ -4,7 +4,6 @@ import logging
 import re
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -17,6 +16,8 @@ from billing import provisioning, signing_up
 from billing.errors import SlugTaken
 from billing.models import Account
 from billing.plans import PLANS
+from tenants.threads import TenantExecutor
+from tenants.users.hashers import HashingBusy
 from tests.support.cast import PASSWORD
 from tests.support.factories import WorkspaceFactory
 from tests.support.jobs import rows
@@ -109,14 +110,8 @@ def test_two_clicks_on_one_form_are_one_sign_up_and_the_second_is_handed_over(ba
     data = form(mark=mark_of(bare))
     browsers = [Client(headers={"host": "localhost"}) for _ in range(2)]
 
-    def click(browser):
-        try:
-            return browser.post("/signup/", data)
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(click, browsers))
+    with TenantExecutor(2) as pool:
+        answers = list(pool.map(lambda browser: browser.post("/signup/", data), browsers))
     assert [answer["Location"] for answer in answers] == ["/signup/wait/"] * 2
     assert Account.objects.filter(owner_email=data["email"]).count() == 1
     assert b'name="token"' in browsers[1].get("/signup/wait/").content
@@ -163,16 +158,27 @@ def test_who_finds_too_many_waiting_is_answered_at_once_and_goes_on_by_the_statu
     assert eventually(lambda: bare.get(path).json().get("api_key"), seconds=30)
 
 
+def busy(*args):
+    raise HashingBusy
+
+
 @pytest.mark.parametrize("door", [by_api, by_page])
-def test_with_every_place_for_a_hash_taken_a_sign_up_is_503_and_never_was(door, monkeypatch):
-    monkeypatch.setattr(signing_up, "_hashing", threading.BoundedSemaphore(1))
-    monkeypatch.setattr(signing_up, "HASH_WAIT_SECONDS", 0.05)
-    signing_up._hashing.acquire()
+def test_where_no_password_can_be_hashed_a_sign_up_is_429_and_never_was(door, monkeypatch):
     data = form()
-    assert door(data).status_code == 503
-    assert not Account.objects.filter(tenant__slug=data["slug"]).exists()
-    signing_up._hashing.release()
+    with monkeypatch.context() as patch:
+        patch.setattr(signing_up, "refuse_if_full", busy)
+        assert door(data).status_code == 429
+        assert not Account.objects.filter(tenant__slug=data["slug"]).exists()
     assert door(data).status_code in (201, 302)
+
+
+def test_a_claim_whose_password_found_no_place_is_free_for_the_next_at_once(monkeypatch):
+    data = form()
+    with monkeypatch.context() as patch:
+        patch.setattr(signing_up, "make_password", busy)
+        refused = by_api(data)
+    assert (refused.status_code, refused["Retry-After"]) == (429, "2")
+    assert by_api(data).status_code == 201
 
 
 # --- a sign-up that was broken off ------------------------------------------------------------------------------------
@@ -249,11 +255,6 @@ def test_trials_that_come_together_share_the_last_place(settings):
     open_trials = Account.objects.filter(plan="trial").exclude(status=Account.Status.CLOSED).count()
     settings.TRIAL_POOL = (open_trials + 1) * ALLOWANCE
 
-    def sign_up(number):
-        try:
-            return by_api(form(), f"192.0.2.{number}").status_code
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(3) as pool:
-        assert sorted(pool.map(sign_up, range(3))) == [201, 429, 429]
+    with TenantExecutor(3) as pool:
+        answers = pool.map(lambda number: by_api(form(), f"192.0.2.{number}").status_code, range(3))
+        assert sorted(answers) == [201, 429, 429]

@@ -43,6 +43,10 @@ MEANT = {
     "tenants/users/hashers.py: ThreadPoolExecutor": (1, "the thread that hashes: no ORM, and nobody's tenant"),
     "billing/engine/loop.py: Thread": (1, "the engine's loop: no ORM, and a context of its own on purpose"),
     "billing/jobs.py: Thread": (1, "the timers enter public before each act"),
+    "billing/jobs.py: ThreadPoolExecutor": (
+        1,
+        "asyncio's own, but larger: each job enters its tenant on it",
+    ),
     "billing/jobs.py: to_thread": (1, "waits for a timer to end; touches no row"),
     "chat/calls.py: Thread": (1, "`keep`, which enters the tenant that it was given in, or public"),
     "config/gunicorn.conf.py: Timer": (1, "cuts streams on the engine's loop; touches no row"),
