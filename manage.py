@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Django's entry point. On a laptop it also brings up what a command needs: secrets and Postgres.
 
-Must do neither when DATABASE_URL is set: production imports nothing of config.stack.
+Must do neither when DATABASE_URL is set: production imports nothing of config.stack. Commands are the database's owner;
+who only serves is not.
 """
 
 from __future__ import annotations
@@ -40,14 +41,23 @@ def needs_database(arguments: list[str]) -> bool:
     return command not in START_NOTHING
 
 
+def serves(arguments: list[str]) -> bool:
+    """A development server is web: what web's role may not do must fail there too."""
+    return bool(arguments) and arguments[0].startswith("runserver")
+
+
 def main() -> None:
     if find_spec("django") is None:
         sys.exit(f"This Python has no Django: write .venv/bin/python manage.py {' '.join(sys.argv[1:])}")
     authority = sys.argv[1:2] == ["authority"]
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings_authority" if authority else "config.settings")
     with ExitStack() as held:
-        if not os.environ.get("DATABASE_URL", "").strip():
+        if not any(os.environ.get(name, "").strip() for name in ("DATABASE_URL", "DATABASE_OWNER_URL")):
             _start_laptop(held, sys.argv[1:])
+        if not serves(sys.argv[1:]):
+            from config.env import act_as_owner
+
+            act_as_owner()
         from django.core.management import execute_from_command_line
 
         execute_from_command_line(sys.argv)

@@ -218,17 +218,57 @@ def envsealingkey(name: str) -> str:
     return value
 
 
+_is_owner = False
+
+
+def act_as_owner() -> None:
+    """Connect as the role that owns the tables. manage.py says so for its commands, before settings are read.
+
+    Whoever says nothing, such as web and plane, gets the narrow role: a server of a builder's own is then no owner by
+    oversight.
+    """
+    global _is_owner
+    _is_owner = True
+
+
 def embedded_database() -> bool:
     return not envstr("DATABASE_URL")
 
 
 def database_url() -> str:
-    """DATABASE_URL, else the address of the embedded server. Computes only: nothing is started."""
+    """Of this process, by its role. Computes only: nothing is started."""
+    return owner_database_url() if _is_owner else serving_database_url()
+
+
+def serving_database_url() -> str:
+    """DATABASE_URL, else the address of the embedded server."""
     if url := envstr("DATABASE_URL"):
         return url
-    from config.stack.postgres import embedded_database_url  # the laptop's; production sets DATABASE_URL
+    if envstr("DATABASE_OWNER_URL"):
+        raise ImproperlyConfigured("DATABASE_URL is not set: with DATABASE_OWNER_URL given, write web's and plane's.")
+    from config.stack.postgres import serving_embedded_url  # the laptop's; production sets DATABASE_URL
+
+    return serving_embedded_url(state_dir())
+
+
+def owner_database_url() -> str:
+    """DATABASE_OWNER_URL; where there is none, one role does everything. Or the address of the embedded server."""
+    if url := envstr("DATABASE_OWNER_URL") or envstr("DATABASE_URL"):
+        return url
+    from config.stack.postgres import embedded_database_url
 
     return embedded_database_url(state_dir())
+
+
+def serving_role() -> str:
+    """The narrow role of web and plane, which the owner grants what they need; empty where the owner serves."""
+    if not (embedded_database() or envstr("DATABASE_OWNER_URL")):
+        return ""
+    serving = database_from_url(serving_database_url())["USER"]
+    owner = database_from_url(owner_database_url())["USER"]
+    if not serving:
+        raise ImproperlyConfigured("DATABASE_URL names no user: with DATABASE_OWNER_URL given, write whom web is.")
+    return "" if serving == owner else str(serving)
 
 
 def database_from_url(url: str) -> dict[str, Any]:
@@ -242,12 +282,14 @@ def database_from_url(url: str) -> dict[str, Any]:
         port = str(parts.port or "")
     except ValueError:
         parts, port = urlsplit(""), ""
-    name = unquote(parts.path.lstrip("/"))
-    if parts.scheme not in {"postgres", "postgresql"} or not name:
-        raise ImproperlyConfigured("DATABASE_URL must read postgresql://user:password@host:5432/name.")
+    database = unquote(parts.path.lstrip("/"))
+    if parts.scheme not in {"postgres", "postgresql"} or not database:
+        raise ImproperlyConfigured(
+            "DATABASE_URL must read postgresql://user:password@host:5432/name, and so must DATABASE_OWNER_URL."
+        )
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     return {
-        "NAME": name,
+        "NAME": database,
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
         "HOST": query.pop("host", None) or unquote(parts.hostname or ""),

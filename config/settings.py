@@ -35,6 +35,7 @@ from config.env import (
     envsubject,
     envurl,
     envusd,
+    serving_role,
     state_dir,
 )
 from config.production import refuse_known_secrets, refuse_unsafe
@@ -187,6 +188,10 @@ if DB_POOL_MAX:
         "max_lifetime": 900,
         "reset": _reset_search_path,
     }
+# The role of web and plane, which may read and write rows and make nothing; empty where they are the owner. Of these
+# tables it may not change a row: what was settled stays (tenants.grants).
+SERVING_ROLE = serving_role()
+APPEND_ONLY_TABLES = ["usage_usageline", "billing_houseline"]
 # Under `make run` the demo workspace is part of being ready; a production database has none.
 EXPECT_DEMO = embedded_database()
 DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from config.env import (
     database_from_url,
-    database_url,
     envbool,
     envdomain,
     envint,
     envport,
     envsealingkey,
     envsecret,
+    owner_database_url,
 )
 from config.production import refuse_known_secrets
 
@@ -44,7 +44,8 @@ AUTHORITY_GATHER = envbool("AUTHORITY_GATHER", True)
 
 # A schema of its own in the shared database: its tables never meet the web's, and its migrations have their own book.
 # Whole answers are computed in the database, so jit would only cost time.
-_database = database_from_url(database_url())
+# As the owner: it makes the schema, its tables and functions, and web's role, which is the other one, may not see them.
+_database = database_from_url(owner_database_url())
 _options = _database.pop("OPTIONS")
 DATABASES = {
     "default": {

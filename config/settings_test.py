@@ -39,8 +39,14 @@ for _name in (
 ):
     os.environ.pop(_name, None)
 
+from config.env import act_as_owner  # noqa: E402
+
+act_as_owner()  # tests make databases, schemas and tables; the processes that they start are who they are elsewhere
+
 from config.settings import *  # noqa: E402, F403
 
+# A process that a test starts is told its database; this would send its commands to another.
+os.environ.pop("DATABASE_OWNER_URL", None)
 # Two runs side by side have a database each.
 DATABASES["default"]["TEST"]["NAME"] = os.environ.get("TEST_DATABASE", "test_app")  # noqa: F405
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -113,5 +113,21 @@ def shared_rows_are_shared_on_purpose(app_configs: Any, **kwargs: Any) -> list[C
     return found
 
 
+@register(Tags.security, deploy=True)
+def who_serves_is_not_the_owner(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """A warning, so that a site with one role goes on through an upgrade."""
+    if settings.SERVING_ROLE:
+        return []
+    return [
+        Warning(
+            "DATABASE_OWNER_URL is not set: web and plane then connect as the role that owns every workspace's tables, "
+            "and a hole in a page could drop them.",
+            hint="Give the owner's address to commands and jobs as DATABASE_OWNER_URL, and to web and plane a "
+            "DATABASE_URL of a second role; README, Production.",
+            id="tenants.W001",
+        )
+    ]
+
+
 def _labels(names: list[str]) -> set[str]:
     return {AppConfig.create(name).label for name in names}

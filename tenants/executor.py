@@ -15,7 +15,7 @@ from django.db import connection
 from django_tenants.migration_executors import StandardExecutor
 from django_tenants.migration_executors.base import run_migrations
 
-from tenants import schema_versions
+from tenants import grants, schema_versions
 from tenants.context import enter
 from tenants.locks import one_at_a_time, schema_lock
 from tenants.migrating import one_schema_at_a_time
@@ -35,6 +35,7 @@ class BuiltSchemasExecutor(StandardExecutor):  # type: ignore[misc]
         names = list(tenants or [])
         if names == [self.PUBLIC_SCHEMA_NAME]:
             super().run_migrations(names)
+            open_to_serving(names)
             return
         if not (wished := any(self.options.get(wish) for wish in _OTHER_WISHES)):
             _record_template()
@@ -64,6 +65,7 @@ class BuiltSchemasExecutor(StandardExecutor):  # type: ignore[misc]
     def _note(self, name: str, wished: bool) -> None:
         if self.options.get("plan") or self.options.get("check_unapplied"):
             return
+        open_to_serving([name])
         if not wished:
             schema_versions.note_migrated(name)
         elif not schema_versions.has_all_migrations(name):
@@ -82,6 +84,15 @@ def _built() -> set[str]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT nspname FROM pg_namespace")
         return {name for (name,) in cursor.fetchall()}
+
+
+def open_to_serving(schemas: list[str]) -> None:
+    """Web and plane may use what was migrated."""
+    try:
+        for name in schemas:
+            grants.on_public() if name == grants.PUBLIC else grants.on_schema(name)
+    except grants.UnsafeServingRole as refused:
+        raise CommandError(str(refused)) from None
 
 
 def get_executor(codename: str | None = None) -> type[BuiltSchemasExecutor]:

@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django_tenants.signals import schema_migrated, schema_pre_migration
 from psycopg import sql
 
-from tenants import schema_template, schema_versions
+from tenants import grants, schema_template, schema_versions
 from tenants.context import enter, public_scope
 from tenants.hosts import host_for
 from tenants.locks import one_at_a_time, schema_lock
@@ -99,6 +99,8 @@ def _create(tenant: Tenant, comment: str) -> None:
             # Without a template unknown: a schema that was dropped by hand has left the tenant its version.
             schema_versions.note(tenant, version.pk if statements else None)
             schema_template.replay(tenant.schema_name, statements)
+            # In the same transaction: a schema that web may not use would show it public's rows.
+            grants.on_schema(tenant.schema_name)
     finally:
         enter(None)
     if statements:
@@ -109,6 +111,7 @@ def _ensure_migrated(tenant: Tenant) -> None:
     if not Tenant.objects.filter(schema_versions.is_current(), pk=tenant.pk).exists():
         schema_pre_migration.send(Tenant, schema_name=tenant.schema_name)
         migrate_schema(tenant.schema_name)
+        grants.on_schema(tenant.schema_name)
         schema_versions.note_migrated(tenant.schema_name)
         schema_migrated.send(Tenant, schema_name=tenant.schema_name)
     tenant.refresh_from_db(fields=["schema_version"])

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
-from config.env import database_url, embedded_database, state_dir
+from config.env import embedded_database, owner_database_url, state_dir
 from config.stack.postgres import SharedPostgres
 from tests.support.authority import ROOT, AuthorityProcess
 from tests.support.servers import ADMIN_KEY, ADMIN_URL, CONTROL, URL
@@ -57,12 +57,12 @@ def _marked() -> list[str]:
 def _database() -> Iterator[str]:
     """An empty database for the authority alone: the app's tests must not find its tables in theirs."""
     drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(DATABASE))
-    with psycopg.connect(database_url(), autocommit=True) as connection:
+    with psycopg.connect(owner_database_url(), autocommit=True) as connection:
         connection.execute(drop)
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
         # As tests/conftest.py does with the app's.
         connection.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(sql.Identifier(DATABASE)))
-        yield urlsplit(database_url())._replace(path=f"/{DATABASE}").geturl()
+        yield urlsplit(owner_database_url())._replace(path=f"/{DATABASE}").geturl()
         connection.execute(drop)
 
 

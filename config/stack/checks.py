@@ -52,9 +52,9 @@ def authority_is_embedded() -> bool:
     return not given
 
 
-def check_database(url: str) -> None:
+def check_database(name: str, url: str) -> None:
     try:
         with psycopg.connect(url, connect_timeout=5) as connection:
             check_version(connection.info.server_version)
     except psycopg.Error as exc:
-        raise StackError(f"The database of DATABASE_URL cannot be used: {exc}") from None
+        raise StackError(f"The database of {name} cannot be used: {exc}") from None

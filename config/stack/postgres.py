@@ -22,15 +22,21 @@ from types import FrameType
 from typing import IO
 from urllib.parse import quote
 
-from config.env import embedded_database, envstr, state_dir
+from config.env import embedded_database, owner_database_url, state_dir
 from config.stack import StackError, processes
 from config.stack.places import make_state, places_for
+from config.stack.roles import OWNER, SERVING
 from config.stack.server import DATABASE, PORT, Server
 
 
-def embedded_database_url(state_dir: Path) -> str:
+def embedded_database_url(state_dir: Path, role: str = OWNER) -> str:
     """The address of the server of `state_dir`. Computes only."""
-    return f"postgresql://postgres@:{PORT}/{DATABASE}?host={quote(str(places_for(state_dir).sockets), safe='')}"
+    return f"postgresql://{role}@:{PORT}/{DATABASE}?host={quote(str(places_for(state_dir).sockets), safe='')}"
+
+
+def serving_embedded_url(state_dir: Path) -> str:
+    """The same for web and plane."""
+    return embedded_database_url(state_dir, SERVING)
 
 
 class SharedPostgres:
@@ -127,7 +133,7 @@ def main(arguments: list[str]) -> int:
         case ["run", "--", *command] if command:
             return _run(command)
         case ["url"]:
-            print(envstr("DATABASE_URL") or embedded_database_url(state_dir()))
+            print(owner_database_url())
             return 0
         case ["stop"]:
             with unused(state_dir()):

@@ -22,6 +22,7 @@ import psycopg
 
 from config.stack import StackError, processes
 from config.stack.places import Places, binaries_for, make_home
+from config.stack.roles import OWNER, ensure_roles, hand_over
 
 DATABASE = "app"
 PORT = 5432  # written out everywhere: it names the socket file, and a PGPORT in somebody's shell would move it
@@ -76,23 +77,26 @@ class Server:
             time.sleep(0.02)
 
     def _try(self) -> str | None:
-        """None when the server answers and has our database, else why not."""
+        """None when the server answers and has our roles and our database, else why not."""
         try:
-            with psycopg.connect(
-                host=str(self._places.sockets),
-                port=PORT,
-                user="postgres",
-                dbname="postgres",
-                connect_timeout=5,
-                autocommit=True,
-            ) as connection:
+            with self._connect("postgres") as connection:
                 check_version(connection.info.server_version)
+                ensure_roles(connection)
                 named = "SELECT 1 FROM pg_database WHERE datname = %s"
                 if connection.execute(named, [DATABASE]).fetchone() is None:
-                    connection.execute(f"CREATE DATABASE {DATABASE}")
+                    connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
+            with self._connect(DATABASE) as connection:
+                hand_over(connection)
         except psycopg.OperationalError as exc:
             return str(exc).strip()
         return None
+
+    def _connect(self, database: str) -> psycopg.Connection[Any]:
+        """As the superuser, whom nothing but this start uses."""
+        sockets = str(self._places.sockets)
+        return psycopg.connect(
+            host=sockets, port=PORT, user="postgres", dbname=database, connect_timeout=5, autocommit=True
+        )
 
     def _launch(self) -> subprocess.Popen[bytes]:
         binaries = binaries_for(self._places)

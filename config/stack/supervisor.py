@@ -124,7 +124,9 @@ class Supervisor:
                 stack.enter_context(postgres)
                 self._postgres = postgres
         else:
-            check_database(envstr("DATABASE_URL"))
+            for name in ("DATABASE_URL", "DATABASE_OWNER_URL"):
+                if url := envstr(name):
+                    check_database(name, url)
         if self.embedded_model:
             where = ["--host", "127.0.0.1", "--port", str(self.model_port)]
             self._run("model", [*MODEL, *where, "--model-dir", str(self.state / "model")])
@@ -206,8 +208,9 @@ class Supervisor:
         env: Mapping[str, str] | None = None,
         again: bool = False,
     ) -> Child:
-        # A pool is for who serves. A command that inherits one hangs at its end.
-        inherited = {key: value for key, value in os.environ.items() if key != "DB_POOL_MAX"}
+        # A pool is for who serves: a command that inherits one hangs at its end. The owner's password is for commands.
+        not_theirs = {"DB_POOL_MAX"} if command[: len(MANAGE)] == MANAGE else {"DB_POOL_MAX", "DATABASE_OWNER_URL"}
+        inherited = {key: value for key, value in os.environ.items() if key not in not_theirs}
         full = inherited | {"STATE_DIR": str(self.state), "PYTHONUNBUFFERED": "1"} | dict(env or {})
         log = self.state / "logs" / f"{name.replace(' ', '-')}.log"
         return Child(name, command, env=full, log=log, grace=grace, again=again)

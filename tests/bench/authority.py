@@ -24,7 +24,7 @@ import psycopg
 import uvloop
 
 from billing.authority.database import BY_INDEX
-from config.env import database_url, embedded_database, state_dir
+from config.env import embedded_database, owner_database_url, state_dir
 from tests.bench.load import UNIT, Tally, run_load
 from tests.support.authority import AuthorityProcess
 
@@ -109,7 +109,7 @@ def parse_arguments() -> argparse.Namespace:
 
 @contextmanager
 def own_database() -> Iterator[str]:
-    url = database_url()
+    url = owner_database_url()
     name = f"bench_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"'.encode())

@@ -16,7 +16,8 @@ SAFE = {
     "BASE_DOMAIN": "example.com",
     "SITE_URL": "https://example.com",
     "FRONT_TRUSTED_PROXIES": "10.0.0.5 private_ranges",
-    "DATABASE_URL": "postgresql://u:p@h/n",
+    "DATABASE_URL": "postgresql://serving:p@h/n",
+    "DATABASE_OWNER_URL": "postgresql://owner:p@h/n",
     "SECRET_KEY": "Zq8-vT2mXw4Lr9_bKf6NhYc1JdPs7GuEa3iQoR5tVzWx0SyMlCnUeB",
     "KEY_SEALING_KEY": "3q2-7wAR_r0jRWeJq83vECNFZ4mrze8QI0VniavN7xA=",
     "CYCLES_ADMIN_API_KEY": "uT5-kQz8_Wm2xRb7YdLc4NfH",
@@ -35,6 +36,14 @@ def test_django_finds_nothing_to_say_against_it_before_a_deploy():
     code, said = started(["manage.py", "check", "--deploy", "--fail-level", "WARNING"])
     assert code == 0, said
     assert "no issues" in said
+
+
+def test_a_site_with_one_role_still_starts_and_is_warned_before_a_deploy():
+    assert started(DATABASE_OWNER_URL="")[0] == 0
+    code, said = started(["manage.py", "check", "--deploy", "--fail-level", "WARNING"], DATABASE_OWNER_URL="")
+    assert code != 0
+    assert "tenants.W001" in said
+    assert "DATABASE_OWNER_URL" in said
 
 
 DANGEROUS = [

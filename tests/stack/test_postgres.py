@@ -63,7 +63,7 @@ def test_a_cold_start_makes_a_durable_database_that_answers(state):
 
 
 def test_computing_the_address_starts_and_makes_nothing(state):
-    assert embedded_database_url(state).startswith("postgresql://postgres@")
+    assert embedded_database_url(state).startswith("postgresql://app_owner@")
     assert not state.exists()
 
 

@@ -18,7 +18,7 @@ from procrastinate.periodic import PeriodicRegistry
 
 from billing import jobs
 from tests.support.authority import authority_variables
-from tests.support.web import ROOT
+from tests.support.web import ROOT, serving_url
 
 
 class JobsProcess:
@@ -28,7 +28,8 @@ class JobsProcess:
         self._env = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "tests.support.settings_jobs",
-            "DATABASE_URL": database_url,
+            "DATABASE_URL": serving_url(database_url),
+            "DATABASE_OWNER_URL": database_url,
             **authority_variables(authority),
             **variables,
         }
