@@ -23,7 +23,8 @@ def ensure_roles(connection: psycopg.Connection[Any]) -> None:
         # Tests and benchmarks make databases of their own.
         connection.execute(f"CREATE ROLE {OWNER} LOGIN CREATEDB")
     if SERVING not in there:
-        connection.execute(f"CREATE ROLE {SERVING} LOGIN")
+        # The owner is a member of it, and sees and ends web's sessions as its own; never the other way round.
+        connection.execute(f"CREATE ROLE {SERVING} LOGIN ROLE {OWNER}")
     former = connection.execute(
         "SELECT quote_ident(datname) FROM pg_database WHERE datdba = current_user::regrole "
         "AND datname <> 'postgres' AND NOT datistemplate"

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from config.stack.front import Listener, front_command, front_environment
+from config.stack.roles import OWNER, SERVING
 from config.stack.server import SETTINGS
 from config.stack.supervisor import PLANE
 
@@ -86,6 +87,29 @@ def test_the_plane_runs_as_it_does_on_a_laptop():
 def test_the_pools_of_all_processes_fit_into_its_postgres():
     most = next(part for part in COMPOSE["services"]["postgres"]["command"] if part.startswith("max_connections="))
     assert int(most.partition("=")[2]) >= int(SETTINGS["max_connections"])
+
+
+@pytest.mark.parametrize("service", ["web", "plane"])
+def test_who_serves_has_its_own_password_of_the_database_and_no_other(service):
+    given = COMPOSE["services"][service].get("environment") or COMPOSE["x-app"]["environment"]
+    assert given["DATABASE_URL"].startswith(f"postgresql://{SERVING}:${{DATABASE_SERVING_PASSWORD")
+    assert not re.search("DATABASE_OWNER|POSTGRES_PASSWORD", str(COMPOSE["services"][service]))
+
+
+@pytest.mark.parametrize("service", ["migrate", "jobs"])
+def test_who_makes_schemas_is_their_owner_and_no_superuser(service):
+    given = COMPOSE["services"][service]["environment"]
+    assert given["DATABASE_OWNER_URL"].startswith(f"postgresql://{OWNER}:${{DATABASE_OWNER_PASSWORD")
+    assert COMPOSE["services"]["postgres"]["environment"]["POSTGRES_USER"] not in (OWNER, SERVING)
+    assert "POSTGRES_PASSWORD" not in str(COMPOSE["services"][service])
+
+
+def test_its_postgres_makes_both_roles_when_its_volume_is_new():
+    postgres = COMPOSE["services"]["postgres"]
+    assert "./config/postgres:/docker-entrypoint-initdb.d:ro" in postgres["volumes"]
+    asked = set(re.findall(r"(?:getenv \w+ |\$)([A-Z_]+)", (ROOT / "config/postgres/1-roles.sh").read_text()))
+    assert asked == {"POSTGRES_USER", "POSTGRES_DB", "DATABASE_OWNER_PASSWORD", "DATABASE_SERVING_PASSWORD"}
+    assert asked <= postgres["environment"].keys()
 
 
 @pytest.mark.parametrize("service", ["cycles-server", "cycles-admin"])

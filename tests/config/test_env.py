@@ -126,6 +126,45 @@ def test_production_starts_with_every_secret_given():
     assert settings_with() == (0, "")
 
 
+SHOWS_WHO_CONNECTS = (
+    "import sys, django.core.management as m; m.execute_from_command_line = lambda argv: None; import manage;"
+    "{how}; from config import settings as s; sys.stderr.write(s.DATABASES['default']['USER'] + ' ' + s.SERVING_ROLE)"
+)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("pass", "web web"),
+        ("sys.argv[1:] = ['jobs']; manage.main()", "owner web"),
+        ("sys.argv[1:] = ['runserver', '0:8000']; manage.main()", "web web"),
+    ],
+)
+def test_commands_connect_as_the_owner_and_who_serves_does_not(how, said):
+    given = {"DATABASE_URL": "postgresql://web:p@h/n", "DATABASE_OWNER_URL": "postgresql://owner:p@h/n"}
+    assert settings_with(SHOWS_WHO_CONNECTS.format(how=how), **given) == (0, said)
+
+
+def test_the_authority_is_the_owner_whoever_starts_it():
+    script = "import sys, config.settings_authority as s; sys.stderr.write(s.DATABASES['default']['USER'])"
+    given = {"DATABASE_URL": "postgresql://web:p@h/n", "DATABASE_OWNER_URL": "postgresql://owner:p@h/n"}
+    assert settings_with(script, **given) == (0, "owner")
+
+
+def test_with_one_role_it_does_everything():
+    script = SHOWS_WHO_CONNECTS.format(how="sys.argv[1:] = ['jobs']; manage.main()")
+    assert settings_with(script) == (0, "u")
+
+
+def test_an_owner_without_a_role_that_serves_is_refused(tmp_path):
+    given = {"DATABASE_URL": "", "DATABASE_OWNER_URL": "postgresql://owner:p@h/n", "STATE_DIR": str(tmp_path)}
+    for script in ("import config.settings", "import sys, manage; sys.argv[1:] = ['jobs']; manage.main()"):
+        code, said = settings_with(script, **given)
+        assert code != 0
+        assert "DATABASE_URL is not set" in said
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_SEALING_KEY", "CYCLES_ADMIN_API_KEY"])
 def test_production_refuses_to_start_without_a_secret(name, tmp_path):
     code, said = settings_with(**{name: "", "STATE_DIR": str(tmp_path)})
@@ -221,6 +260,7 @@ def test_the_clients_variables_are_read_as_the_client_reads_them(given, differs)
         ("SITE_URL", "http://u:p@localhost"), ("SITE_URL", "http://elsewhere:8000"), ("BASE_DOMAIN", "foo bar"),
         ("BASE_DOMAIN", "*"), ("BASE_DOMAIN", "localhost:8000"), ("LLM_BASE_URL", "http://[::1"),
         ("LLM_BASE_URL", "http://a:b"), ("DATABASE_URL", "postgresql://h:abc/db"), ("DATABASE_URL", "mysql://h/db"),
+        ("DATABASE_OWNER_URL", "mysql://h/db"),
         ("KEY_SEALING_KEY", "x"), ("LLM_PRICES", '{"m":{"input":1,"output":1},"m":{"input":0,"output":0}}'),
         ("DEBUG", "perhaps"), ("CYCLES_READ_TIMEOUT", "-1"), ("DB_POOL_MAX", "many"),
         ("CYCLES_COLD_READ_TIMEOUT", "1"),

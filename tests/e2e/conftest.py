@@ -82,7 +82,8 @@ class Stack:
         self.port = free_port()
         self.url = f"http://localhost:{self.port}"
         parts = {"database_url": database_url, "authority": authority, "SITE_URL": self.url, **model}
-        self.web = WebProcess(**parts)
+        # As the owner, for signing up makes a schema here.
+        self.web = WebProcess(**parts | {"DATABASE_URL": database_url})
         self.plane = PlaneProcess(**parts)
         self.jobs = JobsProcess(**parts)
         self.front = Front(

@@ -196,6 +196,20 @@ def test_a_workspace_without_its_schema_is_503_and_never_public(ask, app):
             cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{workspace.tenant.schema_name}"')
 
 
+def test_a_workspace_that_the_serving_role_may_not_use_is_503_and_never_public(ask, app):
+    """Postgres leaves such a schema out of the search path without an error."""
+    if not app.SERVING_ROLE:
+        pytest.skip("DATABASE_URL alone is one role for all")
+    from tests.support.factories import WorkspaceFactory
+    from tests.support.jobs import rows
+
+    workspace = WorkspaceFactory()
+    key = workspace.key()
+    rows(f'REVOKE USAGE ON SCHEMA "{workspace.tenant.schema_name}" FROM {app.SERVING_ROLE}')
+    assert ask(workspace.host, **bearer(key)) == (503, "tenant_not_ready", None)
+    assert ask("localhost", **{"x-tenant-id": workspace.slug}, **bearer(key)) == STRANGER
+
+
 def test_a_session_that_writes_needs_its_token(ask, acme, globex, alice, bob):
     session = acme.client(alice)
     other = {"method": "POST", "session": session}
