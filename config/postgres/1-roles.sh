@@ -1,7 +1,7 @@
 #!/bin/sh
 # The two roles of the app, neither a superuser: app_owner migrates and builds workspaces, app_serving is web and plane.
 # The Postgres image runs this on an empty volume. It may be run again, with other passwords, or on an older volume.
-set -eu
+set -e
 
 psql --set=ON_ERROR_STOP=1 --no-psqlrc --quiet --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
 \getenv owner_password DATABASE_OWNER_PASSWORD

@@ -22,6 +22,8 @@ def ensure_roles(connection: psycopg.Connection[Any]) -> None:
     if OWNER not in there:
         # Tests and benchmarks make databases of their own.
         connection.execute(f"CREATE ROLE {OWNER} LOGIN CREATEDB")
+        # They count what a call asks of the database by its log.
+        connection.execute(f"GRANT SET ON PARAMETER log_statement TO {OWNER}")
     if SERVING not in there:
         # The owner is a member of it, and sees and ends web's sessions as its own; never the other way round.
         connection.execute(f"CREATE ROLE {SERVING} LOGIN ROLE {OWNER}")

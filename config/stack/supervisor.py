@@ -42,6 +42,7 @@ PLANE = [
     *("--loop", "uvloop", "--http", "httptools", "--ws", "none", "--no-access-log", "--no-server-header"),
     *("--timeout-graceful-shutdown", "10", "--timeout-keep-alive", "75"),
 ]
+NO_COMMANDS = ("model", "web", "plane", "front")
 HEALTH = "/actuator/health/readiness"
 # Together, the first named first: the front takes nothing new, and passes on what plane and web still say.
 STOPPING = (("front", "plane", "web"), ("jobs",), ("authority",), ("model",))
@@ -209,7 +210,7 @@ class Supervisor:
         again: bool = False,
     ) -> Child:
         # A pool is for who serves: a command that inherits one hangs at its end. The owner's password is for commands.
-        not_theirs = {"DB_POOL_MAX"} if command[: len(MANAGE)] == MANAGE else {"DB_POOL_MAX", "DATABASE_OWNER_URL"}
+        not_theirs = {"DB_POOL_MAX"} | ({"DATABASE_OWNER_URL"} if name in NO_COMMANDS else set())
         inherited = {key: value for key, value in os.environ.items() if key not in not_theirs}
         full = inherited | {"STATE_DIR": str(self.state), "PYTHONUNBUFFERED": "1"} | dict(env or {})
         log = self.state / "logs" / f"{name.replace(' ', '-')}.log"

@@ -18,6 +18,7 @@ from billing import keys
 from billing.authority.sealing import SealError, seal, unseal
 from tests.support.authority import ROOT, AuthorityProbe, AuthorityProcess
 from tests.support.receiver import OPEN, QUICK, eventually, signature, subscribe
+from tests.support.roles import superuser_url
 
 ANOTHER_KEY = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="
 NOWHERE = "https://203.0.113.10/x"
@@ -200,8 +201,9 @@ def test_what_was_stored_open_is_sealed_by_the_migration_and_still_signs(own_dat
             headers, body = receiver.wait_for(1)[0]
         assert (headers["x-cycles-signature"], headers["x-token"]) == (signature(secret, body), token)
         assert stored_open(connection, secret) == stored_open(connection, token) == []
-        if connection.execute("SHOW is_superuser").fetchone() == ("on",):
-            assert not _left_in_the_file(connection, secret)
+        if url := superuser_url(own_database):
+            with psycopg.connect(url, autocommit=True) as superuser:
+                assert not _left_in_the_file(superuser, secret)
         migrate(own_database, "0006_leaner")
         assert connection.execute(asked).fetchall() == before
 

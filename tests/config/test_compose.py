@@ -110,6 +110,8 @@ def test_its_postgres_makes_both_roles_when_its_volume_is_new():
     asked = set(re.findall(r"(?:getenv \w+ |\$)([A-Z_]+)", (ROOT / "config/postgres/1-roles.sh").read_text()))
     assert asked == {"POSTGRES_USER", "POSTGRES_DB", "DATABASE_OWNER_PASSWORD", "DATABASE_SERVING_PASSWORD"}
     assert asked <= postgres["environment"].keys()
+    # The image's own script would otherwise read it as a part of itself.
+    assert os.access(ROOT / "config/postgres/1-roles.sh", os.X_OK)
 
 
 @pytest.mark.parametrize("service", ["cycles-server", "cycles-admin"])

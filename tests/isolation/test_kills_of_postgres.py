@@ -21,6 +21,7 @@ from tests.support.authority import AuthorityProcess
 from tests.support.crash import Reader, model_variables
 from tests.support.jobs import until
 from tests.support.plane import PlaneProcess
+from tests.support.roles import command_variables
 from tests.support.web import ROOT
 
 pytestmark = [
@@ -47,7 +48,7 @@ def own(state):
     """A Postgres of this test's own, migrated, with an authority and the demo workspace in it."""
     postgres = SharedPostgres(state)
     url = postgres.acquire()
-    env = environment(state, DATABASE_URL=url, CYCLES_ADMIN_API_KEY="of-this-test")
+    env = environment(state, **command_variables(url), CYCLES_ADMIN_API_KEY="of-this-test")
     authority = AuthorityProcess(url, "of-this-test", state_dir=state)
 
     def manage(*command):

@@ -28,6 +28,7 @@ from tests.support.front import Front
 
 GIVEN = (
     "DATABASE_URL",
+    "DATABASE_OWNER_URL",
     "CYCLES_BASE_URL",
     "CYCLES_ADMIN_URL",
     "LLM_BASE_URL",

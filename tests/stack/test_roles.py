@@ -62,7 +62,10 @@ def test_what_an_earlier_version_made_is_the_owners_after_the_next_start(superus
 
 def test_composes_scripts_do_the_same_on_a_new_volume_and_on_an_old_one(superuser, warm):
     ask(superuser, EARLIER)
-    ask(superuser, f"ALTER DATABASE app OWNER TO postgres; DROP ROLE {OWNER}; DROP ROLE {SERVING}")
+    ask(
+        superuser,
+        f"ALTER DATABASE app OWNER TO postgres; DROP OWNED BY {OWNER}; DROP ROLE {OWNER}; DROP ROLE {SERVING}",
+    )
     env = {
         "PATH": f"{wheel_binaries()}:{os.defpath}", "PGHOST": str(places_for(warm).sockets),
         "POSTGRES_USER": "postgres", "POSTGRES_DB": "app",

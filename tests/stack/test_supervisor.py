@@ -21,6 +21,7 @@ from config.stack.checks import authority_is_embedded
 from config.stack.children import Part
 from config.stack.places import places_for, run_folder
 from config.stack.ports import check_ports
+from config.stack.postgres import SharedPostgres, serving_embedded_url
 from config.stack.supervisor import get
 from tests.stack.conftest import environment, free_ports, kill_server, run, server, start, wait_until
 
@@ -243,6 +244,18 @@ def test_without_a_front_web_and_plane_have_ports_of_their_own(warm):
         assert get(stack.port, "/readyz")[0] == get(plane, "/api/chat/")[0] == 200
     finally:
         stack.end()
+
+
+def test_with_a_database_of_two_roles_web_and_plane_are_not_told_the_owners_password(warm):
+    with SharedPostgres(warm) as owner:
+        stack = Stack(warm, DATABASE_URL=serving_embedded_url(warm), DATABASE_OWNER_URL=owner)
+        try:
+            parts = stack.until_ready().parts()
+            knows = {name for name, pid in parts.items() if "DATABASE_OWNER_URL" in processes.environment(pid)}
+            assert knows == {"authority", "jobs"}
+            assert {"web", "plane", "model", "front"} <= parts.keys()
+        finally:
+            stack.end()
 
 
 @pytest.mark.parametrize("name", ["long-" * 25, "a {b} c"])

@@ -18,7 +18,8 @@ from procrastinate.periodic import PeriodicRegistry
 
 from billing import jobs
 from tests.support.authority import authority_variables
-from tests.support.web import ROOT, serving_url
+from tests.support.roles import command_variables
+from tests.support.web import ROOT
 
 
 class JobsProcess:
@@ -28,8 +29,7 @@ class JobsProcess:
         self._env = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "tests.support.settings_jobs",
-            "DATABASE_URL": serving_url(database_url),
-            "DATABASE_OWNER_URL": database_url,
+            **command_variables(database_url),
             **authority_variables(authority),
             **variables,
         }

@@ -10,24 +10,13 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 import httpx
-from django.conf import settings
 
-from config.env import serving_database_url
 from tests.support.authority import authority_variables, free_port
+from tests.support.roles import serving_url
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def serving_url(database_url: str) -> str:
-    """The same database as the role of web and plane; where this run has one role for all, as that."""
-    if not settings.SERVING_ROLE:
-        return database_url
-    login = urlsplit(serving_database_url()).netloc.rpartition("@")[0]
-    parts = urlsplit(database_url)
-    return parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
 class Served:

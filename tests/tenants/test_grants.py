@@ -21,7 +21,7 @@ from psycopg.errors import InsufficientPrivilege
 from config.env import embedded_database
 from tenants import grants
 from tests.support.jobs import rows
-from tests.support.web import serving_url
+from tests.support.roles import serving_url, superuser_url
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not settings.SERVING_ROLE, reason="DATABASE_URL alone is one role for all")
@@ -39,7 +39,7 @@ def role(app, authority, database_url):
 
 @pytest.fixture(scope="module")
 def superuser(database_url):
-    with psycopg.connect(urlsplit(database_url)._replace(netloc="postgres@:5432").geturl(), autocommit=True) as own:
+    with psycopg.connect(superuser_url(database_url), autocommit=True) as own:
         yield own
 
 
