@@ -124,7 +124,7 @@ def who_serves_is_not_the_owner(app_configs: Any, **kwargs: Any) -> list[CheckMe
             "and a hole in a page could drop them.",
             hint="Give the owner's address to commands and jobs as DATABASE_OWNER_URL, and to web and plane a "
             "DATABASE_URL of a second role; README, Production.",
-            id="tenants.W001",
+            id="tenants.W002",
         )
     ]
 

@@ -42,7 +42,7 @@ def test_a_site_with_one_role_still_starts_and_is_warned_before_a_deploy():
     assert started(DATABASE_OWNER_URL="")[0] == 0
     code, said = started(["manage.py", "check", "--deploy", "--fail-level", "WARNING"], DATABASE_OWNER_URL="")
     assert code != 0
-    assert "tenants.W001" in said
+    assert "tenants.W002" in said
     assert "DATABASE_OWNER_URL" in said
 
 

@@ -82,8 +82,7 @@ class Stack:
         self.port = free_port()
         self.url = f"http://localhost:{self.port}"
         parts = {"database_url": database_url, "authority": authority, "SITE_URL": self.url, **model}
-        # As the owner, for signing up makes a schema here.
-        self.web = WebProcess(**parts | {"DATABASE_URL": database_url})
+        self.web = WebProcess(**parts)
         self.plane = PlaneProcess(**parts)
         self.jobs = JobsProcess(**parts)
         self.front = Front(
