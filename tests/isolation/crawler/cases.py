@@ -1,0 +1,195 @@
+"""How each address of this project is filled. An app of yours has a module `crawl_cases` with the same two names.
+
+    CASES = {
+        "notes/<int:pk>/": Case(args=lambda room: {"pk": room.row(Note).pk}),
+        "notes/": Case(bodies={"POST": [lambda room: {"text": "hello"}]}),
+    }
+    PLANTS = {"notes.Chart": lambda room, person, canary: Chart.objects.create(…, title=canary("title"))}
+
+The key is the route as its urlconf has it, without the first slash. Each function gets a `Room`, and is called with the
+workspace that is asked and with the neighbour: so the same address is also asked with the neighbour's ids. A body is a
+form on pages, and JSON under /api/. `PLANTS` is for models that planting.py cannot fill by itself.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+
+from billing.engine.loop import here, run
+from billing.models import Hold, TopUp
+from billing.provisioning import status_token
+from billing.topups import top_up
+from chat.models import Conversation
+from tenants.users.handoff import issue_token
+from tenants.users.keys import create_key
+from tenants.users.models import ApiKey
+from tests.isolation.crawler.room import Room
+from tests.support.cast import PASSWORD
+
+Fill = Callable[[Room], dict[str, Any]]
+
+
+def nothing(room: Room) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """`bodies`: for each method that takes one, those to send. `path`: the whole address, for a pattern that is a
+    regular expression. `methods`: those to try, for a view that takes any and does the same. `closed`: why even an owner's request is refused here, for else that is a finding: the case
+    would be wrong, and the crawler blind. `proves`: why the body itself says who asks, so that a request without any
+    other credential may change the workspace. `may_answer`: statuses from 500 on that are right here.
+    """
+
+    args: Fill = nothing
+    query: Fill = nothing
+    headers: Fill = nothing
+    bodies: Mapping[str, Sequence[Fill]] = field(default_factory=dict)
+    path: Callable[[Room], str] | None = None
+    methods: tuple[str, ...] = ()
+    closed: str = ""
+    proves: str = ""
+    may_answer: frozenset[int] = frozenset()
+
+
+def all_cases() -> dict[str, Case]:
+    found = dict(CASES)
+    for module in _modules_of_apps():
+        found |= getattr(module, "CASES", {})
+    return found
+
+
+def all_plants() -> dict[str, Any]:
+    found = dict(PLANTS)
+    for module in _modules_of_apps():
+        found |= getattr(module, "PLANTS", {})
+    return found
+
+
+def _modules_of_apps() -> list[Any]:
+    names = [f"{config.name}.crawl_cases" for config in apps.get_app_configs()]
+    return [import_module(name) for name in names if find_spec(name) is not None]
+
+
+# --- this project's -------------------------------------------------------------------------------------------------
+
+
+def _sign_up(room: Room) -> dict[str, Any]:
+    """Of a name that is taken."""
+    return {"name": "Mine", "slug": room.slug, "email": room.owner.email, "password": "another password"}
+
+
+def _asked(room: Room) -> dict[str, Any]:
+    return {"prompt": "What was that?", "max_tokens": 8, "conversation_id": room.row(Conversation).pk}
+
+
+CASES: dict[str, Case] = {
+    "": Case(
+        bodies={
+            "POST": [
+                lambda room: {"prompt": "Hello"},
+                lambda room: {"prompt": "And?", "conversation_id": room.row(Conversation).pk},
+            ]
+        }
+    ),
+    "c/<int:pk>/": Case(args=lambda room: {"pk": room.row(Conversation).pk}),
+    "login/": Case(
+        bodies={
+            "POST": [
+                lambda room: {"email": room.member.email, "password": room.password, "next": "/budget/"},
+                lambda room: {"email": room.owner.email, "password": "wrong", "next": "//evil.example/"},
+            ]
+        },
+        proves="a password",
+    ),
+    "logout/": Case(bodies={"POST": [nothing]}),
+    "welcome/": Case(
+        bodies={"POST": [lambda room: {"token": issue_token(room.tenant, user_id=room.member.pk)}]},
+        headers=lambda room: {"origin": settings.SITE_URL},
+        proves="a token",
+    ),
+    "settings/keys/": Case(
+        query=lambda room: {"new": room.row(ApiKey).pk}, bodies={"POST": [lambda room: {"name": "crawled"}]}
+    ),
+    "settings/keys/<int:pk>/revoke/": Case(
+        args=lambda room: {"pk": room.row(ApiKey).pk}, bodies={"POST": [nothing]}
+    ),
+    "api/summarize/": Case(
+        bodies={"POST": [lambda room: {"text": "Long.", "max_tokens": 8}]},
+        headers=lambda room: {"idempotency-key": room.said("idempotency key")},
+    ),
+    "api/chat/": Case(
+        bodies={
+            "POST": [_asked, lambda room: {"prompt": "Go on.", "max_tokens": 8, "stream": True}],
+        }
+    ),
+    "api/budget/<slug>/": Case(args=lambda room: {"slug": room.slug}),
+    "api/": Case(closed="there is nothing at the API's root"),
+    "api/openapi.json": Case(methods=("GET",)),
+    "api/docs": Case(methods=("GET",)),
+    "signup/": Case(bodies={"POST": [_sign_up]}, closed="a name that is taken: a new workspace takes a second"),
+    "signup/wait/": Case(),
+    "api/signup/": Case(bodies={"POST": [_sign_up]}, closed="a name that is taken: a new workspace takes a second"),
+    # The neighbour's number with our signature. Its own address would be the neighbour's to know.
+    "api/signup/<token>/": Case(
+        args=lambda room: {"token": status_token(room.workspace.account) if room.is_here else _forged(room)}
+    ),
+    "readyz": Case(may_answer=frozenset({503}), closed="no jobs process runs beside this test"),
+    "nothing/": Case(closed="there is nothing"),
+    "api/nothing/": Case(closed="there is nothing"),
+}
+
+
+def _forged(room: Room) -> str:
+    number, _, _ = status_token(room.workspace.account).partition(".")
+    return f"{number}.{'A' * 43}"
+
+
+# --- what planting.py cannot fill by itself --------------------------------------------------------------------------
+
+
+def _key(room: Room, person: Any, canary: Any) -> Any:
+    key, secret = create_key(person, name=canary("name"), shown_later=True)
+    room.adopt("users.ApiKey's secret", secret)
+    return key
+
+
+def _hold(room: Room, person: Any, canary: Any) -> Any:
+    """A call under way, of this process, so that no sweep takes it for a dead one's."""
+
+    async def ours() -> uuid.UUID:
+        return here().process_id
+
+    return Hold.objects.create(
+        account=room.workspace.account,
+        process=run(ours()),
+        reservation_id=canary("reservation_id"),
+        subject={"tenant": canary("subject")},
+        action_kind=canary("action_kind"),
+        action_name=canary("action_name"),
+        model=canary("model"),
+        busy_key=canary("busy_key"),
+        estimate=1,
+    )
+
+
+def _top_up(room: Room, person: Any, canary: Any) -> Any:
+    key = canary("key")
+    top_up(room.workspace.account, amount=50_000_000, key=key)
+    return TopUp.objects.get(account=room.workspace.account, key=key)
+
+
+PLANTS: dict[str, Callable[[Room, Any, Any], Any]] = {
+    "users.ApiKey": _key,
+    "billing.Hold": _hold,
+    "billing.TopUp": _top_up,
+}
+__all__ = ["CASES", "PASSWORD", "PLANTS", "Case", "all_cases", "all_plants"]
