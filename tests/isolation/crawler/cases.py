@@ -119,9 +119,7 @@ CASES: dict[str, Case] = {
     "settings/keys/": Case(
         query=lambda room: {"new": room.row(ApiKey).pk}, bodies={"POST": [lambda room: {"name": "crawled"}]}
     ),
-    "settings/keys/<int:pk>/revoke/": Case(
-        args=lambda room: {"pk": room.row(ApiKey).pk}, bodies={"POST": [nothing]}
-    ),
+    "settings/keys/<int:pk>/revoke/": Case(args=lambda room: {"pk": room.row(ApiKey).pk}, bodies={"POST": [nothing]}),
     "api/summarize/": Case(
         bodies={"POST": [lambda room: {"text": "Long.", "max_tokens": 8}]},
         headers=lambda room: {"idempotency-key": room.said("idempotency key")},

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.cache import cache
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
@@ -77,15 +79,17 @@ class Room:
         return planted[-1 if self._is_far else 0]
 
     def restore(self) -> None:
-        """Plant again what requests of its own have deleted, and sign its people in again whom they signed out."""
+        """Plant again what its own requests have deleted, mend what they have changed, and sign its people in again."""
         for credential in self.credentials.values():
             self.revive(credential)
         with self.workspace.scope():
             for model, planted in self.rows.items():
-                there = set(model._base_manager.filter(pk__in=[row.pk for row in planted]).values_list("pk", flat=True))
+                there = model._base_manager.in_bulk([row.pk for row in planted])
                 for turn, row in enumerate(planted):
                     if row.pk not in there:
                         planted[turn] = self._plant_row(model, turn)
+                    elif _values(row) != _values(there[row.pk]):
+                        row.save(force_update=True)
 
     def revive(self, credential: Credential) -> None:
         """Its session, if it has one, as it was when it began."""
@@ -193,10 +197,16 @@ class Room:
         """In the cache, among the files, in the queue."""
         with self.workspace.scope():
             cache.set("crawled", self._plant("a cache entry"))
-            self.file = default_storage.save("crawled.txt", ContentFile(self._plant("a file").encode()))
+            saved = default_storage.save(f"{self.tenant.pk}/crawled.txt", ContentFile(self._plant("a file").encode()))
+            # As it lies under MEDIA_ROOT, whatever the storage makes of the name.
+            self.file = str(Path(default_storage.path(saved)).relative_to(settings.MEDIA_ROOT))
             with connection.cursor() as cursor:
                 cursor.execute(
                     "INSERT INTO public.procrastinate_jobs (queue_name, task_name, args, scheduled_at) VALUES "
                     "('crawled', 'crawled', jsonb_build_object('tenant_id', %s::int, 'note', %s::text), '2999-01-01')",
                     [self.tenant.pk, self._plant("a job's argument")],
                 )
+
+
+def _values(row: models.Model) -> dict[str, Any]:
+    return {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}

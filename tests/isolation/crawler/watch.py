@@ -5,6 +5,7 @@ Collects; what is wrong with it is for crawl.py to say.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ class Watch:
             found = cursor.fetchall()
         if found:
             self._last_job = found[-1][0]
-        return found
+        return [(number, task, json.loads(args)) for number, task, args in found]
 
     def _news(self, place: str, known: str, now: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
         before = getattr(self, known)
@@ -115,18 +116,19 @@ def state_of(room: Room, *, but: frozenset[str] = frozenset()) -> dict[str, str]
 
 
 def _tables(room: Room, but: frozenset[str]) -> list[tuple[str, str]]:
-    digest = "md5(coalesce(string_agg(t::text, '|' ORDER BY t::text), ''))"
+    # With xmin, which each write changes: also one that leaves the same words.
+    digest = "md5(coalesce(string_agg(t.xmin || t::text, '|' ORDER BY t::text), ''))"
     schema = room.tenant.schema_name
     with connection.cursor() as cursor:
         cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY 1", [schema])
         names = [name for (name,) in cursor.fetchall() if name not in but]
-        parts = [f"SELECT '{name}', {digest} FROM \"{schema}\".\"{name}\" t" for name in names]
+        parts = [f'SELECT \'{name}\', {digest} FROM "{schema}"."{name}" t' for name in names]
         values: list[Any] = []
         for model, lookup in planting.shared_models().items():
             keys = model._base_manager.filter(**{lookup: room.tenant.pk}).values("pk").query
             inner, params = keys.sql_with_params()
             table, pk = model._meta.db_table, model._meta.pk.column
-            parts.append(f"SELECT '{table}', {digest} FROM public.\"{table}\" t WHERE t.\"{pk}\" IN ({inner})")
+            parts.append(f'SELECT \'{table}\', {digest} FROM public."{table}" t WHERE t."{pk}" IN ({inner})')
             values += params
         parts.append(
             f"SELECT 'procrastinate_jobs', {digest} FROM public.procrastinate_jobs t WHERE args->>'tenant_id' = %s"
