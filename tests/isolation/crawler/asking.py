@@ -80,7 +80,7 @@ class Asker:
         extra: dict[str, Any] = {"REMOTE_ADDR": ADDRESS}
         if request.spelling.script_name:
             extra["SCRIPT_NAME"] = request.spelling.script_name
-        answer = self._web.generic(request.method, request.path, body, kind, headers=request.sent(), **extra)
+        answer: Any = self._web.generic(request.method, request.path, body, kind, headers=request.sent(), **extra)
         error = ""
         if (raised := getattr(answer, "exc_info", None)) is not None:
             error = f"{raised[0].__name__}: {raised[1]}"

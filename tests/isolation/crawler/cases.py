@@ -44,9 +44,11 @@ def nothing(room: Room) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Case:
     """`bodies`: for each method that takes one, those to send. `path`: the whole address, for a pattern that is a
-    regular expression. `methods`: those to try, for a view that takes any and does the same. `closed`: why even an owner's request is refused here, for else that is a finding: the case
-    would be wrong, and the crawler blind. `proves`: why the body itself says who asks, so that a request without any
-    other credential may change the workspace. `may_answer`: statuses from 500 on that are right here.
+    regular expression. `methods`: those to try, for a view that takes any and does the same.
+
+    `closed`: why even an owner's request is refused here; else that is a finding, for the case would be wrong, and the
+    crawler blind. `proves`: what in the body says who asks, so that a request without any other credential may change
+    the workspace. `may_answer`: statuses from 500 on that are right here.
     """
 
     args: Fill = nothing

@@ -74,14 +74,6 @@ def of_the_control(crawl, _begun):
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for covered in _covered:
-        doors = ", ".join(f"{count:,} at {door}" for door, count in sorted(covered.requests.items()))
         terminalreporter.section("the crawler")
-        terminalreporter.line(f"crawled {covered.requests.total():,} requests ({doors}): {len(covered.patterns)} "
-                              f"patterns, {len(covered.credentials)} credentials, {len(covered.spellings)} spellings")  # fmt: skip
-        answers = ", ".join(f"{count:,} × {status}" for status, count in sorted(covered.statuses.items()))
-        terminalreporter.line(f"answered {answers}; {covered.jobs} jobs were enqueued and done")
-        terminalreporter.line(f"{len(covered.kinds)} kinds of canaries; their own people saw {len(covered.seen)} of "
-                              f"them; {len(covered.findings)} findings")  # fmt: skip
-        if terminalreporter.config.get_verbosity() > 0:
-            terminalreporter.line(f"seen: {', '.join(sorted(covered.seen))}")
-            terminalreporter.line(f"not shown anywhere: {', '.join(sorted(covered.kinds - covered.seen))}")
+        for line in covered.summary():
+            terminalreporter.line(line)

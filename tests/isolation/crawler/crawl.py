@@ -70,6 +70,18 @@ class Covered:
         self.spellings.add(request.spelling.name)
         self.statuses[answer.status] += 1
 
+    def summary(self) -> list[str]:
+        doors = ", ".join(f"{count:,} at {door}" for door, count in sorted(self.requests.items()))
+        answers = ", ".join(f"{count:,} × {status}" for status, count in sorted(self.statuses.items()))
+        return [
+            f"crawled {self.requests.total():,} requests ({doors})",
+            f"{len(self.patterns)} patterns, {len(self.credentials)} credentials, {len(self.spellings)} spellings",
+            f"answered {answers}; {self.jobs} jobs were enqueued and done",
+            f"{len(self.kinds)} kinds of canaries, of which their own people were shown {len(self.seen)}: "
+            + ", ".join(sorted(self.seen)),
+            f"{len(self.findings)} findings",
+        ]
+
 
 class Crawl:
     """`control` first: the neighbour at home. Then `findings(pattern)` for each."""
@@ -187,6 +199,8 @@ class Crawl:
     def _selection(self, pattern: Pattern) -> Iterator[Request]:
         credentials = self._credentials()
         main, *others = self._spellings(pattern, self.here, self.other)
+        if not pattern.view:
+            others = []  # what is served before any workspace is looked for; it asks every part whether it is well
         rooms = [self.here, self.other]
         served = self._methods(pattern, self.here)
         for method in METHODS:

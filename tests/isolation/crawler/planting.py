@@ -38,7 +38,7 @@ def shared_models() -> dict[type[models.Model], str]:
     for model in _sorted(list(_models(settings.SHARED_ON_PURPOSE))):
         for field in model._meta.concrete_fields:
             if (target := field.related_model) in found and model not in found:
-                lookup = found[target]  # type: ignore[index]
+                lookup = found[target]
                 found[model] = field.name if lookup == "pk" else f"{field.name}__{lookup}"
     return found
 
@@ -57,7 +57,7 @@ def _sorted(found: list[type[models.Model]]) -> list[type[models.Model]]:
             return
         for field in model._meta.concrete_fields:
             if field.related_model in found:
-                add(field.related_model, (*under, model))  # type: ignore[arg-type]
+                add(field.related_model, (*under, model))
         done.append(model)
 
     for model in found:

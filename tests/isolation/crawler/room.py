@@ -54,7 +54,7 @@ class Room:
         self.rows: dict[type[models.Model], list[Any]] = {}
         self._said: dict[str, str] = {}
         name, email = self._plant("tenants.Tenant.name"), self._plant("billing.Account.owner_email")
-        self.workspace: Workspace = WorkspaceFactory(slug=slug, name=name, email=f"{email}@{slug}.example")
+        self.workspace: Workspace = WorkspaceFactory.create(slug=slug, name=name, email=f"{email}@{slug}.example")
         self.tenant = self.workspace.tenant
         first_key(self.workspace.account)  # else its status address would make one
         self.owner = self.workspace.owner
@@ -96,7 +96,7 @@ class Room:
         if row := self._sessions.get(credential.cookies.get("sessionid", "")):
             with connection.cursor() as cursor:
                 cursor.execute(
-                    f'INSERT INTO "{self.tenant.schema_name}".django_session (session_key, session_data, expire_date) '
+                    f'INSERT INTO "{self.tenant.schema_name}".django_session (session_key, session_data, expire_date) '  # noqa: S608
                     "VALUES (%s, %s, %s) ON CONFLICT (session_key) DO UPDATE SET session_data = EXCLUDED.session_data",
                     row,
                 )
@@ -141,7 +141,7 @@ class Room:
         self.adopt("a session", cookies["sessionid"])
         with connection.cursor() as cursor:
             cursor.execute(
-                f'SELECT session_key, session_data, expire_date FROM "{self.tenant.schema_name}".django_session '
+                f'SELECT session_key, session_data, expire_date FROM "{self.tenant.schema_name}".django_session '  # noqa: S608
                 "WHERE session_key = %s",
                 [cookies["sessionid"]],
             )

@@ -26,7 +26,7 @@ class Spelling:
 
 
 def spellings(here: str, other: str) -> list[Spelling]:
-    """All ways to name `here`, with `other` wherever two can be named. The plain host is first, the bare host second."""
+    """All ways to name `here`, with `other` where two can be named. First the plain host, the bare host, its header."""
     host, foreign, bare = host_for(here), host_for(other), settings.BASE_DOMAIN
     ours, both, nobody = frozenset({here}), frozenset({here, other}), frozenset[str]()
     named, disagreeing = {"x-tenant-id": here}, {"x-tenant-id": other}

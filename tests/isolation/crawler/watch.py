@@ -77,7 +77,7 @@ class Watch:
 
     def _cached(self) -> dict[str, bytes]:
         """What lies in this process's memory; of another kind of cache only the answers show what is in it."""
-        found = {}
+        found: dict[str, bytes] = {}
         for alias in settings.CACHES:
             cache = caches[alias]
             if isinstance(cache, LocMemCache):
@@ -122,19 +122,20 @@ def _tables(room: Room, but: frozenset[str]) -> list[tuple[str, str]]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY 1", [schema])
         names = [name for (name,) in cursor.fetchall() if name not in but]
-        parts = [f'SELECT \'{name}\', {digest} FROM "{schema}"."{name}" t' for name in names]
+        parts = [f'SELECT \'{name}\', {digest} FROM "{schema}"."{name}" t' for name in names]  # noqa: S608
         values: list[Any] = []
         for model, lookup in planting.shared_models().items():
             keys = model._base_manager.filter(**{lookup: room.tenant.pk}).values("pk").query
             inner, params = keys.sql_with_params()
             table, pk = model._meta.db_table, model._meta.pk.column
-            parts.append(f'SELECT \'{table}\', {digest} FROM public."{table}" t WHERE t."{pk}" IN ({inner})')
+            parts.append(f'SELECT \'{table}\', {digest} FROM public."{table}" t WHERE t."{pk}" IN ({inner})')  # noqa: S608
             values += params
         parts.append(
-            f"SELECT 'procrastinate_jobs', {digest} FROM public.procrastinate_jobs t WHERE args->>'tenant_id' = %s"
+            f"SELECT 'procrastinate_jobs', {digest} FROM public.procrastinate_jobs t WHERE args->>'tenant_id' = %s"  # noqa: S608
         )
         cursor.execute(" UNION ALL ".join(parts), [*values, str(room.tenant.pk)])
-        return cursor.fetchall()
+        rows: list[tuple[str, str]] = cursor.fetchall()
+    return rows
 
 
 def _files_of(room: Room) -> Iterator[tuple[str, str]]:

@@ -79,9 +79,9 @@ def logged(request: HttpRequest) -> HttpResponse:
 
 
 async def stream(request: PlaneRequest) -> StreamingHttpResponse:
-    rows = await fetch(f'SELECT email FROM "{request.tenant.schema_name}".users_user', ())
+    rows = await fetch(f'SELECT email FROM "{request.tenant.schema_name}".users_user', ())  # noqa: S608
 
-    async def emails():  # type: ignore[no-untyped-def]
+    async def emails():
         for (email,) in rows:
             yield f"data: {email}\n\n"
 
