@@ -14,6 +14,7 @@ import json
 import secrets
 import zipfile
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import quote
 
 LENGTH = 16
@@ -35,7 +36,7 @@ class Canaries:
         self._mark = "cn" + secrets.token_hex(5)
         self._marks = _forms(self._mark)
         self._planted: dict[str, Canary] = {}
-        self._adopted: dict[str, tuple[Canary, frozenset[bytes]]] = {}
+        self._adopted: dict[str, Canary] = {}
 
     def plant(self, kind: str, holder: str) -> str:
         """A new one."""
@@ -46,10 +47,10 @@ class Canaries:
     def adopt(self, kind: str, holder: str, value: str) -> None:
         """A secret that the product has made: a key, a session, the name of a schema."""
         assert len(value) >= 12, f"{kind} is too short to be nobody else's"
-        self._adopted[value] = (Canary(kind, holder, value), _forms(value))
+        self._adopted[value] = Canary(kind, holder, value)
 
     def kinds(self, holder: str) -> set[str]:
-        everything = [*self._planted.values(), *(canary for canary, _ in self._adopted.values())]
+        everything = [*self._planted.values(), *self._adopted.values()]
         return {canary.kind for canary in everything if canary.holder == holder}
 
     def find(self, data: bytes) -> set[Canary]:
@@ -59,7 +60,7 @@ class Canaries:
             both = text + b"\n" + text.lower()
             if any(form in both for form in self._marks):
                 found |= {canary for canary in self._planted.values() if _is_in(both, _forms(canary.value))}
-            found |= {canary for canary, forms in self._adopted.values() if _is_in(both, forms)}
+            found |= {canary for canary in self._adopted.values() if _is_in(both, _forms(canary.value))}
         return found
 
 
@@ -67,6 +68,7 @@ def _is_in(text: bytes, forms: frozenset[bytes]) -> bool:
     return any(form in text for form in forms)
 
 
+@cache
 def _forms(value: str) -> frozenset[bytes]:
     """The value as it may be written: plain, for an address, for HTML, for JSON, in hex, and in base64 wherever in a
     longer text it begins.

@@ -165,6 +165,8 @@ class Room:
     def _plant_model(self, model: type[models.Model], *, far: bool) -> None:
         """One row of the owner's, one of the member's; and at the neighbour one more, with an id of its own."""
         self.rows[model] = []
+        # Where each person has one at most, the neighbour's are only those of the two.
+        far = far and not any(field.one_to_one for field in model._meta.concrete_fields)
         for turn in range(3 if far else 2):
             self.rows[model].append(self._plant_row(model, turn))
 

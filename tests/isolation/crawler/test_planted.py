@@ -1,7 +1,16 @@
 """The crawler is red on each planted bug and names it; on the same app without the bug it is green."""
 
-import pytest
+import base64
+import html
+import json
+from urllib.parse import quote
 
+import pytest
+from django.conf import settings as django_settings
+from django.test import override_settings
+
+from tests.isolation.crawler.canaries import Canaries
+from tests.isolation.crawler.cases import all_cases
 from tests.isolation.crawler.crawl import Covered, Crawl
 from tests.isolation.crawler.planted import leaky
 from tests.isolation.crawler.planted.crawl_cases import CASES
@@ -64,3 +73,26 @@ def test_a_view_without_a_case_is_red_and_says_what_to_write(crawl_app):
         "nobody has said what its argument pk is. Write CASES['api/top-ups/<int:pk>/'] = Case(…) in crawl_cases.py of "
         "the app, as tests/isolation/crawler/cases.py does."
     }
+
+
+def test_an_apps_own_cases_are_found(app):
+    with override_settings(INSTALLED_APPS=[*django_settings.INSTALLED_APPS, "tests.isolation.crawler.planted"]):
+        assert CASES.items() <= all_cases().items()
+    assert not CASES.items() & all_cases().items()
+
+
+@pytest.mark.parametrize(
+    "spread", [str, str.upper, lambda text: text.encode().hex(), lambda text: text.encode("utf-16")]
+)
+@pytest.mark.parametrize("before", ["", "a", "ab"])
+def test_a_canary_is_found_however_it_is_written(spread, before):
+    canaries = Canaries()
+    word, secret = canaries.plant("a word", "acme"), 'tk_"quoted" & /more/'
+    canaries.adopt("a secret", "acme", secret)
+    for encode in (spread, lambda text: base64.b64encode(f"{before}{text} and more".encode())):
+        written = encode(f"{before}{word} and more")
+        assert {one.kind for one in canaries.find(written if isinstance(written, bytes) else written.encode())} == {
+            "a word"
+        }
+    for written in (html.escape(secret), quote(secret), json.dumps(secret), base64.b64encode(secret.encode()).decode()):
+        assert {one.kind for one in canaries.find(f"{before} {written}".encode())} == {"a secret"}
