@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from urllib.parse import quote
 
-LENGTH = 16
+LENGTH = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,22 @@ class Canaries:
         self._marks = _forms(self._mark)
         self._planted: dict[str, Canary] = {}
         self._adopted: dict[str, Canary] = {}
+        # Most answers are refusals, which are alike: what was in them last time.
+        self._found: dict[bytes, frozenset[Canary]] = {}
 
     def plant(self, kind: str, holder: str) -> str:
         """A new one."""
-        value = f"{self._mark}{len(self._planted):04x}"
+        # In base64 the last sign stands for what comes after it, too: none of the number may be lost there.
+        value = f"{self._mark}{len(self._planted):04x}nc"
         self._planted[value] = Canary(kind, holder, value)
+        self._found.clear()
         return value
 
     def adopt(self, kind: str, holder: str, value: str) -> None:
         """A secret that the product has made: a key, a session, the name of a schema."""
         assert len(value) >= 12, f"{kind} is too short to be nobody else's"
         self._adopted[value] = Canary(kind, holder, value)
+        self._found.clear()
 
     def kinds(self, holder: str) -> set[str]:
         everything = [*self._planted.values(), *self._adopted.values()]
@@ -55,6 +60,11 @@ class Canaries:
 
     def find(self, data: bytes) -> set[Canary]:
         """Those that are in it, plain or encoded; also within a zip, as spreadsheets are, or a gzip."""
+        if data not in self._found:
+            self._found[data] = frozenset(self._look(data))
+        return set(self._found[data])
+
+    def _look(self, data: bytes) -> set[Canary]:
         found: set[Canary] = set()
         for text in _unpacked(data):
             both = text + b"\n" + text.lower()

@@ -1,14 +1,15 @@
 """The crawler is red on each planted bug and names it; on the same app without the bug it is green."""
 
 import base64
+import gzip
 import html
 import json
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
-from django.conf import settings as django_settings
-from django.test import override_settings
 
+from tests.isolation.crawler import cases
 from tests.isolation.crawler.canaries import Canaries
 from tests.isolation.crawler.cases import all_cases
 from tests.isolation.crawler.crawl import Covered, Crawl
@@ -39,14 +40,14 @@ BUGS = {
 def crawl_app(rooms, model, settings):
     """The findings at one address of the app `leaky` or `sound`, once the neighbour has been there."""
 
-    def crawl_app(name, route, cases=CASES):
+    def crawl_app(name, route, known=CASES):
         app = f"tests.isolation.crawler.planted.{name}"
         leaky.Report.sql = ""
         settings.CACHES = {**settings.CACHES, "shared": {"BACKEND": settings.CACHES["default"]["BACKEND"]}}
         settings.ROOT_URLCONF, settings.PLANE_URLCONF = app, f"{app}_plane"
         (pattern,) = [one for one in patterns() if one.route == route and one.door != "bare"]
         here, other = rooms
-        crawl = Crawl(here, other, cases, Covered())
+        crawl = Crawl(here, other, known, Covered())
         return [*crawl.control([pattern]), *crawl.findings(pattern)]
 
     return crawl_app
@@ -68,31 +69,41 @@ def test_without_its_bug_the_same_app_is_green(crawl_app, route):
 
 
 def test_a_view_without_a_case_is_red_and_says_what_to_write(crawl_app):
-    found = crawl_app("sound", "api/top-ups/<int:pk>/", cases={})
+    found = crawl_app("sound", "api/top-ups/<int:pk>/", known={})
     assert {one.what for one in found} == {
         "nobody has said what its argument pk is. Write CASES['api/top-ups/<int:pk>/'] = Case(…) in crawl_cases.py of "
         "the app, as tests/isolation/crawler/cases.py does."
     }
 
 
-def test_an_apps_own_cases_are_found(app):
-    with override_settings(INSTALLED_APPS=[*django_settings.INSTALLED_APPS, "tests.isolation.crawler.planted"]):
-        assert CASES.items() <= all_cases().items()
+def test_an_apps_own_cases_are_found(monkeypatch):
     assert not CASES.items() & all_cases().items()
+    installed = SimpleNamespace(name="tests.isolation.crawler.planted")
+    monkeypatch.setattr(cases, "apps", SimpleNamespace(get_app_configs=lambda: [installed]))
+    assert CASES.items() <= all_cases().items()
 
 
-@pytest.mark.parametrize(
-    "spread", [str, str.upper, lambda text: text.encode().hex(), lambda text: text.encode("utf-16")]
-)
+WRITTEN = {
+    "plain": str.encode,
+    "in capitals": lambda text: text.upper().encode(),
+    "in hex": lambda text: text.encode().hex().encode(),
+    "in UTF-16": lambda text: text.encode("utf-16"),
+    "in base64": lambda text: base64.b64encode(text.encode()),
+    "packed": lambda text: gzip.compress(text.encode()),
+}
+
+
+@pytest.mark.parametrize("write", WRITTEN.values(), ids=WRITTEN)
 @pytest.mark.parametrize("before", ["", "a", "ab"])
-def test_a_canary_is_found_however_it_is_written(spread, before):
+def test_a_canary_is_found_however_it_is_written(write, before):
     canaries = Canaries()
-    word, secret = canaries.plant("a word", "acme"), 'tk_"quoted" & /more/'
+    word = canaries.plant("a word", "acme")
+    canaries.plant("another word", "globex")
+    assert {one.kind for one in canaries.find(write(f"{before}{word} and more"))} == {"a word"}
+
+
+def test_a_secret_of_the_products_is_found_in_html_json_and_addresses():
+    canaries, secret = Canaries(), 'tk_"quoted" & /more/'
     canaries.adopt("a secret", "acme", secret)
-    for encode in (spread, lambda text: base64.b64encode(f"{before}{text} and more".encode())):
-        written = encode(f"{before}{word} and more")
-        assert {one.kind for one in canaries.find(written if isinstance(written, bytes) else written.encode())} == {
-            "a word"
-        }
-    for written in (html.escape(secret), quote(secret), json.dumps(secret), base64.b64encode(secret.encode()).decode()):
-        assert {one.kind for one in canaries.find(f"{before} {written}".encode())} == {"a secret"}
+    for written in (html.escape(secret), json.dumps(secret), quote(secret), quote(secret, safe="")):
+        assert {one.kind for one in canaries.find(f"<{written}>".encode())} == {"a secret"}
