@@ -199,8 +199,10 @@ class Crawl:
     def _selection(self, pattern: Pattern) -> Iterator[Request]:
         credentials = self._credentials()
         main, *others = self._spellings(pattern, self.here, self.other)
-        if not pattern.view:
-            others = []  # what is served before any workspace is looked for; it asks every part whether it is well
+        # What is served before any workspace is looked for; and what web has at the same address, where all of this is
+        # asked. The control has been everywhere.
+        if not pattern.view or (pattern.door == "bare" and pattern.route in self._routes_at("web")):
+            others = []
         rooms = [self.here, self.other]
         served = self._methods(pattern, self.here)
         for method in METHODS:
@@ -219,6 +221,9 @@ class Crawl:
                         continue
                     ways = list(self._requests(pattern, method, credential, spelling, rooms))
                     yield ways[turn % len(ways)]
+
+    def _routes_at(self, door: str) -> set[str]:
+        return {pattern.route for pattern in self.covered.patterns if pattern.door == door and pattern.view}
 
     def _is_at_home(self, spelling: Spelling, credential: Credential) -> bool:
         """The neighbour at its own door, which is its right."""
