@@ -13,10 +13,13 @@ _covered: list[Covered] = []
 @pytest.fixture(scope="package")
 def media(tmp_path_factory):
     """Files of the crawl lie here, so that all that is written can be seen."""
+    from django.conf import settings
     from django.test import override_settings
 
     folder = tmp_path_factory.mktemp("media")
-    with override_settings(MEDIA_ROOT=str(folder)):
+    default = settings.STORAGES["default"]
+    storage = {**default, "OPTIONS": {**default.get("OPTIONS", {}), "location": str(folder)}}
+    with override_settings(MEDIA_ROOT=str(folder), STORAGES={**settings.STORAGES, "default": storage}):
         yield folder
 
 
