@@ -35,7 +35,7 @@ def rooms(app, media):
     yield made
     enter(None)
     for room in made:
-        room.remove_shared()
+        room.remove()
 
 
 @pytest.fixture

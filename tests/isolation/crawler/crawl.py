@@ -205,11 +205,13 @@ class Crawl:
             others = []
         rooms = [self.here, self.other]
         served = self._methods(pattern, self.here)
-        for method in METHODS:
+        chosen = self.cases.get(pattern.route, Case()).methods
+        for method in chosen or METHODS:
             if method not in served:
                 yield next(self._requests(pattern, method, credentials[0], main, [self.here]))
                 continue
-            for credential in credentials[::BY_METHOD] if method in BODILESS else credentials:
+            by_few = method in BODILESS or not pattern.view
+            for credential in credentials[::BY_METHOD] if by_few else credentials:
                 yield from self._requests(pattern, method, credential, main, rooms)
             if method in BODILESS:
                 continue
