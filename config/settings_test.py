@@ -47,6 +47,7 @@ from config.settings import *  # noqa: E402, F403
 
 # A process that a test starts is told its database; this would send its commands to another.
 os.environ.pop("DATABASE_OWNER_URL", None)
-# Two runs side by side have a database each.
-DATABASES["default"]["TEST"]["NAME"] = os.environ.get("TEST_DATABASE", "test_app")  # noqa: F405
+# Two runs side by side have a database each, and so has each worker of `pytest -n`.
+_worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+DATABASES["default"]["TEST"]["NAME"] = os.environ.get("TEST_DATABASE", "test_app") + _worker  # noqa: F405
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -6,8 +6,11 @@ Rows stay until the test database goes; a test makes what it needs, and asserts 
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -19,6 +22,8 @@ from tests.support.servers import NAMES, Servers, servers_given
 
 # Tests of the embedded authority itself and of the laptop's parts around it: never of servers that a variable names.
 OF_THE_EMBEDDED = [Path(__file__).parent / name for name in ("authority", "protocol", "stack")]
+# Each httpx client reads the certificates of the machine anew, 20 ms of a core, and tests make thousands.
+ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
 _postgres = None
 _servers: Servers | None = None
 
@@ -49,9 +54,23 @@ def pytest_report_header() -> str:
     return f"authority: the servers at {_servers.runtime_url} and {_servers.admin_url}, without {left_out}"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`pytest -n 3` shares the tests among three workers, and keeps those of a file together."""
+    from tests.support.workers import ByFile
+
+    return ByFile(config, log)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On servers of somebody else's: the app's tests alone; where none is chosen, the variables are a mistake."""
+    """The order for workers. On servers of somebody else's: the app's tests alone; where none is chosen, the variables
+    are a mistake.
+    """
+    if hasattr(config, "workerinput"):
+        from tests.support.workers import place
+
+        items.sort(key=lambda item: place(item.nodeid))
     if _servers is None:
         return
     ours: list[pytest.Item] = []
@@ -64,6 +83,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(f"{NAMES[0]} is set, and no test of this run would ask those servers: unset it.")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        for text in (value for name, value in report.user_properties if name == "said"):
+            terminalreporter.write_line(str(text))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if _servers is None:
@@ -72,6 +97,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(mark.args[0])
     if item.get_closest_marker("caps") and not _servers.has_caps:
         pytest.skip("These servers have no address that gives a ledger caps.")
+
+
+@pytest.fixture
+def say(record_property):
+    """`say("2 of 3 were quick")`: what a run has found out, at the end of its output. A worker's own goes nowhere."""
+    return lambda text: record_property("said", text)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""All tests, as runs side by side: most of them wait for other processes, and a machine has two cores at least.
+"""All tests, shared by a few workers: most of them wait for other processes, and a machine has two cores at least.
 
-Owns which folder is on which side, and the exit code. Each run has a test database of its own. Beside the two sides a
-part of the app's tests runs on the stand-in for the real servers; not where variables name servers for all of them.
+Owns how many workers there are, and the exit code. Each worker has a test database and an authority of its own. Beside
+them a part of the app's tests runs on the stand-in for the real servers; not where variables name servers for all.
 """
 
 from __future__ import annotations
@@ -10,37 +10,35 @@ import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 from tests.support.servers import NAMES
 
-TESTS = Path(__file__).resolve().parent
-PYTEST = ["-p", "no:cacheprovider"]
-# The rest is on the other side. Move a folder when one side takes much longer.
-ONE_SIDE = ("authority", "protocol", "stack", "isolation", "config", "e2e", "tenants")
+# Twice two cores, for tests wait a lot. No more on a larger machine: the workers share one Postgres.
+WORKERS = 4
 
 
 def main(arguments: list[str]) -> int:
-    one = [str(TESTS / name) for name in ONE_SIDE]
-    other = [str(TESTS), *(f"--ignore={folder}" for folder in one)]
-    with tempfile.TemporaryFile() as beside, tempfile.TemporaryFile() as on_standin:
-        runs = [
-            _run(["pytest", *PYTEST, *one, *arguments], "test_app_beside", beside),
-            _run(["pytest", *PYTEST, *other, *arguments], "test_app", None),
-        ]
-        if not any(os.environ.get(name) for name in NAMES):
-            runs.append(_run(["tests.on_standin"], "", on_standin))
+    named = any(os.environ.get(name) for name in NAMES)
+    # Some tests stop or pause the authority: where all share one, they have to come one after another.
+    pytest = ["pytest", "-p", "no:cacheprovider", "-n", "0" if named else str(WORKERS), *arguments]
+    with tempfile.TemporaryFile() as on_standin:
+        runs = [_run(pytest, None)]
+        if not named:
+            runs.append(_run(["tests.on_standin"], on_standin))
         codes = [run.wait() for run in runs]
-        for said in (beside, on_standin):
-            said.seek(0)
-            sys.stdout.write(said.read().decode(errors="replace"))
+        on_standin.seek(0)
+        sys.stdout.write(on_standin.read().decode(errors="replace"))
     return max(codes, key=abs)
 
 
-def _run(module: list[str], database: str, output: object) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "TEST_DATABASE": database}
+def _run(module: list[str], output: object) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", *module]
-    return subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(command, env=_environment(), stdout=output, stderr=output)  # type: ignore[call-overload, no-any-return]
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but for what would make each of the many processes compile the whole project anew."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 if __name__ == "__main__":

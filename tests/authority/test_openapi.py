@@ -156,11 +156,10 @@ def test_no_call_finds_a_failure_or_an_answer_outside_the_document(room, schemas
     assert not faults, "\n\n".join(list(faults.values())[:4])
 
 
-def test_the_calls_were_good_enough_to_be_taken(statuses, capsys):
+def test_the_calls_were_good_enough_to_be_taken(statuses, say):
     """Each operation answered with success more than once: a run of refusals alone would prove little."""
     if set(statuses) != {f"{plane} {route}" for plane, route in OPERATIONS}:
         pytest.skip("only a part of the operations was called")
-    with capsys.disabled():
-        print(f"\nopenapi: {sum(counter.total() for counter in statuses.values())} calls, {len(statuses)} operations")
+    say(f"openapi: {sum(counter.total() for counter in statuses.values())} calls, {len(statuses)} operations")
     taken = {name: sum(n for status, n in counter.items() if status < 300) for name, counter in statuses.items()}
     assert not {name: statuses[name] for name, times in taken.items() if times < 3}

@@ -197,7 +197,9 @@ def test_a_customers_tenant_is_no_house(workspace, settings):
     assert (code, "tenant of a customer" in said, "differ" in said) == (1, True, False), said
 
 
-@pytest.mark.parametrize("odd", ["acme", lambda: "acme", "house_subject_tenant", 7], ids=str)
+@pytest.mark.parametrize(
+    "odd", ["acme", lambda: "acme", "house_subject_tenant", 7], ids=["word", "function", "name", "number"]
+)
 def test_any_other_payer_is_refused_where_it_is_written(acme, odd):
     for value in (odd, acme.tenant):
         with pytest.raises(TypeError, match=r"^tenant .*house_subject_tenant"):
