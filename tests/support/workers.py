@@ -15,6 +15,7 @@ LONG = (
     "tests/isolation/test_pool.py",
     "tests/protocol/test_recorded.py",
     "tests/e2e/",
+    "tests/isolation/crawler/",
     "tests/billing/test_jobs.py",
     "tests/chat/test_local_model.py",
     "tests/stack/test_supervisor.py",
@@ -24,8 +25,8 @@ LONG = (
     "tests/isolation/test_kills_around.py",
     "tests/chat/test_money_table.py",
 )
-# The files of these folders share processes that take long to start.
-WHOLE = ("tests/e2e/",)
+# The files of these folders share what takes long to make.
+WHOLE = ("tests/e2e/", "tests/isolation/crawler/")
 
 
 class ByFile(LoadScopeScheduling):
