@@ -53,7 +53,8 @@ _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # use: a search path leaves it out without an error, and public comes next.
 _TENANT_AT = """
     SELECT CASE
-        WHEN (SELECT has_schema_privilege(n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = t.schema_name)
+        WHEN (SELECT has_schema_privilege(n.oid, 'USAGE')
+              FROM pg_catalog.pg_namespace n WHERE n.nspname = t.schema_name)
         THEN to_regclass(quote_ident(t.schema_name) || '.users_apikey') IS NOT NULL ELSE false END,
         {is_current}, {tenant}
     FROM public.tenants_domain d JOIN public.tenants_tenant t ON t.id = d.tenant_id
