@@ -12,7 +12,8 @@ import time
 import httpx
 import pytest
 
-from tests.support.authority import ROOT, AuthorityProcess, free_port
+from tests.support.authority import ROOT, AuthorityProcess
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -196,8 +196,9 @@ async def serve(targets: list[int]) -> None:
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", 0))
+    # Before the port is told, for a caller may be quicker than the server. 4,096: streams that begin at one moment.
+    listening.listen(4096)
     ports = [await proxy(target) for target in targets]
-    # Backlog: 2,000 streams that begin at one moment.
     config = uvicorn.Config(
         app, lifespan="off", log_level="warning", timeout_keep_alive=120, backlog=4096, access_log=False
     )

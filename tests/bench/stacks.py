@@ -29,7 +29,8 @@ import psycopg
 from psycopg import sql
 
 from tests.bench import model
-from tests.support.authority import SEALING_KEY, UNIT, free_port
+from tests.support.authority import SEALING_KEY, UNIT
+from tests.support.ports import free_port
 
 PASSWORD = "a-long-enough-pass-phrase"
 ALLOCATED = 10**15

@@ -24,6 +24,7 @@ from chat.local_model.__main__ import CannotServe, find_model
 from config.env import BASE_DIR, state_dir
 from tests.support.asking import Asked
 from tests.support.plane import run
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.model
 
@@ -64,13 +65,6 @@ def serving(port: int, folder: Path = MODEL_DIR) -> Iterator[subprocess.Popen[st
     finally:
         process.kill()
         process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def health(address: str) -> int:

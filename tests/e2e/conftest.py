@@ -17,10 +17,10 @@ import pytest
 
 from config.env import state_dir
 from config.stack.front import Listener
-from tests.support.authority import free_port
 from tests.support.front import Front
 from tests.support.jobs import JobsProcess
 from tests.support.plane import PlaneProcess
+from tests.support.ports import free_port
 from tests.support.web import ROOT, WebProcess
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"

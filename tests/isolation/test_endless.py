@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 from config.stack.front import Listener
-from tests.support.authority import free_port
 from tests.support.crash import Reader, model_variables
 from tests.support.factories import WorkspaceFactory
 from tests.support.front import Front
 from tests.support.jobs import until
 from tests.support.plane import PlaneProcess, forget_habits
+from tests.support.ports import free_port
 from tests.support.web import WebProcess
 
 pytestmark = pytest.mark.slow

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from config.stack.front import Listener
-from tests.support.authority import free_port
 from tests.support.crash import LIKELY, Reader, kill, model_variables, only_line, swept
 from tests.support.front import Front
 from tests.support.jobs import JobsProcess, rows, until
 from tests.support.lossy import LossyProxy
 from tests.support.plane import PlaneProcess
+from tests.support.ports import free_port
 from tests.support.upstream import PROMPT_TOKENS
 from tests.support.web import WebProcess
 

@@ -23,7 +23,8 @@ from config.stack.places import places_for, run_folder
 from config.stack.ports import check_ports
 from config.stack.postgres import SharedPostgres, serving_embedded_url
 from config.stack.supervisor import get
-from tests.stack.conftest import environment, free_ports, kill_server, run, server, start, wait_until
+from tests.stack.conftest import environment, kill_server, run, server, start, wait_until
+from tests.support.ports import free_ports
 
 PORTS = ("PORT", "AUTHORITY_RUNTIME_PORT", "AUTHORITY_ADMIN_PORT", "MODEL_PORT")
 STACK = ("-m", "tests.stack.stand_in")

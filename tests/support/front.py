@@ -12,7 +12,7 @@ from typing import Self
 from config.env import BASE_DIR
 from config.stack.front import Listener, front_command, front_environment
 from config.stack.places import make_run_folder
-from tests.support.authority import free_port
+from tests.support.ports import free_port
 
 
 class Front:

@@ -13,7 +13,8 @@ from typing import Self
 
 import httpx
 
-from tests.support.authority import authority_variables, free_port
+from tests.support.authority import authority_variables
+from tests.support.ports import free_port
 from tests.support.roles import serving_url
 
 ROOT = Path(__file__).resolve().parents[2]
