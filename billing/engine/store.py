@@ -18,12 +18,15 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 Params = Sequence[Any] | Mapping[str, Any] | None
 Row = tuple[Any, ...]
 
-# Of the database: away, restarting, or every connection of the pool taken.
+# Of the database: away, restarting, every connection of the pool taken, or what is wanted locked for too long.
 FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
 CONNECTIONS = 4
 # A session that waits for a connection longer is told that the service is busy.
 WAIT_SECONDS = 10.0
+# A workspace that is being migrated locks its tables for as long as that takes. Whoever waits for one keeps a connection
+# from all other workspaces: four who did stopped every call. What the engine locks itself is free in milliseconds.
+LOCK_SECONDS = 0.25
 # A backend keeps about 100 KB for each tenant that it has met, and gives none back.
 LIFE_SECONDS = 900.0
 # A statement of a tenant is a statement of its own, for the schema stands in it: keep those of the busy ones.
@@ -91,3 +94,4 @@ def _connection_params() -> dict[str, Any]:
 async def _configure(connection: psycopg.AsyncConnection[Row]) -> None:
     connection.prepare_threshold = 2
     connection.prepared_max = PREPARED
+    await connection.execute(f"SET lock_timeout = {round(LOCK_SECONDS * 1_000)}")

@@ -1,11 +1,13 @@
-"""The engine's connections to Postgres: what becomes of a statement whose reader leaves while it waits for one."""
+"""The engine's connections to Postgres: what becomes of a statement that must wait, for one or for a lock."""
 
 import asyncio
 
+import psycopg
 import pytest
+from django.db import connections
 
 from billing.engine.loop import run
-from billing.engine.store import Store
+from billing.engine.store import FAILURES, Store
 
 pytestmark = pytest.mark.usefixtures("app")
 
@@ -31,3 +33,24 @@ async def _cancelled_after(turns: int) -> str:
 @pytest.mark.parametrize("turns", range(10))
 def test_a_reader_who_leaves_as_a_connection_comes_free_is_not_overheard(turns):
     assert run(_cancelled_after(turns)) == "CancelledError"
+
+
+def test_a_table_that_is_locked_keeps_no_connection_from_the_others():
+    """A workspace's migration locks its tables. Waiting for them, four calls took the plane's four connections."""
+    params = connections["default"].get_connection_params()
+    wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
+    store = Store(size=1)
+
+    async def asked() -> int:
+        try:
+            with pytest.raises(FAILURES):
+                async with asyncio.timeout(5):
+                    await store.fetch("SELECT 1 FROM public.billing_habit")
+            return (await store.fetch("SELECT 7"))[0][0]
+        finally:
+            await store.close()
+
+    with psycopg.connect(**wanted) as migrating:
+        migrating.execute("LOCK TABLE public.billing_habit IN ACCESS EXCLUSIVE MODE")
+        assert run(asked()) == 7
+        migrating.rollback()
