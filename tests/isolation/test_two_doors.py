@@ -5,8 +5,11 @@ same address. globex, the neighbour, is in the room: its key, its session and it
 """
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psycopg
 import pytest
 
 from tests.support.plane import PlaneProcess
@@ -223,3 +226,20 @@ def test_a_session_that_writes_needs_its_token(ask, acme, globex, alice, bob):
     assert ask("acme.localhost", path="/api/summarize/", csrf=token, **other, **evil) == (403, "csrf_failed", None)
     bearer_needs_none = ask("acme.localhost", path="/api/summarize/", method="POST", **bearer(acme.key()))
     assert bearer_needs_none == (400, "invalid", None)
+
+
+def test_a_workspace_that_is_being_migrated_makes_nobody_else_wait(doors, acme, globex, database_url):
+    """A migration locks its tables. Anybody could name it, with any key, in each thread or connection of a door."""
+    key = globex.key()
+    with psycopg.connect(database_url) as migrating, ThreadPoolExecutor(12) as strangers:
+        migrating.execute(f"LOCK TABLE {acme.tenant.schema_name}.users_apikey IN ACCESS EXCLUSIVE MODE")
+        for door in doors:
+
+            def ask(workspace, key, door=door):
+                headers = {"Host": "localhost", "X-Tenant-ID": workspace.slug, **bearer(key)}
+                return httpx.get(f"http://127.0.0.1:{door.port}{PATH}", headers=headers, timeout=6, trust_env=False)
+
+            asking = [strangers.submit(ask, acme, "tk_wrong") for _ in range(5)]
+            time.sleep(0.2)
+            assert ask(globex, key).json()["tenant"] == "globex"
+            assert {asked.result().status_code for asked in asking} == {503}
