@@ -24,7 +24,10 @@ from tenants.models import Tenant
 SIGN_UPS = "sign_ups"
 # A sign-up's own job takes well under a second, and is tried again after 2, 4, 8, 16 and 32.
 INTERRUPTED_AFTER = timedelta(seconds=30)
-ACCOUNTS_A_RUN = 20
+# What they all need may be away: a run tries no further after so many that failed.
+FAILURES_A_RUN = 20
+ACCOUNTS_A_RUN = 500
+FINISH_SECONDS = 40.0
 BUDGETS_A_RUN = 500
 # A run is over before the next one is due; what it did not reach is drawn again.
 ROLL_SECONDS = 40.0
@@ -50,9 +53,12 @@ def finish_sign_ups(timestamp: int) -> None:
 
     In random order: with a fixed one, as many that always fail as fit into a run would keep all others waiting.
     """
+    until, failed = time.monotonic() + FINISH_SECONDS, 0
     interrupted = unfinished().filter(created_at__lt=timezone.now() - INTERRUPTED_AFTER)
     for account in interrupted.order_by("?")[:ACCOUNTS_A_RUN]:
-        try_to_provision(account)
+        failed += not try_to_provision(account)
+        if failed >= FAILURES_A_RUN or time.monotonic() > until:
+            return
 
 
 @app.periodic(cron="* * * * *")

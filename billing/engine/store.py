@@ -24,8 +24,8 @@ FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 CONNECTIONS = 4
 # A session that waits for a connection longer is told that the service is busy.
 WAIT_SECONDS = 10.0
-# A workspace that is being migrated locks its tables for as long as that takes. Whoever waits for one keeps a connection
-# from all other workspaces: four who did stopped every call. What the engine locks itself is free in milliseconds.
+# A workspace that is being migrated locks its tables for as long as that takes. Whoever waits for one keeps a
+# connection from all other workspaces: four who did stopped every call. What the engine locks is free in milliseconds.
 LOCK_SECONDS = 0.25
 # A backend keeps about 100 KB for each tenant that it has met, and gives none back.
 LIFE_SECONDS = 900.0

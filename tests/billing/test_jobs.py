@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 from procrastinate.exceptions import AlreadyEnqueued
 
-from billing import provisioning, signing_up
+from billing import provisioning, signing_up, tasks
 from billing.engine.loop import here, run
 from billing.health import jobs_ready
 from billing.models import Account, Process
@@ -213,6 +213,20 @@ def test_an_interrupted_sign_up_is_finished(jobs):
         return account.status == Account.Status.ACTIVE
 
     until(finished, said=lambda: jobs.output)
+
+
+def test_a_run_finishes_all_that_go_well_and_ends_after_enough_that_fail(monkeypatch):
+    """After an outage of the authority customers wait: twenty a minute were few, and while it lasts all fail alike."""
+    for _ in range(3):
+        interrupted()
+    waiting = provisioning.unfinished().filter(created_at__lt=timezone.now() - tasks.INTERRUPTED_AFTER).count()
+    tried = []
+    monkeypatch.setattr(tasks, "FAILURES_A_RUN", 2)
+    for goes_well, most in ((True, waiting), (False, 2)):
+        monkeypatch.setattr(tasks, "try_to_provision", lambda account, told=goes_well: tried.append(account) or told)
+        finish_sign_ups(timestamp=0)
+        assert len(tried) == most
+        tried.clear()
 
 
 def test_a_sign_up_that_fails_does_not_stop_the_others_and_a_young_one_is_left_to_its_page():

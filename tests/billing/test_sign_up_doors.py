@@ -3,6 +3,7 @@
 import logging
 import re
 import threading
+import time
 import uuid
 from datetime import timedelta
 
@@ -204,6 +205,19 @@ def test_a_slug_whose_sign_up_died_before_its_password_was_kept_is_free_after_ha
     host = {"host": f"{data['slug']}.localhost"}
     login = {"email": data["email"], "password": PASSWORD}
     assert Client(headers=host).post("/login/", login).status_code == 302
+
+
+def test_a_sign_up_that_was_broken_off_keeps_no_worker_waiting_for_its_password():
+    """Three of them kept all three workers: for a minute nobody's workspace was ready at once."""
+    data = form()
+    account = signing_up._claim(
+        **{name: data[name] for name in ("name", "slug", "email")}, plan="trial", asked_by=signing_up.digest("lost")
+    )
+    signing_up._give_up(account)
+    began = time.monotonic()
+    with pytest.raises(provisioning.PasswordMissing):
+        eventually(lambda: not provisioning.provision(account))
+    assert time.monotonic() - began < 5
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
