@@ -6,6 +6,8 @@ Owns `Store`. Must not know a table, and never sets a search path: every stateme
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -27,10 +29,14 @@ WAIT_SECONDS = 10.0
 # A workspace that is being migrated locks its tables for as long as that takes. Whoever waits for one keeps a
 # connection from all other workspaces: four who did stopped every call. What the engine locks is free in milliseconds.
 LOCK_SECONDS = 0.25
+# After which a workspace that was found locked is tried again: many who want it must not wait one after another.
+LOCKED_SECONDS = 1.0
 # A backend keeps about 100 KB for each tenant that it has met, and gives none back.
 LIFE_SECONDS = 900.0
 # A statement of a tenant is a statement of its own, for the schema stands in it: keep those of the busy ones.
 PREPARED = 300
+
+_SCHEMA = re.compile(r'"([a-z_][a-z0-9_]*)"\.')  # as `in_schema` and tenants.resolve write it
 
 
 class Store:
@@ -40,6 +46,7 @@ class Store:
         self._size = size
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] | None = None
         self._opening = asyncio.Lock()
+        self._locked: dict[str, float] = {}  # until when a schema is taken for locked
 
     async def fetch(self, query: str, params: Params = None) -> list[Row]:
         """The rows of one statement. Raises one of FAILURES, or psycopg's error of what is wrong with it."""
@@ -52,10 +59,28 @@ class Store:
             # the answer was written, and paid for, to its end.
             if task.cancelling() > cancelled:
                 raise asyncio.CancelledError
-            # The text is ours: a tenant's schema is the only part that is put in, and its name is checked.
-            cursor = await connection.execute(query, params)
+            self._refuse_locked(query)
+            try:
+                # The text is ours: a tenant's schema is the only part that is put in, and its name is checked.
+                cursor = await connection.execute(query, params)
+            except psycopg.errors.LockNotAvailable:
+                self._note_locked(query)
+                raise
             # Not `description`, which names and types every column of every answer.
             return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
+
+    def _refuse_locked(self, query: str) -> None:
+        """For who has waited for a connection meanwhile, too."""
+        if not self._locked:
+            return
+        now = time.monotonic()
+        self._locked = {schema: until for schema, until in self._locked.items() if until > now}
+        if (found := _SCHEMA.search(query)) and found[1] in self._locked:
+            raise psycopg.errors.LockNotAvailable("this workspace's tables were locked a moment ago")
+
+    def _note_locked(self, query: str) -> None:
+        if found := _SCHEMA.search(query):
+            self._locked[found[1]] = time.monotonic() + LOCKED_SECONDS
 
     async def _open(self) -> AsyncConnectionPool[psycopg.AsyncConnection[Row]]:
         async with self._opening:

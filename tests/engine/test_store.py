@@ -1,12 +1,14 @@
 """The engine's connections to Postgres: what becomes of a statement that must wait, for one or for a lock."""
 
 import asyncio
+import time
 
 import psycopg
 import pytest
 from django.db import connections
 
 from billing.engine.loop import run
+from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES, Store
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -35,22 +37,29 @@ def test_a_reader_who_leaves_as_a_connection_comes_free_is_not_overheard(turns):
     assert run(_cancelled_after(turns)) == "CancelledError"
 
 
-def test_a_table_that_is_locked_keeps_no_connection_from_the_others():
-    """A workspace's migration locks its tables. Waiting for them, four calls took the plane's four connections."""
+def test_a_workspace_whose_tables_are_locked_keeps_no_connection_from_the_others(acme, globex):
+    """A migration locks them. Waiting for them, four calls took the plane's four connections."""
     params = connections["default"].get_connection_params()
     wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
+    locked, free = (in_schema("SELECT 7 FROM {schema}.users_user", one.tenant.schema_name) for one in (acme, globex))
     store = Store(size=1)
 
-    async def asked() -> int:
-        try:
+    async def asked() -> float:
+        async def refused() -> None:
             with pytest.raises(FAILURES):
-                async with asyncio.timeout(5):
-                    await store.fetch("SELECT 1 FROM public.billing_habit")
-            return (await store.fetch("SELECT 7"))[0][0]
+                await store.fetch(locked)
+
+        try:
+            await store.fetch(free)
+            began = time.monotonic()
+            async with asyncio.timeout(5):
+                await asyncio.gather(*(refused() for _ in range(20)))
+                assert (await store.fetch(free))[0][0] == 7
+            return time.monotonic() - began
         finally:
             await store.close()
 
     with psycopg.connect(**wanted) as migrating:
-        migrating.execute("LOCK TABLE public.billing_habit IN ACCESS EXCLUSIVE MODE")
-        assert run(asked()) == 7
+        migrating.execute(in_schema("LOCK TABLE {schema}.users_user IN ACCESS EXCLUSIVE MODE", acme.tenant.schema_name))
+        assert run(asked()) < 1  # one waits, and tells the others
         migrating.rollback()
