@@ -30,8 +30,8 @@ forwarder_headers = ""
 # Each thread may need a connection, none needs two.
 os.environ.setdefault("DB_POOL_MAX", str(threads))
 # A workspace that is being migrated locks its tables for as long as that takes. Requests that name it would wait for
-# them in every thread, so that all other workspaces' did, too. What the operator has set comes last, and counts.
-os.environ["PGOPTIONS"] = f"-c lock_timeout=1s {os.environ.get('PGOPTIONS', '')}".strip()
+# them in every thread, so that all other workspaces' did, too. Set to nothing, it is off: some poolers take no options.
+os.environ.setdefault("PGOPTIONS", "-c lock_timeout=1s")
 
 # Longer than a proxy or client keeps an idle connection: else it writes to one that is closing.
 keepalive = 75
