@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from django.db import connection, transaction
+from django.db import Error, connection, transaction
 from django_tenants.signals import schema_migrated, schema_pre_migration
 from psycopg import sql
 
@@ -21,6 +23,10 @@ from tenants.migrating import migrate_schema
 from tenants.models import Domain, Tenant
 
 logger = logging.getLogger(__name__)
+
+# A backup that is being made keeps a table from being changed for hours. As many migrations as there are workers waited
+# for one, and no job ran: no budget was rolled over. One that gives up comes again.
+LOCK_SECONDS = 10.0
 
 
 class SchemaNotOurs(Exception):
@@ -110,11 +116,25 @@ def _create(tenant: Tenant, comment: str) -> None:
 def _ensure_migrated(tenant: Tenant) -> None:
     if not Tenant.objects.filter(schema_versions.is_current(), pk=tenant.pk).exists():
         schema_pre_migration.send(Tenant, schema_name=tenant.schema_name)
-        migrate_schema(tenant.schema_name)
+        with _waiting_briefly():
+            migrate_schema(tenant.schema_name)
         grants.on_schema(tenant.schema_name)
         schema_versions.note_migrated(tenant.schema_name)
         schema_migrated.send(Tenant, schema_name=tenant.schema_name)
     tenant.refresh_from_db(fields=["schema_version"])
+
+
+@contextmanager
+def _waiting_briefly() -> Iterator[None]:
+    """Within the block a statement that waits for a lock for longer fails."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = {round(LOCK_SECONDS * 1_000)}")
+    try:
+        yield
+    finally:
+        # What went wrong within is the error to tell, and a connection that broke has no setting left.
+        with suppress(Error), connection.cursor() as cursor:
+            cursor.execute("RESET lock_timeout")
 
 
 def _comment_of(tenant: Tenant) -> str | None:

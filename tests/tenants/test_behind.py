@@ -1,7 +1,9 @@
 """A tenant whose schema is behind the code is brought up to date before it is served; its neighbour never notices."""
 
+import psycopg
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import OperationalError
 from django.test import Client
 
 from tenants import health, resolve, schema_versions, services
@@ -119,6 +121,20 @@ def test_each_minute_those_that_nobody_asks_for_are_caught_up(behind, acme):
         behind.tenant.pk,
         suspended.pk,
     }
+
+
+def test_catching_up_gives_way_to_a_lock_that_lasts(behind, database_url, monkeypatch):
+    """A backup's, for example. Its job comes again, and keeps no worker from the others until then."""
+    monkeypatch.setattr(services, "LOCK_SECONDS", 0.2)
+    with psycopg.connect(database_url) as backup:
+        backup.execute(f"LOCK TABLE {behind.tenant.schema_name}.users_apikey IN ACCESS SHARE MODE")
+        backup.execute(f"LOCK TABLE {behind.tenant.schema_name}.users_user IN ACCESS SHARE MODE")
+        with pytest.raises(OperationalError, match="lock timeout"):
+            services.catch_up(behind.tenant)
+    assert rows("SHOW lock_timeout") == [("0",)]
+    assert not is_current(behind.tenant)
+    services.catch_up(behind.tenant)
+    assert is_current(behind.tenant)
 
 
 def test_a_schema_that_is_gone_is_not_made_again(behind, caplog):
