@@ -190,7 +190,7 @@ class AuthorityMisconfigured(AuthorityUnavailable):
 class SlugTaken(ApiError):
     status = HTTPStatus.CONFLICT
     code = "slug_taken"
-    message = "This workspace name is taken. Choose another, or log in to it."
+    message = "This workspace address is taken. Choose another, or log in to it."
 
     def __init__(self, *, login_url: str) -> None:
         self.login_url = login_url

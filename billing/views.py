@@ -19,8 +19,9 @@ from billing.models import Account
 from billing.periods import closed
 from billing.proof import bar_of, books_of
 from billing.usage.models import UsageLine
+from tenants.fields import focus_on_error
 from tenants.hosts import url_for
-from tenants.http import ApiError, TenantRequest
+from tenants.http import ApiError, TenantRequest, say_when
 from tenants.limits import address_of
 
 # The waiting room belongs to the browser that signed up, so its address needs no secret.
@@ -58,11 +59,12 @@ def sign_up(request: HttpRequest) -> HttpResponse:
 
 
 def _sign_up_page(request: HttpRequest, form: SignUpForm, mark: str, refusal: ApiError | None = None) -> HttpResponse:
+    focus_on_error(form)
     context = {"form": form, "mark": mark, "login_url": getattr(refusal, "login_url", None)}
     status = refusal.status if refusal else 400 if form.errors else 200
     response = render(request, "billing/signup.html", context, status=status)
-    if refusal and refusal.retry_after_ms:
-        response["Retry-After"] = str(-(-refusal.retry_after_ms // 1000))
+    if refusal:
+        say_when(response, refusal)
     response["Cache-Control"] = "private, no-store"  # the mark is this form's own
     return response
 

@@ -11,4 +11,6 @@ def site(request: HttpRequest) -> dict[str, str]:
         "product_name": settings.PRODUCT_NAME,
         "site_url": settings.SITE_URL,
         "base_domain": settings.BASE_DOMAIN,
+        # At an address where no workspace answers, its own "/" is the page that one has just been refused.
+        "start_url": "/" if getattr(request, "tenant", None) else settings.SITE_URL + "/",
     }

@@ -1,4 +1,7 @@
-"""Fields of forms that read what people type in its one spelling, before they judge it. How it is spelled: spelling."""
+"""Fields of forms that read what people type in its one spelling, before they judge it. How it is spelled: spelling.
+
+And where the cursor is when a form comes back.
+"""
 
 from __future__ import annotations
 
@@ -35,3 +38,18 @@ class TextField(forms.CharField):
     def to_python(self, value: Any) -> Any:
         text = super().to_python(value)
         return "" if isinstance(text, str) and is_blank(text) else text
+
+
+def focus_on_error(form: forms.BaseForm) -> None:
+    """Put the cursor where something is to be mended: the first wrong field, or else the password, which is not kept.
+
+    A field is read out with what is wrong with it, and so is a password with what is wrong with the whole form.
+    """
+    if not form.errors:
+        return
+    wrong = [name for name in form.fields if name in form.errors]
+    emptied = [name for name, field in form.fields.items() if isinstance(field.widget, forms.PasswordInput)]
+    for name, field in form.fields.items():
+        if name in emptied and not wrong:
+            field.widget.attrs["aria-describedby"] = "form-errors"
+        field.widget.attrs["autofocus"] = name == next(iter(wrong or emptied), None)

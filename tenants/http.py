@@ -249,13 +249,18 @@ def error_response(request: HttpRequest, exc: ApiError) -> HttpResponse:
         response = JsonResponse(exc.body(), status=exc.status)
     else:
         response = render(request, "error.html", {"error": exc}, status=exc.status)
-    if exc.retry_after_ms is not None and exc.status in (429, 503):
-        response["Retry-After"] = str(-(-exc.retry_after_ms // 1000))
+    say_when(response, exc)
     if exc.status == HTTPStatus.UNAUTHORIZED and wants_json(request):
         response["WWW-Authenticate"] = "Bearer"
     response["Cache-Control"] = "private, no-store"
     response["Vary"] = TENANT_VARY
     return response
+
+
+def say_when(response: HttpResponse, exc: ApiError) -> None:
+    """Retry-After, for those who read no words."""
+    if exc.retry_after_ms is not None and exc.status in (429, 503):
+        response["Retry-After"] = str(-(-exc.retry_after_ms // 1000))
 
 
 def mark_private(response: HttpResponseBase) -> None:

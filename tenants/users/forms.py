@@ -32,7 +32,7 @@ class LoginForm(forms.Form):
         self.request = request
 
     def clean(self) -> dict[str, Any]:
-        """Raises RateLimited, which no form shows: it is the answer's own status, with how long to wait."""
+        """Raises RateLimited: the answer has a status of its own then, and says how long to wait."""
         data = super().clean() or {}
         if self.errors:
             return data

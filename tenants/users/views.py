@@ -12,7 +12,8 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_POST
 
-from tenants.http import TenantRequest
+from tenants.fields import focus_on_error
+from tenants.http import RateLimited, TenantRequest, say_when
 from tenants.users.auth import sign_in
 from tenants.users.forms import KeyForm, LoginForm
 from tenants.users.handoff import redeem_token
@@ -22,15 +23,25 @@ from tenants.users.models import ApiKey
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def log_in(request: TenantRequest) -> HttpResponse:
-    """Raises RateLimited after too many tries."""
     form = LoginForm(request.POST or None, request=request)
     target = request.POST.get("next") or request.GET.get("next") or ""
-    if request.method == "POST" and form.is_valid():
+    refusal: RateLimited | None = None
+    try:
+        is_right = request.method == "POST" and form.is_valid()
+    except RateLimited as exc:
+        # On the form, for who was on the way somewhere must not lose the way, nor type the address anew.
+        is_right, refusal = False, exc
+        form.add_error(None, exc.message)
+    if is_right:
         sign_in(request, form.user)
         safe = target.startswith("/") and url_has_allowed_host_and_scheme(target, allowed_hosts=None)
         return HttpResponseRedirect(target if safe else settings.LOGIN_REDIRECT_URL)
-    status = 400 if request.method == "POST" else 200
-    return render(request, "users/login.html", {"form": form, "next": target}, status=status)
+    focus_on_error(form)
+    status = refusal.status if refusal else 400 if request.method == "POST" else 200
+    response = render(request, "users/login.html", {"form": form, "next": target}, status=status)
+    if refusal:
+        say_when(response, refusal)
+    return response
 
 
 @require_POST
@@ -63,6 +74,7 @@ def api_keys(request: TenantRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         key, _ = create_key(request.user, name=form.cleaned_data["name"], shown_later=True)
         return redirect(f"{reverse('api_keys')}?new={key.pk}")
+    focus_on_error(form)
     forget_untaken(request.user)
     context = {
         "new_secret": _new_secret(request),

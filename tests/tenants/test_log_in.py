@@ -106,6 +106,8 @@ def test_after_too_many_wrong_ones_the_right_one_is_not_even_looked_at(acme, glo
     assert (refused.status_code, hashed) == (429, [])
     assert 30 <= int(refused["Retry-After"]) <= 70
     assert f"Too many tries to log in. Try again in {refused['Retry-After']} seconds." in refused.content.decode()
+    # The form is there with what was typed, but for the password.
+    assert f'value="{member}"' in refused.content.decode()
     # The same person's account next door, and whoever comes from elsewhere, are not kept waiting.
     assert log_in(globex, member, PASSWORD, address).status_code == 302
     assert log_in(acme, member, PASSWORD, an_address()).status_code == 302

@@ -7,6 +7,7 @@ import pytest
 from django.db.models import QuerySet
 from django.test import Client
 
+from tenants.models import Tenant
 from tenants.users import keys
 from tenants.users.keys import create_key
 from tenants.users.models import ApiKey
@@ -301,3 +302,39 @@ def test_a_member_sees_the_limits_of_their_own_seat_and_nobody_elses(workspace):
     assert page.count("$0.0123 of $0.0123") == 2
     assert "0.0456" not in page
     assert "Your own limits" not in workspace.client(workspace.owner).get("/budget/").content.decode()
+
+
+def links(page):
+    return re.findall(r'<a class="[^"]*" href="([^"]*)"', page.content.decode())
+
+
+def test_where_no_workspace_answers_the_page_leads_away_from_there(acme):
+    """Its own "/" is the page that was refused."""
+    start = "http://localhost:8000/"
+    nobody = Client(headers={"host": "nobody-here.localhost"}).get("/")
+    with acme.scope():
+        Tenant.objects.filter(pk=acme.tenant.pk).update(status=Tenant.Status.SUSPENDED)
+    try:
+        on_hold = acme.client().get("/")
+    finally:
+        Tenant.objects.filter(pk=acme.tenant.pk).update(status=Tenant.Status.ACTIVE)
+    assert (nobody.status_code, on_hold.status_code) == (404, 403)
+    assert set(links(nobody)) - {"#main"} == set(links(on_hold)) - {"#main"} == {start}
+    assert start not in links(acme.client().get("/nothing/"))
+
+
+def focused(page):
+    return re.findall(r"<input[^>]*\bname=\"(\w+)\"[^>]*\bautofocus\b", page.content.decode())
+
+
+def test_the_cursor_is_where_something_is_to_be_mended(acme, alice):
+    bare = Client(headers={"host": "localhost"})
+    typed = {"name": "Acme", "slug": "acme", "email": "a@acme.example", "password": PASSWORD}
+    assert focused(bare.get("/signup/")) == ["name"]
+    assert focused(bare.post("/signup/", typed)) == ["slug"]
+    assert focused(bare.post("/signup/", {**typed, "email": "x", "password": "short"})) == ["email"]
+    assert focused(acme.client().get("/login/")) == ["email"]
+    wrong = acme.client().post("/login/", {"email": alice.email, "password": "wrong"})
+    assert focused(wrong) == ["password"]
+    assert b'aria-describedby="form-errors"' in wrong.content
+    assert b"<title>Error: " in wrong.content
