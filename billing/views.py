@@ -88,7 +88,10 @@ def sign_up_wait(request: HttpRequest) -> HttpResponse:
     account = Account.objects.select_related("tenant").filter(pk=pk).first()
     if account is None:
         return redirect("sign_up")
-    return _hand_over(request, account) if signing_up.wait_until_ready(account) else _waiting_room(request, account)
+    if not signing_up.wait_until_ready(account):
+        return _waiting_room(request, account)
+    # The room's script asks by HEAD whether it is time, and such a look must not use up what is given once.
+    return HttpResponse() if request.method == "HEAD" else _hand_over(request, account)
 
 
 def _waiting_room(request: HttpRequest, account: Account) -> HttpResponse:
@@ -99,13 +102,15 @@ def _waiting_room(request: HttpRequest, account: Account) -> HttpResponse:
         "is_long": is_long,
         "login_url": url_for(account.tenant.slug, "/login/"),
     }
-    return render(request, "billing/signup_wait.html", context)
+    response = render(request, "billing/signup_wait.html", context, status=202)
+    response["Retry-After"] = str(context["wait_seconds"])
+    response["Cache-Control"] = "private, no-store"
+    return response
 
 
 def _hand_over(request: HttpRequest, account: Account) -> HttpResponse:
+    # The session goes on naming the account: who reloads, or has a second tab, is led to log-in, and not to a new form.
     token = provisioning.hand_over(account)
-    # After it: a room whose hand-over failed may ask again.
-    request.session.flush()
     if token is None:
         return redirect(url_for(account.tenant.slug, "/login/"))
     context = {

@@ -17,6 +17,18 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   });
 }
 
+for (const room of document.querySelectorAll("[data-wait]")) look(room.dataset.wait);
+
+// Asks whether it is time, and loads the page anew only then: one that did so every two seconds would be read out from
+// its top each time, and take the focus away. While the server cannot say, the room stays.
+async function look(seconds) {
+  await new Promise((done) => setTimeout(done, seconds * 1000));
+  const answer = await fetch("", { method: "HEAD", redirect: "manual" }).catch(() => null);
+  const isSame = answer?.status === 202 && answer.headers.get("Retry-After") === seconds;
+  if (!answer || answer.status >= 400 || isSame) look(seconds);
+  else location.reload();
+}
+
 for (const form of document.querySelectorAll("form[data-suggest-slug]")) {
   const { name, slug } = form.elements;
   let untouched = slug.value === "";
