@@ -127,8 +127,9 @@ def _iso(moment: datetime) -> str:
 def sign_up(request: HttpRequest, payload: SignUpBody) -> Status[dict[str, Any]]:
     """201 with the workspace and its first API key (shown once), or 202 while it is still being set up.
 
-    A slug that is taken is 409 with the address of its log-in, also for who has asked for it before: the 202 of the
-    first time has the address that goes on.
+    A slug that is taken is 409 with the address of its log-in, `login_url`, also for who has asked for it before: the
+    202 of the first time has the address that goes on. Too many sign-ups, of one address or of all, and a site that
+    has no room for a further trial, are 429; `retry_after_ms` says when to try again.
     """
     address = address_of(request)
     signing_up.knock(address)

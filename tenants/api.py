@@ -32,7 +32,7 @@ class Body(Schema):
 
 
 class ErrorBody(Schema):
-    """What every failure says; some say more beside it (`fields`, `reason`, `budget`)."""
+    """What every failure says; some say more beside it (`fields`, `reason`, `budget`, `login_url`)."""
 
     error: str
     message: str

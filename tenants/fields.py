@@ -51,5 +51,5 @@ def focus_on_error(form: forms.BaseForm) -> None:
     emptied = [name for name, field in form.fields.items() if isinstance(field.widget, forms.PasswordInput)]
     for name, field in form.fields.items():
         if name in emptied and not wrong:
-            field.widget.attrs["aria-describedby"] = "form-errors"
+            field.widget.attrs["aria-describedby"] = f"form-errors {form[name].aria_describedby or ''}".strip()
         field.widget.attrs["autofocus"] = name == next(iter(wrong or emptied), None)

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.core.exceptions import BadRequest, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
@@ -24,6 +24,7 @@ from tenants.bodies import FORMS, check_form
 from tenants.context import enter, unbound
 from tenants.http import (
     ApiError,
+    Forbidden,
     Invalid,
     MethodNotAllowed,
     TooLarge,
@@ -44,6 +45,8 @@ def as_api_error(exc: Exception) -> ApiError | None:
         return exc
     if isinstance(exc, RequestDataTooBig):
         return TooLarge()
+    if isinstance(exc, PermissionDenied):
+        return Forbidden()
     # Too many fields, a broken multipart body, a charset that is not UTF-8.
     if isinstance(exc, SuspiciousOperation | MultiPartParserError | BadRequest | UnreadablePostError):
         return Invalid({"body": ["This cannot be read as it was sent."]})

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponse, HttpResponseBase, JsonResponse
 from django.utils.log import log_response
 from django.utils.module_loading import import_string
@@ -19,7 +18,6 @@ from tenants.context import bind
 from tenants.headers import PlaneHeaders
 from tenants.http import (
     ApiError,
-    Forbidden,
     NotFound,
     PlaneRequest,
     TenantRequired,
@@ -89,8 +87,6 @@ def _fetch() -> Fetch:
 def _failed(request: PlaneRequest, exc: Exception) -> HttpResponse:
     if isinstance(exc, Http404):
         return error_response(request, NotFound())
-    if isinstance(exc, PermissionDenied):
-        return error_response(request, Forbidden())
     if error := as_api_error(exc):
         return error_response(request, error)
     response = error_response(request, ApiError())

@@ -2,8 +2,10 @@
 
 import re
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.test import Client
 
@@ -338,3 +340,16 @@ def test_the_cursor_is_where_something_is_to_be_mended(acme, alice):
     assert focused(wrong) == ["password"]
     assert b'aria-describedby="form-errors"' in wrong.content
     assert b"<title>Error: " in wrong.content
+
+
+def test_what_is_forbidden_is_said_in_our_own_words(acme, alice, monkeypatch):
+    """Also what Django forbids: a view's PermissionDenied was a page without a way on, and a forged form's led away."""
+    client = acme.client(alice)
+    monkeypatch.setattr("tenants.users.views.forget_untaken", Mock(side_effect=PermissionDenied))
+    refused = client.get("/settings/keys/")
+    assert refused.status_code == 403
+    assert b"You may not do this." in refused.content
+    client.handler.enforce_csrf_checks = True
+    forged = client.post("/settings/keys/", {"name": "Server"})
+    assert forged.status_code == 403
+    assert b'href="">Load the page afresh</a>' in forged.content
