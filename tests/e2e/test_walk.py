@@ -1,6 +1,7 @@
 """The main job in a real browser: sign up, ask, see what it cost, run out, top up, go on."""
 
 import re
+import signal
 import uuid
 
 import httpx
@@ -93,6 +94,26 @@ def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, w
     settled(page).wait_for()
     assert len(workspace.lines()) == calls + 1
     assert workspace.ledger()["reserved"] == 0
+
+
+def test_a_waiting_room_looks_without_loading_itself_anew(page, web):
+    """Loaded every two seconds it would be read out from its top each time, and lose the focus."""
+    slug = f"wait-{uuid.uuid4().hex[:8]}"
+    web.jobs.process.send_signal(signal.SIGSTOP)
+    try:
+        page.clock.install()  # the two seconds between looks are gone forward, not waited for
+        sign_up(page, web, slug)
+        page.get_by_role("button", name=re.compile("create|sign up", re.IGNORECASE)).click()
+        page.get_by_role("status").get_by_text("This takes a moment").wait_for()
+        page.get_by_role("link", name="Look now").focus()
+        with page.expect_response(lambda said: said.request.method == "HEAD") as look:
+            page.clock.fast_forward(2_000)
+        assert look.value.status == 202
+        expect(page.get_by_role("link", name="Look now")).to_be_focused()
+    finally:
+        web.jobs.process.send_signal(signal.SIGCONT)
+    page.clock.fast_forward(2_000)
+    page.wait_for_url(web.address(slug) + "/")
 
 
 def test_stopping_an_answer_pays_for_what_came(page, web):
