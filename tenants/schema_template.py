@@ -18,14 +18,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 from django.db.backends.postgresql.psycopg_any import mogrify
 from psycopg import sql
 
 from tenants.context import enter, public_scope
 from tenants.locks import one_at_a_time
 from tenants.migrating import migrate_schema
-from tenants.models import SchemaVersion
+from tenants.models import Domain, SchemaVersion, Tenant
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ _LEFT_OUT = ("SELECT", "SHOW", "SET SEARCH_PATH", "SAVEPOINT", "RELEASE", "ROLLB
 _APPLIED = 'INSERT INTO "django_migrations"'
 # What Django itself writes once the migrations are through: the same for every schema.
 _OF_DJANGO = ('INSERT INTO "django_content_type"', 'INSERT INTO "auth_permission"')
+_OF_TENANTS = re.compile(rf"\b({Tenant._meta.db_table}|{Domain._meta.db_table})\b")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(\+00:00)?")
 
 
@@ -78,8 +79,10 @@ def _recorded() -> list[str]:
     recorder = _Recorder()
     try:
         with public_scope(), _scratch() as migrated:
-            with connection.execute_wrapper(recorder):
+            with connection.execute_wrapper(recorder), _failures_of(recorder):
                 migrate_schema(migrated)
+            if where := recorder.asks_for_tenants():
+                raise CannotReplay(f"{where} reads the table of tenants, where a scratch schema has no row")
             _prove_that_it_replays(recorder, migrated)
             if recorder.fills_tables:
                 _prove_that_rows_are_for_everybody(migrated)
@@ -88,6 +91,21 @@ def _recorded() -> list[str]:
         return []
     logger.info("Template recorded: statements=%s", len(recorder.statements))
     return recorder.statements
+
+
+@contextmanager
+def _failures_of(recorder: _Recorder) -> Iterator[None]:
+    """A migration may want what only a tenant has, its row or its members, and then sign-ups must not fail with it. A
+    database that is away says nothing about the migrations.
+    """
+    try:
+        yield
+    except (InterfaceError, OperationalError):
+        raise
+    except Exception as exc:
+        raise CannotReplay(
+            f"{recorder.under_way()} fails in a schema of no tenant: {type(exc).__name__}: {exc}"
+        ) from exc
 
 
 def _prove_that_it_replays(recorder: _Recorder, migrated: str) -> None:
@@ -125,6 +143,7 @@ class _Recorder:
         self.fills_tables = False
         self._ends: list[tuple[int, str]] = []
         self._has_rows = False
+        self._asked: int | None = None
 
     def __call__(
         self, execute: Callable[..., Any], query: Any, params: Any, many: bool, context: dict[str, Any]
@@ -137,10 +156,21 @@ class _Recorder:
     def migration_at(self, index: int) -> str:
         return next((name for end, name in self._ends if index < end), "what follows the migrations")
 
+    def under_way(self) -> str:
+        return f"what comes after {self._ends[-1][1]}" if self._ends else "the first migration"
+
+    def asks_for_tenants(self) -> str | None:
+        """The migration that looks for the tenant it is in: it finds none here, and in a tenant's schema it does."""
+        if self._asked is None:
+            return None
+        return next((name for _, name in self._ends[self._asked :]), "what follows the migrations")
+
     def _keep(self, query: Any, params: Any) -> None:
         text = query if isinstance(query, str) else query.as_string(connection.connection)
         word = text.lstrip().upper()
         if word.startswith(_LEFT_OUT):
+            if self._asked is None and _OF_TENANTS.search(text):
+                self._asked = len(self._ends)
             return
         if word.startswith(_APPLIED.upper()):
             self._end(params[0], params[1])

@@ -93,6 +93,10 @@ DRAWN = (
     "RunPython(lambda apps, _: apps.get_model('users', 'User').objects.create(email=str(__import__('uuid').uuid4())))"
 )
 
+LOOK = "__import__('tenants.models').models.Tenant.objects"
+LOOKED = f"RunPython(lambda _, editor: {LOOK}.filter(schema_name=editor.connection.schema_name).first())"
+NEEDED = f"RunPython(lambda _, editor: {LOOK}.get(schema_name=editor.connection.schema_name))"
+
 
 @pytest.mark.parametrize(
     ("operation", "said"),
@@ -101,8 +105,9 @@ DRAWN = (
         (QUALIFIED, "chat.0003_odd names its schema"),
         (UNSEEN, "differs from a migrated one: sequence"),
         (DRAWN, "another row each time, in row of users_user"),
+        (LOOKED, "chat.0003_odd reads the table of tenants"),
     ],
-    ids=["a table of public's", "its own schema", "a select that writes", "a row of each tenant's own"],
+    ids=["a table of public's", "its own schema", "a select that writes", "a row of each tenant's own", "its tenant"],
 )
 def test_what_cannot_be_replayed_is_not_kept_and_the_log_says_why(settings, package, caplog, operation, said):
     later_release(settings, package("0003_odd", operation))
@@ -126,6 +131,15 @@ def test_without_a_template_tenants_are_built_by_migrations(settings, package, c
     left = scratch_schemas()
     rows(f"DROP SCHEMA {SCRATCH}mine")
     assert left == [(f"{SCRATCH}mine",)]
+
+
+def test_a_migration_that_needs_its_tenant_keeps_nobody_from_signing_up(settings, package, caplog):
+    later_release(settings, package("0003_odd", NEEDED))
+    tenant = new_tenant()
+    services.ensure_schema(tenant)
+    assert "fails in a schema of no tenant: DoesNotExist" in caplog.text
+    assert Tenant.objects.filter(schema_versions.is_current(), pk=tenant.pk).exists()
+    assert scratch_schemas() == []
 
 
 @pytest.fixture
