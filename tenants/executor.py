@@ -19,7 +19,7 @@ from tenants import grants, schema_versions
 from tenants.context import enter
 from tenants.locks import one_at_a_time, schema_lock
 from tenants.migrating import one_schema_at_a_time
-from tenants.models import Tenant
+from tenants.models import SchemaVersion, Tenant
 from tenants.schema_template import statements_for
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ class BuiltSchemasExecutor(StandardExecutor):  # type: ignore[misc]
             open_to_serving(names)
             return
         if not (wished := any(self.options.get(wish) for wish in _OTHER_WISHES)):
-            _record_template()
+            of_all = not self.options.get("schema_name")
+            _record_template(schema_versions.begin_release() if of_all else schema_versions.ensure_version())
         left_out = Tenant.objects.none() if wished else Tenant.objects.filter(schema_versions.is_current())
         built, current = _built(), set(left_out.values_list("schema_name", flat=True))
         # Also where there is nothing to migrate: somebody may have granted by hand, or the settings say otherwise now.
@@ -74,10 +75,10 @@ class BuiltSchemasExecutor(StandardExecutor):  # type: ignore[misc]
             schema_versions.note_unknown(name)
 
 
-def _record_template() -> None:
+def _record_template(version: SchemaVersion) -> None:
     """Here, at a deploy, rather than in the first customer's sign-up after it; which will meet the same failure."""
     try:
-        statements_for(schema_versions.ensure_version())
+        statements_for(version)
     except Exception:  # a migration that fails on an empty schema must not keep tenants that have rows behind
         logger.exception("No template can be recorded now")
 

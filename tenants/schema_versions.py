@@ -1,12 +1,13 @@
 """Which state of the tenants' migrations a schema is in, and which one this code wants.
 
 Owns the fingerprint of what this code would migrate a tenant to, the number of each fingerprint, and the SQL that
-compares a tenant with it. Must not migrate anything. A number says "at least this": numbers grow with each release, and
-a schema that is newer than the code is served, for a release first migrates and then replaces its processes.
+compares a tenant with it. Must not migrate anything. A number says "at least this": each release has the
+highest, and a schema that is newer than the code is served, for a release first migrates and then replaces its processes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from importlib import import_module
@@ -16,9 +17,9 @@ from pathlib import Path
 from django import get_version
 from django.apps import AppConfig, apps
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.db.migrations.loader import MigrationLoader
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, Model, OuterRef
 from django.db.models.functions import Coalesce, Greatest
 from psycopg import sql
 
@@ -49,10 +50,20 @@ def fingerprint() -> str:
         for path in _migration_files(config):
             digest.update(f"\n{config.label} {path.name}\n".encode())
             digest.update(path.read_bytes())
-    for model in apps.get_models():
+    for model in _models_of_every_process():
         meta = model._meta
         digest.update(f"\n{meta.label} {meta.default_permissions} {meta.permissions} {meta.verbose_name_raw}".encode())
     return digest.hexdigest()
+
+
+def _models_of_every_process() -> Iterator[type[Model]]:
+    """A model that stands beside a view is there only where the view is: web would wait for a state that no command
+    can ever migrate to.
+    """
+    for config in apps.get_app_configs():
+        if config.models_module is not None:
+            name = config.models_module.__name__
+            yield from (each for each in config.get_models() if f"{each.__module__}.".startswith(f"{name}."))
 
 
 def _tenant_apps() -> list[AppConfig]:
@@ -81,6 +92,22 @@ def _migration_files(config: AppConfig) -> list[Path]:
 def ensure_version() -> SchemaVersion:
     """This code's, with its number. For who is about to migrate to it."""
     return SchemaVersion.objects.get_or_create(fingerprint=fingerprint())[0]
+
+
+def begin_release() -> SchemaVersion:
+    """This code's, with the highest number of all. For who brings every tenant to it.
+
+    Other code may have migrated since this one did, after a rollback or from another branch. What it signed up has a
+    higher number, and lacks what only this code has.
+    """
+    version = ensure_version()
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            """UPDATE public.tenants_schemaversion SET id = nextval(pg_get_serial_sequence(%s, 'id'))
+            WHERE id = %s AND id < (SELECT max(id) FROM public.tenants_schemaversion)""",
+            ["public.tenants_schemaversion", version.pk],
+        )
+    return ensure_version()
 
 
 def is_numbered() -> bool:
