@@ -92,6 +92,7 @@ class Crawl:
         covered.kinds |= self.canaries.kinds(other.slug)
         self._asker = Asker()
         self._served: dict[Pattern, list[str]] = {}
+        self._first_tries: dict[tuple[Pattern, str], set[int]] = {}
 
     # --- the neighbour at home ---
 
@@ -120,14 +121,17 @@ class Crawl:
         needs = [f"what its argument {name} is" for name in pattern.names]
         if pattern.is_regex:
             needs = ["its whole address (`path`)"]
+        as_there = ", as tests/isolation/crawler/cases.py does"
         if not needs:
             needs = [f"the body of a {method}" for method in self._methods(pattern, self.other) if method in WRITES]
+            # What any plain function of Django's does, for it looks at no method.
+            as_there += '; or, for a view that only reads, put @require_safe on it, or say methods=("GET",)'
         if not needs:
             return None
         return Finding(
             pattern,
             f"nobody has said {' and '.join(needs)}. Write CASES['{pattern.route}'] = Case(…) in crawl_cases.py of the "
-            "app, as tests/isolation/crawler/cases.py does.",
+            f"app{as_there}.",
         )
 
     def _control_of(self, pattern: Pattern, watch: Watch) -> list[Finding]:
@@ -140,7 +144,7 @@ class Crawl:
         for method, spelling, credential in product(self._methods(pattern, room), ways, _owners(room)):
             for request in self._requests(pattern, method, credential, spelling, [room]):
                 answer = self._ask(request, room)
-                worked.setdefault(method, set()).add(answer.status)
+                worked.setdefault(method, self._first_tries.get((pattern, method), set())).add(answer.status)
                 self.covered.seen |= {one.kind for one in self._shown(request, answer) if one.holder == room.slug}
                 found += self._judged(request, answer, watch, case)
         for method, statuses in worked.items():
@@ -261,8 +265,11 @@ class Crawl:
         for method in METHODS[1:]:
             # A key would be sent away from a page before its method is looked at.
             request = next(self._requests(pattern, method, room.credentials["owner's session"], main, [room]))
-            if self._ask(request, room).status not in (404, 405):
+            status = self._ask(request, room).status
+            if status not in (404, 405):
                 served.append(method)
+                # It may have done what can be done once: the same name again would be a conflict.
+                self._first_tries[pattern, method] = {status}
         self._served[pattern] = served
         return served
 

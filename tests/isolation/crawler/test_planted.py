@@ -68,12 +68,18 @@ def test_without_its_bug_the_same_app_is_green(crawl_app, route):
     assert not found, "\n".join(map(str, found))
 
 
+def test_a_form_that_works_only_once_is_no_finding(crawl_app):
+    assert crawl_app("sound", "api/claim/") == []
+
+
 def test_a_view_without_a_case_is_red_and_says_what_to_write(crawl_app):
     found = crawl_app("sound", "api/top-ups/<int:pk>/", known={})
     assert {one.what for one in found} == {
         "nobody has said what its argument pk is. Write CASES['api/top-ups/<int:pk>/'] = Case(…) in crawl_cases.py of "
         "the app, as tests/isolation/crawler/cases.py does."
     }
+    plain_function = {one.what for one in crawl_app("sound", "api/logged/", known={})}
+    assert any('say methods=("GET",)' in what for what in plain_function)
 
 
 def test_an_apps_own_cases_are_found(monkeypatch):

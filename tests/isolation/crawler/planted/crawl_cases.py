@@ -16,5 +16,6 @@ CASES = {
     "api/rename/": Case(methods=POST, bodies={"POST": [lambda room: {"workspace": room.slug}]}),
     "api/logged/": Case(methods=POST),
     "api/broken/": Case(methods=GET),
+    "api/claim/": Case(bodies={"POST": [lambda room: {"title": "mine"}]}),
     "api/chat/emails/": Case(methods=GET, query=lambda room: {"workspace": room.slug}),
 }

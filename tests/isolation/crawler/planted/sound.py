@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path, PurePath
 
@@ -11,6 +12,7 @@ from django.core.mail import send_mail
 from django.db import connection
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
+from django.views.decorators.http import require_POST
 from procrastinate.contrib.django import app
 
 from billing.engine import fetch
@@ -88,6 +90,14 @@ async def stream(request: PlaneRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(emails(), content_type="text/event-stream")
 
 
+@require_POST
+def claim(request: HttpRequest) -> HttpResponse:
+    """What a unique constraint makes of a form: it works once."""
+    member = caller(request)  # type: ignore[arg-type]
+    _, is_new = Conversation.objects.get_or_create(title=json.loads(request.body)["title"], owner_id=member.pk)
+    return HttpResponse(status=201 if is_new else 409)
+
+
 def broken(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"email": caller(request).email})  # type: ignore[arg-type]
 
@@ -101,5 +111,6 @@ urlpatterns = [
     path("api/rename/", rename),
     path("api/logged/", logged),
     path("api/broken/", broken),
+    path("api/claim/", claim),
 ]
 plane_urlpatterns = [path("api/chat/emails/", stream)]
