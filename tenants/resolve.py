@@ -7,6 +7,7 @@ another tenant's rows or to public's. Raises the ApiErrors of tenants.http.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from tenants.users.keys import PREFIX_LENGTH, bearer_secret, digest
 from tenants.users.models import User
 from tenants.users.sessions import is_sessions_user, passes_csrf, read_session, session_key, signed_in_user_id
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 Row = Sequence[Any]
@@ -200,7 +202,13 @@ def _let_in(candidate: _Candidate) -> Steps[Tenant]:
     # Behind the code, a page would fail on the first column that is not there, or write what the migration that is
     # still to come does not expect.
     if not candidate.is_current:
-        yield BEGIN_CATCHING_UP, (candidate.tenant.pk,)
+        if (yield BEGIN_CATCHING_UP, (candidate.tenant.pk,)):
+            # Once for each job, and not with every request.
+            logger.warning(
+                "Workspace %s is behind this code. The jobs process brings it up to date, if it runs this code too; "
+                "otherwise run `manage.py migrate_schemas`.",
+                candidate.tenant.slug,
+            )
         raise TenantNotReady("This workspace is being brought up to date. Try again in a moment.")
     return candidate.tenant
 
