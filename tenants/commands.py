@@ -17,6 +17,7 @@ from django_tenants.utils import schema_exists
 
 from tenants.context import tenant_scope
 from tenants.models import Tenant
+from tenants.schema_versions import is_current
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,9 @@ class TenantCommand(BaseCommand):
             # Without its schema the search path would go on to public, and its rows would be taken for the tenant's.
             if not schema_exists(tenant.schema_name):
                 raise CommandError("Its schema is missing.")
+            # A table that is still to come may be public's, too, and be read there.
+            if not _active().filter(is_current(), pk=tenant.pk).exists():
+                raise CommandError("Its schema is behind this code: run `manage.py migrate_schemas` first.")
             with tenant_scope(tenant):
                 self.handle_tenant(tenant, **options)
         except CommandError as exc:

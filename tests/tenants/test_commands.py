@@ -93,6 +93,16 @@ def test_without_its_schema_a_workspace_fails_instead_of_showing_publics_rows(ap
     assert note.seen == {}
 
 
+def test_a_workspace_that_is_behind_the_code_fails_and_says_what_to_run(workspace, acme, capsys):
+    """A table that it does not have yet may be public's, too."""
+    call_command("migrate_schemas", "users", "0001", schema_name=workspace.tenant.schema_name, verbosity=0)
+    note = Note()
+    with pytest.raises(CommandError, match=f"^Failed for {workspace.slug}; the others are done"):
+        call_command(note, "--tenant", workspace.slug, "--tenant", "acme")
+    assert list(note.seen) == ["acme"]
+    assert "run `manage.py migrate_schemas` first" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("which", [[], ["--all", "--tenant", "acme"]])
 def test_which_workspaces_must_be_said(app, which):
     with pytest.raises(CommandError):
