@@ -2,7 +2,7 @@
 
 Owns the fingerprint of what this code would migrate a tenant to, the number of each fingerprint, and the SQL that
 compares a tenant with it. Must not migrate anything. A number says "at least this": each release has the
-highest, and a schema that is newer than the code is served, for a release first migrates and then replaces its processes.
+highest, and a schema that is newer than the code is served: a release first migrates and then replaces its processes.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Room:
         return self.slug
 
     def said(self, kind: str) -> str:
-        """A text of this workspace's own, the same each time. Not for what a view keeps and shows again: the text of the
+        """A text of this workspace's own, the same each time. Not for what a view keeps and shows: the text of the
         neighbour is sent here too, and would be taken for a leak.
         """
         return self._said.setdefault(kind, self._plant(kind))
