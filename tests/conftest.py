@@ -132,8 +132,15 @@ def _need_not_outlive_the_machine(name: str) -> None:
 @pytest.fixture(scope="session")
 def django_db_setup(database):
     """pytest-django's mark and `db` stand on the same database: it would make the same one again, and stop all tests.
-    A paid call is refused in them, for they wrap a test in a transaction; `transactional_db` empties the cast's tables.
+    A paid call is refused in them, for they wrap a test in a transaction.
     """
+    from django.test import TransactionTestCase
+
+    # Nor do `transactional_db`, TransactionTestCase and LiveServerTestCase empty the tables: the cast and its budgets
+    # would be gone for all tests that follow.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda test: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -256,4 +263,6 @@ def _back_to_public(request):
         from tenants.context import enter
 
         enter(None)
-        connection.close()
+        # A TestCase's tests share one transaction, which closing would end for the next of them.
+        if not connection.in_atomic_block:
+            connection.close()
