@@ -5,12 +5,20 @@ Owns how JSON is read and how a validation error is said. Must not know any call
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
 from ninja import NinjaAPI, Schema
-from ninja.errors import AuthenticationError, HttpError, ValidationError, ValidationErrorContext
+from ninja.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    HttpError,
+    Throttled,
+    ValidationError,
+    ValidationErrorContext,
+)
 from ninja.openapi.docs import Swagger
 from ninja.openapi.schema import OpenAPISchema
 from ninja.parser import Parser
@@ -18,7 +26,17 @@ from pydantic import ConfigDict
 
 from tenants.bodies import read_object
 from tenants.headers import POLICY, policy
-from tenants.http import ApiError, Forbidden, Invalid, NotFound, NotJson, TenantRequired, TooLarge, Unauthenticated
+from tenants.http import (
+    ApiError,
+    Forbidden,
+    Invalid,
+    NotFound,
+    NotJson,
+    RateLimited,
+    TenantRequired,
+    TooLarge,
+    Unauthenticated,
+)
 from tenants.users.auth import caller
 
 # So many are read for the first ones to be named.
@@ -116,8 +134,21 @@ class Api(NinjaAPI):
             # Ninja wraps whatever the parser said.
             if isinstance(exc.__cause__, ApiError):
                 return exc.__cause__
-            return Invalid({"body": [str(exc)]}) if exc.status_code < 403 else Forbidden()
+            if isinstance(exc, AuthorizationError):
+                return Forbidden()
+            return Invalid({"body": [str(exc)]}) if exc.status_code == HTTPStatus.BAD_REQUEST else _of_a_view(exc)
         return exc
+
+
+def _of_a_view(exc: HttpError) -> ApiError:
+    """What a view has raised in ninja's way: its own status and its own words."""
+    if isinstance(exc, Throttled):
+        return RateLimited(retry_after_ms=None if exc.wait is None else 1_000 * exc.wait)
+    error = ApiError(str(exc))
+    error.status = exc.status_code
+    known = {status.value: status.name.lower() for status in HTTPStatus}
+    error.code = known.get(exc.status_code, "error")
+    return error
 
 
 def _fields(exc: ValidationError) -> dict[str, list[str]]:

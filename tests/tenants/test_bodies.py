@@ -6,7 +6,9 @@ import time
 
 import pytest
 from django.test import Client
+from ninja.errors import HttpError, Throttled
 
+from config.api import tenant_api
 from tenants.bodies import DEPTH, VALUES, read_object
 from tenants.http import Invalid
 
@@ -90,12 +92,29 @@ def test_twenty_wrong_fields_are_named_and_no_more(doors):
     assert fields["f0"] == ["Extra inputs are not permitted"]
 
 
+@pytest.mark.parametrize(
+    ("raised", "status", "code", "message", "wait"),
+    [
+        (HttpError(409, "There is one of that name."), 409, "conflict", "There is one of that name.", None),
+        (HttpError(403, "Only owners may."), 403, "forbidden", "Only owners may.", None),
+        (HttpError(404, "No such note."), 404, "not_found", "No such note.", None),
+        (HttpError(599, "Odd."), 599, "error", "Odd.", None),
+        (Throttled(wait=7), 429, "rate_limited", None, 7_000),
+    ],
+    ids=str,
+)
+def test_what_a_view_raises_in_ninjas_way_keeps_its_status_and_its_words(raised, status, code, message, wait):
+    """All of them were 403."""
+    said = tenant_api._ours(raised)
+    assert (said.status, said.code, said.retry_after_ms) == (status, code, wait)
+    assert message in (None, said.message)
+
+
 def test_a_list_of_wrong_values_is_not_said_one_by_one(app):
     """The cost is in the saying: each error is a dict of its own before any is left out."""
     from ninja.errors import ValidationErrorContext
     from pydantic import ValidationError as Wrong
 
-    from config.api import tenant_api
     from tenants.api import Body
 
     class Numbers(Body):
