@@ -38,3 +38,6 @@ def ensure_roles(connection: psycopg.Connection[Any]) -> None:
 def hand_over(connection: psycopg.Connection[Any]) -> None:
     """What the superuser made in this database belongs to the owner: before, one role did everything."""
     connection.execute(HAND_OVER.read_bytes())
+    # A table of web's own would stay in a pooled connection, before the tables of whoever is served next.
+    for (name,) in connection.execute("SELECT quote_ident(current_database())").fetchall():
+        connection.execute(f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC")

@@ -45,6 +45,7 @@ def test_neither_role_is_a_superuser(superuser):
     roles = "SELECT array_agg(rolname::text ORDER BY 1) FROM pg_roles WHERE rolname ~ '^app_' AND NOT rolsuper"
     assert ask(superuser, roles) == [OWNER, SERVING]
     assert ask(superuser, "SELECT datdba::regrole::text FROM pg_database WHERE datname = 'app'") == OWNER
+    assert not ask(superuser, f"SELECT has_database_privilege('{SERVING}', 'app', 'TEMPORARY')")
 
 
 def test_what_an_earlier_version_made_is_the_owners_after_the_next_start(superuser, warm):
@@ -80,6 +81,7 @@ def test_composes_scripts_do_the_same_on_a_new_volume_and_on_an_old_one(superuse
             assert done.returncode == 0, done.stderr
     assert ask(superuser, OURS + NOT_HANDED_OVER) == 0
     assert ask(superuser, "SELECT datdba::regrole::text FROM pg_database WHERE datname = 'app'") == OWNER
+    assert not ask(superuser, f"SELECT has_database_privilege('{SERVING}', 'app', 'TEMPORARY')")
     allowed = f"""SELECT has_database_privilege('{SERVING}', 'app', 'CONNECT')
         AND NOT has_database_privilege('{SERVING}', 'app', 'TEMPORARY')"""
     assert ask(superuser, allowed) is True
