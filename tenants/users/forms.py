@@ -37,12 +37,13 @@ class LoginForm(forms.Form):
         if self.errors:
             return data
         guess = Guess.of(self.request, data["email"])
-        guess.begin()
-        try:
-            user = authenticate(self.request, username=data["email"], password=data["password"])
-        except Exception:
-            guess.was_not_made()
-            raise
+        with guess.place():
+            guess.begin()
+            try:
+                user = authenticate(self.request, username=data["email"], password=data["password"])
+            except Exception:
+                guess.was_not_made()
+                raise
         if not isinstance(user, User):
             guess.was_wrong()
             raise forms.ValidationError("This e-mail and password do not match a member of this workspace.")

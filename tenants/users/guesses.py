@@ -11,6 +11,9 @@ hashed before the first is known to be wrong.
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +22,7 @@ from django.http import HttpRequest
 from tenants.http import RateLimited
 from tenants.limits import Rate, Tries, address_of, give_back, is_known, key_of, masked, remember, reset, take
 from tenants.spelling import normal_email
-from tenants.users.hashers import HashingBusy, refuse_if_full
+from tenants.users.hashers import WAIT_SECONDS, HashingBusy, refuse_if_full
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ WORDS = "Too many tries to log in."
 # Who guesses one account's password from one address: eighteen in the first hour, then four an hour.
 PAIR = Tries("log-in", free=5, first=1.0, factor=2.0, longest=900.0, forget_after=3600.0, words=WORDS)
 # From whatever addresses: sixty an hour. Never a lock, for then any stranger could keep the owner out; the owner does
-# share these with strangers, but not at an address where the account was logged in to before.
+# share these, and an address's, with strangers, but not at an address where the account was logged in to before.
 ACCOUNT = Rate("log-in-account", burst=50, every=60.0, words=WORDS)
 # One address, whatever it guesses: a house of people behind one address mistypes less, and what is right is given back.
 ADDRESS = Rate("log-in-address", burst=100, every=10.0, words=WORDS)
@@ -35,10 +38,17 @@ ADDRESS = Rate("log-in-address", burst=100, every=10.0, words=WORDS)
 KNOWN = "log-in-known"
 KNOWN_SECONDS = 30 * 24 * 3600.0
 
+# One try of each address is under way in a process, and so many wait for theirs. No limit above slows who has a right
+# password, such as a stranger's to a workspace of their own: one address filled all places at the thread that hashes.
+WAITING = 4
+_waiting = threading.BoundedSemaphore(WAITING)
+_under_way: set[str] = set()
+_changed = threading.Condition()
+
 
 @dataclass(frozen=True)
 class Guess:
-    """One try to log in: `begin`, then one of `was_right`, `was_wrong`, `was_not_made`."""
+    """One try to log in: within `place`, `begin`, then one of `was_right`, `was_wrong`, `was_not_made`."""
 
     workspace: str
     email: str
@@ -48,6 +58,19 @@ class Guess:
     def of(cls, request: HttpRequest, email: str) -> Guess:
         tenant = getattr(request, "tenant", None)
         return cls(tenant.slug if tenant else "", normal_email(email), address_of(request))
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Its address's. Raises HashingBusy where that is not free in time."""
+        if not _take_place(self.address):
+            self._log("not tried")
+            raise HashingBusy
+        try:
+            yield
+        finally:
+            with _changed:
+                _under_way.discard(self.address)
+                _changed.notify_all()
 
     def begin(self) -> None:
         """Count it at each limit, or at none where one of them is reached. Raises RateLimited.
@@ -73,6 +96,10 @@ class Guess:
         """The pair begins anew; of the others this try alone is given back, or a stranger's would be with it."""
         reset(PAIR, *self._who(PAIR))
         self._give_back([limit for limit in self._limits if limit is not PAIR])
+        self.remember()
+
+    def remember(self) -> None:
+        """That this account's people are at this address, however they got in."""
         remember(KNOWN, *self._who(PAIR), seconds=KNOWN_SECONDS)
 
     def was_wrong(self) -> None:
@@ -86,7 +113,7 @@ class Guess:
     @cached_property
     def _limits(self) -> list[Rate | Tries]:
         # The pair last: what a wider limit refuses must not make its wait longer.
-        return [ADDRESS, PAIR] if is_known(KNOWN, *self._who(PAIR)) else [ADDRESS, ACCOUNT, PAIR]
+        return [PAIR] if is_known(KNOWN, *self._who(PAIR)) else [ADDRESS, ACCOUNT, PAIR]
 
     def _who(self, limit: Rate | Tries) -> tuple[str, ...]:
         if limit is ADDRESS:
@@ -103,3 +130,17 @@ class Guess:
         logger.warning(
             "Log-in %s: workspace=%s account=%s address=%s%s", what, self.workspace, account, masked(self.address), more
         )
+
+
+def _take_place(address: str) -> bool:
+    with _changed:
+        if address in _under_way:
+            if not _waiting.acquire(blocking=False):
+                return False
+            try:
+                if not _changed.wait_for(lambda: address not in _under_way, WAIT_SECONDS):
+                    return False
+            finally:
+                _waiting.release()
+        _under_way.add(address)
+        return True

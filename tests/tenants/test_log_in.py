@@ -23,7 +23,7 @@ from django.utils import timezone
 
 from tenants.limits import key_of, take
 from tenants.models import Limit
-from tenants.users import hashers
+from tenants.users import guesses, hashers
 from tenants.users.guesses import ACCOUNT, ADDRESS, PAIR
 from tenants.users.hashers import HashingBusy, InTurn, OneAtATime
 from tests.support.cast import PASSWORD
@@ -177,6 +177,16 @@ def test_one_address_guesses_a_hundred_times_wherever_it_tries(acme, globex, mem
     assert log_in(acme, member, PASSWORD, address).status_code == 302
 
 
+def test_a_neighbour_behind_the_same_address_keeps_nobody_out_who_was_in_from_there(acme, member, address):
+    assert log_in(acme, member, PASSWORD, address).status_code == 302
+    take(ADDRESS, network(address), cost=ADDRESS.burst)
+    assert log_in(acme, f"{secrets.token_hex(4)}@nowhere.example", "wrong", address).status_code == 429
+    assert log_in(acme, member, PASSWORD, address).status_code == 302
+    # Who was in does not guess more freely for it.
+    found = statuses(acme, member, "wrong", address, times=7)
+    assert (found[:5], found[-1]) == ([400] * 5, 429)
+
+
 def test_an_account_that_is_not_there_is_answered_and_made_to_wait_alike(acme, member, hashed):
     def tried(email):
         where, said = an_address(), []
@@ -224,6 +234,40 @@ def test_each_failure_and_each_refusal_is_logged_once_and_names_nobody(acme, mem
     assert len({re.search("account=([0-9a-f]{12})", line)[1] for line in lines}) == 1
     for secret in (member, member.split("@")[0], "my secret", address, network(address)):
         assert secret not in caplog.text
+
+
+def test_one_address_has_one_try_under_way_and_leaves_the_other_places_to_others(acme, member, address, monkeypatch):
+    """With the right password of a workspace of their own a stranger is never made to wait, and kept everybody out."""
+    monkeypatch.setattr(guesses, "_waiting", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(guesses, "WAIT_SECONDS", 30.0)
+    at_work, go_on = threading.Event(), threading.Event()
+    encode = MD5PasswordHasher.encode
+
+    def slow(*args):
+        at_work.set()
+        return encode(*args) if go_on.wait(30) else None
+
+    def one(_):
+        try:
+            return log_in(acme, member, PASSWORD, address).status_code
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as pool, monkeypatch.context() as patch:
+        patch.setattr(MD5PasswordHasher, "encode", slow)
+        asked = [pool.submit(one, 1)]
+        assert at_work.wait(30)
+        patch.setattr(MD5PasswordHasher, "encode", encode)
+        asked.append(pool.submit(one, 2))
+        until = time.monotonic() + 10
+        while guesses._waiting.acquire(blocking=False) and time.monotonic() < until:
+            guesses._waiting.release()
+            time.sleep(0.01)
+        third, elsewhere = log_in(acme, member, PASSWORD, address), log_in(acme, member, PASSWORD, an_address())
+        go_on.set()
+        assert [future.result() for future in asked] == [302, 302]
+    assert (third.status_code, third["Retry-After"], elsewhere.status_code) == (429, "2", 302)
+    assert log_in(acme, member, PASSWORD, address).status_code == 302
 
 
 # --- hashing --------------------------------------------------------------------------------------------------------
