@@ -9,6 +9,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
+from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_http_methods, require_safe
 
 from billing import provisioning, signing_up
@@ -34,6 +35,8 @@ SHOWN_LINES = 50
 SHOWN_PERIODS = 12
 
 
+# The mark is its form's own, and the waiting room its browser's.
+@cache_control(private=True, no_store=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def sign_up(request: HttpRequest) -> HttpResponse:
     """Leads to the waiting room, also where a workspace is ready at once: the answer to the first of two clicks on one
@@ -65,7 +68,6 @@ def _sign_up_page(request: HttpRequest, form: SignUpForm, mark: str, refusal: Ap
     response = render(request, "billing/signup.html", context, status=status)
     if refusal:
         say_when(response, refusal)
-    response["Cache-Control"] = "private, no-store"  # the mark is this form's own
     return response
 
 
@@ -78,6 +80,7 @@ def _mark_of(request: HttpRequest) -> str:
     return given if _MARK.fullmatch(given) else signing_up.new_mark()
 
 
+@cache_control(private=True, no_store=True)
 @require_safe
 def sign_up_wait(request: HttpRequest) -> HttpResponse:
     """Looks, and builds nothing. When all is done it hands the person over to the workspace's host, once.
@@ -120,7 +123,6 @@ def _hand_over(request: HttpRequest, account: Account) -> HttpResponse:
         "token": token,
     }
     response = render(request, "billing/handoff.html", context)
-    response["Cache-Control"] = "private, no-store"
     # The form's Origin header is the proof at the other end; "no-referrer" here would send "null" instead.
     response["Referrer-Policy"] = "strict-origin-when-cross-origin"
     return response

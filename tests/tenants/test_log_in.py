@@ -187,6 +187,17 @@ def test_a_neighbour_behind_the_same_address_keeps_nobody_out_who_was_in_from_th
     assert (found[:5], found[-1]) == ([400] * 5, 429)
 
 
+def test_who_is_told_to_wait_keeps_what_was_typed_but_the_password(acme, member, address):
+    take_all(acme, member, address)
+    answer = Client(headers={"host": acme.host}).post(
+        "/login/", {"email": member, "password": "my secret", "next": "/budget/"}, REMOTE_ADDR=address
+    )
+    assert (answer.status_code, answer["Cache-Control"]) == (429, "private, no-store")
+    page = answer.content.decode()
+    assert all(f'value="{kept}"' in page for kept in (member, "/budget/"))
+    assert "my secret" not in page
+
+
 def test_an_account_that_is_not_there_is_answered_and_made_to_wait_alike(acme, member, hashed):
     def tried(email):
         where, said = an_address(), []
