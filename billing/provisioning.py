@@ -19,6 +19,7 @@ from django.contrib.auth.hashers import make_password
 from django.core import signing
 from django.db import IntegrityError, connection, transaction
 from django.db.models import QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from billing import admin_client, periods
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 # a busy few. From the claim on, and not from when a run comes here: each of its runs would keep a worker so long from
 # all who sign up, and somebody who sends many forms at once leaves a few claims without a password.
 PASSWORD_WITHIN = timedelta(seconds=10)
+# A claim without a password was broken off: its process died in the quarter of a second between the two.
+BROKEN_OFF_AFTER = timedelta(seconds=30)
 
 
 class PasswordMissing(Exception):
@@ -79,6 +82,13 @@ def taken(slug: str) -> SlugTaken:
 def unfinished() -> QuerySet[Account]:
     """The accounts that a further run may finish. Without a password nobody could log in: see `billing.signing_up`."""
     return Account.objects.select_related("tenant").filter(status=Account.Status.PENDING).exclude(owner_password="")
+
+
+def broken_off() -> QuerySet[Account]:
+    """The accounts that nobody finishes: their slugs are free."""
+    return Account.objects.filter(
+        status=Account.Status.PENDING, owner_password="", created_at__lt=Now() - BROKEN_OFF_AFTER
+    )
 
 
 def provision(account: Account) -> bool:

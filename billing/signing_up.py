@@ -13,13 +13,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from decimal import Decimal
 
 from django.conf import settings
 from django.contrib.auth.hashers import make_password
 from django.db import IntegrityError, connection, transaction
-from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from billing import provisioning
@@ -40,8 +38,6 @@ logger = logging.getLogger(__name__)
 # by the look before, and take nothing from the limits.
 CLAIMS_AT_ONCE = 2
 CLAIM_WAIT_SECONDS = 2.0
-# A claim without a password was broken off: its process died in the quarter of a second between the two.
-BROKEN_OFF_AFTER = timedelta(seconds=30)
 # How long a request waits for its workspace, and in how many threads of one process.
 READY_SECONDS = 2.0
 LOOK_SECONDS = 0.01
@@ -69,7 +65,7 @@ def ask(*, name: str, slug: str, email: str, password: str, plan: str, mark: str
     The same mark again gives the same account: two clicks on one form are one sign-up.
     """
     asked_by = digest(mark)
-    account = _claimed(slug, asked_by)
+    account, is_new = _claimed(slug, asked_by), False
     if account is None:
         with _claiming_place():
             # Again: of many at once who want one slug, those who have waited here must not count as sign-ups.
@@ -77,9 +73,9 @@ def ask(*, name: str, slug: str, email: str, password: str, plan: str, mark: str
             if account is None:
                 refuse_if_full()
                 with _counted(address):
-                    account = _claim(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
+                    account, is_new = _claimed_now(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
     if not _has_password(account):
-        _hash_and_keep(account, password)
+        _hash_and_keep(account, password, is_new=is_new)
     return account
 
 
@@ -107,7 +103,7 @@ def _claimed(slug: str, asked_by: str) -> Account | None:
     account = Account.objects.select_related("tenant").filter(tenant__slug=slug).first()
     if account is None or secrets.compare_digest(account.asked_by, asked_by):
         return account
-    if _broken_off().filter(pk=account.pk).exists():
+    if provisioning.broken_off().filter(pk=account.pk).exists():
         return None
     raise provisioning.taken(slug)
 
@@ -117,27 +113,26 @@ def _has_password(account: Account) -> bool:
     return account.status != Account.Status.PENDING or bool(account.owner_password)
 
 
-def _broken_off() -> QuerySet[Account]:
-    return Account.objects.filter(
-        status=Account.Status.PENDING, owner_password="", created_at__lt=Now() - BROKEN_OFF_AFTER
-    )
-
-
-def _claim(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Account:
-    """The rows and the job, or neither. Of many who ask for one slug at once, one gets past this."""
+def _claimed_now(*, slug: str, asked_by: str, **fields: str) -> tuple[Account, bool]:
+    """The account, and whether it is this request that claimed it: the other click may be in another process."""
     try:
-        with transaction.atomic(durable=True):
-            account = _take_over(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
-            if account is None:
-                _check_pool(plan)
-                account = provisioning.register(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
-            # Django's connection is the queue's: rolled back, the job never was. It starts when this is committed.
-            provision_account.configure(lock=f"provision_account:{account.pk}").defer(account_id=account.pk)
-            return account
+        return _claim(slug=slug, asked_by=asked_by, **fields), True
     except IntegrityError:
         account = _claimed(slug, asked_by)
         if account is None:
             raise provisioning.taken(slug) from None
+        return account, False
+
+
+def _claim(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Account:
+    """The rows and the job, or neither. Of many who ask for one slug at once, one gets past this; IntegrityError."""
+    with transaction.atomic(durable=True):
+        account = _take_over(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
+        if account is None:
+            _check_pool(plan)
+            account = provisioning.register(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
+        # Django's connection is the queue's: rolled back, the job never was. It starts when this is committed.
+        provision_account.configure(lock=f"provision_account:{account.pk}").defer(account_id=account.pk)
         return account
 
 
@@ -158,7 +153,13 @@ def _check_pool(plan: str) -> None:
 
 def _take_over(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Account | None:
     """The slug's account, where its own sign-up was broken off. It has no owner yet: that needs a password."""
-    account = _broken_off().select_related("tenant").filter(tenant__slug=slug).select_for_update(of=("self",)).first()
+    account = (
+        provisioning.broken_off()
+        .select_related("tenant")
+        .filter(tenant__slug=slug)
+        .select_for_update(of=("self",))
+        .first()
+    )
     if account is None:
         return None
     account.tenant.name = name
@@ -179,11 +180,14 @@ def _claiming_place() -> Iterator[None]:
         _claiming.release()
 
 
-def _hash_and_keep(account: Account, password: str) -> None:
+def _hash_and_keep(account: Account, password: str, *, is_new: bool) -> None:
     try:
         hashed = make_password(normal_password(password))
     except RateLimited:
-        # Others were faster at the one thread that hashes. Whoever tries again must not have to wait for the slug.
+        # Others were faster at the one thread that hashes, such as the first of two clicks on this form.
+        if not is_new:
+            return
+        # Whoever tries again must not have to wait for the slug.
         _give_up(account)
         raise
     _keep_password(account, hashed)
@@ -191,7 +195,7 @@ def _hash_and_keep(account: Account, password: str) -> None:
 
 def _give_up(account: Account) -> None:
     ours = Account.objects.filter(pk=account.pk, asked_by=account.asked_by, owner_password="")
-    ours.filter(status=Account.Status.PENDING).update(created_at=Now() - BROKEN_OFF_AFTER)
+    ours.filter(status=Account.Status.PENDING).update(created_at=Now() - provisioning.BROKEN_OFF_AFTER)
 
 
 def _keep_password(account: Account, hashed: str) -> None:

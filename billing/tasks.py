@@ -15,7 +15,7 @@ from procrastinate.contrib.django import app
 from billing import periods
 from billing.engine.repeats import KEPT_SECONDS
 from billing.models import Account
-from billing.provisioning import try_to_provision, unfinished
+from billing.provisioning import broken_off, try_to_provision, unfinished
 from billing.usage.models import Repeat
 from tenants.jobs import without_tenant
 from tenants.models import Tenant
@@ -41,7 +41,9 @@ class NotFinished(Exception):
 @without_tenant
 def provision_account(account_id: int) -> None:
     """Set up the workspace of a sign-up, which enqueues this with its rows. Its customer waits."""
-    if not try_to_provision(Account.objects.select_related("tenant").get(pk=account_id)):
+    account = Account.objects.select_related("tenant").get(pk=account_id)
+    # What was broken off is not tried again: who takes it over has a job of their own.
+    if not try_to_provision(account) and not broken_off().filter(pk=account_id).exists():
         raise NotFinished
 
 

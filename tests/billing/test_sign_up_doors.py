@@ -17,6 +17,7 @@ from billing import provisioning, signing_up
 from billing.errors import SlugTaken
 from billing.models import Account
 from billing.plans import PLANS
+from billing.tasks import provision_account
 from tenants.threads import TenantExecutor
 from tenants.users.hashers import HashingBusy
 from tests.support.cast import PASSWORD
@@ -180,6 +181,34 @@ def test_a_claim_whose_password_found_no_place_is_free_for_the_next_at_once(monk
         refused = by_api(data)
     assert (refused.status_code, refused["Retry-After"]) == (429, "2")
     assert by_api(data).status_code == 201
+
+
+def test_a_second_click_that_finds_no_place_leaves_the_first_its_claim_and_leads_to_the_waiting_room(bare, monkeypatch):
+    monkeypatch.setattr(signing_up, "READY_SECONDS", 0.05)
+    data = form(mark=mark_of(bare))
+    fields = {name: data[name] for name in ("name", "slug", "email")}
+    first = signing_up._claim(**fields, plan="trial", asked_by=signing_up.digest(data["mark"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(signing_up, "make_password", busy)
+        answer = bare.post("/signup/", data)
+    assert (answer.status_code, answer["Location"]) == (302, "/signup/wait/")
+    assert answer["Cache-Control"] == bare.get("/signup/wait/")["Cache-Control"] == "private, no-store"
+    assert not provisioning.broken_off().filter(pk=first.pk).exists()
+    signing_up._keep_password(first, "!")
+    assert eventually(lambda: Account.objects.get(pk=first.pk).status == Account.Status.ACTIVE, seconds=30)
+
+
+def test_a_claim_that_was_given_up_holds_no_place_at_the_worker(caplog):
+    """Three of them held all three places, and each was tried six times: one address delayed everybody by a minute."""
+    data = form()
+    account = signing_up._claim(
+        **{name: data[name] for name in ("name", "slug", "email")}, plan="trial", asked_by=signing_up.digest("its own")
+    )
+    signing_up._give_up(account)
+    began = time.monotonic()
+    provision_account(account_id=account.pk)  # and does not ask to be tried again
+    assert time.monotonic() - began < provisioning.PASSWORD_WITHIN.total_seconds() / 2
+    assert "broken off" in caplog.text
 
 
 # --- a sign-up that was broken off ------------------------------------------------------------------------------------
