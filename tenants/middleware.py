@@ -8,6 +8,7 @@ way: tenants.plane.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -73,8 +74,16 @@ def _boundary(request: HttpRequest) -> str:
 class HealthMiddleware:
     """/healthz and /readyz on any host: health checks come by address, not by name."""
 
+    # For so long an answer of /readyz is everybody's: each costs as much as a page or two, and anybody may ask.
+    KEPT_SECONDS = 1.0
+    # A look that takes longer hangs, and what was found before it is no answer any more.
+    LOOK_SECONDS = 5.0
+
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
+        self._looking = threading.Lock()
+        self._found: list[str] | None = None
+        self._began_at = self._found_at = 0.0
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if request.path_info == "/healthz":
@@ -84,6 +93,25 @@ class HealthMiddleware:
         return self.get_response(request)
 
     def _ready(self) -> HttpResponse:
+        problems = self._problems()
+        body = {"status": "not_ready" if problems else "ready", "not_ready": problems}
+        return JsonResponse(body, status=503 if problems else 200, headers={"Cache-Control": "no-store"})
+
+    def _problems(self) -> list[str]:
+        """One thread looks. Meanwhile, but not for long, others say what was found last."""
+        if not self._looking.acquire(blocking=False):
+            hangs = self._found is None or time.monotonic() - self._began_at > self.LOOK_SECONDS
+            return ["readiness: is still being looked at"] if hangs else self._found or []
+        try:
+            self._began_at = time.monotonic()
+            if self._found is None or self._began_at - self._found_at > self.KEPT_SECONDS:
+                self._found = self._look()
+                self._found_at = time.monotonic()
+            return self._found
+        finally:
+            self._looking.release()
+
+    def _look(self) -> list[str]:
         problems: list[str] = []
         for check in map(import_string, settings.READINESS_CHECKS):
             # A database that is away is waited for once, not by each that would ask it.
@@ -91,8 +119,7 @@ class HealthMiddleware:
                 continue
             if problem := check():
                 problems.append(problem)
-        body = {"status": "not_ready" if problems else "ready", "not_ready": problems}
-        return JsonResponse(body, status=503 if problems else 200, headers={"Cache-Control": "no-store"})
+        return problems
 
 
 class TenantMiddleware:
