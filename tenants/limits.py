@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -227,13 +228,31 @@ def masked(address: str) -> str:
     return "unknown" if parsed is None else _shortened(parsed, 24, 48)
 
 
+# How IPv4 is written where only IPv6 is spoken (RFC 6052): all of its clients would be of one network.
+_NAT64 = IPv6Network("64:ff9b::/96")
+# Some proxies name the port beside it: 192.0.2.1:4711, [2001:db8::1]:4711.
+_WITH_PORT = re.compile(r"\[([^\]]+)\](?::\d+)?|([\d.]+):\d+")
+
+
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    text = text.strip()
+    if found := _WITH_PORT.fullmatch(text):
+        text = found[1] or found[2]
     try:
-        address = ip_address(text.strip())
+        address = ip_address(text)
     except ValueError:
         return None
-    # One client may come by either: a socket for both families writes IPv4 as ::ffff:192.0.2.1.
-    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
+    return _within(address) or address if isinstance(address, IPv6Address) else address
+
+
+def _within(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address of a client that may come by either, or by as many networks as it likes (6to4).
+
+    A socket for both families writes IPv4 as ::ffff:192.0.2.1.
+    """
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 def _shortened(address: IPv4Address | IPv6Address, v4: int, v6: int) -> str:

@@ -183,11 +183,17 @@ def test_what_says_nothing_any_more_is_deleted_and_nothing_else(who):
         (True, {"X-Real-IP": "2001:db8:1:2:3:4:5:6"}, "2001:db8:1:2::/64"),
         (True, {"X-Real-IP": "::ffff:192.0.2.7"}, "192.0.2.7"),
         (True, {"X-Real-IP": "fe80::1%eth0"}, "fe80::/64"),
+        # IPv4 behind a translator, which would be one network of everybody; and one IPv4 client's 65,536 networks.
+        (True, {"X-Real-IP": "64:ff9b::192.0.2.7"}, "192.0.2.7"),
+        (True, {"X-Real-IP": "2002:c000:207:99::1"}, "192.0.2.7"),
         # The client's own words.
         (True, {"X-Forwarded-For": "198.51.100.1"}, "127.0.0.1"),
         (True, {"X-Real-IP": "nobody"}, "127.0.0.1"),
         (False, {"X-Forwarded-For": "198.51.100.1, 192.0.2.7", "X-Real-IP": "198.51.100.1"}, "192.0.2.7"),
         (False, {"X-Real-IP": "198.51.100.1"}, "127.0.0.1"),
+        # Some proxies name the port.
+        (False, {"X-Forwarded-For": "198.51.100.1:1, 192.0.2.7:4711"}, "192.0.2.7"),
+        (False, {"X-Forwarded-For": "[2001:db8:1:2::7]:4711"}, "2001:db8:1:2::/64"),
     ],
 )
 def test_an_address_is_what_the_front_says_and_not_what_the_client_says(settings, front, headers, address):
