@@ -16,6 +16,7 @@ from tenants.fields import focus_on_error
 from tenants.http import RateLimited, TenantRequest, say_when
 from tenants.users.auth import sign_in
 from tenants.users.forms import KeyForm, LoginForm
+from tenants.users.guesses import Guess
 from tenants.users.handoff import redeem_token
 from tenants.users.keys import create_key, forget_untaken, take_secret
 from tenants.users.models import ApiKey
@@ -61,6 +62,8 @@ def welcome(request: TenantRequest) -> HttpResponse:
         response = render(request, "users/welcome_failed.html", status=400)
     else:
         sign_in(request, user)
+        # Else strangers could keep a new owner out from the first log-in.
+        Guess.of(request, user.email).remember()
         response = redirect("/")
     response["Referrer-Policy"] = "no-referrer"
     return response

@@ -13,6 +13,8 @@ from django.utils import timezone
 from billing import provisioning, signing_up
 from billing.models import Account
 from billing.provisioning import provision, sign_up, status_token
+from tenants.limits import is_known
+from tenants.users.guesses import KNOWN
 from tests.support.cast import PASSWORD
 
 pytestmark = pytest.mark.usefixtures("app", "sign_ups")
@@ -145,6 +147,14 @@ def test_the_page_hands_the_person_over_signed_in(bare):
     assert response["Referrer-Policy"] == "no-referrer"
     assert browser.get("/").status_code == 200
     assert browser.cookies["sessionid"]["domain"] == ""
+
+
+def test_who_was_handed_over_is_known_at_that_address_to_the_limits_of_log_in(bare):
+    """Else strangers who try the account from everywhere could keep a new owner out from the first log-in."""
+    _, token, browser = handed_over(bare, data := form())
+    assert not is_known(KNOWN, data["slug"], data["email"], "127.0.0.1")
+    browser.post("/welcome/", {"token": token}, headers=ORIGIN)
+    assert is_known(KNOWN, data["slug"], data["email"], "127.0.0.1")
 
 
 def test_the_token_works_once(bare):
