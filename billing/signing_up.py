@@ -18,6 +18,7 @@ from decimal import Decimal
 from django.conf import settings
 from django.contrib.auth.hashers import make_password
 from django.db import IntegrityError, connection, transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from billing import provisioning
@@ -127,9 +128,9 @@ def _claimed_now(*, slug: str, asked_by: str, **fields: str) -> tuple[Account, b
 def _claim(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Account:
     """The rows and the job, or neither. Of many who ask for one slug at once, one gets past this; IntegrityError."""
     with transaction.atomic(durable=True):
+        _check_pool(plan)
         account = _take_over(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
         if account is None:
-            _check_pool(plan)
             account = provisioning.register(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
         # Django's connection is the queue's: rolled back, the job never was. It starts when this is committed.
         provision_account.configure(lock=f"provision_account:{account.pk}").defer(account_id=account.pk)
@@ -142,7 +143,9 @@ def _check_pool(plan: str) -> None:
         return
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('billing:trials', 0))")
-    trials = Account.objects.filter(plan=TRIAL).exclude(status=Account.Status.CLOSED).count() + 1
+    # What was broken off is nobody's, and counts once somebody takes it over.
+    gone = Q(status=Account.Status.CLOSED) | Q(pk__in=provisioning.broken_off().values("pk"))
+    trials = Account.objects.filter(plan=TRIAL).exclude(gone).count() + 1
     promised = trials * PLANS[TRIAL].allowance
     if promised > settings.TRIAL_POOL:
         logger.error("No trial is made any more: all together reach TRIAL_POOL_USD, %s", usd(settings.TRIAL_POOL))

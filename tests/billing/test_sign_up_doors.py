@@ -52,6 +52,11 @@ def strict(settings):
     rows("DELETE FROM public.tenants_limit")
 
 
+def trials_in_the_pool():
+    gone = Account.objects.filter(status=Account.Status.CLOSED) | provisioning.broken_off()
+    return Account.objects.filter(plan="trial").exclude(pk__in=gone.values("pk")).count()
+
+
 def by_api(fields, address="192.0.2.1"):
     client = Client(headers={"host": "localhost", "x-real-ip": address})
     return client.post("/api/signup/", fields, content_type="application/json")
@@ -276,7 +281,7 @@ def test_what_is_refused_takes_no_place_of_a_workspace_but_is_counted(strict, ac
 
 
 def test_all_trials_together_are_promised_no_more_than_the_pool(settings, caplog):
-    open_trials = Account.objects.filter(plan="trial").exclude(status=Account.Status.CLOSED).count()
+    open_trials = trials_in_the_pool()
     settings.TRIAL_POOL = (open_trials + 1) * ALLOWANCE
     with caplog.at_level(logging.WARNING):
         assert by_api(form()).status_code == 201
@@ -294,8 +299,20 @@ def test_all_trials_together_are_promised_no_more_than_the_pool(settings, caplog
     assert by_api(data).status_code == 201
 
 
+def test_a_trial_that_was_broken_off_leaves_its_place_in_the_pool_until_it_is_taken_over(settings):
+    lost = form()
+    account = signing_up._claim(
+        **{name: lost[name] for name in ("name", "slug", "email")}, plan="trial", asked_by=signing_up.digest("lost")
+    )
+    settings.TRIAL_POOL = trials_in_the_pool() * ALLOWANCE
+    assert by_api(form()).status_code == 429
+    signing_up._give_up(account)
+    assert by_api(form(slug=lost["slug"])).status_code == 201
+    assert by_api(form()).status_code == 429
+
+
 def test_trials_that_come_together_share_the_last_place(settings):
-    open_trials = Account.objects.filter(plan="trial").exclude(status=Account.Status.CLOSED).count()
+    open_trials = trials_in_the_pool()
     settings.TRIAL_POOL = (open_trials + 1) * ALLOWANCE
 
     with TenantExecutor(3) as pool:
