@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.contrib.auth.password_validation import validate_password
 
-from billing.plans import DEFAULT_PLAN, PLANS
+from billing.plans import DEFAULT_PLAN, plans_by_sign_up
 from tenants.fields import EmailField, NameField, NewPasswordField
 from tenants.slugs import slug_problem
 from tenants.users.models import User
@@ -34,7 +34,11 @@ class SignUpForm(forms.Form):
         help_text="At least 10 characters.",
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )
-    plan = forms.ChoiceField(choices=[(name, name) for name in PLANS], required=False, widget=forms.HiddenInput)
+    plan = forms.ChoiceField(
+        choices=lambda: [(plan.name, plan.name) for plan in plans_by_sign_up()],
+        required=False,
+        widget=forms.HiddenInput,
+    )
 
     def clean_slug(self) -> str:
         slug: str = self.cleaned_data["slug"]

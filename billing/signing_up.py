@@ -25,7 +25,7 @@ from billing import provisioning
 from billing.errors import TrialsExhausted
 from billing.models import Account
 from billing.money import usd
-from billing.plans import PLANS
+from billing.plans import PLANS, plans_by_sign_up
 from billing.tasks import provision_account
 from tenants.http import RateLimited, Unavailable
 from tenants.limits import Rate, give_back, take
@@ -43,7 +43,6 @@ CLAIM_WAIT_SECONDS = 2.0
 READY_SECONDS = 2.0
 LOOK_SECONDS = 0.01
 WAITING_AT_ONCE = 4
-TRIAL = "trial"
 POOL_WARNING = Decimal("0.8")
 
 _claiming = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
@@ -139,14 +138,13 @@ def _claim(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Acc
 
 def _check_pool(plan: str) -> None:
     """Room for one more trial. In the transaction that makes it, under a lock until its end: two would both fit."""
-    if plan != TRIAL:
-        return
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('billing:trials', 0))")
     # What was broken off is nobody's, and counts once somebody takes it over.
     gone = Q(status=Account.Status.CLOSED) | Q(pk__in=provisioning.broken_off().values("pk"))
-    trials = Account.objects.filter(plan=TRIAL).exclude(gone).count() + 1
-    promised = trials * PLANS[TRIAL].allowance
+    promised = PLANS[plan].allowance + sum(
+        trial.allowance * Account.objects.filter(plan=trial.name).exclude(gone).count() for trial in plans_by_sign_up()
+    )
     if promised > settings.TRIAL_POOL:
         logger.error("No trial is made any more: all together reach TRIAL_POOL_USD, %s", usd(settings.TRIAL_POOL))
         raise TrialsExhausted

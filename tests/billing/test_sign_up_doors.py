@@ -16,7 +16,7 @@ from django.utils import timezone
 from billing import provisioning, signing_up
 from billing.errors import SlugTaken
 from billing.models import Account
-from billing.plans import PLANS
+from billing.plans import PLANS, Plan
 from billing.tasks import provision_account
 from tenants.threads import TenantExecutor
 from tenants.users.hashers import HashingBusy
@@ -318,3 +318,9 @@ def test_trials_that_come_together_share_the_last_place(settings):
     with TenantExecutor(3) as pool:
         answers = pool.map(lambda number: by_api(form(), f"192.0.2.{number}").status_code, range(3))
         assert sorted(answers) == [201, 429, 429]
+
+
+def test_a_plan_that_is_sold_cannot_be_had_by_signing_up(bare, settings, monkeypatch):
+    monkeypatch.setitem(PLANS, "pro", Plan(name="pro", allowance=100 * ALLOWANCE, overdraft=0, max_tokens=4_096))
+    answer = bare.post("/api/signup/", {**form(), "plan": "pro"}, content_type="application/json")
+    assert (answer.status_code, list(answer.json()["fields"])) == (400, ["plan"])
