@@ -38,6 +38,15 @@ def test_it_hands_the_app_no_variable_that_the_example_does_not_explain():
     assert given <= EXAMPLE.keys(), given - EXAMPLE.keys()
 
 
+def test_whoever_runs_it_can_set_every_variable_of_the_example():
+    fixed = {  # one value is right in compose, or the part it is for is not there
+        *("DATABASE_URL", "DATABASE_OWNER_URL", "STATE_DIR", "PLANE_PORT", "MODEL_PORT", "AUTHORITY_GATHER"),
+        *("DB_POOL_MAX", "CYCLES_BASE_URL", "CYCLES_ADMIN_URL", "CYCLES_JOURNAL_DIR"),
+    }
+    asked = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
+    assert EXAMPLE.keys() - fixed == asked
+
+
 def test_it_has_the_production_shape():
     parts = {"front", "plane", "web", "jobs", "postgres", "redis", "cycles-server", "cycles-admin"}
     assert parts <= COMPOSE["services"].keys()
