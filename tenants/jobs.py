@@ -20,16 +20,18 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.db.models.expressions import RawSQL
 from procrastinate import App, BaseRetryStrategy, JobContext, RetryDecision
-from procrastinate.exceptions import JobAborted, TaskNotFound
-from procrastinate.jobs import Job
+from procrastinate.exceptions import ConnectorException, JobAborted, TaskNotFound
+from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 from procrastinate.tasks import Task
+from procrastinate.utils import utcnow
 from procrastinate.worker import Worker
 
 from tenants.context import current_tenant, enter
@@ -41,6 +43,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # After which a job whose tenant is being brought up to date is looked at again.
 BEHIND_SECONDS = 2
+# A job of a task that this code does not have is left for five minutes to the newer release that put it there.
+UNKNOWN_SECONDS = 5
+UNKNOWN_TRIES = 60
 
 # The argument in which a job keeps its tenant; the task's function does not get it.
 TENANT_ID = "tenant_id"
@@ -128,6 +133,15 @@ class TenantJobManager(JobManager):
 
     async def batch_defer_jobs_async(self, jobs: list[Job], connection: Any | None = None) -> list[Job]:
         return await self._writer.batch_defer_jobs_async([self._with_tenant(job) for job in jobs], connection)
+
+    async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
+        """A worker's last word on a job. During a deploy the old release also takes what only the new one can do."""
+        if status is Status.FAILED and job.task_name not in self._app.tasks and job.attempts < UNKNOWN_TRIES:
+            try:
+                return await self.retry_job(job, retry_at=utcnow() + timedelta(seconds=UNKNOWN_SECONDS))
+            except ConnectorException:
+                logger.info("Job not given back, for another waits in its place: task=%s", job.task_name)
+        return await super().finish_job(job, status, delete_job)
 
     def _with_tenant(self, job: Job) -> Job:
         task = self._app.tasks.get(job.task_name)

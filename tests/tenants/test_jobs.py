@@ -12,7 +12,7 @@ from procrastinate.contrib.django import app as jobs_app
 from procrastinate.exceptions import TaskNotFound
 from procrastinate.testing import InMemoryConnector
 
-from tenants.jobs import AsyncTask, JobOfAnotherTenant, JobWithoutTenant, install, without_tenant
+from tenants.jobs import UNKNOWN_TRIES, AsyncTask, JobOfAnotherTenant, JobWithoutTenant, install, without_tenant
 from tenants.models import Tenant
 from tenants.users.models import User
 from tests.support import job_tasks
@@ -107,6 +107,15 @@ def test_inside_one_tenant_a_job_cannot_name_another(acme, globex, path):
 def test_a_task_that_nobody_declared_is_refused(acme):
     with acme.scope(), pytest.raises(TaskNotFound):
         jobs_app.configure_task("chat.tasks.misspelt").defer()
+
+
+def test_a_job_that_a_newer_release_put_there_goes_back_until_it_has_had_time(jobs):
+    with transaction.atomic():
+        new, old = insert("of_a_newer_release"), insert("of_a_release_long_gone")
+        rows("UPDATE public.procrastinate_jobs SET attempts = %s WHERE id = %s", UNKNOWN_TRIES, old)
+    until(lambda: job_state(old) == "failed", said=lambda: jobs.output)
+    state = "SELECT status::text, attempts, scheduled_at > now() FROM public.procrastinate_jobs WHERE id = %s"
+    until(lambda: rows(state, new) == [("todo", 1, True)], said=lambda: jobs.output)
 
 
 def test_an_async_task_is_refused_when_it_is_declared_enqueued_or_run(acme, jobs):
