@@ -264,8 +264,13 @@ def serving_role() -> str:
     """The narrow role of web and plane, which the owner grants what they need; empty where the owner serves."""
     if not (embedded_database() or envstr("DATABASE_OWNER_URL")):
         return ""
-    serving = database_from_url(serving_database_url())["USER"]
-    owner = database_from_url(owner_database_url())["USER"]
+    web, command = database_from_url(serving_database_url()), database_from_url(owner_database_url())
+    if web["NAME"] != command["NAME"]:
+        raise ImproperlyConfigured(
+            f"DATABASE_URL names the database {web['NAME']!r} and DATABASE_OWNER_URL {command['NAME']!r}: write one, "
+            "or web serves another than the commands migrate."
+        )
+    serving, owner = web["USER"], command["USER"]
     if not serving:
         raise ImproperlyConfigured("DATABASE_URL names no user: with DATABASE_OWNER_URL given, write whom web is.")
     return "" if serving == owner else str(serving)

@@ -112,12 +112,18 @@ def _words(words: list[str]) -> sql.Composable:
 
 def _refuse_powerful(role: str) -> None:
     row = _one(
-        """SELECT rolsuper, rolcreatedb, rolcreaterole, rolbypassrls, pg_has_role(rolname, current_user, 'MEMBER')
+        """SELECT rolsuper, rolcreatedb, rolcreaterole, rolbypassrls, pg_has_role(rolname, current_user, 'MEMBER'),
+            oid = (SELECT datdba FROM pg_database WHERE datname = current_database())
         FROM pg_roles WHERE rolname = %s""",
         [role],
     )
     if row is None:
         raise UnsafeServingRole(f"The role {role} of DATABASE_URL does not exist: make it, CREATE ROLE {role} LOGIN.")
+    if row[5]:
+        raise UnsafeServingRole(
+            f"The role {role} of DATABASE_URL owns the database: it belongs into DATABASE_OWNER_URL, and a role that "
+            "owns nothing into DATABASE_URL."
+        )
     powers = ["SUPERUSER", "CREATEDB", "CREATEROLE", "BYPASSRLS"]
     if has := [power for power, is_there in zip(powers, row, strict=False) if is_there]:
         without = " ".join(f"NO{power}" for power in has)

@@ -156,6 +156,14 @@ def test_with_one_role_it_does_everything():
     assert settings_with(script) == (0, "u")
 
 
+def test_two_roles_of_two_databases_are_refused():
+    """Migrations would go to one, and web would serve the other."""
+    given = {"DATABASE_URL": "postgresql://web:p@h/one", "DATABASE_OWNER_URL": "postgresql://owner:p@h/other"}
+    code, said = settings_with(SHOWS_WHO_CONNECTS.format(how="pass"), **given)
+    assert code != 0
+    assert "DATABASE_URL names the database 'one' and DATABASE_OWNER_URL 'other'" in said
+
+
 def test_an_owner_without_a_role_that_serves_is_refused(tmp_path):
     given = {"DATABASE_URL": "", "DATABASE_OWNER_URL": "postgresql://owner:p@h/n", "STATE_DIR": str(tmp_path)}
     for script in ("import config.settings", "import sys, manage; sys.argv[1:] = ['jobs']; manage.main()"):

@@ -137,6 +137,13 @@ def test_a_role_that_is_no_fence_fails_the_migration_by_name(superuser, app, set
         superuser.execute("DROP ROLE IF EXISTS unfit")
 
 
+def test_the_owners_own_address_in_the_place_of_the_other_is_told_as_that(app, settings):
+    ((owner,),) = rows("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()")
+    settings.SERVING_ROLE = owner
+    with pytest.raises(CommandError, match="owns the database: it belongs into DATABASE_OWNER_URL"):
+        call_command("migrate_schemas", shared=True, verbosity=0)
+
+
 @embedded
 def test_a_role_that_could_make_tables_in_public_fails_the_migration(superuser, app):
     superuser.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
