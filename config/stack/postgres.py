@@ -51,6 +51,7 @@ class SharedPostgres:
         self._state = state_dir
         self._lock: IO[str] | None = None
         self._pid = 0
+        self._seen: processes.Process | None = None
 
     def __enter__(self) -> str:
         return self.acquire()
@@ -75,7 +76,9 @@ class SharedPostgres:
 
     def is_up(self) -> bool:
         """Whether its processes are there; asks the server nothing."""
-        return bool(processes.postgres_on(places_for(self._state).data))
+        if self._seen is None or not processes.lives(self._seen):
+            self._seen = next(iter(processes.postgres_on(places_for(self._state).data)), None)
+        return self._seen is not None
 
     def release(self) -> None:
         """Let go; the last one out stops the server. Safe to repeat, and does nothing in a forked child."""

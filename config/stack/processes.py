@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,14 @@ class Process:
 
 def table() -> list[Process]:
     """Every living process. Zombies are left out: they hold nothing, and some PID 1 never reaps them."""
-    return list(_from_proc() if (PROC / "self" / "stat").exists() else _from_ps())
+    # Names only, and a thousand Path objects a call are not free.
+    return list(_from_proc(os.listdir(PROC)) if _has_proc() else _from_ps())  # noqa: PTH208
+
+
+def lives(process: Process) -> bool:
+    """Whether that very process still runs. On Linux it reads one entry, for it is asked every second."""
+    now = _from_proc([str(process.pid)]) if _has_proc() else table()
+    return any((other.pid, other.started) == (process.pid, process.started) for other in now)
 
 
 def find(pid: int) -> Process | None:
@@ -44,7 +51,7 @@ def postgres_on(data: Path) -> list[Process]:
     directory, also one that outlived its postmaster.
     """
     living = table()
-    if (PROC / "self" / "stat").exists():
+    if _has_proc():
         ours = [process for process in living if _works_in(process.pid, data)]
     else:
         heads = _started_on(data)
@@ -63,9 +70,13 @@ def environment(pid: int) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _from_proc() -> Iterator[Process]:
+def _has_proc() -> bool:
+    return (PROC / "self" / "stat").exists()
+
+
+def _from_proc(entries: Iterable[str]) -> Iterator[Process]:
     boot = _boot_id()
-    for entry in os.listdir(PROC):  # noqa: PTH208 - names only, and a thousand Path objects a call are not free
+    for entry in entries:
         if not entry.isdigit():
             continue
         try:

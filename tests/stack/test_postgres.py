@@ -233,6 +233,18 @@ def test_a_user_id_without_a_name_gets_one_sentence(folder):
     assert "DATABASE_URL" in said
 
 
+def test_asking_each_second_whether_it_is_up_does_not_read_the_whole_process_table(warm, monkeypatch):
+    shared = SharedPostgres(warm)
+    with shared:
+        read = []
+        table = processes.table
+        monkeypatch.setattr(processes, "table", lambda: read.append(1) or table())
+        assert all(shared.is_up() for _ in range(5))
+        assert len(read) <= 1
+        kill_server(warm)
+        assert not shared.is_up()
+
+
 def test_without_proc_the_server_is_found_by_ps(warm, monkeypatch):
     with SharedPostgres(warm):
         monkeypatch.setattr(processes, "PROC", warm / "no-proc")
