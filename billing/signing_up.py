@@ -30,7 +30,7 @@ from billing.tasks import provision_account
 from tenants.http import RateLimited, Unavailable
 from tenants.limits import Rate, give_back, take
 from tenants.spelling import normal_email, normal_password
-from tenants.users.hashers import refuse_if_full
+from tenants.users.hashers import going_ahead, refuse_if_full
 from tenants.users.keys import digest
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ def ask(*, name: str, slug: str, email: str, password: str, plan: str, mark: str
             # Again: of many at once who want one slug, those who have waited here must not count as sign-ups.
             account = _claimed(slug, asked_by)
             if account is None:
-                refuse_if_full()
+                with going_ahead():
+                    refuse_if_full()
                 with _counted(address):
                     account, is_new = _claimed_now(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
     if not _has_password(account):
@@ -183,7 +184,8 @@ def _claiming_place() -> Iterator[None]:
 
 def _hash_and_keep(account: Account, password: str, *, is_new: bool) -> None:
     try:
-        hashed = make_password(normal_password(password))
+        with going_ahead():
+            hashed = make_password(normal_password(password))
     except RateLimited:
         # Others were faster at the one thread that hashes, such as the first of two clicks on this form.
         if not is_new:

@@ -362,6 +362,9 @@ def test_the_thread_gives_way_to_all_others(thread):
     ours = priority()
     assert thread.do(priority) == min(19, ours + 10)
     assert priority() == ours
+    with hashers.going_ahead():
+        assert hashers._thread().do(priority) == ours
+    assert hashers._thread().do(priority) == min(19, ours + 10)
 
 
 def test_hashes_are_djangos_own_and_none_is_made_elsewhere(settings, monkeypatch):
