@@ -118,8 +118,18 @@ def database(django_test_environment, django_db_blocker):
         from billing.engine import loop
 
         loop.stop()  # it has connections of its own
+        _end_sessions()
         connection.close()
         teardown_databases(made, verbosity=0)
+
+
+def _end_sessions() -> None:
+    """Those of threads that a test has left behind, as Django's async ORM keeps one: they would keep the database."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
 
 
 def _need_not_outlive_the_machine(name: str) -> None:

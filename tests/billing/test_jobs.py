@@ -141,7 +141,7 @@ def test_the_sweep_and_sign_ups_go_on_after_an_exception_and_while_every_thread_
 
 def test_the_process_outlives_a_database_that_drops_all_its_connections(acme, process, path):
     with process(PGAPPNAME="dropped") as jobs:
-        those = "FROM pg_stat_activity WHERE application_name = 'dropped'"
+        those = "FROM pg_stat_activity WHERE application_name = 'dropped' AND datname = current_database()"
         until(lambda: rows(f"SELECT count(*) {those}")[0][0] >= 2, said=lambda: jobs.output)
         assert len(rows(f"SELECT pg_terminate_backend(pid) {those}")) >= 2
         with acme.scope():

@@ -54,7 +54,8 @@ class Watch(threading.Thread):
 
     def _watch(self) -> None:
         while not self._over.wait(0.02):
-            ((now,),) = rows("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'storm'")
+            those = "FROM pg_stat_activity WHERE application_name = 'storm' AND datname = current_database()"
+            ((now,),) = rows(f"SELECT count(*) {those}")
             self.most = max(self.most, now)
 
     def __enter__(self):

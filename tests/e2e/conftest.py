@@ -120,7 +120,7 @@ def web(app, database_url, authority, model, tmp_path_factory):
         yield stack
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # not beside `web`: its jobs process would do what that one is stopped from
 def odd(app, database_url, authority, upstream_server, tmp_path_factory):
     """The same on the fake upstream, which does as it is told."""
     variables = {

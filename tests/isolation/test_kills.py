@@ -61,8 +61,9 @@ def locked(database_url, table):
 
 
 def waiting_for_a_lock():
-    """Backends that a lock keeps from going on."""
-    return [pid for (pid,) in rows("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'")]
+    """Backends that a lock keeps from going on, of this database: other workers' tests have others."""
+    those = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return [pid for (pid,) in rows(f"SELECT pid {those}")]
 
 
 def end_backends():
