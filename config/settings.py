@@ -326,7 +326,7 @@ TENANT_STREAMS_MAX = envint("TENANT_STREAMS_MAX", 200, minimum=1, maximum=100_00
 # so many at once, then one each so many seconds. What all trials that are not closed may cost together, in microcents.
 SIGN_UP_ADDRESS_RATE = envrate("SIGN_UP_ADDRESS_RATE", "20/60")
 SIGN_UP_SITE_RATE = envrate("SIGN_UP_SITE_RATE", "100/6")
-SIGN_UP_FORM_RATE = envrate("SIGN_UP_FORM_RATE", "60/10")
+SIGN_UP_FORM_RATE = envrate("SIGN_UP_FORM_RATE", "300/2")
 TRIAL_POOL = envusd("TRIAL_POOL_USD", "1000")
 
 # What /readyz asks, in order; each names what is not ready, or nothing.
