@@ -24,7 +24,8 @@ import psycopg
 import uvloop
 
 from billing.authority.database import BY_INDEX
-from config.env import embedded_database, owner_database_url, state_dir
+from config.database import embedded_database, owner_database_url
+from config.env import state_dir
 from tests.bench.load import UNIT, Tally, run_load
 from tests.support.authority import AuthorityProcess
 

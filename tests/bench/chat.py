@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from config.env import embedded_database, state_dir
+from config.database import embedded_database
+from config.env import state_dir
 from tests.bench.authority import own_database
 from tests.bench.cells import ROOT, Cell, Model, Outcome, Sizes, direct, measure
 from tests.bench.counts import count
 from tests.bench.many import grow
+from tests.bench.room import room
 from tests.bench.stacks import Stack, checkout_of
 
 BASE = "3433650"
@@ -49,15 +49,7 @@ STREAMS_MEGABYTES = 250  # of the plane, with 2,000 of them
 
 def main() -> None:
     options = parse_arguments()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # cleans up, as a Ctrl-C does
-    from config.stack.postgres import SharedPostgres
-
-    with ExitStack() as stack:
-        if embedded_database():
-            stack.enter_context(SharedPostgres(state_dir()))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        server = Model()
-        stack.callback(server.stop)
+    with room() as (folder, server), ExitStack() as stack:
         stacks = [stack.enter_context(started(name, options, folder, server)) for name in options.stacks]
         Run(options, stacks, server).all()
 

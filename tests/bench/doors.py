@@ -12,21 +12,16 @@ import asyncio
 import itertools
 import os
 import secrets
-import signal
-import sys
-import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from config.env import embedded_database, state_dir
 from tests.bench.authority import own_database
-from tests.bench.cells import ROOT, Model
+from tests.bench.cells import ROOT
+from tests.bench.room import room
 from tests.bench.stacks import Stack, Workspace, checkout_of
 
 BASE = "73227e1"
@@ -109,20 +104,12 @@ class Burst:
 
 def main() -> None:
     options = parse_arguments()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # cleans up, as a Ctrl-C does
-    from config.stack.postgres import SharedPostgres
-
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; {options.seconds:g} s each")
     print(
         f"{'':26}{'page p50':>9}{'p99':>9}{'worst ms':>9}{'pages':>7}{'web CPU s':>10}{'postgres':>9}"
         f"{'log-in s':>9}  log-ins answered"
     )
-    with ExitStack() as stack:
-        if embedded_database():
-            stack.enter_context(SharedPostgres(state_dir()))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        server = Model()
-        stack.callback(server.stop)
+    with room() as (folder, server):
         for name in options.stacks:
             checkout = checkout_of(ROOT, options.base, folder) if name == "base" else ROOT
             proxies: dict[str, Any] = {"FRONT_TRUSTED_PROXIES": "private_ranges"}

@@ -10,21 +10,18 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from config.env import embedded_database, state_dir
 from tests.bench.authority import own_database
 from tests.bench.cells import ROOT, Model
+from tests.bench.room import room
 from tests.bench.stacks import PASSWORD, Stack
 
 AIM = 0.3  # seconds from the form to the first answer, p50
@@ -45,15 +42,7 @@ for number in range(int(sys.argv[1])):
 
 def main() -> None:
     options = parse_arguments()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # cleans up, as a Ctrl-C does
-    from config.stack.postgres import SharedPostgres
-
-    with ExitStack() as stack:
-        if embedded_database():
-            stack.enter_context(SharedPostgres(state_dir()))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        server = Model()
-        stack.callback(server.stop)
+    with room() as (folder, server):
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; {options.times} sign-ups each; seconds")
         print(HEAD, flush=True)
         for kind in options.kinds:
