@@ -107,7 +107,6 @@ def _waiting_room(request: HttpRequest, account: Account) -> HttpResponse:
     }
     response = render(request, "billing/signup_wait.html", context, status=202)
     response["Retry-After"] = str(context["wait_seconds"])
-    response["Cache-Control"] = "private, no-store"
     return response
 
 
