@@ -55,7 +55,7 @@ def main() -> None:
         if not any(os.environ.get(name, "").strip() for name in ("DATABASE_URL", "DATABASE_OWNER_URL")):
             _start_laptop(held, sys.argv[1:])
         if not serves(sys.argv[1:]):
-            from config.env import act_as_owner
+            from config.database import act_as_owner
 
             act_as_owner()
         from django.core.management import execute_from_command_line

@@ -11,11 +11,9 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from config.database import database_from_url, database_url, embedded_database, serving_role
 from config.env import (
     BASE_DIR,
-    database_from_url,
-    database_url,
-    embedded_database,
     envbool,
     envdialects,
     envdomain,
@@ -35,7 +33,6 @@ from config.env import (
     envsubject,
     envurl,
     envusd,
-    serving_role,
     state_dir,
 )
 from config.production import refuse_known_secrets, refuse_unsafe

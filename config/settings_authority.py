@@ -5,16 +5,8 @@ Owns the two ports, the admin key and the schema its tables live in. Nothing her
 
 from __future__ import annotations
 
-from config.env import (
-    database_from_url,
-    envbool,
-    envdomain,
-    envint,
-    envport,
-    envsealingkey,
-    envsecret,
-    owner_database_url,
-)
+from config.database import database_from_url, owner_database_url
+from config.env import envbool, envdomain, envint, envport, envsealingkey, envsecret
 from config.production import refuse_known_secrets
 
 SCHEMA = "authority"

@@ -39,7 +39,7 @@ for _name in (
 ):
     os.environ.pop(_name, None)
 
-from config.env import act_as_owner  # noqa: E402
+from config.database import act_as_owner  # noqa: E402
 
 act_as_owner()  # tests make databases, schemas and tables; the processes that they start are who they are elsewhere
 

@@ -17,7 +17,8 @@ from django.conf import settings
 from django.db import connection
 from django.test.utils import setup_databases, teardown_databases
 
-from config.env import embedded_database, state_dir
+from config.database import embedded_database
+from config.env import state_dir
 from tests.support.servers import NAMES, Servers, servers_given
 
 # Tests of the embedded authority itself and of the laptop's parts around it: never of servers that a variable names.

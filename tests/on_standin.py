@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
-from config.env import embedded_database, owner_database_url, state_dir
+from config.database import embedded_database, owner_database_url
+from config.env import state_dir
 from config.stack.postgres import SharedPostgres
 from tests.support.authority import ROOT, AuthorityProcess
 from tests.support.servers import ADMIN_KEY, ADMIN_URL, CONTROL, URL

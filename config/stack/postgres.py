@@ -22,7 +22,8 @@ from types import FrameType
 from typing import IO
 from urllib.parse import quote
 
-from config.env import embedded_database, owner_database_url, state_dir
+from config.database import embedded_database, owner_database_url
+from config.env import state_dir
 from config.stack import StackError, processes
 from config.stack.places import make_state, places_for
 from config.stack.roles import OWNER, SERVING

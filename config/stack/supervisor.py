@@ -20,7 +20,8 @@ from types import FrameType
 
 from django.core.exceptions import ImproperlyConfigured
 
-from config.env import embedded_database, envbool, envport, envstr, envurl, state_dir
+from config.database import embedded_database
+from config.env import envbool, envport, envstr, envurl, state_dir
 from config.stack import StackError
 from config.stack.banner import banner
 from config.stack.checks import authority_is_embedded, check_database, only_one

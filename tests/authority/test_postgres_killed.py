@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from config.env import embedded_database
+from config.database import embedded_database
 from config.stack.postgres import SharedPostgres
 from tests.authority import test_storm
 from tests.authority.conftest import Account

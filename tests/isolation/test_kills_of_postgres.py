@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
-from config.env import embedded_database
+from config.database import embedded_database
 from config.stack.postgres import SharedPostgres
 from tests.stack.conftest import environment, forget, kill_server
 from tests.support.authority import AuthorityProcess

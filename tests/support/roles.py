@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
-from config.env import embedded_database, serving_database_url
+from config.database import embedded_database, serving_database_url
 
 
 def serving_url(database_url: str) -> str:

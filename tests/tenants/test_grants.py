@@ -18,7 +18,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from psycopg.errors import InsufficientPrivilege
 
-from config.env import embedded_database
+from config.database import embedded_database
 from tenants import grants
 from tests.support.jobs import rows
 from tests.support.roles import serving_url, superuser_url
