@@ -18,7 +18,6 @@ import httpx
 import psycopg
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection
 from pydantic import BaseModel
 from runcycles import CyclesClient, CyclesConfig, set_default_client
 from runcycles.exceptions import CyclesProtocolError
@@ -40,6 +39,7 @@ from billing.models import Account
 from billing.money import UNIT
 from billing.subjects import scopes_of
 from billing.warmth import Word, doors, name_of
+from tenants.connections import own_connection_params
 from tenants.context import current_tenant
 from tenants.models import Tenant
 
@@ -304,9 +304,7 @@ def _find_key(subject_tenant: str) -> str | None:
     """The house's key, by the settings; else an account's, read on a connection of its own that is closed again."""
     if settings.CYCLES_TENANT and subject_tenant == settings.CYCLES_TENANT:
         return str(settings.CYCLES_API_KEY)
-    params = connection.get_connection_params()
-    wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
-    with psycopg.connect(**wanted, autocommit=True) as own:
+    with psycopg.connect(**own_connection_params(), autocommit=True) as own:
         row = own.execute(
             "SELECT sealed_key FROM public.billing_account WHERE subject_tenant = %s AND sealed_key <> ''",
             [subject_tenant],

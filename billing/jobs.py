@@ -36,6 +36,7 @@ from procrastinate.worker import Worker
 from billing.health import JOBS
 from billing.models import Process
 from billing.tasks import SIGN_UPS
+from tenants.connections import own_connection_params
 from tenants.context import enter
 from tenants.jobs import queues_of
 
@@ -63,9 +64,7 @@ def run() -> None:
 
 def own_connector() -> PsycopgConnector:
     """As Django's connector makes one for workers, but small, and without Django's pool among its parameters."""
-    params = connection.get_connection_params()
-    wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
-    return PsycopgConnector(kwargs=wanted, min_size=1, max_size=3, timeout=5, configure=_autocommit)
+    return PsycopgConnector(kwargs=own_connection_params(), min_size=1, max_size=3, timeout=5, configure=_autocommit)
 
 
 async def _autocommit(own: psycopg.AsyncConnection[Any]) -> None:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 
-import psycopg
 from django.contrib.auth.hashers import make_password
 from django.core import signing
 from django.db import IntegrityError, connection, transaction
@@ -30,6 +28,7 @@ from billing.plans import PLANS
 from tenants import services
 from tenants.context import tenant_scope
 from tenants.hosts import url_for
+from tenants.locks import if_nobody_is
 from tenants.models import Tenant
 from tenants.spelling import normal_email, normal_password
 from tenants.users.handoff import issue_token
@@ -96,7 +95,7 @@ def provision(account: Account) -> bool:
 
     Of two runs at once one builds. The other is told so at once, by False.
     """
-    with _alone(account) as alone:
+    with if_nobody_is(f"provision:{account.pk}") as alone:
         if not alone:
             return False
         account.refresh_from_db(fields=["status"])
@@ -108,20 +107,6 @@ def provision(account: Account) -> bool:
             ensure_owner(account)
             activate(account)
     return True
-
-
-@contextmanager
-def _alone(account: Account) -> Iterator[bool]:
-    """Whether no other run builds this account. On a connection of its own: building a schema closes Django's.
-
-    The lock goes with the connection, so a killed run holds up nobody.
-    """
-    params = connection.get_connection_params()
-    wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
-    with psycopg.connect(**wanted, autocommit=True) as own:
-        key = f"provision:{account.pk}"
-        found = own.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-        yield found == (True,)
 
 
 def ensure_authority_tenant(account: Account) -> None:

@@ -13,9 +13,10 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg
-from django.db import connections
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from tenants.connections import own_connection_params
 
 Params = Sequence[Any] | Mapping[str, Any] | None
 Row = tuple[Any, ...]
@@ -86,7 +87,7 @@ class Store:
         async with self._opening:
             if self._pool is None:
                 pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = AsyncConnectionPool(
-                    kwargs=_connection_params(),
+                    kwargs={**own_connection_params(), "autocommit": True, "row_factory": tuple_row},
                     min_size=1,
                     max_size=self._size,
                     timeout=WAIT_SECONDS,
@@ -107,13 +108,6 @@ class Store:
             if pool is not None:
                 with suppress(*FAILURES):
                     await pool.close(timeout=2.0)
-
-
-def _connection_params() -> dict[str, Any]:
-    """Where Django's connection goes, so that a test's engine meets the test's database."""
-    params = connections["default"].get_connection_params()
-    wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
-    return {**wanted, "autocommit": True, "row_factory": tuple_row}
 
 
 async def _configure(connection: psycopg.AsyncConnection[Row]) -> None:

@@ -5,11 +5,11 @@ import time
 
 import psycopg
 import pytest
-from django.db import connections
 
 from billing.engine.loop import run
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES, Store
+from tenants.connections import own_connection_params
 
 pytestmark = pytest.mark.usefixtures("app")
 
@@ -39,8 +39,6 @@ def test_a_reader_who_leaves_as_a_connection_comes_free_is_not_overheard(turns):
 
 def test_a_workspace_whose_tables_are_locked_keeps_no_connection_from_the_others(acme, globex):
     """A migration locks them. Waiting for them, four calls took the plane's four connections."""
-    params = connections["default"].get_connection_params()
-    wanted = {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
     locked, free = (in_schema("SELECT 7 FROM {schema}.users_user", one.tenant.schema_name) for one in (acme, globex))
     store = Store(size=1)
 
@@ -59,7 +57,7 @@ def test_a_workspace_whose_tables_are_locked_keeps_no_connection_from_the_others
         finally:
             await store.close()
 
-    with psycopg.connect(**wanted) as migrating:
+    with psycopg.connect(**own_connection_params()) as migrating:
         migrating.execute(in_schema("LOCK TABLE {schema}.users_user IN ACCESS EXCLUSIVE MODE", acme.tenant.schema_name))
         assert run(asked()) < 1  # one waits, and tells the others
         migrating.rollback()
