@@ -30,7 +30,9 @@ from tenants.context import tenant_scope
 from tenants.hosts import url_for
 from tenants.locks import if_nobody_is
 from tenants.models import Tenant
+from tenants.roles import Role
 from tenants.spelling import normal_email, normal_password
+from tenants.users import directory
 from tenants.users.handoff import issue_token
 from tenants.users.keys import create_key
 from tenants.users.models import User
@@ -140,13 +142,15 @@ def ensure_budget(account: Account) -> None:
 def ensure_owner(account: Account) -> None:
     """The owner's user in the tenant's schema; a password changed since is left alone."""
     with tenant_scope(account.tenant, alone=True):
-        if User.objects.filter(is_owner=True).exists():
+        if User.objects.filter(role=Role.OWNER).exists():
             return
     _wait_for_password(account)
-    with tenant_scope(account.tenant, alone=True):
+    # With public, for the directory; the look above has shown that the schema is there.
+    with tenant_scope(account.tenant), transaction.atomic(durable=True):
         User.objects.get_or_create(
-            email=account.owner_email, defaults={"password": account.owner_password, "is_owner": True}
+            email=account.owner_email, defaults={"password": account.owner_password, "role": Role.OWNER}
         )
+        directory.note(account.tenant, account.owner_email)
 
 
 def _wait_for_password(account: Account) -> None:
@@ -233,4 +237,4 @@ def account_for_status(token: str) -> Account | None:
 
 def owner_of(tenant: Tenant) -> User | None:
     with tenant_scope(tenant, alone=True):
-        return User.objects.filter(is_owner=True).order_by("pk").first()
+        return User.objects.filter(role=Role.OWNER, is_active=True).order_by("pk").first()

@@ -73,6 +73,7 @@ SHARED_APPS = [
     "django.contrib.auth",
     "django.contrib.sessions",
     "tenants.users",
+    "tenants.mail",
     # No tables.
     "django.contrib.messages",
     "django.contrib.staticfiles",
@@ -83,6 +84,8 @@ TENANT_APPS = [
     "django.contrib.auth",
     "django.contrib.sessions",
     "tenants.users",
+    "tenants.mail",
+    "tenants.audit",
     "billing.usage",
     "chat",
 ]
@@ -149,6 +152,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "tenants.context_processors.site",
+                "tenants.context_processors.role",
             ]
         },
     }
@@ -188,7 +192,7 @@ if DB_POOL_MAX:
 # The role of web and plane, which may read and write rows and make nothing; empty where they are the owner. Of these
 # tables it may not change a row: what was settled stays (tenants.grants).
 SERVING_ROLE = serving_role()
-APPEND_ONLY_TABLES = ["usage_usageline", "billing_houseline"]
+APPEND_ONLY_TABLES = ["usage_usageline", "billing_houseline", "audit_auditevent"]
 # Under `make run` the demo workspace is part of being ready; a production database has none.
 EXPECT_DEMO = embedded_database()
 DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
@@ -221,6 +225,9 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 SESSION_COOKIE_HTTPONLY = True
+
+# Who mails come from; a workspace's name is put before it.
+DEFAULT_FROM_EMAIL = f"{PRODUCT_NAME} <no-reply@{BASE_DOMAIN}>"
 
 # What browsers are told to hold us to.
 _HTTPS = SITE_URL.startswith("https://")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from django.contrib.postgres.functions import RandomUUID
 from django.db import models
+from django.db.models.functions import Cast, Left, Replace
 from django_tenants.models import DomainMixin, TenantMixin
 
 
@@ -35,6 +37,21 @@ class Tenant(TenantMixin):  # type: ignore[misc]  # django-tenants carries no ty
     # A SchemaVersion's number, "at least this"; null is unknown, and taken for behind. No foreign key: a tenant is
     # read with each request, and its version is compared in that very statement.
     schema_version = models.BigIntegerField(null=True, editable=False)
+    # What the workspace's keys call it: unlike its slug it never changes, and unlike its number it tells nothing.
+    public_id = models.CharField(
+        max_length=12,
+        unique=True,
+        editable=False,
+        # 48 random bits in hex, made by the database: also for rows that code of before inserts.
+        db_default=Left(
+            Replace(Cast(RandomUUID(), models.TextField()), models.Value("-"), models.Value("")), models.Value(12)
+        ),
+    )
+    time_zone = models.CharField(max_length=64, default="UTC", db_default="UTC")
+    requires_second_step = models.BooleanField(default=False, db_default=False)
+    closed_at = models.DateTimeField(null=True)
+    # When its rows were dropped, some time after it was closed.
+    purged_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
         return self.slug
@@ -57,6 +74,25 @@ class Domain(DomainMixin):  # type: ignore[misc]
 
     def __str__(self) -> str:
         return str(self.domain)
+
+
+class Membership(models.Model):
+    """That somebody with an address is in a workspace: where to look, for who has forgotten. Nothing is opened by it.
+
+    Written with the member's own row, in one transaction (tenants.users.directory). The address is a keyed digest.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="memberships")
+    email_digest = models.BinaryField(max_length=32)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["email_digest", "tenant"], name="membership_once_for_each_workspace")
+        ]
+
+    def __str__(self) -> str:
+        return f"somebody in {self.tenant_id}"
 
 
 class Limit(models.Model):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from django.contrib.auth import SESSION_KEY, login
 
+from tenants.audit.events import Event
+from tenants.audit.trail import record
 from tenants.http import TenantRequest
 from tenants.resolve import answered, find_member
+from tenants.users.browsers import note_session
 from tenants.users.models import User
 from tenants.users.sessions import SESSION_TENANT
 
@@ -20,8 +23,8 @@ def caller(request: TenantRequest) -> User:
     return request.asker.user
 
 
-def sign_in(request: TenantRequest, user: User) -> None:
-    """Start a session under a new key, tied to this tenant.
+def sign_in(request: TenantRequest, user: User, *, method: str) -> None:
+    """Start a session under a new key, tied to this tenant. `method` says how they got in: password, link, …
 
     Also for who is signed in already: Django keeps the old key then, which somebody else may know. Without the tie a
     session store that tenants shared would let t1's session open t2 as the user of the same id.
@@ -30,3 +33,5 @@ def sign_in(request: TenantRequest, user: User) -> None:
         request.session.flush()
     login(request, user, backend="tenants.users.backends.MemberBackend")
     request.session[SESSION_TENANT] = request.tenant.pk if request.tenant else None
+    note_session(request, user, method=method)
+    record(Event.LOGGED_IN, request=request, actor=user, method=method)

@@ -1,6 +1,7 @@
-"""Users with e-mail log-in, their API keys, and the single-use tokens of the sign-in hand-off.
+"""A workspace's people, and everything by which one of them gets in: keys, links, sessions, second steps, invitations.
 
 Lives in every schema. Refers to nothing outside its own, so that a tenant's schema can move to another machine.
+Whatever opens a door lies here as a digest, or sealed where it must be had again.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from django.contrib.auth.models import PermissionsMixin
 from django.db import models
 from django.utils import timezone
 
+from tenants.roles import RANK, Action, Role, may
 from tenants.spelling import email_forms, normal_email, normal_password, password_forms
 
 HASHES = 2
+ROLES = [(role.value, role.value.capitalize()) for role in RANK]
 
 
 class UserManager(BaseUserManager["User"]):
@@ -47,8 +50,15 @@ class User(AbstractBaseUser, PermissionsMixin):
     email = models.EmailField(unique=True)
     is_staff = models.BooleanField(default=False)
     is_active = models.BooleanField(default=True)
-    is_owner = models.BooleanField(default=False)
+    # Defaults of the database, for code of before that inserts without them.
+    role = models.CharField(max_length=20, choices=ROLES, default="member", db_default="member")
     date_joined = models.DateTimeField(default=timezone.now)
+    # When this person showed that the address is theirs; null: not yet.
+    email_confirmed_at = models.DateTimeField(null=True)
+    # Since when a code is asked for after the password; null: it is not.
+    second_step_at = models.DateTimeField(null=True)
+    # Who was removed, or has left, is not active; what they made stays.
+    removed_at = models.DateTimeField(null=True)
 
     objects: ClassVar[UserManager] = UserManager()
 
@@ -57,6 +67,13 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def __str__(self) -> str:
         return self.email
+
+    @property
+    def is_owner(self) -> bool:
+        return self.role == Role.OWNER
+
+    def may(self, action: Action) -> bool:
+        return may(self.role, action)
 
     def set_password(self, raw_password: str | None) -> None:
         super().set_password(None if raw_password is None else normal_password(raw_password))
@@ -89,6 +106,13 @@ class ApiKey(models.Model):
     revoked_at = models.DateTimeField(null=True)
     # A default of the database, for code of before that inserts without it.
     sealed_secret = models.TextField(default="", db_default="", editable=False)
+    # Of tenants.roles.SCOPES; null is a key of before there were scopes, which may do what its owner may.
+    scopes = models.JSONField(null=True)
+    expires_at = models.DateTimeField(null=True)
+    # The key in whose place this one was made, which goes on for a while.
+    replaces = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="replaced_by")
+    # Whether it has ledgers of its own at the authority.
+    has_limit = models.BooleanField(default=False, db_default=False)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
@@ -113,3 +137,122 @@ class HandoffToken(models.Model):
 
     def __str__(self) -> str:
         return f"hand-off of {self.user_id}"
+
+
+class Link(models.Model):
+    """What a mail carries to one person: used once, until it expires. The secret is in the mail alone.
+
+    `email` is the address that it was sent to, and so the one that using it proves.
+    """
+
+    class Purpose(models.TextChoices):
+        RESET = "reset", "Choose a new password"
+        CONFIRM = "confirm", "Confirm an e-mail address"
+        CHANGE = "change", "Move to another e-mail address"
+        LOG_IN = "log_in", "Log in"
+
+    id = models.BigAutoField(primary_key=True)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    purpose = models.CharField(max_length=10, choices=Purpose.choices)
+    email = models.EmailField()
+    digest = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.purpose} of {self.user_id}"
+
+
+class Invitation(models.Model):
+    """Somebody who may come in with a role. The mail has its link; sent again it is another, and the first one ends."""
+
+    id = models.BigAutoField(primary_key=True)
+    email = models.EmailField()
+    role = models.CharField(max_length=20, choices=ROLES)
+    invited_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+")
+    digest = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    sent_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    accepted_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["email"],
+                condition=models.Q(accepted_at=None, revoked_at=None),
+                name="invitation_one_open_for_each_address",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.email} as {self.role}"
+
+
+class MemberSession(models.Model):
+    """A browser that is logged in: Django's session, with what its person needs to know it by."""
+
+    id = models.BigAutoField(primary_key=True)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="sessions")
+    session_key = models.CharField(max_length=40, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    seen_at = models.DateTimeField(default=timezone.now)
+    address = models.CharField(max_length=45, blank=True)
+    agent = models.CharField(max_length=200, blank=True)
+    # How it began: password, link, provider, hand-off; with "+code" where the second step was taken.
+    method = models.CharField(max_length=60, blank=True)
+
+    def __str__(self) -> str:
+        return f"session {self.pk} of {self.user_id}"
+
+
+class Totp(models.Model):
+    """The secret behind the codes of one person's authenticator app (RFC 6238). Counts once `confirmed_at` is set."""
+
+    id = models.BigAutoField(primary_key=True)
+    user = models.OneToOneField(User, on_delete=models.CASCADE, related_name="totp")
+    sealed_secret = models.TextField()
+    # The newest interval of which a code was taken: none is taken twice.
+    last_interval = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+    confirmed_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"codes of {self.user_id}"
+
+
+class RecoveryCode(models.Model):
+    """A code that opens once in place of the app's, for whoever has lost it."""
+
+    id = models.BigAutoField(primary_key=True)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="recovery_codes")
+    digest = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    used_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"recovery code of {self.user_id}"
+
+
+class Identity(models.Model):
+    """One person at one identity provider: `subject` is the provider's own name for them, and never changes."""
+
+    id = models.BigAutoField(primary_key=True)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="identities")
+    provider = models.CharField(max_length=40)
+    subject = models.CharField(max_length=255)
+    # As the provider said it when it was linked: for people to read, and nothing is found by it.
+    email = models.EmailField(blank=True)
+    linked_at = models.DateTimeField(auto_now_add=True)
+    used_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["provider", "subject"], name="identity_opens_one_account"),
+            models.UniqueConstraint(fields=["user", "provider"], name="identity_one_of_each_provider"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider} of {self.user_id}"

@@ -1,11 +1,15 @@
 from django.urls import path
+from django.views.decorators.http import require_safe
+from django.views.generic import RedirectView
 
-from tenants.users import views
+from tenants.users.pages import keys, signing_in
 
 urlpatterns = [
-    path("login/", views.log_in, name="login"),
-    path("logout/", views.log_out, name="logout"),
-    path("welcome/", views.welcome, name="welcome"),
-    path("settings/keys/", views.api_keys, name="api_keys"),
-    path("settings/keys/<int:pk>/revoke/", views.revoke_key, name="revoke_key"),
+    path("login/", signing_in.log_in, name="login"),
+    path("logout/", signing_in.log_out, name="logout"),
+    path("welcome/", signing_in.welcome, name="welcome"),
+    path("settings/", require_safe(RedirectView.as_view(url="/settings/account/")), name="settings"),
+    # Keys
+    path("settings/keys/", keys.api_keys, name="api_keys"),
+    path("settings/keys/<int:pk>/revoke/", keys.revoke_key, name="revoke_key"),
 ]

@@ -39,9 +39,9 @@ class Workspace:
         with self.scope():
             return User.objects.get(email=self.account.owner_email)
 
-    def member(self, email: str) -> User:
+    def member(self, email: str, role: str = "member") -> User:
         with self.scope():
-            return User.objects.get_or_create(email=email)[0]
+            return User.objects.get_or_create(email=email, defaults={"role": role})[0]
 
     def key(self, user: User | None = None) -> str:
         with self.scope():

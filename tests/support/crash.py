@@ -42,7 +42,7 @@ def assert_made_once(account) -> None:
     assert (account.status, account.tenant.status) == ("active", "active")
     assert account.owner_password == ""
     with tenant_scope(account.tenant):
-        assert list(User.objects.values_list("email", "is_owner")) == [(account.owner_email, True)]
+        assert list(User.objects.values_list("email", "role")) == [(account.owner_email, "owner")]
     assert BudgetPeriod.objects.filter(account=account).count() == 1
     keys = admin_client.active_key_ids(account.subject_tenant, name=f"account-{account.pk}")
     assert keys == [account.authority_key_id]

@@ -345,7 +345,7 @@ def test_the_cursor_is_where_something_is_to_be_mended(acme, alice):
 def test_what_is_forbidden_is_said_in_our_own_words(acme, alice, monkeypatch):
     """Also what Django forbids: a view's PermissionDenied was a page without a way on, and a forged form's led away."""
     client = acme.client(alice)
-    monkeypatch.setattr("tenants.users.views.forget_untaken", Mock(side_effect=PermissionDenied))
+    monkeypatch.setattr("tenants.users.pages.keys.forget_untaken", Mock(side_effect=PermissionDenied))
     refused = client.get("/settings/keys/")
     assert refused.status_code == 403
     assert b"You may not do this." in refused.content

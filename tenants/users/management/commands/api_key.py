@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tenants.context import tenant_scope
 from tenants.models import Tenant
+from tenants.roles import Role
 from tenants.spelling import normal_name
 from tenants.users.keys import create_key
 from tenants.users.models import User
@@ -32,7 +33,7 @@ class Command(BaseCommand):
             if options["email"]:
                 member = User.objects.with_email(options["email"])
             else:
-                member = User.objects.filter(is_active=True).order_by("-is_owner", "pk").first()
+                member = User.objects.filter(is_active=True, role=Role.OWNER).order_by("pk").first()
             if member is None or not member.is_active:
                 raise CommandError("No such member in this workspace.")
             _, secret = create_key(member, name=name)

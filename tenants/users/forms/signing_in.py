@@ -1,4 +1,4 @@
-"""What people type to get in, and to name a key."""
+"""What people type to get in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django import forms
 from django.contrib.auth import authenticate
 from django.http import HttpRequest
 
-from tenants.fields import EmailField, NameField
+from tenants.fields import EmailField
 from tenants.users.guesses import Guess
 from tenants.users.models import User
 
@@ -50,11 +50,3 @@ class LoginForm(forms.Form):
         guess.was_right()
         self.user = user
         return data
-
-
-class KeyForm(forms.Form):
-    name = NameField(
-        label="Name",
-        max_length=100,
-        widget=forms.TextInput(attrs={"placeholder": "Production server", "autocomplete": "off"}),
-    )

@@ -1,0 +1,72 @@
+"""Writing down what somebody did, in the transaction of what they did.
+
+Must not know what an event means, and must not see a secret: whoever records says in `details` only what every reader
+of the trail may know.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.http import HttpRequest
+
+from tenants.audit.events import Event
+from tenants.audit.models import AuditEvent
+from tenants.context import tenant_or_public
+from tenants.limits import address_of
+from tenants.users.models import User
+
+logger = logging.getLogger(__name__)
+
+AGENT_LENGTH = 200
+TARGET_LENGTH = 255
+
+
+def record(
+    event: Event,
+    *,
+    request: HttpRequest | None = None,
+    actor: User | None = None,
+    target: str = "",
+    via: str = "",
+    **details: Any,
+) -> None:
+    """One line of the bound tenant's trail. `actor` is the request's member unless it is named.
+
+    Without a request it is a command's or a job's: `via` says which. On the public side there is no trail, only a log
+    line: operators' own sign-ins, for example.
+    """
+    member = actor or _member_of(request)
+    if tenant_or_public() is None:
+        logger.info("audit: %s actor=%s", event.value, member.pk if member else None)
+        return
+    asker = getattr(request, "asker", None)
+    key_id = asker.key_id if asker else None
+    AuditEvent.objects.create(
+        actor_id=member.pk if member else None,
+        actor=member.email if member else "" if request else "operator" if via == "command" else "system",
+        via=via or ("key" if key_id else "session"),
+        key_id=key_id,
+        event=event.value,
+        target=target[:TARGET_LENGTH],
+        details=details,
+        address=address_of(request) if request else "",
+        agent=agent_of(request) if request else "",
+    )
+
+
+def agent_of(request: HttpRequest) -> str:
+    """What the program calls itself, without what Postgres refuses."""
+    agent: str = request.META.get("HTTP_USER_AGENT", "")
+    return "".join(sign for sign in agent if sign.isprintable())[:AGENT_LENGTH]
+
+
+def _member_of(request: HttpRequest | None) -> User | None:
+    if request is None:
+        return None
+    if (asker := getattr(request, "asker", None)) is not None:
+        found: User = asker.user
+        return found
+    user = getattr(request, "user", None)
+    return user if isinstance(user, User) else None

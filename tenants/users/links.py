@@ -1,0 +1,61 @@
+"""Links that a mail carries to one person: made, looked at, used once.
+
+A link is worth something on its own tenant's host alone: its digest is looked for in that schema. To follow one is to
+look; what it is for happens by the form on the page that it leads to, for mail programs follow links, too.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from tenants.users.keys import digest
+from tenants.users.models import Link, User
+
+LIFETIMES = {
+    Link.Purpose.RESET: timedelta(hours=1),
+    Link.Purpose.CONFIRM: timedelta(days=7),
+    Link.Purpose.CHANGE: timedelta(hours=24),
+    Link.Purpose.LOG_IN: timedelta(minutes=15),
+}
+
+
+def make_link(user: User, purpose: Link.Purpose, *, email: str) -> str:
+    """The secret of a new link for that member; the ones before of the same purpose end."""
+    secret = secrets.token_urlsafe(32)
+    end_links(user, purpose)
+    Link.objects.create(
+        user=user,
+        purpose=purpose,
+        email=email,
+        digest=digest(secret),
+        expires_at=timezone.now() + LIFETIMES[purpose],
+    )
+    return secret
+
+
+def look_at(secret: str, purpose: Link.Purpose) -> Link | None:
+    """The link while it is good: not used, not expired, of a member who is still in."""
+    return _live(secret, purpose).select_related("user").first()
+
+
+def use(secret: str, purpose: Link.Purpose) -> Link | None:
+    """The same, for one caller: of two at once, and ever after, the others get None. In the transaction of its use."""
+    if _live(secret, purpose).update(used_at=timezone.now()) != 1:
+        return None
+    return Link.objects.select_related("user").get(digest=digest(secret))
+
+
+def end_links(user: User, *purposes: Link.Purpose) -> None:
+    """Those of these purposes, or all of them, are worth nothing from now on."""
+    live = Link.objects.filter(user=user, used_at=None, expires_at__gt=timezone.now())
+    (live.filter(purpose__in=purposes) if purposes else live).update(expires_at=timezone.now())
+
+
+def _live(secret: str, purpose: Link.Purpose) -> QuerySet[Link]:
+    return Link.objects.filter(
+        digest=digest(secret), purpose=purpose, used_at=None, expires_at__gt=timezone.now(), user__is_active=True
+    )
