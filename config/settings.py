@@ -137,6 +137,9 @@ PLANE_MIDDLEWARE = ["tenants.plane.PlaneMiddleware"]
 PLANE_SQL = "billing.engine.fetch"
 # Read with the member who asks, which spares a paid call a statement: who pays for the tenant.
 ASKER_BESIDE = "billing.engine.statements.ACCOUNT_OF_TENANT"
+# What the pages of members and of keys show on each row, from a room further up: (request, rows) -> HTML by id.
+MEMBERS_BESIDE = "billing.seats.beside_members"
+KEYS_BESIDE = "billing.seats.beside_keys"
 PLANE_STARTUP = "billing.engine.start_plane"
 PLANE_SHUTDOWN = "billing.engine.stop_plane"
 APPEND_SLASH = True

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.auth import logout
-from django.http import HttpResponse, HttpResponseRedirect
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_POST
 
 from tenants.fields import focus_on_error
 from tenants.http import RateLimited, TenantRequest, say_when
-from tenants.users.auth import sign_in
+from tenants.users.entering import let_in
 from tenants.users.forms.signing_in import LoginForm
 from tenants.users.guesses import Guess
 from tenants.users.handoff import redeem_token
@@ -30,9 +29,7 @@ def log_in(request: TenantRequest) -> HttpResponse:
         is_right, refusal = False, exc
         form.add_error(None, exc.message)
     if is_right:
-        sign_in(request, form.user, method="password")
-        safe = target.startswith("/") and url_has_allowed_host_and_scheme(target, allowed_hosts=None)
-        return HttpResponseRedirect(target if safe else settings.LOGIN_REDIRECT_URL)
+        return let_in(request, form.user, method="password", target=target)
     focus_on_error(form)
     status = refusal.status if refusal else 400 if request.method == "POST" else 200
     response = render(request, "users/login.html", {"form": form, "next": target}, status=status)
@@ -57,9 +54,8 @@ def welcome(request: TenantRequest) -> HttpResponse:
     if user is None:
         response = render(request, "users/welcome_failed.html", status=400)
     else:
-        sign_in(request, user, method="hand-off")
         # Else strangers could keep a new owner out from the first log-in.
         Guess.of(request, user.email).remember()
-        response = redirect("/")
+        response = let_in(request, user, method="hand-off")
     response["Referrer-Policy"] = "no-referrer"
     return response
