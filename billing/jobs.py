@@ -1,8 +1,9 @@
 """The jobs process: procrastinate's workers, and two timers of its own outside the queue.
 
 Owns how it starts, lives and ends. Must not know what a task or the sweep does. Sign-ups have a worker of their own:
-a customer waits for each, and must not wait behind jobs that hang. Outside the queue are the sweep of holds (money must
-not wait behind a job that hangs, nor behind the lock of one that was killed) and the heartbeat.
+a customer waits for each, and must not wait behind jobs that hang. So have mails: where the mail server hangs, they do.
+Outside the queue are the sweep of holds (money must not wait behind a job that hangs, nor behind the lock of one that
+was killed) and the heartbeat.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ from billing.tasks import SIGN_UPS
 from tenants.connections import own_connection_params
 from tenants.context import enter
 from tenants.jobs import queues_of
+from tenants.mail.tasks import MAILS
 
 logger = logging.getLogger(__name__)
 
 CONCURRENCY = 4
 SIGN_UPS_AT_ONCE = 3  # most of one is waiting for the password's hash, the authority and Postgres
+MAILS_AT_ONCE = 2
 INTERVAL = 5.0  # of the sweep, the heartbeat, and the look at stalled jobs
 # How often the sign-ups' worker looks for what is to be tried again. New ones wake it by NOTIFY.
 SIGN_UPS_INTERVAL = 1.0
@@ -77,7 +80,7 @@ async def _serve(app: App) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     # A thread for each job that may run, and one for the wait at the end: by itself asyncio has six on two cores.
-    threads = ThreadPoolExecutor(CONCURRENCY + SIGN_UPS_AT_ONCE + 1)
+    threads = ThreadPoolExecutor(CONCURRENCY + SIGN_UPS_AT_ONCE + MAILS_AT_ONCE + 1)
     asyncio.get_running_loop().set_default_executor(threads)
     process = uuid.uuid4()
     sweep = Timer("sweep", lambda: import_string(settings.SWEEP)())
@@ -87,7 +90,7 @@ async def _serve(app: App) -> None:
         sweep.start()
         heartbeat.start()
         housekeeping = asyncio.create_task(_keep_house(app))
-        working = (_work(partial(make, app), stop) for make in (general_worker, sign_up_worker))
+        working = (_work(partial(make, app), stop) for make in (general_worker, sign_up_worker, mail_worker))
         ended = await asyncio.gather(*working, _end_of(sweep, stop))
         housekeeping.cancel()
         heartbeat.stop()
@@ -118,12 +121,16 @@ async def _work(make: Callable[[], Worker], stop: asyncio.Event) -> bool:
 
 
 def general_worker(app: App) -> Worker:
-    """For every queue that a task names, but the sign-ups'."""
-    return _worker(app, queues=sorted(queues_of(app) - {SIGN_UPS}), concurrency=CONCURRENCY)
+    """For every queue that a task names, but those that have a worker of their own."""
+    return _worker(app, queues=sorted(queues_of(app) - {SIGN_UPS, MAILS}), concurrency=CONCURRENCY)
 
 
 def sign_up_worker(app: App) -> Worker:
     return _worker(app, queues=[SIGN_UPS], concurrency=SIGN_UPS_AT_ONCE, fetch_job_polling_interval=SIGN_UPS_INTERVAL)
+
+
+def mail_worker(app: App) -> Worker:
+    return _worker(app, queues=[MAILS], concurrency=MAILS_AT_ONCE)
 
 
 def _worker(app: App, **options: Any) -> Worker:

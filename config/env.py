@@ -141,6 +141,22 @@ def envdomain(name: str, default: str) -> str:
     return value
 
 
+def envaddress(name: str, default: str) -> str:
+    """One e-mail address, without a name beside it."""
+    raw = envstr(name, default)
+    local, _, domain = raw.rpartition("@")
+    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}", local) or not _DOMAIN.fullmatch(domain.lower()):
+        raise ImproperlyConfigured(f"{name} is {raw!r}: write one address such as no-reply@example.com.")
+    return raw
+
+
+def envchoice(name: str, default: str, choices: tuple[str, ...]) -> str:
+    raw = envstr(name, default).lower()
+    if raw not in choices:
+        raise ImproperlyConfigured(f"{name} is {raw!r}: write {', '.join(choices[:-1])} or {choices[-1]}.")
+    return raw
+
+
 def envhosts(name: str, default: list[str]) -> list[str]:
     """Hosts as Django compares them: `a.example`, `.example` for all below, `*` for any."""
     hosts = [host.strip().lower() for host in envstr(name).split(",") if host.strip()]

@@ -83,6 +83,28 @@ def refuse_known_secrets(*, base_domain: str, sealing_key: str, admin_key: str) 
     _refuse_weak("CYCLES_ADMIN_API_KEY", admin_key, shortest=ADMIN_KEY_LENGTH)
 
 
+def refuse_half_a_mail_server(*, base_domain: str, host: str, user: str, password: str, security: str) -> None:
+    """Whatever the site: what is said of a mail server must be all that is needed."""
+    if bool(user) != bool(password):
+        missing, given = ("SMTP_PASSWORD", "SMTP_USER") if user else ("SMTP_USER", "SMTP_PASSWORD")
+        raise ImproperlyConfigured(f"{missing} is not set: {given} is of no use without it.")
+    if user and not host:
+        raise ImproperlyConfigured("SMTP_HOST is not set: SMTP_USER and SMTP_PASSWORD are of no use without it.")
+    if user and security == "none" and not is_loopback(base_domain):
+        raise ImproperlyConfigured(
+            "SMTP_SECURITY is 'none': write starttls or tls, or SMTP_PASSWORD can be read on the way."
+        )
+
+
+def refuse_unsendable(*, base_domain: str, smtp_host: str, confirm_email: bool) -> None:
+    """Sign-ups would wait for a mail that is never sent. A laptop prints it."""
+    if confirm_email and not smtp_host and not is_loopback(base_domain):
+        raise ImproperlyConfigured(
+            "SMTP_HOST is not set: with SIGNUP_CONFIRM_EMAIL on, each sign-up waits for a mail: name the server that "
+            "sends it, or set SIGNUP_CONFIRM_EMAIL=off."
+        )
+
+
 def _is_address(domain: str) -> bool:
     """As browsers see it: a last label of digits makes the whole an IPv4 address."""
     return domain.rpartition(".")[2].isdigit()

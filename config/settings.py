@@ -14,7 +14,9 @@ from django.core.exceptions import ImproperlyConfigured
 from config.database import database_from_url, database_url, embedded_database, serving_role
 from config.env import (
     BASE_DIR,
+    envaddress,
     envbool,
+    envchoice,
     envdialects,
     envdomain,
     envfactor,
@@ -35,7 +37,7 @@ from config.env import (
     envusd,
     state_dir,
 )
-from config.production import refuse_known_secrets, refuse_unsafe
+from config.production import is_loopback, refuse_half_a_mail_server, refuse_known_secrets, refuse_unsafe
 
 PRODUCT_NAME = "Tenantry"
 STATE_DIR = state_dir()
@@ -229,8 +231,27 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 SESSION_COOKIE_HTTPONLY = True
 
-# Who mails come from; a workspace's name is put before it.
-DEFAULT_FROM_EMAIL = f"{PRODUCT_NAME} <no-reply@{BASE_DOMAIN}>"
+# Mail. Who it comes from, before which a workspace's name is put; and the server that takes it. Without one a laptop
+# prints what it would send, and a site that others can reach sends nothing: links that open doors are for no log.
+MAIL_FROM = envaddress("MAIL_FROM", f"no-reply@{BASE_DOMAIN}")
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = f"{PRODUCT_NAME} <{MAIL_FROM}>"
+EMAIL_HOST = envdomain("SMTP_HOST", "") if envstr("SMTP_HOST") else ""
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = envstr("SMTP_USER"), envstr("SMTP_PASSWORD")
+_SECURITY = envchoice("SMTP_SECURITY", "starttls", ("starttls", "tls", "none"))
+EMAIL_USE_TLS, EMAIL_USE_SSL = _SECURITY == "starttls", _SECURITY == "tls"
+EMAIL_PORT = envport("SMTP_PORT", 465 if EMAIL_USE_SSL else 587)
+EMAIL_TIMEOUT = 10  # seconds, for each step of a conversation with it
+refuse_half_a_mail_server(
+    base_domain=BASE_DOMAIN,
+    host=EMAIL_HOST,
+    user=EMAIL_HOST_USER,
+    password=EMAIL_HOST_PASSWORD,
+    security=_SECURITY,
+)
+if EMAIL_HOST:
+    EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+else:
+    EMAIL_BACKEND = f"tenants.mail.backends.{'Printing' if is_loopback(BASE_DOMAIN) else 'Nowhere'}"
 
 # What browsers are told to hold us to.
 _HTTPS = SITE_URL.startswith("https://")

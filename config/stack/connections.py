@@ -11,7 +11,7 @@ from config.stack.server import SETTINGS
 
 AUTHORITY = 4
 ENGINE = 5  # of paid calls; each process that buys has one. Four for its calls, one for its heartbeat
-JOBS_POOL = 7  # one for each task at a time: four, and three sign-ups
+JOBS_POOL = 9  # one for each task at a time: four, three sign-ups, and two mails
 JOBS_QUEUE = 11  # procrastinate's own three, one that listens for each worker, two that lock for each sign-up
 SPARE = 20  # for commands and a test run beside us
 

@@ -7,3 +7,6 @@ class MailConfig(AppConfig):
     name = "tenants.mail"
     label = "mail"
     verbose_name = "Mail"
+
+    def ready(self) -> None:
+        from tenants.mail import checks  # noqa: F401  # registers the system check

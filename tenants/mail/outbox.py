@@ -1,32 +1,40 @@
-"""Asking for a mail, and sending it. The jobs process sends: a request never waits for a mail server.
+"""Asking for a mail. The jobs process sends it (tenants.mail.tasks): a request never waits for a mail server.
 
-Owns the outbox's rows. Must not know what a mail says: whoever asks names a template of their app's.
+Owns the outbox's new rows. Must not know what a mail says: whoever asks names a template of their app's.
 """
 
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
 from django.template import Context, Engine
 
 from tenants.context import tenant_or_public
+from tenants.mail.lines import one_line
 from tenants.mail.models import OutgoingMail
 from tenants.sealing import seal
 
+SUBJECT_LENGTH = 255
 
-def send(to: str, template: str, *, subject: str, **context: Any) -> None:
+
+def send(to: str, template: str, *, subject: str, until: datetime | None = None, **context: Any) -> None:
     """Put a mail into the outbox, in the caller's transaction: rolled back, it never was.
 
     Renders `mail/<template>.txt` and `mail/<template>.html` here and now, with `tenant` (None on the bare host),
-    `product_name` and `subject` beside the context. It goes out in the bound tenant's name, else in the site's.
+    `product_name` and `subject` beside the context. It goes out in the bound tenant's name, else in the site's; not
+    after `until`, for a mail whose link is over by then. A workspace must be active when it is sent.
     """
     from tenants.mail import tasks  # the queue is not there yet when apps are loaded
 
     tenant = tenant_or_public()
+    subject = one_line(subject, SUBJECT_LENGTH)
     context = {**context, "tenant": tenant, "product_name": settings.PRODUCT_NAME, "subject": subject}
     body = {kind: _render(f"mail/{template}.{kind}", context, is_html=kind == "html") for kind in ("txt", "html")}
+    if until is not None:
+        body["until"] = until.isoformat()
     mail = OutgoingMail.objects.create(to=to, subject=subject, sealed_body=seal(json.dumps(body)))
     if tenant is None:
         tasks.send_site_mail.defer(mail_id=mail.pk)

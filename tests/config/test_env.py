@@ -272,6 +272,7 @@ def test_the_clients_variables_are_read_as_the_client_reads_them(given, differs)
         ("KEY_SEALING_KEY", "x"), ("LLM_PRICES", '{"m":{"input":1,"output":1},"m":{"input":0,"output":0}}'),
         ("DEBUG", "perhaps"), ("CYCLES_READ_TIMEOUT", "-1"), ("DB_POOL_MAX", "many"),
         ("CYCLES_COLD_READ_TIMEOUT", "1"),
+        ("SMTP_SECURITY", "ssl"), ("SMTP_HOST", "smtp://mail"), ("MAIL_FROM", "Us <a@example.com>"),
     ],
 )  # fmt: skip
 def test_nonsense_is_refused_by_the_variables_name(name, value):

@@ -8,8 +8,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
-from config.production import refuse_known_secrets, refuse_unsafe
+from config.production import refuse_half_a_mail_server, refuse_known_secrets, refuse_unsafe, refuse_unsendable
 
 ROOT = Path(__file__).resolve().parents[2]
 SAFE = {
@@ -21,6 +22,7 @@ SAFE = {
     "SECRET_KEY": "Zq8-vT2mXw4Lr9_bKf6NhYc1JdPs7GuEa3iQoR5tVzWx0SyMlCnUeB",
     "KEY_SEALING_KEY": "3q2-7wAR_r0jRWeJq83vECNFZ4mrze8QI0VniavN7xA=",
     "CYCLES_ADMIN_API_KEY": "uT5-kQz8_Wm2xRb7YdLc4NfH",
+    "SMTP_HOST": "mail.example.com",
 }
 SETTINGS = ["-c", "import config.settings"]
 
@@ -44,6 +46,39 @@ def test_a_site_with_one_role_still_starts_and_is_warned_before_a_deploy():
     assert code != 0
     assert "tenants.W002" in said
     assert "DATABASE_OWNER_URL" in said
+
+
+def test_a_site_without_a_mail_server_is_warned_and_prints_no_mail():
+    code, said = started(["manage.py", "check", "--deploy", "--fail-level", "WARNING"], SMTP_HOST="")
+    assert code != 0
+    assert "mail.W001" in said
+    show = ["-c", "import config.settings as s; print(s.EMAIL_BACKEND)"]
+    assert started(show, SMTP_HOST="")[1].strip() == "tenants.mail.backends.Nowhere"
+    assert started(show)[1].strip() == "django.core.mail.backends.smtp.EmailBackend"
+
+
+def test_sign_ups_that_wait_for_a_mail_need_a_server_that_sends_it():
+    with pytest.raises(ImproperlyConfigured, match=r"SMTP_HOST .*SIGNUP_CONFIRM_EMAIL=off"):
+        refuse_unsendable(base_domain="example.com", smtp_host="", confirm_email=True)
+    refuse_unsendable(base_domain="example.com", smtp_host="mail", confirm_email=True)
+    refuse_unsendable(base_domain="example.com", smtp_host="", confirm_email=False)
+    refuse_unsendable(base_domain="localhost", smtp_host="", confirm_email=True)
+
+
+@pytest.mark.parametrize(
+    ("named", "given"),
+    [
+        ("SMTP_PASSWORD", {"user": "app"}),
+        ("SMTP_USER", {"password": "x"}),
+        ("SMTP_HOST", {"user": "app", "password": "x", "host": ""}),
+        ("SMTP_SECURITY", {"user": "app", "password": "x", "security": "none"}),
+    ],
+)
+def test_half_a_mail_server_is_refused_by_the_missing_variables_name(named, given):
+    whole = {"base_domain": "example.com", "host": "mail", "user": "", "password": "", "security": "starttls"}
+    refuse_half_a_mail_server(**whole)
+    with pytest.raises(ImproperlyConfigured, match=f"^{named} is"):
+        refuse_half_a_mail_server(**whole | given)
 
 
 DANGEROUS = [
