@@ -27,6 +27,7 @@ from billing.models import Account
 from billing.money import usd
 from billing.plans import PLANS, plans_by_sign_up
 from billing.tasks import provision_account
+from tenants.hosts import host_for
 from tenants.http import RateLimited, Unavailable
 from tenants.limits import Rate, give_back, take
 from tenants.spelling import normal_email, normal_password
@@ -99,9 +100,10 @@ def _counted(address: str) -> Iterator[None]:
 def _claimed(slug: str, asked_by: str) -> Account | None:
     """The account that this mark has claimed before; None where the slug is free.
 
-    Whatever a taken slug is, pending, active or closed, it takes the same look-up and gives the same answer.
+    Whatever a taken slug is, pending, active, closed, or left for another, it takes the same look-up and gives the same
+    answer.
     """
-    account = Account.objects.select_related("tenant").filter(tenant__slug=slug).first()
+    account = Account.objects.select_related("tenant").filter(tenant__domains__domain=host_for(slug)).first()
     if account is None or secrets.compare_digest(account.asked_by, asked_by):
         return account
     if provisioning.broken_off().filter(pk=account.pk).exists():

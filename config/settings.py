@@ -113,6 +113,7 @@ MIDDLEWARE = [
     "tenants.middleware.HealthMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "tenants.middleware.TenantMiddleware",
+    "tenants.time_zones.TimeZoneMiddleware",
     "tenants.middleware.StreamMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "tenants.middleware.SlashMiddleware",
@@ -356,6 +357,9 @@ SIGN_UP_ADDRESS_RATE = envrate("SIGN_UP_ADDRESS_RATE", "20/60")
 SIGN_UP_SITE_RATE = envrate("SIGN_UP_SITE_RATE", "100/6")
 SIGN_UP_FORM_RATE = envrate("SIGN_UP_FORM_RATE", "300/2")
 TRIAL_POOL = envusd("TRIAL_POOL_USD", "1000")
+
+# How long a deleted workspace can be reopened; then its rows are dropped.
+WORKSPACE_PURGE_DAYS = envint("WORKSPACE_PURGE_DAYS", 30, minimum=1, maximum=3_650) or 30
 
 # What /readyz asks, in order; each names what is not ready, or nothing.
 READINESS_CHECKS = [

@@ -5,6 +5,7 @@ Owns the default storage. Must not decide who may read a file: a view of yours d
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from django.core.files.storage import FileSystemStorage
 from django.urls import reverse
 
 from tenants.context import current_tenant
+from tenants.models import Tenant
 
 
 class NoFileHere(RuntimeError):
@@ -50,3 +52,9 @@ class TenantFiles(FileSystemStorage):
                 "of the storage (README, Files)."
             )
         return reverse(self.view, settings.ROOT_URLCONF, kwargs={"name": name})
+
+    def forget_tenant(self, tenant: Tenant) -> None:
+        """All files of a tenant that is purged. Safe to repeat."""
+        folder = Path(self.base_location).absolute() / tenant.schema_name
+        if folder.exists():
+            shutil.rmtree(folder)

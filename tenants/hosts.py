@@ -22,9 +22,14 @@ def host_for(slug: str) -> str:
 
 def url_for(slug: str, path: str = "/") -> str:
     """An absolute address on a tenant's host: http://acme.localhost:8000/."""
+    return f"{origin_of(host_for(slug))}{path}"
+
+
+def origin_of(host: str) -> str:
+    """As a browser's Origin header names it: http://acme.localhost:8000."""
     site = urlsplit(settings.SITE_URL)
     port = f":{site.port}" if site.port else ""
-    return f"{site.scheme}://{host_for(slug)}{port}{path}"
+    return f"{site.scheme}://{host}{port}"
 
 
 def every_workspace() -> str:

@@ -52,7 +52,7 @@ _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 # Whether the schema is there, and not behind this code, is asked in the query that finds the tenant. The table of keys
 # stands for it: a schema that is still empty has no members. Nor is a schema there that this process's role may not
-# use: a search path leaves it out without an error, and public comes next.
+# use: a search path leaves it out without an error, and public comes next. A closed workspace is an unknown one.
 _TENANT_AT = """
     SELECT CASE
         WHEN (SELECT has_schema_privilege(n.oid, 'USAGE')
@@ -60,7 +60,7 @@ _TENANT_AT = """
         THEN to_regclass(quote_ident(t.schema_name) || '.users_apikey') IS NOT NULL ELSE false END,
         {is_current}, {tenant}
     FROM public.tenants_domain d JOIN public.tenants_tenant t ON t.id = d.tenant_id
-    WHERE d.domain = %s"""
+    WHERE d.domain = %s AND t.status <> 'closed'"""
 # A write for each request would double their cost; to the minute is exact enough for an owner.
 _MEMBER_BY_KEY = """
     SELECT {beside}, k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', {user}

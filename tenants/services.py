@@ -11,7 +11,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from django.db import Error, connection, transaction
+from django.core.files.storage import default_storage
+from django.db import Error, IntegrityError, connection, transaction
+from django.utils import timezone
 from django_tenants.signals import schema_migrated, schema_pre_migration
 from psycopg import sql
 
@@ -20,17 +22,27 @@ from tenants.context import enter, public_scope
 from tenants.hosts import host_for
 from tenants.locks import one_at_a_time, schema_lock
 from tenants.migrating import migrate_schema
-from tenants.models import Domain, Tenant
+from tenants.models import Domain, Membership, Tenant
 
 logger = logging.getLogger(__name__)
 
 # A backup that is being made keeps a table from being changed for hours. As many migrations as there are workers waited
 # for one, and no job ran: no budget was rolled over. One that gives up comes again.
 LOCK_SECONDS = 10.0
+# Tables that go in one transaction: each takes a lock, with its indexes and sequences, of those that all share.
+DROPPED_AT_ONCE = 10
 
 
 class SchemaNotOurs(Exception):
     """A schema of the tenant's name exists without our comment: it is never adopted, for it may hold others' rows."""
+
+
+class SlugIsTaken(Exception):
+    """Another workspace has this address, or had it once."""
+
+
+class NotClosed(Exception):
+    """Only what a closed workspace leaves is dropped."""
 
 
 def register_tenant(slug: str, *, name: str) -> Tenant:
@@ -60,6 +72,117 @@ def reactivate(tenant: Tenant) -> None:
 def _change(tenant: Tenant, before: Tenant.Status, after: Tenant.Status) -> None:
     Tenant.objects.filter(pk=tenant.pk, status=before).update(status=after)
     tenant.refresh_from_db(fields=["status"])
+
+
+# --- what a workspace is called -------------------------------------------------------------------------------------
+
+
+def change_name(tenant: Tenant, name: str) -> None:
+    Tenant.objects.filter(pk=tenant.pk).update(name=name)
+    tenant.name = name
+
+
+def change_time_zone(tenant: Tenant, time_zone: str) -> None:
+    Tenant.objects.filter(pk=tenant.pk).update(time_zone=time_zone)
+    tenant.time_zone = time_zone
+
+
+def change_slug(tenant: Tenant, slug: str) -> str:
+    """The tenant's address from now on, in the caller's transaction; the one before. Raises SlugIsTaken.
+
+    An address that it had once goes on leading to it and is nobody else's ever, and the tenant may go back to it.
+    """
+    # Of two changes at once the second begins with what the first has made.
+    before: str = Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk).slug
+    host = host_for(slug)
+    domain = Domain.objects.filter(domain=host).first() or Domain(tenant=tenant, domain=host)
+    if domain.tenant_id != tenant.pk:
+        raise SlugIsTaken
+    domain.is_primary = True  # and when it is saved the others are not
+    try:
+        with transaction.atomic():
+            domain.save()
+            Tenant.objects.filter(pk=tenant.pk).update(slug=slug)
+    except IntegrityError:  # somebody else was faster
+        raise SlugIsTaken from None
+    tenant.slug = slug
+    return before
+
+
+# --- its end --------------------------------------------------------------------------------------------------------
+
+
+def close(tenant: Tenant) -> bool:
+    """Shut its doors, in the caller's transaction: it is an unknown host from then on. Its rows stay until `purge`.
+
+    Whether it was this call that did. `reopen` undoes it.
+    """
+    is_first = Tenant.objects.filter(pk=tenant.pk, status=Tenant.Status.ACTIVE).update(
+        status=Tenant.Status.CLOSED, closed_at=timezone.now()
+    )
+    if is_first:
+        # Nobody finds it any more. What its schema says makes them anew (tenants.users.directory.refresh).
+        Membership.objects.filter(tenant_id=tenant.pk).delete()
+    tenant.refresh_from_db(fields=["status", "closed_at"])
+    return bool(is_first)
+
+
+def reopen(tenant: Tenant) -> None:
+    """Open its doors again, in the caller's transaction; what is purged is gone."""
+    Tenant.objects.filter(pk=tenant.pk, status=Tenant.Status.CLOSED, purged_at=None).update(
+        status=Tenant.Status.ACTIVE, closed_at=None
+    )
+    tenant.refresh_from_db(fields=["status", "closed_at"])
+
+
+def purge(tenant: Tenant) -> None:
+    """Drop a closed tenant's rows and files, and blank its name, for good. Safe to run again after any failure.
+
+    What stays is that its slug, its addresses, its public id and its schema's name were used.
+    """
+    with public_scope():
+        if not Tenant.objects.filter(pk=tenant.pk, status=Tenant.Status.CLOSED).exists():
+            raise NotClosed(f"Tenant {tenant.pk} is not closed.")
+        with one_at_a_time(schema_lock(tenant.schema_name)), _waiting_briefly():
+            _drop_schema(tenant)
+        _drop_files(tenant)
+        Membership.objects.filter(tenant_id=tenant.pk).delete()
+        Tenant.objects.filter(pk=tenant.pk, purged_at=None).update(purged_at=timezone.now(), name="")
+    tenant.refresh_from_db(fields=["name", "purged_at"])
+
+
+def _drop_schema(tenant: Tenant) -> None:
+    """Table by table, and then what is left: a schema in one piece can need more locks than Postgres has."""
+    found = _comment_of(tenant)
+    if found is None:
+        return
+    if found != f"tenant:{tenant.pk}":
+        raise SchemaNotOurs(f"Schema {tenant.schema_name} exists and is not tenant {tenant.pk}'s.")
+    while tables := _some_tables_of(tenant):
+        names = sql.SQL(", ").join(sql.Identifier(tenant.schema_name, table) for table in tables)
+        with transaction.atomic(durable=True), connection.cursor() as cursor:
+            cursor.execute(sql.SQL("DROP TABLE {} CASCADE").format(names))
+    with transaction.atomic(durable=True), connection.cursor() as cursor:
+        cursor.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(tenant.schema_name)))
+    logger.info("The rows of a closed workspace are dropped: tenant=%s", tenant.pk)
+
+
+def _some_tables_of(tenant: Tenant) -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(%s))
+            AND relkind IN ('r', 'p') AND NOT relispartition ORDER BY relname LIMIT %s""",
+            [tenant.schema_name, DROPPED_AT_ONCE],
+        )
+        return [name for (name,) in cursor.fetchall()]
+
+
+def _drop_files(tenant: Tenant) -> None:
+    forget = getattr(default_storage, "forget_tenant", None)
+    if forget is None:
+        logger.warning("The default storage cannot forget a tenant: drop %s's files yourself", tenant.schema_name)
+        return
+    forget(tenant)
 
 
 def ensure_schema(tenant: Tenant) -> None:

@@ -174,13 +174,16 @@ def test_the_state_of_a_workspace_is_a_gate_at_both_doors(ask, app):
     for status, answer in (
         ("pending", (503, "tenant_not_ready", None)),
         ("suspended", (403, "account_on_hold", None)),
-        ("closed", (403, "account_on_hold", None)),
     ):
         Tenant.objects.filter(pk=workspace.tenant.pk).update(status=status)
         for host, headers in (by_host, by_name):
             assert ask(host, **headers) == answer
         # What a stranger gets tells nothing of the state, where the name alone is known.
         assert ask("localhost", **{"x-tenant-id": workspace.slug}) == STRANGER
+    # A closed one is as unknown as one that never was, to its own key too.
+    Tenant.objects.filter(pk=workspace.tenant.pk).update(status="closed")
+    assert ask(by_host[0], **by_host[1]) == ask("never-was.localhost", **by_host[1]) == (404, "not_found", None)
+    assert ask(by_name[0], **by_name[1]) == STRANGER
 
 
 def test_a_workspace_without_its_schema_is_503_and_never_public(ask, app):

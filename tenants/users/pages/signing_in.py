@@ -10,7 +10,9 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_POST
 
 from tenants.fields import focus_on_error
+from tenants.hosts import origin_of
 from tenants.http import RateLimited, TenantRequest, say_when
+from tenants.models import Domain
 from tenants.users.entering import let_in
 from tenants.users.forms.signing_in import LoginForm
 from tenants.users.guesses import Guess
@@ -47,15 +49,24 @@ def log_out(request: TenantRequest) -> HttpResponse:
 @csrf_exempt  # the token is the proof, and the form comes from another host; its Origin is checked instead
 @require_POST
 def welcome(request: TenantRequest) -> HttpResponse:
-    """Signs in the person who has just signed up on the bare host."""
+    """Signs in whoever has just signed up on the bare host, or has just moved the workspace here."""
     user = None
-    if request.headers.get("Origin") == settings.SITE_URL:
+    if _comes_from_where_tokens_are_given(request):
         user = redeem_token(request.POST.get("token", ""))
     if user is None:
         response = render(request, "users/welcome_failed.html", status=400)
     else:
         # Else strangers could keep a new owner out from the first log-in.
         Guess.of(request, user.email).remember()
-        response = let_in(request, user, method="hand-off")
+        response = let_in(request, user, method="hand-off", target=request.POST.get("next", ""))
     response["Referrer-Policy"] = "no-referrer"
     return response
+
+
+def _comes_from_where_tokens_are_given(request: TenantRequest) -> bool:
+    """The bare host, or an earlier address of this very workspace: no neighbour's page can log anybody in here."""
+    origin = request.headers.get("Origin")
+    if origin is None or origin == settings.SITE_URL:
+        return origin is not None
+    earlier = Domain.objects.filter(tenant_id=request.tenant.pk, is_primary=False)
+    return any(origin == origin_of(host) for host in earlier.values_list("domain", flat=True))

@@ -1,0 +1,88 @@
+"""The page of the workspace itself, on a tenant's host: its name, its time zone, its address."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_POST
+
+from tenants.fields import focus_on_error
+from tenants.headers import POLICY, policy
+from tenants.hosts import origin_of, url_for
+from tenants.http import RateLimited, TenantRequest, say_when
+from tenants.models import Domain
+from tenants.roles import Action
+from tenants.services import SlugIsTaken
+from tenants.users.access import needs
+from tenants.users.forms.workspace import AddressForm, DetailsForm
+from tenants.users.workspace import change_address, change_details, take_along
+
+TAKEN = "This address is taken. Choose another."
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@needs(Action.EDIT_WORKSPACE)
+def workspace(request: TenantRequest) -> HttpResponse:
+    form = DetailsForm(request.POST or None, tenant=request.tenant)
+    if request.method == "POST" and form.is_valid():
+        if change_details(request, **form.cleaned_data):
+            messages.success(request, "The workspace is changed.")
+        return redirect("workspace")
+    return _page(request, details=form)
+
+
+@require_POST
+@needs(Action.EDIT_WORKSPACE)
+def address(request: TenantRequest) -> HttpResponse:
+    """Leads to the new host, where this browser has no session yet, by the hand-off."""
+    form = AddressForm(request.POST, tenant=request.tenant)
+    if not form.is_valid():
+        return _page(request, address=form)
+    try:
+        change_address(request, slug=form.cleaned_data["slug"])
+    except SlugIsTaken:
+        form.add_error("slug", TAKEN)
+        return _page(request, address=form)
+    except RateLimited as refusal:
+        form.add_error("slug", refusal.message)
+        return _page(request, address=form, refusal=refusal)
+    return _moved(request, take_along(request))
+
+
+def _page(
+    request: TenantRequest,
+    *,
+    details: DetailsForm | None = None,
+    address: AddressForm | None = None,
+    refusal: RateLimited | None = None,
+) -> HttpResponse:
+    forms = [form for form in (details, address) if form is not None]
+    for form in forms:
+        focus_on_error(form)
+    context = {
+        "form": details or DetailsForm(tenant=request.tenant),
+        "address": address or AddressForm(tenant=request.tenant),
+        "url": url_for(request.tenant.slug),
+        "earlier": [
+            origin_of(host)
+            for host in Domain.objects.filter(tenant_id=request.tenant.pk, is_primary=False)
+            .order_by("pk")
+            .values_list("domain", flat=True)
+        ],
+    }
+    status = refusal.status if refusal else 400 if any(form.errors for form in forms) else 200
+    response = render(request, "users/workspace.html", context, status=status)
+    if refusal:
+        say_when(response, refusal)
+    return response
+
+
+def _moved(request: TenantRequest, token: str) -> HttpResponse:
+    slug = request.tenant.slug
+    context = {"url": url_for(slug), "welcome_url": url_for(slug, "/welcome/"), "token": token}
+    response = render(request, "users/workspace_moved.html", context)
+    # As on the bare host's page of the hand-off: the form's Origin header is the proof at the other end.
+    response["Referrer-Policy"] = "strict-origin-when-cross-origin"
+    response[POLICY] = policy({"form-action": [url_for(slug, "")]})
+    return response
