@@ -92,6 +92,17 @@ def tenant_status(tenant_id: str) -> str:
     return str(call("GET", f"/v1/admin/tenants/{tenant_id}").get("status"))
 
 
+def set_tenant_status(tenant_id: str, status: str) -> None:
+    """ACTIVE and SUSPENDED lead to each other; CLOSED is for good, and ends its keys, budgets and reservations.
+
+    Safe to repeat. A close that was cut short says 500, which is AuthorityUnavailable here: repeated, it goes on.
+    """
+    found = call("PATCH", f"/v1/admin/tenants/{tenant_id}", body={"status": status})
+    if found.get("status") != status:
+        logger.error("The authority's tenant %s is %s and not %s", tenant_id, found.get("status"), status)
+        raise AuthorityMisconfigured
+
+
 def create_key(tenant_id: str, *, name: str) -> tuple[str, str]:
     """(key id, secret). Not safe to repeat: each call makes a new key."""
     expires = (datetime.now(UTC) + KEY_LIFETIME).strftime("%Y-%m-%dT%H:%M:%SZ")

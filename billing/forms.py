@@ -9,7 +9,10 @@ from django.contrib.auth.password_validation import validate_password
 
 from billing.plans import DEFAULT_PLAN, plans_by_sign_up
 from tenants.fields import EmailField, NameField, NewPasswordField
+from tenants.http import TenantRequest
 from tenants.slugs import slug_problem
+from tenants.users.forms.signing_in import PASSWORD_LENGTH
+from tenants.users.guesses import Guess
 from tenants.users.models import User
 
 
@@ -56,4 +59,52 @@ class SignUpForm(forms.Form):
                 validate_password(password, User(email=data.get("email", "")))
             except forms.ValidationError as exc:
                 self.add_error("password", exc)
+        return data
+
+
+class DeleteForm(forms.Form):
+    """That it is meant, and that it is the owner who means it."""
+
+    slug = forms.CharField(
+        label="The workspace’s address",
+        max_length=32,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
+    )
+    password = forms.CharField(
+        label="Your password",
+        strip=False,
+        max_length=PASSWORD_LENGTH,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+    )
+
+    def __init__(self, *args: Any, request: TenantRequest, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.request = request
+        self.fields["slug"].help_text = f"Type {request.tenant.slug}"
+
+    def clean_slug(self) -> str:
+        slug: str = self.cleaned_data["slug"].strip().lower()
+        if slug != self.request.tenant.slug:
+            raise forms.ValidationError(f"Type {self.request.tenant.slug}, as it stands here.")
+        return slug
+
+    def clean(self) -> dict[str, Any]:
+        """A password is looked at once the rest is right. Raises RateLimited: see LoginForm."""
+        data = super().clean() or {}
+        if self.errors:
+            return data
+        user = self.request.user
+        guess = Guess.of(self.request, user.email)
+        with guess.place():
+            guess.begin()
+            try:
+                is_right = user.check_password(data["password"])
+            except Exception:
+                guess.was_not_made()
+                raise
+        if not is_right:
+            guess.was_wrong()
+            self.add_error("password", "This is not your password.")
+            return data
+        guess.was_right()
         return data

@@ -207,12 +207,13 @@ def hand_over(account: Account) -> str | None:
 def _once(account: Account, column: str, make: Callable[[User], str]) -> str | None:
     """What `make` makes for the owner, for the first caller in time; None for all others."""
     now = timezone.now()
-    owner = owner_of(account.tenant)
-    if owner is None:
-        return None
     unclaimed = Account.objects.filter(
         **{"pk": account.pk, "status": Account.Status.ACTIVE, "activated_at__gt": now - FIRST_WITHIN, column: None}
     )
+    # Looked at first, for a deleted workspace may have no schema any more.
+    owner = owner_of(account.tenant) if unclaimed.exists() else None
+    if owner is None:
+        return None
     # Together: what could not be made must not count as given.
     with tenant_scope(account.tenant), transaction.atomic(durable=True):
         return make(owner) if unclaimed.update(**{column: now}) == 1 else None

@@ -5,6 +5,7 @@ Each is a plain function that may run twice. tenants.jobs knows how a job finds 
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import timedelta
 
@@ -12,13 +13,15 @@ from django.utils import timezone
 from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app
 
-from billing import periods
+from billing import closing, periods
 from billing.engine.repeats import KEPT_SECONDS
 from billing.models import Account
 from billing.provisioning import broken_off, try_to_provision, unfinished
 from billing.usage.models import Repeat
 from tenants.jobs import without_tenant
 from tenants.models import Tenant
+
+logger = logging.getLogger(__name__)
 
 # The queue of those who wait for their workspace; it has a worker of its own (billing.jobs).
 SIGN_UPS = "sign_ups"
@@ -90,3 +93,33 @@ def forget_repeats_everywhere(timestamp: int) -> None:
 def forget_repeats() -> None:
     """Answers that are kept for whoever repeats a request, once their time is over."""
     Repeat.objects.filter(created_at__lt=timezone.now() - timedelta(seconds=KEPT_SECONDS)).delete()
+
+
+# --- deleted workspaces ----------------------------------------------------------------------------------------------
+
+PURGE_SECONDS = 600.0
+
+
+# Until it works: its calls may be under way for minutes, and the authority may be away for longer.
+@app.task(retry=RetryStrategy(wait=30))
+@without_tenant
+def shut_account(account_id: int) -> None:
+    """Suspend a deleted workspace at the authority, once its calls are settled."""
+    closing.shut(Account.objects.select_related("tenant").get(pk=account_id))
+
+
+@app.periodic(cron="41 * * * *")
+@app.task(queueing_lock="purge_closed", lock="purge_closed")
+@without_tenant
+def purge_closed(timestamp: int) -> None:
+    """Drop what deleted workspaces have left, once their time is over. In random order: see finish_sign_ups."""
+    until = time.monotonic() + PURGE_SECONDS
+    for account in closing.due(timezone.now()).order_by("?"):
+        if time.monotonic() > until:
+            return
+        try:
+            closing.purge(account)
+        except closing.NotYet as exc:
+            logger.info("Not purged yet: account=%s: %s", account.pk, exc)
+        except Exception:  # one that fails must not keep the others; the next hour tries it again
+            logger.exception("A deleted workspace cannot be purged: account=%s", account.pk)

@@ -51,3 +51,4 @@ class Event(StrEnum):
     SECOND_STEP_REQUIRED = "settings.second_step_required"
     SECOND_STEP_NOT_REQUIRED = "settings.second_step_not_required"
     DELETED = "settings.deleted"
+    REOPENED = "settings.reopened"

@@ -87,7 +87,7 @@ def _handler(proxy: LossyProxy, target: str) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
                 self.wfile.write(content)
 
-        do_GET = do_POST = _pass_on
+        do_GET = do_POST = do_PATCH = _pass_on
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

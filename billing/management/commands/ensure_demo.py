@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from billing import provisioning
-from billing.health import DEMO_SLUG
+from billing.health import DEMO_SLUG, demo_accounts
 from billing.models import Account
 from billing.plans import DEFAULT_PLAN
 from tenants.context import tenant_scope
@@ -39,13 +39,16 @@ class Command(BaseCommand):
                 account.refresh_from_db(fields=["status"])
         except Exception as exc:
             raise CommandError(f"The demo workspace cannot be set up yet: {exc}") from exc
+        if account.status == Account.Status.CLOSED:
+            self.stdout.write("The demo workspace was deleted. To get it back: manage.py reopen_workspace demo")
+            return
         with tenant_scope(account.tenant):
             key = _ensure_log_in(password, kept.get("api_key", ""))
-        _write(path, {"slug": DEMO_SLUG, "email": EMAIL, "password": password, "api_key": key})
+        _write(path, {"slug": account.tenant.slug, "email": EMAIL, "password": password, "api_key": key})
 
 
 def _account() -> Account | None:
-    return Account.objects.select_related("tenant").filter(tenant__slug=DEMO_SLUG).first()
+    return demo_accounts().select_related("tenant").first()
 
 
 def _ensure_log_in(password: str, key: str) -> str:

@@ -25,7 +25,9 @@ class Command(BaseCommand):
         parser.add_argument("--house", action="store_true", help="the house's own account alone")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        accounts = Account.objects.exclude(status=Account.Status.PENDING).select_related("tenant").order_by("id")
+        # Of a deleted workspace's books nothing is left on our side.
+        set_up = Account.objects.exclude(status=Account.Status.PENDING).filter(tenant__purged_at=None)
+        accounts = set_up.select_related("tenant").order_by("id")
         is_house_too = options["house"] or (not options["tenant"] and house_has_books())
         if options["house"]:
             if options["tenant"]:

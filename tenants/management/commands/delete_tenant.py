@@ -4,4 +4,7 @@ from tenants.commands import Superseded
 
 
 class Command(Superseded):
-    instead = "Call `tenants.services.suspend` in `manage.py shell`: it shuts a workspace's doors and keeps its books."
+    instead = (
+        "An owner deletes a workspace on its page, and `manage.py reopen_workspace` undoes it. To shut its doors and "
+        "keep its books, call `tenants.services.suspend` in `manage.py shell`."
+    )
