@@ -80,12 +80,12 @@ class DeleteForm(forms.Form):
     def __init__(self, *args: Any, request: TenantRequest, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.request = request
-        self.fields["slug"].help_text = f"Type {request.tenant.slug}"
+        self.fields["slug"].help_text = f"Type “{request.tenant.slug}” to confirm."
 
     def clean_slug(self) -> str:
         slug: str = self.cleaned_data["slug"].strip().lower()
         if slug != self.request.tenant.slug:
-            raise forms.ValidationError(f"Type {self.request.tenant.slug}, as it stands here.")
+            raise forms.ValidationError(f"Type “{self.request.tenant.slug}”, as it stands here.")
         return slug
 
     def clean(self) -> dict[str, Any]:

@@ -118,6 +118,17 @@ CASES: dict[str, Case] = {
         headers=lambda room: {"origin": settings.SITE_URL},
         proves="a token",
     ),
+    # Its own name: under another its people would not be shown the canary any more.
+    "settings/workspace/": Case(
+        bodies={"POST": [lambda room: {"name": room.tenant.name if room.is_here else "", "time_zone": "UTC"}]}
+    ),
+    "settings/workspace/address/": Case(
+        bodies={"POST": [lambda room: {"slug": room.slug}]}, closed="one that is taken: crawling needs the one it has"
+    ),
+    "settings/workspace/delete/": Case(
+        bodies={"POST": [lambda room: {"slug": f"not-{room.slug}"[:32], "password": room.password}]},
+        closed="another address than its own: what is deleted cannot be crawled on",
+    ),
     "settings/keys/": Case(
         query=lambda room: {"new": room.row(ApiKey).pk}, bodies={"POST": [lambda room: {"name": "crawled"}]}
     ),
