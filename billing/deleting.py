@@ -69,5 +69,5 @@ def _tell(tenant: Tenant, people: list[tuple[str, str]], actor: str) -> None:
                 slug=tenant.slug,
                 actor=actor,
                 is_owner=may(role, Action.DELETE_WORKSPACE),
-                until=purged_on(tenant),
+                undone_until=purged_on(tenant),
             )

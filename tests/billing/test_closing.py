@@ -147,6 +147,7 @@ def test_everybody_who_was_in_gets_a_mail_and_owners_are_told_what_can_be_done(o
         assert workspace.account.owner_email in mail["html"]
     (mail,) = mails_to("reader@deleted.example")
     assert until not in mail["txt"]
+    assert workspace.slug in mail["txt"]
     # In the site's name, for jobs of a closed workspace end.
     task = "SELECT count(*) FROM public.procrastinate_jobs WHERE task_name = 'tenants.mail.tasks.send_site_mail'"
     assert rows(task)[0][0] >= 3
@@ -321,14 +322,16 @@ def test_when_its_time_is_over_its_rows_and_files_go_and_the_neighbours_stay(glo
     early, late = deleted(days=29), deleted(days=31)
     for one in (late, globex):
         with one.scope():
-            default_storage.save("notes.txt", ContentFile(b"words"))
+            kept = default_storage.save("notes.txt", ContentFile(b"words"))
     folder = Path(settings.STORAGES["default"]["OPTIONS"]["location"])
     before = counts_of(globex)
     for _ in range(2):
         purge_closed(timestamp=0)
     assert_purged(late)
     assert not (folder / late.tenant.schema_name).exists()
-    assert (folder / globex.tenant.schema_name).exists()
+    with globex.scope():
+        assert default_storage.open(kept).read() == b"words"
+        default_storage.delete(kept)
     assert schema_of(early)
     assert schema_of(globex)
     assert counts_of(globex) == before
@@ -341,7 +344,7 @@ def test_when_its_time_is_over_its_rows_and_files_go_and_the_neighbours_stay(glo
     call_command("reconcile", early.slug)
 
 
-@pytest.mark.parametrize("tables", [0, 1, 3])
+@pytest.mark.parametrize("tables", [0, 2])
 def test_killed_between_two_tables_it_is_gone_on_with(monkeypatch, tables):
     workspace = deleted(days=31)
     looks, some_tables_of = [], services._some_tables_of
@@ -403,6 +406,7 @@ def test_a_call_that_nobody_could_settle_gets_its_line_before_the_rows_go():
         closing.purge(workspace.account)
     sweep(at_once=True)
     assert [line.outcome for line in workspace.lines()] == ["swept"]
+    paid.settle()  # this process is not dead in truth: it finds that all is done
     closing.purge(workspace.account)
     assert_purged(workspace)
 
@@ -415,6 +419,8 @@ def test_a_schema_that_is_not_ours_is_never_dropped():
         services.purge(workspace.tenant)
     with workspace.scope():
         assert AuditEvent.objects.exists()
+    rows(f"COMMENT ON SCHEMA \"{schema}\" IS 'tenant:{workspace.tenant.pk}'")
+    closing.purge(workspace.account)
 
 
 def test_only_what_is_closed_is_dropped(workspace):
