@@ -10,6 +10,7 @@ derive from it. Must not know what any of them means.
      ├─ Unauthenticated      401 unauthenticated
      ├─ CsrfFailed           403 csrf_failed
      ├─ AccountOnHold        403 account_on_hold
+     ├─ SecondStepRequired   403 second_step_required
      ├─ Forbidden            403 forbidden
      ├─ NotFound             404 not_found
      ├─ MethodNotAllowed     405 method_not_allowed
@@ -182,6 +183,17 @@ class Forbidden(ApiError):
     status = HTTPStatus.FORBIDDEN
     code = "forbidden"
     message = "You may not do this."
+
+
+class SecondStepRequired(ApiError):
+    """The workspace requires a second step of everybody, and this member has none yet. Keys are not asked for one."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "second_step_required"
+    message = (
+        "This workspace requires two-step log-in, and yours is not set up yet. What you sent was not taken: set it up "
+        "under Settings, Security, then go back and send it again."
+    )
 
 
 class NotFound(ApiError):

@@ -69,6 +69,14 @@ def reactivate(tenant: Tenant) -> None:
     _change(tenant, Tenant.Status.SUSPENDED, Tenant.Status.ACTIVE)
 
 
+def require_second_step(tenant: Tenant, *, is_required: bool) -> bool:
+    """Of everybody, or of nobody. False where it was so already."""
+    unlike = Tenant.objects.filter(pk=tenant.pk, requires_second_step=not is_required)
+    changed: int = unlike.update(requires_second_step=is_required)
+    tenant.requires_second_step = is_required
+    return changed == 1
+
+
 def _change(tenant: Tenant, before: Tenant.Status, after: Tenant.Status) -> None:
     Tenant.objects.filter(pk=tenant.pk, status=before).update(status=after)
     tenant.refresh_from_db(fields=["status"])
