@@ -121,6 +121,8 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "tenants.users.middleware.TenantSessionMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "tenants.users.middleware.SeenMiddleware",
+    "tenants.users.middleware.SecondStepMiddleware",
     "tenants.middleware.ApiErrorMiddleware",
     "billing.middleware.BudgetErrorMiddleware",
     "billing.middleware.PreflightMiddleware",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
+
 from django.contrib.auth import SESSION_KEY, login
+from django.http import HttpRequest
 
 from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.http import TenantRequest
 from tenants.resolve import answered, find_member
-from tenants.users.browsers import note_session
+from tenants.users.browsers import forget_session, note_session
 from tenants.users.models import User
 from tenants.users.sessions import SESSION_TENANT
+
+# In a session: when its member last proved who they are, by logging in or by the password.
+PROVEN_AT = "proven_at"
+FRESH_SECONDS = 600
 
 
 def caller(request: TenantRequest) -> User:
@@ -30,8 +37,25 @@ def sign_in(request: TenantRequest, user: User, *, method: str) -> None:
     session store that tenants shared would let t1's session open t2 as the user of the same id.
     """
     if SESSION_KEY in request.session:
+        forget_session(request.session.session_key)
         request.session.flush()
     login(request, user, backend="tenants.users.backends.MemberBackend")
     request.session[SESSION_TENANT] = request.tenant.pk if request.tenant else None
+    note_proof(request)
     note_session(request, user, method=method)
     record(Event.LOGGED_IN, request=request, actor=user, method=method)
+
+
+def is_signed_in(request: HttpRequest) -> bool:
+    """For pages that are open to nobody, too: a TenantRequest's user is a member by its type."""
+    return request.user.is_authenticated
+
+
+def note_proof(request: TenantRequest) -> None:
+    """Whoever is at this browser has just shown that the session is theirs."""
+    request.session[PROVEN_AT] = int(time.time())
+
+
+def is_fresh(request: TenantRequest) -> bool:
+    """Whether that is ten minutes ago at most: a browser that was left open may not change how its member gets in."""
+    return bool(time.time() - request.session.get(PROVEN_AT, 0) < FRESH_SECONDS)

@@ -2,7 +2,7 @@ from django.urls import path
 from django.views.decorators.http import require_safe
 from django.views.generic import RedirectView
 
-from tenants.users.pages import keys, signing_in, workspace
+from tenants.users.pages import keys, second_step, security, signing_in, workspace
 
 urlpatterns = [
     path("login/", signing_in.log_in, name="login"),
@@ -12,6 +12,15 @@ urlpatterns = [
     # Workspace
     path("settings/workspace/", workspace.workspace, name="workspace"),
     path("settings/workspace/address/", workspace.address, name="workspace_address"),
+    # Security
+    path("login/code/", second_step.code, name="second_step"),
+    path("settings/security/", security.security, name="security"),
+    path("settings/security/two-step/", second_step.set_up, name="two_step"),
+    path("settings/security/two-step/off/", second_step.turn_off, name="two_step_off"),
+    path("settings/security/two-step/codes/", second_step.recovery_codes, name="recovery_codes"),
+    path("settings/security/required/", security.require, name="require_two_step"),
+    path("settings/security/sessions/end/", security.end_sessions, name="end_sessions"),
+    path("settings/security/sessions/<int:pk>/end/", security.end_session, name="end_session"),
     # Keys
     path("settings/keys/", keys.api_keys, name="api_keys"),
     path("settings/keys/<int:pk>/revoke/", keys.revoke_key, name="revoke_key"),

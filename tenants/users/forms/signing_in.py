@@ -9,6 +9,7 @@ from django.contrib.auth import authenticate
 from django.http import HttpRequest
 
 from tenants.fields import EmailField
+from tenants.users.failures import note_failure
 from tenants.users.guesses import Guess
 from tenants.users.models import User
 
@@ -46,6 +47,7 @@ class LoginForm(forms.Form):
                 raise
         if not isinstance(user, User):
             guess.was_wrong()
+            note_failure(self.request, data["email"])
             raise forms.ValidationError("This e-mail and password do not match a member of this workspace.")
         guess.was_right()
         self.user = user

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.auth import logout
+from django.db import transaction
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_POST
 
+from tenants.audit.events import Event
+from tenants.audit.trail import record
 from tenants.fields import focus_on_error
 from tenants.hosts import origin_of
 from tenants.http import RateLimited, TenantRequest, say_when
 from tenants.models import Domain
+from tenants.users.browsers import forget_session
 from tenants.users.entering import let_in
 from tenants.users.forms.signing_in import LoginForm
 from tenants.users.guesses import Guess
@@ -42,7 +46,11 @@ def log_in(request: TenantRequest) -> HttpResponse:
 
 @require_POST
 def log_out(request: TenantRequest) -> HttpResponse:
-    logout(request)
+    with transaction.atomic(durable=True):
+        if request.user.is_authenticated:
+            record(Event.LOGGED_OUT, request=request)
+            forget_session(request.session.session_key)
+        logout(request)
     return redirect("login")
 
 

@@ -1,0 +1,112 @@
+"""What people type to set up a second step, to take it, and to turn it off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from tenants.http import TenantRequest
+from tenants.users.auth import is_fresh
+from tenants.users.failures import note_failure
+from tenants.users.forms.signing_in import PASSWORD_LENGTH
+from tenants.users.guesses import Guess
+from tenants.users.second_step import Kind, take_code
+
+WRONG_CODE = "This code is wrong, or was used already. Wait for the next one that your app shows."
+WRONG_RECOVERY_CODE = "This recovery code is wrong, or was used already."
+
+
+def _code_field(**attrs: Any) -> forms.CharField:
+    widget = forms.TextInput(
+        attrs={"autocomplete": "one-time-code", "inputmode": "numeric", "spellcheck": "false", **attrs}
+    )
+    return forms.CharField(label="Code from your app", max_length=40, widget=widget)
+
+
+class PasswordAgain(forms.Form):
+    """That it is still the member who is at this browser. Who has no password must have logged in just now."""
+
+    password = forms.CharField(
+        label="Your password",
+        strip=False,
+        max_length=PASSWORD_LENGTH,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+    )
+
+    def __init__(self, *args: Any, request: TenantRequest, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.request = request
+        if not request.user.has_usable_password():
+            del self.fields["password"]
+
+    def clean(self) -> dict[str, Any]:
+        """Raises RateLimited: a password that is asked again is guessed no more freely than at log-in."""
+        data = super().clean() or {}
+        if self.errors:
+            return data
+        if "password" not in self.fields:
+            if not is_fresh(self.request):
+                raise forms.ValidationError("Log out and in again first, then come back here within ten minutes.")
+        elif not self._is_right(data["password"]):
+            self.add_error("password", "This is not your password.")
+        return data
+
+    def _is_right(self, password: str) -> bool:
+        user = self.request.user
+        guess = Guess.of(self.request, user.email)
+        with guess.place():
+            guess.begin()
+            try:
+                is_right = user.check_password(password)
+            except Exception:
+                guess.was_not_made()
+                raise
+        if is_right:
+            guess.was_right()
+        else:
+            guess.was_wrong()
+            note_failure(self.request, user.email)
+        return is_right
+
+
+class FirstCodeForm(forms.Form):
+    """The code that shows that the app has the secret. What it is compared with is the view's."""
+
+    code = _code_field()
+
+
+class PasswordAndCode(PasswordAgain):
+    """What turning the second step off costs. The code is looked at once the password is right, and is then used."""
+
+    code = _code_field()
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean()
+        if not self.errors and take_code(self.request.user, data["code"], request=self.request) is None:
+            self.add_error("code", WRONG_CODE)
+        return data
+
+
+class CodeForm(forms.Form):
+    """The second step of a log-in, by either kind of code, whichever was asked for."""
+
+    code = _code_field(autofocus=True)
+
+    kind: Kind
+
+    def __init__(self, *args: Any, request: TenantRequest, user: Any, by_recovery: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.request, self.user, self.by_recovery = request, user, by_recovery
+        if by_recovery:
+            self.fields["code"].label = "Recovery code"
+            self.fields["code"].widget.attrs.update(inputmode="text", autocomplete="off", autocapitalize="none")
+
+    def clean_code(self) -> str:
+        """Raises RateLimited."""
+        code: str = self.cleaned_data["code"]
+        kind = take_code(self.user, code, request=self.request)
+        if kind is None:
+            raise forms.ValidationError(WRONG_RECOVERY_CODE if self.by_recovery else WRONG_CODE)
+        self.kind = kind
+        return code
