@@ -17,11 +17,11 @@ WRONG_CODE = "This code is wrong, or was used already. Wait for the next one tha
 WRONG_RECOVERY_CODE = "This recovery code is wrong, or was used already."
 
 
-def _code_field(**attrs: Any) -> forms.CharField:
+def _code_field(*, help_text: str = "", **attrs: Any) -> forms.CharField:
     widget = forms.TextInput(
         attrs={"autocomplete": "one-time-code", "inputmode": "numeric", "spellcheck": "false", **attrs}
     )
-    return forms.CharField(label="Code from your app", max_length=40, widget=widget)
+    return forms.CharField(label="Code from your app", max_length=40, widget=widget, help_text=help_text)
 
 
 class PasswordAgain(forms.Form):
@@ -79,7 +79,7 @@ class FirstCodeForm(forms.Form):
 class PasswordAndCode(PasswordAgain):
     """What turning the second step off costs. The code is looked at once the password is right, and is then used."""
 
-    code = _code_field()
+    code = _code_field(help_text="A recovery code does, too.", inputmode="text")
 
     def clean(self) -> dict[str, Any]:
         data = super().clean()

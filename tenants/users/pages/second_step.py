@@ -139,7 +139,7 @@ def _taken(request: TenantRequest) -> list[str]:
 
 def _picture(uri: str) -> SafeString:
     """For the app's camera: dark on light whatever the page is, and without style, which the page's policy forbids."""
-    code = segno.make(uri, error="m", micro=False)
+    code = segno.make(uri, error="l", micro=False)
     drawn = code.svg_inline(
         border=4, light="#fff", dark="#000", svgclass="picture", lineclass=None, omitsize=True,
         title="The same secret as a picture for your app’s camera",

@@ -20,6 +20,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import pyotp
 from django.apps import apps
 from django.conf import settings
 
@@ -28,9 +29,10 @@ from billing.models import Hold, TopUp
 from billing.provisioning import status_token
 from billing.topups import top_up
 from chat.models import Conversation
+from tenants.sealing import seal
 from tenants.users.handoff import issue_token
 from tenants.users.keys import create_key
-from tenants.users.models import ApiKey
+from tenants.users.models import ApiKey, MemberSession, Totp
 from tests.isolation.crawler.room import Room
 from tests.support.cast import PASSWORD
 
@@ -93,6 +95,10 @@ def _asked(room: Room) -> dict[str, Any]:
     return {"prompt": "What was that?", "max_tokens": 8, "conversation_id": room.row(Conversation).pk}
 
 
+def _password_and_code(room: Room) -> dict[str, Any]:
+    return {"password": room.password, "code": "000000"}
+
+
 CASES: dict[str, Case] = {
     "": Case(
         bodies={
@@ -128,6 +134,15 @@ CASES: dict[str, Case] = {
     "settings/workspace/delete/": Case(
         bodies={"POST": [lambda room: {"slug": f"not-{room.slug}"[:32], "password": room.password}]},
         closed="another address than its own: what is deleted cannot be crawled on",
+    ),
+    "login/code/": Case(bodies={"POST": [lambda room: {"code": "000000", "next": "/budget/"}]}),
+    "settings/security/two-step/": Case(bodies={"POST": [lambda room: {"begin": "yes"}]}),
+    "settings/security/two-step/off/": Case(bodies={"POST": [_password_and_code]}),
+    "settings/security/two-step/codes/": Case(bodies={"POST": [_password_and_code]}),
+    "settings/security/required/": Case(bodies={"POST": [lambda room: {"required": "no"}]}),
+    "settings/security/sessions/end/": Case(bodies={"POST": [lambda room: {"which": "others"}]}),
+    "settings/security/sessions/<int:pk>/end/": Case(
+        args=lambda room: {"pk": room.row(MemberSession).pk}, bodies={"POST": [nothing]}
     ),
     "settings/keys/": Case(
         query=lambda room: {"new": room.row(ApiKey).pk}, bodies={"POST": [lambda room: {"name": "crawled"}]}
@@ -173,6 +188,13 @@ def _key(room: Room, person: Any, canary: Any) -> Any:
     return key
 
 
+def _totp(room: Room, person: Any, canary: Any) -> Any:
+    """Begun and not confirmed: the person's own page shows its secret."""
+    secret = pyotp.random_base32()
+    room.adopt("users.Totp's secret", secret)
+    return Totp.objects.create(user=person, sealed_secret=seal(secret))
+
+
 def _hold(room: Room, person: Any, canary: Any) -> Any:
     """A call under way, of this process, so that no sweep takes it for a dead one's."""
 
@@ -200,6 +222,7 @@ def _top_up(room: Room, person: Any, canary: Any) -> Any:
 
 PLANTS: dict[str, Callable[[Room, Any, Any], Any]] = {
     "users.ApiKey": _key,
+    "users.Totp": _totp,
     "billing.Hold": _hold,
     "billing.TopUp": _top_up,
 }
