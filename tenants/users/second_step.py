@@ -24,6 +24,7 @@ from django.utils.crypto import constant_time_compare
 from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.context import tenant_or_public
+from tenants.hosts import url_for
 from tenants.http import shortened
 from tenants.limits import Tries, give_back, reset, take
 from tenants.mail.outbox import send
@@ -113,13 +114,14 @@ def confirm(user: User, typed: str, *, request: HttpRequest) -> list[str] | None
     return codes
 
 
-def turn_off(user: User, *, request: HttpRequest) -> None:
+def turn_off(user: User, *, request: HttpRequest | None, via: str = "") -> None:
+    """Without a request it is an operator's command, for somebody who has lost everything."""
     with transaction.atomic(durable=True):
         _locked(user)
         Totp.objects.filter(user=user).delete()
         RecoveryCode.objects.filter(user=user).delete()
         User.objects.filter(pk=user.pk).update(second_step_at=None)
-        record(Event.SECOND_STEP_REMOVED, request=request, target=user.email)
+        record(Event.SECOND_STEP_REMOVED, request=request, target=user.email, via=via)
         _tell(user, "Two-step log-in is off", "two-step log-in was turned off")
     user.second_step_at = None
 
@@ -232,4 +234,6 @@ def _who(user: User) -> tuple[str | int, ...]:
 
 
 def _tell(user: User, subject: str, what: str) -> None:
-    send(user.email, "second_step", subject=subject, what=what)
+    tenant = tenant_or_public()
+    url = url_for(tenant.slug, "/settings/security/") if tenant else ""
+    send(user.email, "second_step", subject=subject, what=what, url=url)

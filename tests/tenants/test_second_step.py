@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from io import StringIO
 
 import pyotp
 import pytest
+from django.conf import settings
 from django.core import signing
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.models import F
 from django.utils import timezone
@@ -22,6 +26,7 @@ from tenants.models import Limit, Tenant
 from tenants.sealing import seal, unseal
 from tenants.users import second_step
 from tenants.users.entering import FIRST_STEP
+from tenants.users.handoff import issue_token
 from tenants.users.models import HandoffToken, RecoveryCode, Totp, User
 from tests.support.cast import PASSWORD
 from tests.support.factories import WorkspaceFactory
@@ -181,6 +186,20 @@ def test_to_turn_it_off_or_renew_its_codes_takes_the_password_and_a_code(home, c
     }
 
 
+def test_an_operator_lets_somebody_in_who_has_lost_everything(home, neighbour, carol, with_app):
+    with pytest.raises(CommandError, match="No such member"):
+        call_command("turn_off_second_step", neighbour.slug, carol.email)
+    call_command("turn_off_second_step", home.slug, carol.email, stdout=StringIO())
+    assert is_in(home.client(carol))
+    with home.scope():
+        line = AuditEvent.objects.get(event="sign_in.second_step_removed", target=carol.email)
+        mail = json.loads(unseal(OutgoingMail.objects.filter(to=carol.email).latest("pk").sealed_body))
+    assert (line.actor, line.via) == ("operator", "command")
+    assert all(f"{home.slug}.localhost" in part and "was turned off" in part for part in (mail["txt"], mail["html"]))
+    with pytest.raises(CommandError, match="not on"):
+        call_command("turn_off_second_step", home.slug, carol.email)
+
+
 # --- logging in -----------------------------------------------------------------------------------------------------
 
 
@@ -203,11 +222,7 @@ def test_the_password_alone_opens_nothing_and_a_code_leads_where_one_was_going(h
 
 
 def test_it_stands_behind_every_way_in(home, carol, with_app):
-    from tenants.users.handoff import issue_token
-
     token = issue_token(home.tenant, user_id=carol.pk)
-    from django.conf import settings
-
     client = home.client()
     answer = client.post("/welcome/", {"token": token}, headers={"origin": settings.SITE_URL})
     assert answer["Location"] == "/login/code/"
@@ -229,7 +244,8 @@ def test_a_code_opens_once_also_for_two_processes_at_once(home, carol, with_app)
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(one, clients))
-    assert sorted(found) == [302, 400, 400, 400]
+    # Of tries in one and the same moment some are told to come a moment later.
+    assert (found.count(302), {*found} <= {302, 400, 429}) == (1, True)
     assert first_step(home, carol).post("/login/code/", {"code": code}).status_code == 400
 
 
