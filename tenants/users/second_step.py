@@ -177,7 +177,7 @@ def _take(user: User, code: str, *, request: HttpRequest) -> Kind | None:
             return None
         left = recovery_codes_left(user)
         record(Event.RECOVERY_CODE_USED, request=request, actor=user, target=user.email, left=left)
-        _tell(user, "A recovery code was used", f"a recovery code was used to log in; {left} are left")
+        _tell(user, "A recovery code was used", f"a recovery code was used; {left} of {RECOVERY_CODES} are left")
     return Kind.RECOVERY
 
 
