@@ -1,0 +1,161 @@
+"""The members of one workspace: who they are, what role each has, and how one of them goes.
+
+Owns every change of a member's role and the way out. Who may do what to whom is tenants.roles' to say; it is asked here
+of the rows as they are once they are locked, for a page that was opened yesterday knows an older role. How somebody
+comes in: tenants.users.invitations. Must not touch what a member made: that stays the workspace's.
+
+    ApiError
+     ├─ Forbidden            403: the role of who asks does not reach that far
+     ├─ NotFound             404: nobody with that number is in this workspace
+     └─ LastOwner            409 last_owner
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from django.db import transaction
+from django.db.models import Max, Q, QuerySet
+from django.utils import timezone
+
+from tenants.audit.events import Event
+from tenants.audit.trail import record
+from tenants.http import ApiError, Forbidden, NotFound, TenantRequest
+from tenants.roles import RANK, Action, Role, may_act_on, roles_to_give
+from tenants.users import directory
+from tenants.users.browsers import end_sessions
+from tenants.users.links import end_links
+from tenants.users.models import ApiKey, Identity, Invitation, RecoveryCode, Totp, User
+
+
+class LastOwner(ApiError):
+    """Without an owner nobody could give the workspace one again."""
+
+    status = HTTPStatus.CONFLICT
+    code = "last_owner"
+    message = "This is the workspace’s only owner. Hand the workspace over to another member first."
+
+
+def members() -> list[User]:
+    """Who is in: the highest role first. Each has `last_seen_at`, None where no browser of theirs is logged in."""
+    found = User.objects.filter(is_active=True).annotate(last_seen_at=Max("sessions__seen_at")).order_by("email")
+    return sorted(found, key=lambda member: _rank(member.role))
+
+
+def former_members() -> QuerySet[User]:
+    """Who was removed or has left, the last one first."""
+    return User.objects.filter(is_active=False).exclude(removed_at=None).order_by("-removed_at", "-pk")
+
+
+def change_role(request: TenantRequest, pk: int, *, role: str) -> User:
+    with transaction.atomic(durable=True):
+        actor, member, rows = _locked(request, pk)
+        if not may_act_on(actor.role, member.role) or role not in roles_to_give(actor.role):
+            raise Forbidden("Your role does not reach far enough to give or take this one. An owner can.")
+        _change(request, member, role, rows)
+    return member
+
+
+def hand_over(request: TenantRequest, pk: int, *, steps_down: bool) -> User:
+    """Make another member an owner. Who asks goes on as an owner or, where they step down, as an admin."""
+    with transaction.atomic(durable=True):
+        actor, member, rows = _locked(request, pk)
+        if not actor.may(Action.HAND_OVER):
+            raise Forbidden("Only an owner can hand the workspace over.")
+        if member.role != Role.OWNER:
+            _change(request, member, Role.OWNER, rows)
+            record(Event.HANDED_OVER, request=request, target=member.email, steps_down=steps_down)
+        if steps_down and member.pk != actor.pk:
+            _change(request, actor, Role.ADMIN, rows)
+    return member
+
+
+def remove(request: TenantRequest, pk: int) -> User:
+    with transaction.atomic(durable=True):
+        actor, member, rows = _locked(request, pk)
+        if not may_act_on(actor.role, member.role):
+            raise Forbidden("Your role does not allow removing this member. An owner can.")
+        _show_out(request, member, rows, Event.REMOVED)
+    return member
+
+
+def leave(request: TenantRequest) -> None:
+    with transaction.atomic(durable=True):
+        actor, _, rows = _locked(request, request.user.pk)
+        _show_out(request, actor, rows, Event.LEFT)
+
+
+def end_ways_in(user: User) -> None:
+    """Everything by which this person gets in, but the password, which is the caller's to replace: at once, at web and
+    at the plane, for each request reads the rows. In the caller's transaction.
+    """
+    ApiKey.objects.filter(user=user, revoked_at=None).update(revoked_at=timezone.now(), sealed_secret="")
+    end_sessions(user)
+    end_links(user)
+    for model in (Identity, Totp, RecoveryCode):
+        model.objects.filter(user=user).delete()
+    user.second_step_at = None
+
+
+def _locked(request: TenantRequest, pk: int) -> tuple[User, User, list[User]]:
+    """Who asks, the member with that number, and with them all owners: as they are now, until the transaction ends.
+
+    Always all owners, and in one order. Otherwise two owners who remove each other at the same moment would each find
+    the other still there, and leave a workspace without any; and two changes could wait for each other for ever.
+    """
+    # NO KEY: a row that refers to a member, such as an answer's that is just being settled, need not wait.
+    rows = list(
+        User.objects.select_for_update(no_key=True)
+        .filter(Q(pk=request.user.pk) | Q(pk=pk) | Q(role=Role.OWNER), is_active=True)
+        .order_by("pk")
+    )
+    by_pk = {user.pk: user for user in rows}
+    if request.user.pk not in by_pk:
+        raise Forbidden("You are no longer a member of this workspace.")
+    if pk not in by_pk:
+        raise NotFound
+    return by_pk[request.user.pk], by_pk[pk], rows
+
+
+def _change(request: TenantRequest, member: User, role: str, rows: list[User]) -> None:
+    if member.role == role:
+        return
+    _leave_an_owner(member, rows)
+    before, member.role = member.role, role
+    member.save(update_fields=["role"])
+    _end_invitations(request, member)
+    record(Event.ROLE_CHANGED, request=request, target=member.email, before=before, after=role)
+
+
+def _show_out(request: TenantRequest, member: User, rows: list[User], event: Event) -> None:
+    _leave_an_owner(member, rows)
+    # First, for the trail names who asks, and that may be who goes.
+    record(event, request=request, target=member.email, role=member.role)
+    end_ways_in(member)
+    member.set_password(None)
+    member.is_active, member.removed_at = False, timezone.now()
+    member.save(update_fields=["password", "is_active", "removed_at", "second_step_at"])
+    _end_invitations(request, member)
+    directory.forget(request.tenant, member.email)
+
+
+def _leave_an_owner(member: User, rows: list[User]) -> None:
+    """Raises LastOwner where this member is the only one, and is about to be none."""
+    others = [user for user in rows if user.role == Role.OWNER and user.pk != member.pk]
+    if member.role == Role.OWNER and not others:
+        raise LastOwner
+
+
+def _end_invitations(request: TenantRequest, member: User) -> None:
+    """Those that this member sent and could not send any more: what they may not give, nobody gets from them."""
+    still = roles_to_give(member.role) if member.is_active else ()
+    sent = Invitation.objects.filter(invited_by=member, accepted_at=None, revoked_at=None)
+    for invitation in sent.exclude(role__in=still).order_by("email"):
+        invitation.revoked_at = timezone.now()
+        invitation.save(update_fields=["revoked_at"])
+        record(Event.INVITATION_REVOKED, request=request, target=invitation.email, because=f"{member.email} may not")
+
+
+def _rank(role: str) -> int:
+    """Where a role stands; one that this release does not know comes last."""
+    return RANK.index(Role(role)) if role in RANK else len(RANK)
