@@ -7,8 +7,9 @@ import re
 
 from tenants.context import current_tenant
 
-# The address of a pending sign-up is worth its first API key; Django logs the path of every failed request.
-_TOKEN = re.compile(r"(/api/signup/)[^/ ]+")
+# The address of a pending sign-up is worth its first API key, a mailed link an account; Django logs the path of every
+# failed request.
+_TOKEN = re.compile(r"(/api/signup/|/invitation/)[^/ ]+")
 
 
 class NoTokens(logging.Filter):
