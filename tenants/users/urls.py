@@ -2,7 +2,7 @@ from django.urls import path
 from django.views.decorators.http import require_safe
 from django.views.generic import RedirectView
 
-from tenants.users.pages import keys, second_step, security, signing_in, workspace
+from tenants.users.pages import invitations, keys, members, second_step, security, signing_in, workspace
 
 urlpatterns = [
     path("login/", signing_in.log_in, name="login"),
@@ -21,6 +21,16 @@ urlpatterns = [
     path("settings/security/required/", security.require, name="require_two_step"),
     path("settings/security/sessions/end/", security.end_sessions, name="end_sessions"),
     path("settings/security/sessions/<int:pk>/end/", security.end_session, name="end_session"),
+    # Members
+    path("settings/members/", members.members, name="members"),
+    path("settings/members/leave/", members.leave, name="leave"),
+    path("settings/members/hand-over/", members.hand_over, name="hand_over"),
+    path("settings/members/<int:pk>/role/", members.change_role, name="change_role"),
+    path("settings/members/<int:pk>/remove/", members.remove, name="remove_member"),
+    path("settings/invitations/", invitations.invite, name="invite"),
+    path("settings/invitations/<int:pk>/resend/", invitations.resend, name="resend_invitation"),
+    path("settings/invitations/<int:pk>/revoke/", invitations.revoke, name="revoke_invitation"),
+    path("invitation/<str:secret>/", invitations.invitation, name="invitation"),
     # Keys
     path("settings/keys/", keys.api_keys, name="api_keys"),
     path("settings/keys/<int:pk>/revoke/", keys.revoke_key, name="revoke_key"),
