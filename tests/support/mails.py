@@ -21,7 +21,7 @@ class Mail:
     def path(self) -> str:
         """Of the one address in it, on whatever host."""
         (found,) = set(re.findall(r"https?://[^/\s]+(/\S+)", self.txt))
-        return found
+        return str(found)
 
 
 def mails_of(workspace, to: str) -> list[Mail]:
