@@ -55,7 +55,7 @@ def test_who_is_invited_comes_in_with_the_role_and_a_proven_address(workspace, o
     assert all(f"http://{workspace.host}:8000{mail.path}" in part for part in (mail.txt, mail.html))
     browser = workspace.client()
     page = browser.get(mail.path)
-    assert (page.status_code, page["Referrer-Policy"]) == (200, "no-referrer")
+    assert (page.status_code, page["Referrer-Policy"]) == (200, "strict-origin")
     words = page.content.decode()
     assert all(w in words for w in (workspace.owner.email, workspace.tenant.name, "new@person.example", "viewer"))
     assert user_of(workspace, "new@person.example") is None, "to look is not to come in"

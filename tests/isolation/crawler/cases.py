@@ -13,9 +13,11 @@ form on pages, and JSON under /api/. `PLANTS` is for models that planting.py can
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 import pyotp
 from django.apps import apps
 from django.conf import settings
+from django.utils import timezone
 
 from billing.engine.loop import here, run
 from billing.models import Hold, TopUp
@@ -31,8 +34,8 @@ from billing.topups import top_up
 from chat.models import Conversation
 from tenants.sealing import seal
 from tenants.users.handoff import issue_token
-from tenants.users.keys import create_key
-from tenants.users.models import ApiKey, MemberSession, Totp
+from tenants.users.keys import create_key, digest
+from tenants.users.models import ApiKey, Invitation, MemberSession, Totp, User
 from tests.isolation.crawler.room import Room
 from tests.support.cast import PASSWORD
 
@@ -148,6 +151,26 @@ CASES: dict[str, Case] = {
         query=lambda room: {"new": room.row(ApiKey).pk}, bodies={"POST": [lambda room: {"name": "crawled"}]}
     ),
     "settings/keys/<int:pk>/revoke/": Case(args=lambda room: {"pk": room.row(ApiKey).pk}, bodies={"POST": [nothing]}),
+    "settings/members/<int:pk>/chats/": Case(args=lambda room: {"pk": _former(room)}),
+    "settings/members/<int:pk>/chats/<int:conversation_pk>/": Case(
+        args=lambda room: {"pk": _former(room), "conversation_pk": _of_former(room)}
+    ),
+    "settings/members/leave/": Case(bodies={"POST": [nothing]}, closed="the only owner stays"),
+    "settings/members/hand-over/": Case(bodies={"POST": [lambda room: {"member": _passing(room)}]}),
+    "settings/members/<int:pk>/role/": Case(
+        args=lambda room: {"pk": _passing(room)}, bodies={"POST": [lambda room: {"role": "viewer"}]}
+    ),
+    "settings/members/<int:pk>/remove/": Case(args=lambda room: {"pk": _passing(room)}, bodies={"POST": [nothing]}),
+    "settings/invitations/": Case(
+        bodies={"POST": [lambda room: {"emails": f"{secrets.token_hex(8)}@crawler.example", "role": "member"}]}
+    ),
+    "settings/invitations/<int:pk>/resend/": Case(args=lambda room: {"pk": _invited(room)}, bodies={"POST": [nothing]}),
+    "settings/invitations/<int:pk>/revoke/": Case(args=lambda room: {"pk": _invited(room)}, bodies={"POST": [nothing]}),
+    "invitation/<str:secret>/": Case(
+        args=lambda room: {"secret": _invitation(room)},
+        bodies={"POST": [lambda room: {"password": "another long password"}]},
+        proves="the link's secret",
+    ),
     "api/summarize/": Case(
         bodies={"POST": [lambda room: {"text": "Long.", "max_tokens": 8}]},
         headers=lambda room: {"idempotency-key": room.said("idempotency key")},
@@ -177,6 +200,46 @@ CASES: dict[str, Case] = {
 def _forged(room: Room) -> str:
     number, _, _ = status_token(room.workspace.account).partition(".")
     return f"{number}.{'A' * 43}"
+
+
+def _passing(room: Room) -> int:
+    """A member whom nobody misses: the crawl's own must stay who they are."""
+    return room.workspace.member(f"passing-{secrets.token_hex(6)}@crawler.example").pk
+
+
+def _former(room: Room) -> int:
+    with room.workspace.scope():
+        return User.objects.get_or_create(
+            email="former@crawler.example", defaults={"is_active": False, "removed_at": timezone.now()}
+        )[0].pk
+
+
+def _of_former(room: Room) -> int:
+    with room.workspace.scope():
+        return Conversation.objects.get_or_create(
+            owner_id=_former(room), defaults={"title": room.said("a former member's title")}
+        )[0].pk
+
+
+def _invited(room: Room) -> int:
+    """Each time another, for its address may be mailed so and so often."""
+    secret = _invitation(room)
+    with room.workspace.scope():
+        return Invitation.objects.get(digest=digest(secret)).pk
+
+
+def _invitation(room: Room) -> str:
+    secret, now = secrets.token_urlsafe(32), timezone.now()
+    with room.workspace.scope():
+        Invitation.objects.create(
+            email=f"{secrets.token_hex(8)}@crawler.example",
+            role="viewer",
+            invited_by_id=_passing(room),  # who has the link is told who sent it
+            digest=digest(secret),
+            sent_at=now,
+            expires_at=now + timedelta(days=7),
+        )
+    return secret
 
 
 # --- what planting.py cannot fill by itself --------------------------------------------------------------------------

@@ -83,6 +83,7 @@ class Room:
 
     def restore(self) -> None:
         """Plant again what its own requests have deleted, mend what they have changed, and sign its people in again."""
+        self._bring_back()
         for credential in self.credentials.values():
             self.revive(credential)
         with self.workspace.scope():
@@ -93,6 +94,16 @@ class Room:
                         planted[turn] = self._plant_row(model, turn)
                     elif _values(row) != _values(there[row.pk]):
                         row.save(force_update=True)
+
+    def _bring_back(self) -> None:
+        """Its people are who they were, also where one has left or has handed the workspace over."""
+        with self.workspace.scope():
+            User.objects.filter(role="owner").exclude(pk=self.owner.pk).update(role="member")
+            for person in (self.owner, self.member):
+                User.objects.filter(pk=person.pk).update(
+                    role=person.role, password=person.password, is_active=True, removed_at=None
+                )
+            ApiKey.objects.filter(user=self.member).update(revoked_at=None)
 
     def revive(self, credential: Credential) -> None:
         """Its session, if it has one, as it was when it began."""
