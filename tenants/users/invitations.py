@@ -243,6 +243,7 @@ def _send(request: TenantRequest, invitation: Invitation, *, role: str, inviter:
         invitation.email,
         "invitation",
         subject=f"{inviter.email} invites you to {tenant.name}",
+        until=invitation.expires_at,
         inviter=inviter.email,
         role=invitation.get_role_display().lower(),
         url=url_for(tenant.slug, f"/invitation/{secret}/"),

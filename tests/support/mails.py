@@ -28,4 +28,5 @@ def mails_of(workspace, to: str) -> list[Mail]:
     """Those to one address, the first one first."""
     with workspace.scope():
         rows = list(OutgoingMail.objects.filter(to=to).order_by("pk"))
-    return [Mail(row.to, row.subject, **json.loads(unseal(row.sealed_body))) for row in rows]
+    bodies = [json.loads(unseal(row.sealed_body)) for row in rows]
+    return [Mail(row.to, row.subject, body["txt"], body["html"]) for row, body in zip(rows, bodies, strict=True)]

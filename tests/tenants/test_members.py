@@ -157,7 +157,7 @@ def test_two_owners_who_go_at_once_leave_one(workspace, acts):
 
 @pytest.mark.parametrize("how", ["removed", "leaves"])
 def test_who_goes_is_out_at_every_door_at_once_and_what_they_made_stays(workspace, globex, how):
-    carol = workspace.member("carol@x.example")
+    carol = workspace.member(f"carol@{workspace.slug}.example")
     browser, key = workspace.client(carol), workspace.key(carol)
     api = workspace.api(key)
     assert api.chat("hello").status_code == 200
