@@ -17,6 +17,9 @@ from billing.health import DEMO_SLUG, demo_accounts
 from billing.models import Account
 from billing.plans import DEFAULT_PLAN
 from tenants.context import tenant_scope
+from tenants.models import Tenant
+from tenants.roles import Role
+from tenants.users import directory
 from tenants.users.keys import create_key, digest
 from tenants.users.models import ApiKey, User
 
@@ -43,7 +46,7 @@ class Command(BaseCommand):
             self.stdout.write("The demo workspace was deleted. To get it back: manage.py reopen_workspace demo")
             return
         with tenant_scope(account.tenant):
-            key = _ensure_log_in(password, kept.get("api_key", ""))
+            key = _ensure_log_in(account.tenant, password, kept.get("api_key", ""))
         _write(path, {"slug": account.tenant.slug, "email": EMAIL, "password": password, "api_key": key})
 
 
@@ -51,9 +54,14 @@ def _account() -> Account | None:
     return demo_accounts().select_related("tenant").first()
 
 
-def _ensure_log_in(password: str, key: str) -> str:
+def _ensure_log_in(tenant: Tenant, password: str, key: str) -> str:
     """The file and the database agree afterwards, whichever of the two was lost."""
-    user = User.objects.get(email=EMAIL)
+    user = User.objects.filter(email=EMAIL).first() or User(email=EMAIL)
+    if not user.is_active or user.pk is None:
+        # Handed over and left, or moved to another address: whoever starts the site is to get in again.
+        user.role, user.is_active, user.removed_at = Role.OWNER, True, None
+        user.save()
+        directory.note(tenant, EMAIL)
     if not user.check_password(password):
         user.set_password(password)
         user.save(update_fields=["password"])
