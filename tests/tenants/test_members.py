@@ -1,10 +1,18 @@
 """A workspace's members: the page of them, and how one of them gets another role, hands over, leaves, is removed."""
 
+import json
+
 import pytest
+from django.core.management import call_command
+from django.test import Client
 from django.utils import timezone
 
+from billing import health
+from billing.management.commands import ensure_demo
 from chat.models import Conversation
 from tenants.audit.models import AuditEvent
+from tenants.context import tenant_scope
+from tenants.models import Tenant
 from tenants.users import directory
 from tenants.users.links import look_at, make_link
 from tenants.users.models import ApiKey, HandoffToken, Identity, Link, MemberSession, RecoveryCode, Totp, User
@@ -258,3 +266,23 @@ def test_a_former_members_conversations_are_read_by_admins_and_written_down(work
     for role, status in (("admin", 200), ("member", 403), ("viewer", 403)):
         browser = workspace.client(workspace.member(f"{role}@x.example", role))
         assert browser.get(listed).status_code == browser.get(shown).status_code == status
+
+
+# --- the demo's person ---
+
+
+@pytest.mark.parametrize("went", [{"is_active": False}, {"email": "moved@x.example"}])
+def test_the_demos_log_in_works_again_after_its_person_went(app, settings, tmp_path, monkeypatch, went):
+    slug = f"demo-{'moved' if 'email' in went else 'left'}"
+    for module in (ensure_demo, health):
+        monkeypatch.setattr(module, "DEMO_SLUG", slug)
+    settings.STATE_DIR = tmp_path
+    call_command("ensure_demo")
+    tenant = Tenant.objects.get(slug=slug)
+    with tenant_scope(tenant):
+        User.objects.update(**went)
+    call_command("ensure_demo")
+    made = json.loads((tmp_path / "demo.json").read_text())
+    browser = Client(headers={"host": f"{slug}.localhost"})
+    assert browser.post("/login/", {"email": made["email"], "password": made["password"]}).status_code == 302
+    assert browser.get("/settings/invitations/").status_code == 302
