@@ -36,7 +36,7 @@ from tenants.users.guesses import Guess
 from tenants.users.hashers import refuse_if_full
 from tenants.users.keys import digest
 from tenants.users.models import Invitation, User
-from tenants.users.people import end_ways_in
+from tenants.users.people import end_ways_in, in_words
 
 LIFETIME = timedelta(days=7)
 AT_ONCE = 50
@@ -245,7 +245,7 @@ def _send(request: TenantRequest, invitation: Invitation, *, role: str, inviter:
         subject=f"{inviter.email} invites you to {tenant.name}",
         until=invitation.expires_at,
         inviter=inviter.email,
-        role=invitation.get_role_display().lower(),
+        role=in_words(role),
         url=url_for(tenant.slug, f"/invitation/{secret}/"),
         days=LIFETIME.days,
     )

@@ -97,6 +97,11 @@ def end_ways_in(user: User) -> None:
     user.second_step_at = None
 
 
+def in_words(role: str) -> str:
+    """As a sentence goes on: "an owner"."""
+    return f"{'an' if role[:1] in 'aeiou' else 'a'} {role}"
+
+
 def _locked(request: TenantRequest, pk: int) -> tuple[User, User, list[User]]:
     """Who asks, the member with that number, and with them all owners: as they are now, until the transaction ends.
 

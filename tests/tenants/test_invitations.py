@@ -51,7 +51,7 @@ def test_who_is_invited_comes_in_with_the_role_and_a_proven_address(workspace, o
     assert invite(owner, "New@Person.Example", role="viewer").status_code == 302
     (mail,) = mails_of(workspace, "new@person.example")
     assert mail.subject == f"{workspace.owner.email} invites you to {workspace.tenant.name}"
-    assert all("as viewer" in part for part in (mail.txt, mail.html))
+    assert all("as a viewer" in part for part in (mail.txt, mail.html))
     assert all(f"http://{workspace.host}:8000{mail.path}" in part for part in (mail.txt, mail.html))
     browser = workspace.client()
     page = browser.get(mail.path)
@@ -215,6 +215,19 @@ def test_what_an_inviter_may_no_longer_give_nobody_gets_from_them(workspace, own
     still = {name: workspace.client().get(link_to(workspace, f"{name}@x.example")).status_code for name in "om"}
     assert still == {"o": 404, "m": 200 if after == "admin" else 404}
     assert len(trail(workspace, "members.invitation_revoked")) == (1 if after == "admin" else 2)
+
+
+def test_who_is_removed_while_they_invite_has_invited_nobody(workspace, owner):
+    for turn in range(3):
+        second = workspace.member(f"second{turn}@x.example", "admin")
+        browser = workspace.client(second)
+        sent, removed = at_once(
+            lambda browser=browser, turn=turn: invite(browser, *(f"m{turn}-{n}@x.example" for n in range(5))),
+            lambda second=second: owner.post(f"/settings/members/{second.pk}/remove/"),
+        )
+        assert (removed.status_code, sent.status_code in (302, 403)) == (302, True)
+        with workspace.scope():
+            assert not invitations.open_ones().filter(invited_by=second).exists(), sent.status_code
 
 
 def test_an_expired_invitation_is_renewed_by_another_and_a_good_one_by_sending_it_again(workspace, owner):

@@ -17,6 +17,7 @@ from tenants.users.entering import let_in, safe_target
 from tenants.users.forms.members import AcceptForm, InviteForm
 from tenants.users.models import Invitation
 from tenants.users.pages.members import members_page
+from tenants.users.people import in_words
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -83,7 +84,8 @@ def _accept(request: TenantRequest, found: Invitation, secret: str) -> HttpRespo
             return let_in(request, user, method="invitation") if user else _no_longer(request, secret)
     focus_on_error(form)
     status = refusal.status if refusal else 400 if request.method == "POST" else 200
-    response = render(request, "users/invitation.html", {"invitation": found, "form": form}, status=status)
+    context = {"invitation": found, "role": in_words(found.role), "form": form}
+    response = render(request, "users/invitation.html", context, status=status)
     if refusal:
         say_when(response, refusal)
     return response

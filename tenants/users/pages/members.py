@@ -96,7 +96,7 @@ def change_role(request: TenantRequest, pk: int) -> HttpResponse:
 
     def act() -> str:
         member = people.change_role(request, pk, role=form.cleaned_data["role"])
-        return f"{member.email} is {_with_article(member.role)} now."
+        return f"{member.email} is {people.in_words(member.role)} now."
 
     return _answer(request, act)
 
@@ -174,7 +174,3 @@ def _invited(user: User, invitation: Invitation) -> Invited:
 
 def _unreadable(form: RoleForm) -> ApiError:
     return Invalid({"body": [str(text) for texts in form.errors.values() for text in texts]})
-
-
-def _with_article(role: str) -> str:
-    return f"an {role}" if role[0] in "aeiou" else f"a {role}"
