@@ -17,6 +17,8 @@ from tenants.hosts import site_url, url_for
 from tenants.http import Invalid, NotFound, TenantRequest
 from tenants.limits import address_of
 from tenants.models import Tenant
+from tenants.roles import Action
+from tenants.users.access import needs
 
 router = Router(tags=["Budget"])
 public_router = Router(tags=["Sign-up"])
@@ -95,12 +97,14 @@ class SignUpBody(Body):
 
 
 @router.get("/budget/", summary="This workspace's ledgers", response={200: Balances, **failures(401, 403, 503)})
+@needs(Action.READ_BUDGET)
 def budget(request: TenantRequest) -> dict[str, Any]:
     """Allocated, spent, held and remaining, of each ledger, in whole microcents."""
     return _balances(request.tenant)
 
 
 @router.get("/budget/{slug}/", summary="The same, by name", response={200: Balances, **failures(401, 403, 404, 503)})
+@needs(Action.READ_BUDGET)
 def budget_of(request: TenantRequest, slug: str) -> dict[str, Any]:
     """Only this workspace's own name; any other, existing or not, is 404."""
     if slug != request.tenant.slug:

@@ -16,6 +16,7 @@ from billing.subjects import scopes_of
 from tenants.http import error_response
 from tenants.middleware import as_api_error
 from tenants.resolve import Asker
+from tenants.users.actions import mark_of
 from tenants.users.auth import caller
 
 Needs = Callable[[HttpRequest], int | None]
@@ -78,17 +79,6 @@ def preflighted(*, app: str, action_kind: str, action_name: str, needs: Needs) -
     return mark
 
 
-def _mark_of(view: Callable[..., Any], method: str | None) -> Preflight | None:
-    """The view's own mark. Ninja serves all operations of a path by one function, which holds them in its closure."""
-    if (own := getattr(view, "preflight", None)) is not None:
-        return own  # type: ignore[no-any-return]
-    for cell in getattr(view, "__closure__", None) or ():
-        for operation in getattr(cell.cell_contents, "operations", ()):
-            if method in operation.methods:
-                return getattr(operation.view_func, "preflight", None)
-    return None
-
-
 class PreflightMiddleware:
     """Asks `decide()` before a marked view does its work; fails closed.
 
@@ -107,7 +97,7 @@ class PreflightMiddleware:
     def process_view(
         self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
     ) -> HttpResponseBase | None:
-        marked = _mark_of(view, request.method)
+        marked: Preflight | None = mark_of(view, request.method, "preflight")
         tenant = getattr(request, "tenant", None)
         if marked is None or tenant is None:
             return None

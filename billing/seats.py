@@ -18,3 +18,7 @@ def beside_members(request: TenantRequest, members: Sequence[User]) -> dict[int,
 def beside_keys(request: TenantRequest, keys: Sequence[ApiKey]) -> dict[int, SafeString]:
     """By key's id, what the keys' page shows on its row."""
     return {}
+
+
+def key_rotated(old: ApiKey, new: ApiKey) -> None:
+    """Carry what limits `old` over to `new`, which opens nothing before this has returned. May be called again."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -24,6 +23,8 @@ from tenants.fields import focus_on_error
 from tenants.hosts import url_for
 from tenants.http import ApiError, TenantRequest, say_when
 from tenants.limits import address_of
+from tenants.roles import Action
+from tenants.users.access import needs
 
 # The waiting room belongs to the browser that signed up, so its address needs no secret.
 SESSION_ACCOUNT = "signup_account"
@@ -127,8 +128,8 @@ def _hand_over(request: HttpRequest, account: Account) -> HttpResponse:
     return response
 
 
-@login_required
 @require_safe
+@needs(Action.READ_BUDGET)
 def budget(request: TenantRequest) -> HttpResponse:
     account = Account.objects.select_related("tenant").get(tenant_id=request.tenant.pk)
     books = books_of(account, now=timezone.now())

@@ -18,6 +18,8 @@ from chat.shapes import MaxTokens, Text, Tokens
 from tenants.api import Body, StrictParser, failures
 from tenants.http import ApiError, TenantRequest
 from tenants.models import Tenant
+from tenants.roles import Action
+from tenants.users.access import needs
 
 router = Router(tags=["Chat"])
 
@@ -56,6 +58,7 @@ def _summary_needs(request: HttpRequest) -> int | None:
 
 
 @router.post("/summarize/", summary="Summarize a text", response={200: Summary, **_FAILURES})
+@needs(Action.SUMMARIZE)
 @preflighted(app="summarize", action_kind=ACTION, action_name="summarize", needs=_summary_needs)
 def summarize(request: TenantRequest, payload: SummarizeBody, key: IdempotencyKey = KEY_HEADER) -> Any:
     """A few sentences for a long text."""

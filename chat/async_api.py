@@ -25,6 +25,8 @@ from chat.sse import comment, event
 from tenants.api import Body, failures
 from tenants.http import ApiError
 from tenants.resolve import Asker
+from tenants.roles import Action
+from tenants.users.access import needs
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class Answer(Schema):
     summary="Ask, and pay for the answer",
     response={200: Answer, **failures(400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 502, 503)},
 )
+@needs(Action.CHAT)
 async def chat(request: HttpRequest, payload: ChatBody, key: IdempotencyKey = KEY_HEADER) -> Any:
     """The whole answer with its cost, or with `stream` its words as server-sent events.
 

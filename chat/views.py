@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from django.conf import settings
-from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -16,15 +15,20 @@ from chat import services
 from chat.forms import PromptForm
 from chat.models import Conversation
 from tenants.http import ApiError, TenantRequest
+from tenants.roles import Action
+from tenants.users.access import needs
 
 SHOWN_CONVERSATIONS = 50
 
 
-@login_required
 @require_http_methods(["GET", "HEAD", "POST"])
+@needs(Action.READ_CHATS)
 def home(request: TenantRequest) -> HttpResponse:
-    if request.method != "POST":
-        return _page(request, None, PromptForm())
+    return _ask(request) if request.method == "POST" else _page(request, None, PromptForm())
+
+
+@needs(Action.CHAT)
+def _ask(request: TenantRequest) -> HttpResponse:
     form = PromptForm(request.POST)
     if not form.is_valid():
         return _page(request, _named(request, form), form, status=400)
@@ -46,8 +50,8 @@ def _named(request: TenantRequest, form: PromptForm) -> Conversation | None:
     return Conversation.objects.filter(pk=pk, owner=request.user).first()
 
 
-@login_required
 @require_safe
+@needs(Action.READ_CHATS)
 def conversation(request: TenantRequest, pk: int) -> HttpResponse:
     found = Conversation.objects.filter(pk=pk, owner=request.user).first()
     if found is None and not _is_settling(request):

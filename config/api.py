@@ -13,8 +13,10 @@ plane_api.add_router("", "chat.async_api.router")
 
 tenant_api = _Api(
     title="Workspace API",
-    description="Chat and summaries, each paid for before it is made. Send `Authorization: Bearer <key>`; on the "
-    "bare host also `X-Tenant-ID: <workspace>`. Money is whole USD microcents: $1 = 100,000,000.",
+    description="Chat and summaries, each paid for before it is made. Send `Authorization: Bearer <key>`: "
+    "the key says which workspace it opens, also on the bare host; an older one needs `X-Tenant-ID: <workspace>` "
+    "there. What a key may do is its scopes and its owner's role together; else 403 says what it `needs`. "
+    "Money is whole USD microcents: $1 = 100,000,000.",
     urls_namespace="tenant-api",
     auth=_key,
     beside=plane_api,
@@ -22,12 +24,13 @@ tenant_api = _Api(
 tenant_api.add_router("", "chat.api.router")
 tenant_api.add_router("", "billing.api.router")
 
-# The bare host: sign-up, and the same calls, which there want X-Tenant-ID. With it a request is the tenant's and never
-# comes here, so these routes serve the documentation and say what is missing.
+# The bare host: sign-up, and the same calls, which there want a key that names its tenant, or X-Tenant-ID. With either
+# a request is the tenant's and never comes here, so these routes serve the documentation and say what is missing.
 public_api = _Api(
     title="API",
     description="Make a workspace; then chat and summarize in it, each call paid for before it is made. On this host "
-    "send `X-Tenant-ID: <workspace>` and `Authorization: Bearer <key>`; on its own host the key, or a session. "
+    "send `Authorization: Bearer <key>`, which says which workspace it opens; an older key needs "
+    "`X-Tenant-ID: <workspace>` beside it. On the workspace's own host a key, or a session. "
     "Money is whole USD microcents: $1 = 100,000,000.",
     urls_namespace="public-api",
     beside=plane_api,

@@ -204,6 +204,16 @@ def envsecret(name: str) -> str:
         raise ImproperlyConfigured(f"{name} is not set. Set it, or start once with `make run`.") from None
 
 
+def envbrand(name: str, default: str) -> str:
+    """What keys begin with, before their first underscore."""
+    value = envstr(name, default)
+    if not re.fullmatch(r"[a-z][a-z0-9]{0,11}", value):
+        raise ImproperlyConfigured(
+            f"{name} is {value!r}: write 1 to 12 lower-case letters and digits, a letter first, such as {default}."
+        )
+    return value
+
+
 def envsubject(name: str) -> str:
     """A value of a subject at the authority, such as a tenant's id or a feature's name; it has no default."""
     raw = envstr(name)

@@ -16,6 +16,7 @@ from config.env import (
     BASE_DIR,
     envaddress,
     envbool,
+    envbrand,
     envchoice,
     envdialects,
     envdomain,
@@ -145,6 +146,11 @@ ASKER_BESIDE = "billing.engine.statements.ACCOUNT_OF_TENANT"
 # What the pages of members and of keys show on each row, from a room further up: (request, rows) -> HTML by id.
 MEMBERS_BESIDE = "billing.seats.beside_members"
 KEYS_BESIDE = "billing.seats.beside_keys"
+# Called with a key that is rotated and the one in its place, before that one opens anything: what limits the first must
+# hold for the second. If it raises, the second never opens. Empty: nothing is called.
+KEY_ROTATED = "billing.seats.key_rotated"
+# What the workspaces' API keys begin with. Keys of an earlier brand go on.
+KEY_BRAND = envbrand("KEY_BRAND", "tk")
 PLANE_STARTUP = "billing.engine.start_plane"
 PLANE_SHUTDOWN = "billing.engine.stop_plane"
 APPEND_SLASH = True

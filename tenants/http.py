@@ -150,7 +150,10 @@ class Invalid(ApiError):
 class TenantRequired(ApiError):
     status = HTTPStatus.BAD_REQUEST
     code = "tenant_required"
-    message = "Name a workspace: send X-Tenant-ID, or use the workspace's own address."
+    message = (
+        "Name a workspace: send a key that names it, or X-Tenant-ID beside an older key, or use the workspace's own "
+        "address."
+    )
 
 
 class TenantConflict(ApiError):

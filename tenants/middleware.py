@@ -19,10 +19,12 @@ from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from django.middleware.common import CommonMiddleware
+from django.shortcuts import redirect
 from django.utils.module_loading import import_string
 
 from tenants.bodies import FORMS, check_form
 from tenants.context import enter, unbound
+from tenants.hosts import url_for
 from tenants.http import (
     ApiError,
     Forbidden,
@@ -131,8 +133,8 @@ class TenantMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         try:
             enter(None)
-            self._enter(request)
-            response: HttpResponseBase = self.get_response(request)
+            moved_to = self._enter(request)
+            response: HttpResponseBase = redirect(moved_to) if moved_to else self.get_response(request)
         except Exception as exc:
             error = as_api_error(exc)
             if error is None:
@@ -151,7 +153,8 @@ class TenantMiddleware:
             mark_private(response)
         return response
 
-    def _enter(self, request: Any) -> None:
+    def _enter(self, request: Any) -> str | None:
+        """Where to go instead: who opens a page at an address that the workspace had before. Programs go on there."""
         request.tenant = request.asker = None
         request.urlconf = settings.PUBLIC_SCHEMA_URLCONF
         refuse_costly_form(request)
@@ -160,6 +163,9 @@ class TenantMiddleware:
             enter(found.tenant)
             request.tenant, request.asker = found.tenant, found.asker
             request.urlconf = settings.ROOT_URLCONF
+            if found.has_moved and request.method in ("GET", "HEAD") and not wants_json(request):
+                return url_for(found.tenant.slug, request.get_full_path())
+        return None
 
 
 class StreamMiddleware:

@@ -27,6 +27,7 @@ from tenants.http import (
 )
 from tenants.middleware import as_api_error, refuse_costly_form, said_as_ours
 from tenants.resolve import Fetch, aanswered, find_member, find_tenant
+from tenants.users.actions import action_of, allow
 
 GetResponse = Callable[[PlaneRequest], Awaitable[HttpResponseBase]]
 
@@ -71,11 +72,14 @@ class PlaneMiddleware:
         bind(found.tenant)
 
     async def process_view(self, request: Any, view: Any, args: Any, kwargs: Any) -> None:
-        """Every view here buys, so none is reached by nobody. An address that is not there is 404 to anyone."""
+        """Every view here buys, so none is reached by nobody, nor by who may not. An address that is not there is 404
+        to anyone.
+        """
         if request.tenant is None:
             raise TenantRequired
         if request.asker is None:
             request.asker = await aanswered(find_member(request, request.tenant), _fetch())
+        allow(request.asker, action_of(view, request.method))
         request.auth = request.asker.user
 
 

@@ -7,6 +7,7 @@ another tenant's rows or to public's. Raises the ApiErrors of tenants.http.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -27,15 +28,17 @@ from tenants.http import (
     CsrfFailed,
     Invalid,
     NotFound,
+    SecondStepRequired,
     TenantConflict,
     TenantNotReady,
     Unauthenticated,
     wants_json,
 )
 from tenants.models import Tenant
+from tenants.roles import Action, may, may_with_key
 from tenants.schema_versions import BEGIN_CATCHING_UP, IS_CURRENT, fingerprint
 from tenants.slugs import SLUG
-from tenants.users.keys import PREFIX_LENGTH, bearer_secret, digest
+from tenants.users.keys import bearer_secret, digest, prefix_of, tenant_of
 from tenants.users.models import User
 from tenants.users.sessions import is_sessions_user, passes_csrf, read_session, session_key, signed_in_user_id
 
@@ -53,20 +56,24 @@ _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # Whether the schema is there, and not behind this code, is asked in the query that finds the tenant. The table of keys
 # stands for it: a schema that is still empty has no members. Nor is a schema there that this process's role may not
 # use: a search path leaves it out without an error, and public comes next. A closed workspace is an unknown one.
-_TENANT_AT = """
+_TENANT = """
     SELECT CASE
         WHEN (SELECT has_schema_privilege(n.oid, 'USAGE')
               FROM pg_catalog.pg_namespace n WHERE n.nspname = t.schema_name)
         THEN to_regclass(quote_ident(t.schema_name) || '.users_apikey') IS NOT NULL ELSE false END,
-        {is_current}, {tenant}
-    FROM public.tenants_domain d JOIN public.tenants_tenant t ON t.id = d.tenant_id
-    WHERE d.domain = %s AND t.status <> 'closed'"""
+        {is_current}, {is_primary}, {tenant}
+    FROM {place} = %s AND t.status <> 'closed'"""
+_AT_HOST = "public.tenants_domain d JOIN public.tenants_tenant t ON t.id = d.tenant_id WHERE d.domain"
+_NAMED_BY_KEY = "public.tenants_tenant t WHERE t.public_id"
 # A write for each request would double their cost; to the minute is exact enough for an owner.
 _MEMBER_BY_KEY = """
-    SELECT {beside}, k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', {user}
+    SELECT {beside}, k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', k.scopes::text,
+        {user}
     FROM {schema}.users_apikey k JOIN {schema}.users_user u ON u.id = k.user_id
-    WHERE k.prefix = %s AND k.digest = %s AND k.revoked_at IS NULL AND u.is_active"""
-# Of a schema that is behind the code: columns that have been there from the first migration on.
+    WHERE k.prefix = %s AND k.digest = %s AND k.revoked_at IS NULL
+        AND (k.expires_at IS NULL OR k.expires_at > now()) AND u.is_active"""
+# Of a schema that is behind the code: columns that have been there from the first migration on. A key that has expired
+# is told there, too, that the workspace is being brought up to date.
 _HAS_KEY = """
     SELECT k.id FROM {schema}.users_apikey k WHERE k.prefix = %s AND k.digest = %s AND k.revoked_at IS NULL"""
 _NOTE_USE = """
@@ -89,6 +96,8 @@ class Asker:
     user: User
     key_id: int | None = None
     beside: Any = None
+    # Of its key; None is a key of before there were scopes.
+    scopes: list[str] | None = None
 
     @property
     def user_id(self) -> int:
@@ -99,6 +108,10 @@ class Asker:
         return self.user.email
 
     @property
+    def role(self) -> str:
+        return self.user.role
+
+    @property
     def is_owner(self) -> bool:
         return self.user.is_owner
 
@@ -106,19 +119,30 @@ class Asker:
     def by_session(self) -> bool:
         return self.key_id is None
 
+    def may(self, action: Action) -> bool:
+        """A session what its member's role may; a key what its scopes and that role both allow."""
+        if self.by_session:
+            return may(self.role, action)
+        return may_with_key(self.role, self.scopes, action)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The tenant that a request works for, None on the bare host; and its member where the header's key proved one."""
+    """The tenant that a request works for, None on the bare host; and its member where a key proved one already.
+
+    `has_moved`: the host is one that the workspace had before, and people should be led to its present one.
+    """
 
     tenant: Tenant | None
     asker: Asker | None = None
+    has_moved: bool = False
 
 
 def find_tenant(request: HttpRequest) -> Steps[Found]:
-    """By host, or by X-Tenant-ID with a key.
+    """By host, by X-Tenant-ID with a key, or by a key alone.
 
-    - no header: the host decides. The bare host is no tenant.
+    - no header: the host decides. The bare host is no tenant, but for the API a key may say whose it is. It says so
+      as the header does: a tenant that is not there answers like one without that key.
     - X-Tenant-ID: a second spelling of the host. It names and never opens, so it is worth nothing without an API key
       of that very tenant, and an unknown tenant answers exactly like a known one without its key.
     """
@@ -133,11 +157,15 @@ def find_tenant(request: HttpRequest) -> Steps[Found]:
     if slug is not None:
         return (yield from _find_by_header(request, host, slug.strip().lower()))
     if host == settings.BASE_DOMAIN:
-        return Found(None)
+        public_id = tenant_of(bearer_secret(request) or "") if wants_json(request) else None
+        if public_id is None:
+            return Found(None)
+        return (yield from _opened(request, (yield from _candidate_named(public_id))))
     candidate = yield from _candidate_at(host)
     if candidate is None:
         raise NotFound("No workspace lives at this address.")
-    return Found((yield from _let_in(candidate)))
+    tenant = yield from _let_in(candidate)
+    return Found(tenant, has_moved=not candidate.is_primary and host != host_for(tenant.slug))
 
 
 def find_member(request: HttpRequest, tenant: Tenant) -> Steps[Asker]:
@@ -148,8 +176,11 @@ def find_member(request: HttpRequest, tenant: Tenant) -> Steps[Asker]:
         asker = yield from _member_by_session(request, tenant)
     if asker is None:
         raise Unauthenticated
-    if asker.by_session and not passes_csrf(request):
-        raise CsrfFailed
+    if asker.by_session:
+        if not passes_csrf(request):
+            raise CsrfFailed
+        if tenant.requires_second_step and asker.user.second_step_at is None:
+            raise SecondStepRequired
     return asker
 
 
@@ -184,12 +215,22 @@ class _Candidate:
     tenant: Tenant
     has_schema: bool
     is_current: bool
+    # Whether the host that it was found by is its present one.
+    is_primary: bool
 
 
 def _candidate_at(host: str) -> Steps[_Candidate | None]:
-    sql = _TENANT_AT.format(is_current=IS_CURRENT, tenant=_columns(Tenant, "t"))
-    row = yield sql, (fingerprint(), host)
-    return None if row is None else _Candidate(_model(Tenant, row[2:]), row[0], row[1])
+    return _candidate(_AT_HOST, host, is_primary="d.is_primary")
+
+
+def _candidate_named(public_id: str) -> Steps[_Candidate | None]:
+    return _candidate(_NAMED_BY_KEY, public_id, is_primary="true")
+
+
+def _candidate(place: str, value: str, *, is_primary: str) -> Steps[_Candidate | None]:
+    sql = _TENANT.format(is_current=IS_CURRENT, is_primary=is_primary, tenant=_columns(Tenant, "t"), place=place)
+    row = yield sql, (fingerprint(), value)
+    return None if row is None else _Candidate(_model(Tenant, row[3:]), *row[:3])
 
 
 def _let_in(candidate: _Candidate) -> Steps[Tenant]:
@@ -214,18 +255,29 @@ def _let_in(candidate: _Candidate) -> Steps[Tenant]:
 
 
 def _find_by_header(request: HttpRequest, host: str, slug: str) -> Steps[Found]:
-    named, candidate = host_for(slug), None
+    named, candidate = host_for(slug) if SLUG.fullmatch(slug) else None, None
     if host != settings.BASE_DOMAIN:
         candidate = yield from _candidate_at(host)
         if candidate is None:
             raise NotFound("No workspace lives at this address.")
-    if host not in (settings.BASE_DOMAIN, named):
-        raise TenantConflict
+        if named != host and not (named and (yield from _is_of(named, candidate.tenant))):
+            raise TenantConflict
     # The header opens the API only: pages are for people, who have the workspace's own address.
-    if not wants_json(request) or not SLUG.fullmatch(slug):
+    if not wants_json(request) or named is None:
         candidate = None
     elif candidate is None:
         candidate = yield from _candidate_at(named)
+    return (yield from _opened(request, candidate))
+
+
+def _is_of(host: str, tenant: Tenant) -> Steps[bool]:
+    """Whether a host is another of the tenant's: what it was called before agrees with what it is called now."""
+    other = yield from _candidate_at(host)
+    return other is not None and other.tenant.pk == tenant.pk
+
+
+def _opened(request: HttpRequest, candidate: _Candidate | None) -> Steps[Found]:
+    """What a request has named, where it carries a key of it: else 401, in the same words and about the same time."""
     # A schema that is still being built has no keys, so it answers as an unknown name does.
     known = candidate if candidate and candidate.has_schema else None
     if known and not known.is_current:
@@ -243,8 +295,8 @@ def _has_key(request: HttpRequest, tenant: Tenant) -> Steps[bool]:
     secret = bearer_secret(request)
     if not secret:
         return False
-    row = yield _in(tenant.schema_name, _HAS_KEY), (secret[:PREFIX_LENGTH], digest(secret))
-    return row is not None
+    row = yield _in(tenant.schema_name, _HAS_KEY), (prefix_of(secret), digest(secret))
+    return row is not None and _is_key_of(secret, tenant)
 
 
 def _member_by_key(request: HttpRequest, tenant: Tenant | None) -> Steps[Asker | None]:
@@ -258,13 +310,18 @@ def _member_by_key(request: HttpRequest, tenant: Tenant | None) -> Steps[Asker |
         return None
     schema = tenant.schema_name if tenant else PUBLIC
     tenant_id = tenant.pk if tenant else 0
-    row = yield _in(schema, _MEMBER_BY_KEY), (tenant_id, secret[:PREFIX_LENGTH], digest(secret))
-    if row is None or tenant is None:
+    row = yield _in(schema, _MEMBER_BY_KEY), (tenant_id, prefix_of(secret), digest(secret))
+    if row is None or tenant is None or not _is_key_of(secret, tenant):
         return None
-    beside, key_id, is_stale, *columns = row
+    beside, key_id, is_stale, scopes, *columns = row
     if is_stale:
         yield _in(schema, _NOTE_USE), (key_id,)
-    return Asker(tenant, _model(User, columns), key_id, beside)
+    return Asker(tenant, _model(User, columns), key_id, beside, None if scopes is None else json.loads(scopes))
+
+
+def _is_key_of(secret: str, tenant: Tenant) -> bool:
+    """Not so where a row was copied here from another tenant's schema. An old key does not say whose it is."""
+    return tenant_of(secret) in (None, tenant.public_id)
 
 
 def _member_by_session(request: HttpRequest, tenant: Tenant) -> Steps[Asker | None]:

@@ -1,38 +1,63 @@
-"""What a member may do here and now: the page's side of tenants.roles.
+"""What a member may do here and now: the side of tenants.roles that stands on views.
 
-Owns the decorator that stands on every view of a tenant's host. Must not know a table of roles.
+Owns the decorator that says which action a view is: a page of a tenant's host, an operation of ninja, a view of the
+plane. Must not know a table of roles.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
 from django.contrib.auth.decorators import login_required
-from django.http import HttpResponseBase
 
-from tenants.http import Forbidden, TenantRequest
+from tenants.http import Forbidden, TenantRequest, wants_json
 from tenants.roles import Action
+from tenants.users.actions import allow
+from tenants.users.auth import caller
 
-View = TypeVar("View", bound=Callable[..., HttpResponseBase])
+View = TypeVar("View", bound=Callable[..., Any])
 
 
 def needs(action: Action) -> Callable[[View], View]:
-    """A page for members whose role may do `action`: others are 403, and who is nobody goes to log-in and back.
+    """For those whose role may do `action`; with a key, whose scopes have it too. Others are 403.
 
-    Outermost but for the method's decorator. The view says what it is by `view.needs`, which the tests read.
+    On a page who is nobody goes to log-in and back; under /api/ that is 401. Outermost but for the method's decorator
+    or ninja's. The view says what it is by `view.needs`, which the doors and the tests read; an async view does only
+    that, for the plane has asked before it runs.
     """
 
     def decorate(view: View) -> View:
-        @login_required
+        if inspect.iscoroutinefunction(view):
+            view.needs = action  # type: ignore[attr-defined]
+            return view
+
         @wraps(view)
-        def checked(request: TenantRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        def checked(request: TenantRequest, *args: Any, **kwargs: Any) -> Any:
+            return (of_api if wants_json(request) else of_page)(request, *args, **kwargs)
+
+        def of_api(request: TenantRequest, *args: Any, **kwargs: Any) -> Any:
+            caller(request)
+            assert request.asker is not None  # `caller` has found one, or has raised
+            allow(request.asker, action)
+            return view(request, *args, **kwargs)
+
+        @login_required
+        def of_page(request: TenantRequest, *args: Any, **kwargs: Any) -> Any:
             if not request.user.may(action):
-                raise Forbidden("Your role in this workspace does not allow this. An owner or an admin can change it.")
+                raise Forbidden(
+                    "Your role in this workspace does not allow this. An owner or an admin can change it.",
+                    needs=action.value,
+                )
             return view(request, *args, **kwargs)
 
         checked.needs = action  # type: ignore[attr-defined]
+        # Ninja reads the parameters' types, and would look for their names in this module.
+        with suppress(NameError):
+            checked.__signature__ = inspect.signature(view, eval_str=True)  # type: ignore[attr-defined]
         return checked  # type: ignore[return-value]
 
     return decorate

@@ -11,6 +11,7 @@ from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.http import TenantRequest
 from tenants.resolve import answered, find_member
+from tenants.users.actions import action_of, allow
 from tenants.users.browsers import forget_session, note_session
 from tenants.users.models import User
 from tenants.users.sessions import SESSION_TENANT
@@ -23,10 +24,13 @@ FRESH_SECONDS = 600
 def caller(request: TenantRequest) -> User:
     """The member who asks on /api/: by key (cookies are then ignored), else by session (CSRF then applies).
 
-    Raises Unauthenticated or CsrfFailed.
+    And who may do what the view says it is (`tenants.users.access.needs`). Raises Unauthenticated, CsrfFailed,
+    SecondStepRequired or Forbidden.
     """
     if request.asker is None:
         request.asker = answered(find_member(request, request.tenant))
+    match = request.resolver_match
+    allow(request.asker, action_of(match.func if match else None, request.method))
     return request.asker.user
 
 

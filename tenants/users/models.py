@@ -119,11 +119,16 @@ class ApiKey(models.Model):
 
     @property
     def is_active(self) -> bool:
-        return self.revoked_at is None
+        return self.revoked_at is None and not self.has_expired
 
-    def revoke(self) -> None:
-        """At once and for good; a second time changes nothing."""
-        ApiKey.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=timezone.now(), sealed_secret="")
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()
+
+    def revoke(self) -> bool:
+        """At once and for good; whether it was this that did it."""
+        live = ApiKey.objects.filter(pk=self.pk, revoked_at=None)
+        return live.update(revoked_at=timezone.now(), sealed_secret="") == 1
 
 
 class HandoffToken(models.Model):

@@ -33,5 +33,6 @@ urlpatterns = [
     path("invitation/<str:secret>/", invitations.invitation, name="invitation"),
     # Keys
     path("settings/keys/", keys.api_keys, name="api_keys"),
-    path("settings/keys/<int:pk>/revoke/", keys.revoke_key, name="revoke_key"),
+    path("settings/keys/<int:pk>/rotate/", keys.rotate, name="rotate_key"),
+    path("settings/keys/<int:pk>/revoke/", keys.revoke, name="revoke_key"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ from billing.topups import top_up
 from billing.usage.models import UsageLine
 from tenants.context import tenant_scope
 from tenants.hosts import host_for
-from tenants.users.keys import create_key
+from tenants.users.keys import create_key, digest
 from tenants.users.models import User
 from tests.support.plane import PlaneClient
 
@@ -43,9 +44,16 @@ class Workspace:
         with self.scope():
             return User.objects.get_or_create(email=email, defaults={"role": role})[0]
 
-    def key(self, user: User | None = None) -> str:
+    def key(self, user: User | None = None, **facts: Any) -> str:
         with self.scope():
-            return create_key(user or self.owner, name="test")[1]
+            return create_key(user or self.owner, **{"name": "test", **facts})[1]
+
+    def old_key(self, user: User | None = None) -> str:
+        """A key as they were before they named their tenant."""
+        secret = f"tk_{secrets.token_urlsafe(32)}"
+        with self.scope():
+            (user or self.owner).api_keys.create(name="old", prefix=secret[:11], digest=digest(secret))
+        return secret
 
     def client(self, user: User | None = None, *, csrf: bool = False) -> Client:
         """A browser on the workspace's host, signed in as `user` if one is given."""
@@ -64,9 +72,11 @@ class Workspace:
         plane.cookies = browser.cookies
         return plane
 
-    def api(self, key: str | None = None, *, bare: bool = False) -> Api:
-        """A program with a key, on the workspace's host or on the bare one with X-Tenant-ID."""
-        headers = {"host": "localhost", "x-tenant-id": self.slug} if bare else {"host": self.host}
+    def api(self, key: str | None = None, *, bare: bool = False, alone: bool = False) -> Api:
+        """A program with a key: on the workspace's host, on the bare one with X-Tenant-ID, or there by it alone."""
+        headers = {"host": "localhost"} if bare or alone else {"host": self.host}
+        if bare:
+            headers["x-tenant-id"] = self.slug
         return Api({**headers, "authorization": f"Bearer {key or self.key()}"})
 
     # --- what the ledger and the schema say ---

@@ -129,12 +129,12 @@ def test_a_members_new_password_is_hashed_in_its_normal_form(room):
 
 
 def test_a_keys_name_can_be_seen(room, capsys):
-    client = room.client(room.owner)
+    client, wanted = room.client(room.owner), {"scopes": ["chat"], "life": "never"}
     for text in UNSEEN:
-        assert client.post("/settings/keys/", {"name": text}).status_code == 400
+        assert client.post("/settings/keys/", {**wanted, "name": text}).status_code == 400
         with pytest.raises(CommandError, match="can be seen"):
             call_command("api_key", room.slug, name=text)
-    assert client.post("/settings/keys/", {"name": "\u200bSer\u00adver  Cafe\u0301"}).status_code == 302
+    assert client.post("/settings/keys/", {**wanted, "name": "\u200bSer\u00adver  Cafe\u0301"}).status_code == 302
     with room.scope():
         assert ApiKey.objects.latest("pk").name == "Server Café"
     call_command("api_key", room.slug, email=room.owner.email.upper() + "\u200b")

@@ -116,13 +116,17 @@ def test_log_out_ends_the_session_and_is_no_link(acme, alice):
     assert client.get("/").status_code == 302
 
 
+def wanted(name, **fields):
+    return {"name": name, "scopes": ["chat", "summarize", "budget:read"], "life": "90", **fields}
+
+
 def secrets_on(page):
-    return re.findall(r"tk_[A-Za-z0-9_-]{43}", page.content.decode())
+    return re.findall(r"tk_[0-9a-f]{12}_[A-Za-z0-9]{8}_[A-Za-z0-9_-]{43}", page.content.decode())
 
 
 def test_a_key_is_shown_once_and_its_hash_is_kept(acme, alice):
     client = acme.client(alice)
-    made = client.post("/settings/keys/", {"name": "Server"})
+    made = client.post("/settings/keys/", wanted("Server"))
     assert made.status_code == 302
     (secret,) = secrets_on(client.get(made["Location"]))
     with acme.scope():
@@ -140,16 +144,16 @@ def test_a_key_is_shown_once_and_its_hash_is_kept(acme, alice):
 
 def test_two_tabs_each_show_their_own_key(acme, alice):
     client = acme.client(alice)
-    first, second = (client.post("/settings/keys/", {"name": name})["Location"] for name in ("One", "Two"))
+    first, second = (client.post("/settings/keys/", wanted(name))["Location"] for name in ("One", "Two"))
     (later,), (earlier,) = secrets_on(client.get(second)), secrets_on(client.get(first))
     for secret, name in ((earlier, "One"), (later, "Two")):
         with acme.scope():
-            assert ApiKey.objects.get(prefix=secret[:11]).name == name
+            assert ApiKey.objects.get(digest=keys.digest(secret)).name == name
 
 
 def test_a_new_keys_secret_lies_sealed_and_is_no_one_elses(acme, alice):
     client = acme.client(alice)
-    made = client.post("/settings/keys/", {"name": "Server"})["Location"]
+    made = client.post("/settings/keys/", wanted("Server"))["Location"]
     with acme.scope():
         sealed = ApiKey.objects.latest("pk").sealed_secret
     assert sealed
@@ -163,7 +167,7 @@ def test_a_new_keys_secret_lies_sealed_and_is_no_one_elses(acme, alice):
 
 def test_a_secret_that_nobody_came_for_is_forgotten(acme, alice):
     client = acme.client(alice)
-    late, revoked = (client.post("/settings/keys/", {"name": name})["Location"] for name in ("Late", "Revoked"))
+    late, revoked = (client.post("/settings/keys/", wanted(name))["Location"] for name in ("Late", "Revoked"))
     with acme.scope():
         key = ApiKey.objects.get(pk=late.rpartition("=")[2])
         ApiKey.objects.filter(pk=key.pk).update(created_at=key.created_at - timedelta(minutes=11))
@@ -350,6 +354,6 @@ def test_what_is_forbidden_is_said_in_our_own_words(acme, alice, monkeypatch):
     assert refused.status_code == 403
     assert b"You may not do this." in refused.content
     client.handler.enforce_csrf_checks = True
-    forged = client.post("/settings/keys/", {"name": "Server"})
+    forged = client.post("/settings/keys/", wanted("Server"))
     assert forged.status_code == 403
     assert b'href="">Load the page afresh</a>' in forged.content

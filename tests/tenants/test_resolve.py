@@ -13,6 +13,7 @@ from django.utils import timezone
 from tenants.http import Unauthenticated
 from tenants.models import Tenant
 from tenants.resolve import answered, find_member, find_tenant
+from tenants.users.keys import digest, tenant_of
 from tenants.users.models import ApiKey, User
 from tests.support.factories import WorkspaceFactory
 
@@ -51,23 +52,24 @@ def by_session(workspace, user):
     return asks
 
 
-def used(key):
+def used_at(workspace, key):
     """Not for the first time: noting the use is a statement more."""
-    ApiKey.objects.filter(prefix=key[:11]).update(last_used_at=timezone.now())
+    with workspace.scope():
+        ApiKey.objects.filter(digest=digest(key)).update(last_used_at=timezone.now())
     return key
 
 
 def test_a_key_costs_two_statements_and_a_session_three(acme, alice):
-    key = acme.key(alice)
-    with acme.scope():
-        used(key)
+    key = used_at(acme, acme.key(alice))
     for asks, count in ((request(acme.host, key), 2), (by_session(acme, alice), 3)):
         found, first = asked(find_tenant(asks))
         asker, then = asked(find_member(asks, found.tenant))
         assert (asker.tenant, asker.user, asker.user_id, asker.email) == (acme.tenant, alice, alice.pk, alice.email)
         assert len(first) + len(then) == count
-    found, statements = asked(find_tenant(request("localhost", key, **{"x-tenant-id": "acme"})))
-    assert (found.tenant, found.asker.user, len(statements)) == (acme.tenant, alice, 2)
+    old = used_at(acme, acme.old_key(alice))
+    for headers, sent in (({"x-tenant-id": "acme"}, key), ({}, key), ({"x-tenant-id": "acme"}, old)):
+        found, statements = asked(find_tenant(request("localhost", sent, **headers)))
+        assert (found.tenant, found.asker.user, len(statements)) == (acme.tenant, alice, 2)
 
 
 def test_each_statement_names_its_schema(acme, alice):
@@ -133,6 +135,57 @@ def test_a_strangers_header_costs_the_same_whether_the_name_is_known(acme, globe
         shapes.add(tuple(re.sub(r'"(public|t_\w+)"', "schema", sql) for sql, _ in statements))
     assert len(shapes) == 1
     assert len(shapes.pop()) == 2
+
+
+def of_tenant(key, public_id):
+    """The same key, saying that it is of another tenant."""
+    brand, _, rest = key.split("_", 2)
+    return f"{brand}_{public_id}_{rest}"
+
+
+def test_a_strangers_key_costs_the_same_whether_the_tenant_that_it_names_is_known(acme, globex):
+    """Unknown, without a schema, known and foreign, revoked, expired: two statements each, and one answer."""
+    empty = WorkspaceFactory()
+    with connection.cursor() as cursor:
+        cursor.execute(f'DROP SCHEMA "{empty.tenant.schema_name}" CASCADE')
+    ended, expired = acme.key(), acme.key(expires_at=timezone.now() - timedelta(seconds=1))
+    with acme.scope():
+        ApiKey.objects.get(digest=digest(ended)).revoke()
+    foreign = globex.key()
+    named = ("0" * 12, empty.tenant.public_id, acme.tenant.public_id)
+    shapes, answers = set(), set()
+    for key in (ended, expired, *(of_tenant(foreign, public_id) for public_id in named)):
+        error, statements = asked(find_tenant(request("localhost", key)))
+        assert isinstance(error, Unauthenticated)
+        answers.add(str(error.body()))
+        shapes.add(tuple(re.sub(r'"(public|t_\w+)"', "schema", sql) for sql, _ in statements))
+    assert len(shapes) == len(answers) == 1
+    assert len(shapes.pop()) == 2
+
+
+def test_a_keys_row_that_was_copied_to_a_neighbour_opens_nothing_there(acme, globex, bob):
+    """By no spelling. Only an old key, which does not say whose it is, goes with its row."""
+    new, old = acme.key(), acme.old_key()
+    with acme.scope():
+        rows = list(ApiKey.objects.filter(digest__in=[digest(new), digest(old)]).order_by("pk"))
+    with globex.scope():
+        for row in rows:
+            ApiKey.objects.create(user=bob, name=row.name, prefix=row.prefix, digest=row.digest)
+    respelled = of_tenant(new, globex.tenant.public_id)
+    for asks in (request("localhost", new, **{"x-tenant-id": "globex"}), request("localhost", respelled)):
+        assert isinstance(asked(find_tenant(asks))[0], Unauthenticated)
+    assert isinstance(asked(find_member(request(globex.host, new), globex.tenant))[0], Unauthenticated)
+    assert asked(find_member(request(globex.host, old), globex.tenant))[0].user == bob
+
+
+def test_what_a_key_names_is_read_strictly(acme):
+    key = acme.key()
+    assert tenant_of(key) == acme.tenant.public_id
+    odd = [key[:-1], key + "x", key.replace("_", "-", 1), key.upper(), f"_{key}", f" {key}", f"{key}\n", "", "a_b_c_d"]
+    for spelled in [*odd, acme.old_key(), of_tenant(key, "A" * 12), of_tenant(key, "\u0663" * 12)]:
+        assert tenant_of(spelled) is None
+    # What an operator calls keys may change.
+    assert tenant_of(f"other1_{key.split('_', 1)[1]}") == acme.tenant.public_id
 
 
 def test_an_operators_key_opens_no_unknown_name_and_is_not_noted(app):

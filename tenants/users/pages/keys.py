@@ -1,37 +1,110 @@
-"""The page of API keys, on a tenant's host."""
+"""The page of API keys, on a tenant's host: making, rotating and revoking them."""
 
 from __future__ import annotations
 
-from django.http import HttpResponse
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils.module_loading import import_string
 from django.views.decorators.http import require_http_methods, require_POST
 
 from tenants.fields import focus_on_error
-from tenants.http import TenantRequest
+from tenants.http import ApiError, TenantRequest, say_when
 from tenants.roles import Action
 from tenants.users.access import needs
-from tenants.users.forms.keys import KeyForm
-from tenants.users.keys import create_key, forget_untaken, take_secret
+from tenants.users.forms.keys import KeyForm, RotateForm
+from tenants.users.keys import create_key, forget_untaken, keys_for, may_revoke, revoke_key, take_secret
 from tenants.users.models import ApiKey
+from tenants.users.rotating import rotate_key
+
+SHOWN_KEYS = 200
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @needs(Action.OWN_KEYS)
 def api_keys(request: TenantRequest) -> HttpResponse:
     """Answers a form with a redirect: a reload of what follows makes no second key and shows no secret again."""
-    form = KeyForm(request.POST or None)
+    form = KeyForm(request.POST or None, user=request.user)
     if request.method == "POST" and form.is_valid():
-        key, _ = create_key(request.user, name=form.cleaned_data["name"], shown_later=True)
-        return redirect(f"{reverse('api_keys')}?new={key.pk}")
+        key, _ = create_key(request.user, **form.facts(), shown_later=True, request=request)
+        return _lead_to(key)
+    return _page(request, form, status=400 if request.method == "POST" else 200)
+
+
+@require_POST
+@needs(Action.OWN_KEYS)
+def rotate(request: TenantRequest, pk: int) -> HttpResponse:
+    key = get_object_or_404(keys_for(request.user).filter(user=request.user), pk=pk)
+    form = RotateForm(request.POST, key=key)
+    try:
+        if not form.is_valid():
+            return _page(request, KeyForm(user=request.user), rotating=form, rotated=pk, status=400)
+        return _lead_to(rotate_key(request, pk, **form.facts()))
+    except ApiKey.DoesNotExist:
+        raise Http404 from None
+    except ApiError as refusal:
+        return _page(request, KeyForm(user=request.user), rotating=form, rotated=pk, refusal=refusal)
+
+
+@require_POST
+@needs(Action.OWN_KEYS)
+def revoke(request: TenantRequest, pk: int) -> HttpResponse:
+    try:
+        key = revoke_key(request, pk)
+    except ApiKey.DoesNotExist:
+        raise Http404 from None
+    messages.success(request, f"{key.name} is revoked. Programs that use it are refused from now on.")
+    return redirect("api_keys")
+
+
+def _lead_to(key: ApiKey) -> HttpResponse:
+    return redirect(f"{reverse('api_keys')}?new={key.pk}")
+
+
+def _page(
+    request: TenantRequest,
+    form: KeyForm,
+    *,
+    rotating: RotateForm | None = None,
+    rotated: int | None = None,
+    refusal: ApiError | None = None,
+    status: int = 200,
+) -> HttpResponse:
     focus_on_error(form)
     forget_untaken(request.user)
+    keys = list(keys_for(request.user).select_related("user").order_by("-created_at", "-pk")[:SHOWN_KEYS])
+    _describe(request, keys, {rotated: rotating} if rotating else {})
     context = {
         "new_secret": _new_secret(request),
         "form": form,
-        "keys": ApiKey.objects.filter(user=request.user).order_by("-created_at", "-pk"),
+        "refusal": refusal,
+        "keys": [key for key in keys if key.user_id == request.user.pk],
+        "others": [key for key in keys if key.user_id != request.user.pk],
+        "shown": SHOWN_KEYS if len(keys) == SHOWN_KEYS else None,
     }
-    return render(request, "users/keys.html", context, status=400 if form.errors else 200)
+    response = render(request, "users/keys.html", context, status=refusal.status if refusal else status)
+    if refusal:
+        say_when(response, refusal)
+    return response
+
+
+def _describe(request: TenantRequest, keys: Sequence[Any], posted: dict[Any, RotateForm]) -> None:
+    """What each row shows beside the key itself."""
+    beside = import_string(settings.KEYS_BESIDE)(request, keys)
+    # Their order is the newest first, so a key's last replacement stays.
+    replacements = {key.replaces_id: key for key in reversed(keys) if key.is_active}
+    for key in keys:
+        key.beside = beside.get(key.pk, "")
+        key.replacement = replacements.get(key.pk)
+        key.can_be_revoked = key.is_active and may_revoke(request.user, key)
+        is_own = key.user_id == request.user.pk
+        if is_own and key.is_active and key.replacement is None:
+            key.rotate_form = posted.get(key.pk) or RotateForm(key=key)
 
 
 def _new_secret(request: TenantRequest) -> str | None:
@@ -39,10 +112,3 @@ def _new_secret(request: TenantRequest) -> str | None:
     new = request.GET.get("new", "")
     is_asked_for = request.method == "GET" and new.isascii() and new.isdigit() and len(new) < 19
     return take_secret(request.user, int(new)) if is_asked_for else None
-
-
-@require_POST
-@needs(Action.OWN_KEYS)
-def revoke_key(request: TenantRequest, pk: int) -> HttpResponse:
-    get_object_or_404(ApiKey, pk=pk, user=request.user).revoke()
-    return redirect("api_keys")
