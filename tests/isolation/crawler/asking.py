@@ -36,6 +36,11 @@ class Request:
     def __str__(self) -> str:
         return f"{self.method} {self.pattern} by {self.credential}, {self.spelling}, ids of {self.ids}"
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The workspaces that it names: by host or header, or else by its key, which the API alone reads."""
+        return self.spelling.names or (self.credential.names if self.path.startswith("/api/") else frozenset())
+
     def sent(self) -> dict[str, str]:
         """Its headers, but for cookies."""
         return {"host": self.spelling.host, **(self.headers or {}), **self.spelling.headers, **self.credential.headers}

@@ -148,7 +148,11 @@ CASES: dict[str, Case] = {
         args=lambda room: {"pk": room.row(MemberSession).pk}, bodies={"POST": [nothing]}
     ),
     "settings/keys/": Case(
-        query=lambda room: {"new": room.row(ApiKey).pk}, bodies={"POST": [lambda room: {"name": "crawled"}]}
+        query=lambda room: {"new": room.row(ApiKey).pk},
+        bodies={"POST": [lambda room: {"name": "crawled", "scopes": ["chat"], "life": "30"}]},
+    ),
+    "settings/keys/<int:pk>/rotate/": Case(
+        args=lambda room: {"pk": room.row(ApiKey).pk}, bodies={"POST": [lambda room: {"overlap": "24", "life": "90"}]}
     ),
     "settings/keys/<int:pk>/revoke/": Case(args=lambda room: {"pk": room.row(ApiKey).pk}, bodies={"POST": [nothing]}),
     "settings/members/<int:pk>/chats/": Case(args=lambda room: {"pk": _former(room)}),

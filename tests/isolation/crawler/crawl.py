@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -216,24 +216,24 @@ class Crawl:
                 continue
             by_few = method in BODILESS or not pattern.view
             for credential in credentials[::BY_METHOD] if by_few else credentials:
-                yield from self._requests(pattern, method, credential, main, rooms)
+                ways = self._requests(pattern, method, credential, main, rooms)
+                yield from (request for request in ways if not self._is_at_home(request))
             if method in BODILESS:
                 continue
             for number, spelling in enumerate(others):
                 for step in range(BY_SPELLING):
                     turn = number + 4 * step + sum(pattern.route.encode())
                     credential = credentials[turn % len(credentials)]
-                    if self._is_at_home(spelling, credential):
-                        continue
                     ways = list(self._requests(pattern, method, credential, spelling, rooms))
-                    yield ways[turn % len(ways)]
+                    if not self._is_at_home(ways[turn % len(ways)]):
+                        yield ways[turn % len(ways)]
 
     def _routes_at(self, door: str) -> set[str]:
         return {pattern.route for pattern in self.covered.patterns if pattern.door == door and pattern.view}
 
-    def _is_at_home(self, spelling: Spelling, credential: Credential) -> bool:
+    def _is_at_home(self, request: Request) -> bool:
         """The neighbour at its own door, which is its right."""
-        return spelling.names == {self.other.slug} and self.other.slug in credential.holders
+        return request.names == {self.other.slug} and self.other.slug in request.credential.holders
 
     def _requests(
         self, pattern: Pattern, method: str, credential: Credential, spelling: Spelling, rooms: list[Room]
@@ -281,15 +281,16 @@ class Crawl:
             frozenset({self.here.slug, self.other.slug}),
             {**ours["owner's session"].headers, **key.headers},
             ours["owner's session"].cookies,
+            key.names,
         )
         return [
             ours["owner's session"],
             ours["owner's key"],
             Credential("neighbour's session", session.holders, session.headers, session.cookies),
-            Credential("neighbour's key", key.holders, key.headers),
+            replace(key, name="neighbour's key"),
             NOBODY,
             ours["member's session"],
-            ours["member's key"],
+            ours["member's old key"],
             ours["revoked key"],
             mixed,
         ]
@@ -315,7 +316,7 @@ class Crawl:
 
     def _judged(self, request: Request, answer: Answer, watch: Watch, case: Case) -> list[Finding]:
         whats: list[str] = []
-        names, holders = request.spelling.names, request.credential.holders
+        names, holders = request.names, request.credential.holders
         may_see = names & holders if len(names) == 1 else frozenset[str]()
         if answer.status >= 500 and answer.status not in case.may_answer:
             whats.append(f"answers {answer.status} {answer.error}".strip())
@@ -342,7 +343,7 @@ class Crawl:
         found = self.canaries.find(data)
         if found and not {canary.holder for canary in found} <= may_see:
             found -= self.canaries.find(request.shown())
-        at_home = request.spelling.names if len(request.spelling.names) == 1 else frozenset[str]()
+        at_home = request.names if len(request.names) == 1 else frozenset[str]()
         return [
             f"{place} shows {one.kind} of {one.holder}"
             for one in found
@@ -354,7 +355,7 @@ class Crawl:
         whats = self._told(request, f"the job {task}", json.dumps(args).encode(), at_home)
         of = args.get(TENANT_ID)
         home = self._room_at_home()
-        if of is None and home.slug in request.spelling.names:
+        if of is None and home.slug in request.names:
             whats.append(f"enqueues the job {task} without its tenant")
         elif of is not None and of != home.tenant.pk:
             whats.append(f"enqueues the job {task} for another tenant")

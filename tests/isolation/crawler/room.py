@@ -6,7 +6,7 @@ Must not know an address. What it makes it makes by the product's own services, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,15 @@ Plants = dict[str, Callable[..., Any]]
 
 @dataclass(frozen=True)
 class Credential:
-    """`holders`: the slugs of the workspaces in which it is good for something."""
+    """`holders`: the slugs of the workspaces in which it is good for something. `names`: the workspace that a key names
+    by itself, where neither host nor header does.
+    """
 
     name: str
     holders: frozenset[str] = frozenset()
     headers: dict[str, str] = field(default_factory=dict)
     cookies: dict[str, str] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return self.name
@@ -144,11 +147,13 @@ class Room:
         self._sessions: dict[str, tuple[Any, ...]] = {}
         for name, person in (("owner", self.owner), ("member", self.member)):
             made[f"{name}'s session"] = self._session(f"{name}'s session", self.workspace.client(person))
-            made[f"{name}'s key"] = self._key(f"{name}'s key", person)
-        revoked = self._key("revoked key", self.owner)
+        made["owner's key"] = self._key("owner's key", self.workspace.key(self.owner))
+        old = self._key("member's old key", self.workspace.old_key(self.member))
+        made["member's old key"] = replace(old, names=frozenset())
+        revoked = self._key("revoked key", self.workspace.key(self.owner))
         with self.workspace.scope():
             ApiKey.objects.latest("pk").revoke()
-        made["revoked key"] = Credential("revoked key", headers=revoked.headers)
+        made["revoked key"] = replace(revoked, holders=frozenset())
         return made
 
     def _session(self, name: str, browser: Client) -> Credential:
@@ -163,10 +168,10 @@ class Room:
             self._sessions[cookies["sessionid"]] = cursor.fetchone()
         return Credential(name, frozenset({self.slug}), {"x-csrftoken": cookies["csrftoken"]}, cookies)
 
-    def _key(self, name: str, person: User) -> Credential:
-        secret = self.workspace.key(person)
+    def _key(self, name: str, secret: str) -> Credential:
         self.adopt("a key's secret", secret)
-        return Credential(name, frozenset({self.slug}), {"authorization": f"Bearer {secret}"})
+        ours = frozenset({self.slug})
+        return Credential(name, ours, {"authorization": f"Bearer {secret}"}, names=ours)
 
     def _plant_rows(self) -> None:
         with self.workspace.scope():
