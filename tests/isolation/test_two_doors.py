@@ -123,8 +123,22 @@ def test_a_name_that_is_known_answers_like_one_that_is_not(ask, acme, globex, ke
         assert ask("localhost", **{"x-tenant-id": name}) == STRANGER
 
 
-def test_the_bare_host_without_a_header_asks_for_a_tenant(ask, acme, alice):
-    for given in ({}, bearer(acme.key()), {"session": acme.client(alice)}):
+@pytest.mark.parametrize("host", [*BARE_HOSTS, "localhost:PORT"])
+def test_on_the_bare_host_a_key_that_names_its_tenant_opens_alone(ask, acme, globex, bob, host):
+    key = acme.key()
+    assert ask(host, **bearer(key)) == OPENED
+    # With a key cookies do not count.
+    assert ask(host, **bearer(key), session=globex.client(bob)) == OPENED
+    brand, _, rest = key.split("_", 2)
+    for other in ("0" * 12, globex.tenant.public_id):
+        assert ask(host, **bearer(f"{brand}_{other}_{rest}")) == STRANGER
+    assert ask(host, **bearer(revoked_key(acme))) == STRANGER
+    assert ask(host, **bearer(key[:-9] + "A" * 9)) == STRANGER
+    assert ask(host, **bearer(key), **{"x-tenant-id": "globex"}) == STRANGER
+
+
+def test_the_bare_host_asks_for_a_tenant_where_nothing_names_one(ask, acme, alice):
+    for given in ({}, bearer(acme.old_key()), bearer("tk_nonsense"), {"session": acme.client(alice)}):
         assert ask("localhost", **given) == (400, "tenant_required", None)
 
 
@@ -170,13 +184,14 @@ def test_the_state_of_a_workspace_is_a_gate_at_both_doors(ask, app):
 
     workspace = WorkspaceFactory()
     by_host = (workspace.host, bearer(workspace.key()))
-    by_name = ("localhost", {**bearer(workspace.key()), "x-tenant-id": workspace.slug})
+    by_name = ("localhost", {**bearer(workspace.old_key()), "x-tenant-id": workspace.slug})
+    by_key = ("localhost", bearer(workspace.key()))
     for status, answer in (
         ("pending", (503, "tenant_not_ready", None)),
         ("suspended", (403, "account_on_hold", None)),
     ):
         Tenant.objects.filter(pk=workspace.tenant.pk).update(status=status)
-        for host, headers in (by_host, by_name):
+        for host, headers in (by_host, by_name, by_key):
             assert ask(host, **headers) == answer
         # What a stranger gets tells nothing of the state, where the name alone is known.
         assert ask("localhost", **{"x-tenant-id": workspace.slug}) == STRANGER

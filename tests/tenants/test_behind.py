@@ -84,18 +84,18 @@ def test_it_is_refused_at_both_doors_until_it_has_caught_up_and_its_jobs_wait(
     assert [line.split()[0] for line in read(path)] == [str(acme.tenant.pk), str(behind.tenant.pk)]
 
 
-def test_by_the_header_it_is_told_only_to_who_has_a_key(behind, caplog):
+def test_by_header_or_by_key_alone_it_is_told_only_to_who_has_a_key(behind, caplog):
     """To anybody else the answer is that of a name that does not exist, and nothing is begun for them."""
     by_header = {"host": "localhost", "x-tenant-id": behind.slug}
     wrong = {"authorization": f"Bearer {behind.secret[:-1]}x"}
     unknown = Client(headers={**by_header, "x-tenant-id": "nobody-here", **wrong}).get("/api/budget/")
-    for stranger in (wrong, {}):
-        answer = Client(headers={**by_header, **stranger}).get("/api/budget/")
+    for stranger in ({**by_header, **wrong}, by_header, {"host": "localhost", **wrong}):
+        answer = Client(headers=stranger).get("/api/budget/")
         assert (answer.status_code, answer.content) == (401, unknown.content)
     assert queued() == []
     right = {"authorization": f"Bearer {behind.secret}"}
-    for _ in range(2):
-        assert not_ready(Client(headers={**by_header, **right}).get("/api/budget/"))
+    for named in (by_header, by_header, {"host": "localhost"}):
+        assert not_ready(Client(headers={**named, **right}).get("/api/budget/"))
     assert len(queued()) == 1
     # Once a job, and what to do where no jobs process of this code runs, as beside `runserver`.
     assert caplog.text.count("run `manage.py migrate_schemas`") == 1
