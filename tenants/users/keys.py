@@ -80,12 +80,15 @@ def create_key(
     expires_at: datetime | None = None,
     shown_later: bool = False,
     request: HttpRequest | None = None,
-    via: str = "",
+    via: str = "job",
 ) -> tuple[ApiKey, str]:
-    """A new key and its secret: 256 random bits, shown once. `shown_later`: by `take_secret`, sealed until then."""
+    """A new key and its secret: 256 random bits, shown once. `shown_later`: by `take_secret`, sealed until then.
+
+    `via` is for the trail, where there is no request.
+    """
     with transaction.atomic():
         key, secret = insert_key(user, name=name, scopes=scopes, expires_at=expires_at, shown_later=shown_later)
-        record(Event.KEY_MADE, request=request, via=via, target=name, **facts_of(key))
+        record(Event.KEY_MADE, request=request, via="" if request else via, target=name, **facts_of(key))
     return key, secret
 
 

@@ -216,8 +216,9 @@ class Crawl:
                 continue
             by_few = method in BODILESS or not pattern.view
             for credential in credentials[::BY_METHOD] if by_few else credentials:
-                ways = self._requests(pattern, method, credential, main, rooms)
-                yield from (request for request in ways if not self._is_at_home(request))
+                for request in self._requests(pattern, method, credential, main, rooms):
+                    if not self._is_at_home(request):
+                        yield request
             if method in BODILESS:
                 continue
             for number, spelling in enumerate(others):
