@@ -365,6 +365,11 @@ SIGN_UP_ADDRESS_RATE = envrate("SIGN_UP_ADDRESS_RATE", "20/60")
 SIGN_UP_SITE_RATE = envrate("SIGN_UP_SITE_RATE", "100/6")
 SIGN_UP_FORM_RATE = envrate("SIGN_UP_FORM_RATE", "300/2")
 TRIAL_POOL = envusd("TRIAL_POOL_USD", "1000")
+# Whether a workspace that signs up gets its allowance only once its owner's e-mail is confirmed.
+SIGNUP_CONFIRM_EMAIL = envbool("SIGNUP_CONFIRM_EMAIL", not is_loopback(BASE_DOMAIN))
+# Told of each address that its member has shown to be theirs, in that transaction; and what pages say until then.
+ON_EMAIL_CONFIRMED = "billing.confirming.on_confirmed"
+UNCONFIRMED_BESIDE = "billing.confirming.notice"
 
 # How long a deleted workspace can be reopened; then its rows are dropped.
 WORKSPACE_PURGE_DAYS = envint("WORKSPACE_PURGE_DAYS", 30, minimum=1, maximum=3_650) or 30

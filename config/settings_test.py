@@ -42,6 +42,7 @@ for _name in (
     "SITE_URL",
     "PORT",
     "BASE_DOMAIN",
+    "SIGNUP_CONFIRM_EMAIL",
 ):
     os.environ.pop(_name, None)
 

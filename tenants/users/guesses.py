@@ -102,6 +102,11 @@ class Guess:
         """That this account's people are at this address, however they got in."""
         remember(KNOWN, *self._who(PAIR), seconds=KNOWN_SECONDS)
 
+    def is_known_now(self) -> None:
+        """Who this account's person is was shown by a mail: earlier wrong guesses must not keep them out."""
+        reset(PAIR, *self._who(PAIR))
+        self.remember()
+
     def was_wrong(self) -> None:
         self._log("failed")
 

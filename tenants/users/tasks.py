@@ -1,12 +1,20 @@
-"""The jobs of people's rows, as procrastinate runs them. Each may run twice."""
+"""The jobs of a workspace's people, as procrastinate runs them. Each may run twice.
+
+What a request only asks for, so that its answer tells nobody who is a member; and what goes by itself.
+"""
 
 from __future__ import annotations
 
+from django.db import transaction
+from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app
 
 from tenants.jobs import without_tenant
 from tenants.models import Tenant
-from tenants.users import browsers
+from tenants.users import addresses, browsers, setting_passwords
+from tenants.users.models import User
+
+RETRY = RetryStrategy(max_attempts=5, exponential_wait=2)
 
 
 @app.periodic(cron="41 3 * * *")
@@ -23,3 +31,16 @@ def forget_sessions_everywhere(timestamp: int) -> None:
 def forget_sessions() -> None:
     """Sessions that have ended by themselves: nothing else deletes those."""
     browsers.forget_old()
+
+
+@app.task(retry=RETRY)
+def mail_reset(*, email: str, address: str) -> None:
+    with transaction.atomic(durable=True):
+        setting_passwords.ask_to_reset(email, address=address)
+
+
+@app.task(retry=RETRY)
+def mail_change(*, user_id: int, email: str) -> None:
+    with transaction.atomic(durable=True):
+        if user := User.objects.filter(pk=user_id, is_active=True).first():
+            addresses.ask_to_change(user, email)

@@ -2,7 +2,17 @@ from django.urls import path
 from django.views.decorators.http import require_safe
 from django.views.generic import RedirectView
 
-from tenants.users.pages import invitations, keys, members, second_step, security, signing_in, workspace
+from tenants.users.pages import (
+    account,
+    invitations,
+    keys,
+    members,
+    passwords,
+    second_step,
+    security,
+    signing_in,
+    workspace,
+)
 
 urlpatterns = [
     path("login/", signing_in.log_in, name="login"),
@@ -31,6 +41,16 @@ urlpatterns = [
     path("settings/invitations/<int:pk>/resend/", invitations.resend, name="resend_invitation"),
     path("settings/invitations/<int:pk>/revoke/", invitations.revoke, name="revoke_invitation"),
     path("invitation/<str:secret>/", invitations.invitation, name="invitation"),
+    # One's own account
+    path("settings/account/", account.account, name="account"),
+    path("settings/account/email/", account.change_email, name="change_email"),
+    path("settings/account/password/", account.change_own_password, name="change_password"),
+    path("settings/account/confirm/", account.send_confirmation, name="send_confirmation"),
+    path("confirm/<str:secret>/", account.confirm_email, name="confirm_email"),
+    path("email/<str:secret>/", account.change_email_by_link, name="change_email_by_link"),
+    path("password/", passwords.ask_reset, name="ask_reset"),
+    path("password/asked/", passwords.reset_asked, name="reset_asked"),
+    path("password/<str:secret>/", passwords.reset, name="reset"),
     # Keys
     path("settings/keys/", keys.api_keys, name="api_keys"),
     path("settings/keys/<int:pk>/rotate/", keys.rotate, name="rotate_key"),

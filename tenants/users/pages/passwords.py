@@ -1,0 +1,79 @@
+"""A forgotten password: asking for a link, and the page that it leads to."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods
+
+from tenants.fields import focus_on_error
+from tenants.http import RateLimited, TenantRequest, say_when
+from tenants.limits import Rate, address_of, masked, take
+from tenants.users.forms.account import AskResetForm, NewPasswordForm
+from tenants.users.links import look_at
+from tenants.users.models import Link
+from tenants.users.pages.links import keep_address, worthless
+from tenants.users.setting_passwords import reset_by_link
+from tenants.users.tasks import mail_reset
+
+WORDS = "Too many links were asked for."
+# One address, whomever it asks for; and one account, whoever asks: each link ends the one before.
+ADDRESS = Rate("reset-address", burst=20, every=60.0, words=WORDS)
+ACCOUNT = Rate("reset-account", burst=5, every=600.0, words=WORDS)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def ask_reset(request: TenantRequest) -> HttpResponse:
+    """Looks nobody up: the job does, so that members and strangers get the same answer in the same time."""
+    form = AskResetForm(request.POST or None)
+    if request.method != "POST" or not form.is_valid():
+        return _ask_page(request, form)
+    email = form.cleaned_data["email"]
+    try:
+        take(ADDRESS, address_of(request))
+        take(ACCOUNT, request.tenant.slug, email)
+    except RateLimited as exc:
+        form.add_error(None, exc.message)
+        return _ask_page(request, form, exc)
+    mail_reset.defer(email=email, address=masked(address_of(request)))
+    return redirect("reset_asked")
+
+
+def _ask_page(request: TenantRequest, form: AskResetForm, refusal: RateLimited | None = None) -> HttpResponse:
+    focus_on_error(form)
+    status = refusal.status if refusal else 400 if request.method == "POST" else 200
+    response = render(request, "users/ask_reset.html", {"form": form}, status=status)
+    if refusal:
+        say_when(response, refusal)
+    return response
+
+
+@require_http_methods(["GET", "HEAD"])
+def reset_asked(request: TenantRequest) -> HttpResponse:
+    return render(request, "users/reset_asked.html")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@keep_address
+def reset(request: TenantRequest, secret: str) -> HttpResponse:
+    link = look_at(secret, Link.Purpose.RESET)
+    if link is None:
+        return worthless(request)
+    form = NewPasswordForm(request.POST or None, user=link.user)
+    refusal = None
+    if request.method == "POST" and form.is_valid():
+        try:
+            if reset_by_link(secret, form.cleaned_data["new_password"], request) is None:
+                return worthless(request)
+            messages.success(request, "Your new password is set. Log in with it.")
+            return redirect("login")
+        except RateLimited as exc:  # no password could be hashed just now; the link is as good as before
+            form.add_error(None, exc.message)
+            refusal = exc
+    focus_on_error(form)
+    status = refusal.status if refusal else 400 if request.method == "POST" else 200
+    response = render(request, "users/reset.html", {"form": form, "email": link.email}, status=status)
+    if refusal:
+        say_when(response, refusal)
+    return response
