@@ -10,6 +10,7 @@ from django.utils import timezone
 from ninja import Router, Schema, Status
 
 from billing import ledgers, periods, provisioning, signing_up
+from billing.allowance import waits
 from billing.forms import SignUpForm
 from billing.models import Account
 from tenants.api import Body, failures
@@ -71,21 +72,26 @@ class Cost(Schema):
 
 
 class Active(Schema):
-    """`api_key` is given once; null ever after."""
+    """`api_key` is given once; null ever after. `confirm_email` is there where nothing can be bought until the owner has
+    followed the link in the mail that we sent them.
+    """
 
     tenant: str
     url: str
     status: Literal["active"]
     api_key: str | None
+    confirm_email: bool | None = None
 
 
 class Pending(Schema):
     status: Literal["pending"]
     status_url: str
+    confirm_email: bool | None = None
 
 
 class StillPending(Schema):
     status: Literal["pending"]
+    confirm_email: bool | None = None
 
 
 class SignUpBody(Body):
@@ -127,6 +133,7 @@ def _iso(moment: datetime) -> str:
     "/signup/",
     summary="Make a workspace",
     response={201: Active, 202: Pending, **failures(400, 409, 413, 415, 429, 503)},
+    exclude_unset=True,
 )
 def sign_up(request: HttpRequest, payload: SignUpBody) -> Status[dict[str, Any]]:
     """201 with the workspace and its first API key (shown once), or 202 while it is still being set up.
@@ -143,12 +150,15 @@ def sign_up(request: HttpRequest, payload: SignUpBody) -> Status[dict[str, Any]]
     account = signing_up.ask(**form.cleaned_data, mark=signing_up.new_mark(), address=address)
     if not signing_up.wait_until_ready(account):
         url = site_url(f"/api/signup/{provisioning.status_token(account)}/")
-        return Status(202, {"status": "pending", "status_url": url})
+        return Status(202, {"status": "pending", "status_url": url, **_confirm_email(account)})
     return Status(201, _active(account))
 
 
 @public_router.get(
-    "/signup/{token}/", summary="How far a workspace is", response={200: Active | StillPending, **failures(404)}
+    "/signup/{token}/",
+    summary="How far a workspace is",
+    response={200: Active | StillPending, **failures(404)},
+    exclude_unset=True,
 )
 def sign_up_status(request: HttpRequest, token: str) -> dict[str, Any]:
     """Only looks. The API key is in one answer only, within 10 minutes of becoming active."""
@@ -156,7 +166,7 @@ def sign_up_status(request: HttpRequest, token: str) -> dict[str, Any]:
     if account is None:
         raise NotFound
     if account.status == Account.Status.PENDING:
-        return {"status": "pending"}
+        return {"status": "pending", **_confirm_email(account)}
     return _active(account)
 
 
@@ -166,4 +176,10 @@ def _active(account: Account) -> dict[str, Any]:
         "url": url_for(account.tenant.slug),
         "status": "active",
         "api_key": provisioning.first_key(account),
+        **_confirm_email(account),
     }
+
+
+def _confirm_email(account: Account) -> dict[str, bool]:
+    """Said only where it is so. An account that waits for nothing more is not told of it."""
+    return {"confirm_email": True} if waits(account) else {}

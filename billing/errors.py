@@ -3,6 +3,7 @@
 ApiError
  └─ BudgetError
      ├─ BudgetDenied             402 budget_exceeded: the authority said no; nothing was reserved or spent
+     │   └─ EmailNotConfirmed    the same, `exhausted`, with `confirm_email`: the allowance waits for that
      ├─ OnHold                   403 account_on_hold: frozen, suspended, closed; with the `scope` that is
      ├─ NotProvisioned           503 tenant_not_ready: the account is still being set up
      ├─ NoTenantBound            503 unavailable: code asked for money with nobody to pay (a defect)
@@ -56,6 +57,19 @@ class BudgetDenied(BudgetError):
             reason=reason,
             budget=budget,
         )
+
+
+class EmailNotConfirmed(BudgetDenied):
+    """There is no allowance yet: it is granted once an owner has confirmed their e-mail address."""
+
+    message = (
+        "This workspace has no budget yet: it begins once the owner has confirmed their e-mail address, by the link in "
+        "the mail that we sent. The workspace's budget page sends it again. Nothing was spent on this request."
+    )
+
+    def __init__(self, *, budget: dict[str, Any]) -> None:
+        self.reason, self.budget = "exhausted", budget
+        ApiError.__init__(self, reason=self.reason, budget=budget, confirm_email=True)
 
 
 def _sentence(text: str, scope: str | None) -> str:

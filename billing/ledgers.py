@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from billing import admin_client
 from billing.client import NOT_ACTIVE, account_of
-from billing.errors import AuthorityUnavailable, BudgetDenied, BudgetError, OnHold
+from billing.errors import AuthorityUnavailable, BudgetDenied, BudgetError, EmailNotConfirmed, OnHold
 from billing.models import Account
 from billing.money import UNIT
 from billing.subjects import can_be_met, name_of, scopes_of, seat_of
@@ -151,14 +151,19 @@ def ensure_ledger(account: Account, subject: Mapping[str, Any], allocated: int) 
 
 
 def denied(
-    code: str, subject: Mapping[str, Any], *, needed: int | None, affordable: Affordable | None = None
+    code: str,
+    subject: Mapping[str, Any],
+    *,
+    needed: int | None,
+    affordable: Affordable | None = None,
+    waits: bool = False,
 ) -> BudgetError:
     """The error for a refusal of `subject`, with the figures of the scope that refuses as they stand now."""
     try:
         found = ledgers_of(scopes_of(subject))
     except BudgetError:
         found = None
-    return refusal(code, found, needed=needed, affordable=affordable)
+    return refusal(code, found, needed=needed, affordable=affordable, waits=waits)
 
 
 async def adenied(
@@ -173,9 +178,15 @@ async def adenied(
 
 
 def refusal(
-    code: str, ledgers: list[Ledger] | None, *, needed: int | None, affordable: Affordable | None = None
+    code: str,
+    ledgers: list[Ledger] | None,
+    *,
+    needed: int | None,
+    affordable: Affordable | None = None,
+    waits: bool = False,
 ) -> BudgetError:
     """What one of REFUSALS means, by the ledgers of the call's scopes, root first; None where they cannot be had.
+    `waits`: the tenant's allowance is not granted yet.
 
     The ledgers were read after the refusal and may have moved: the code says whether the call is on hold or over a
     limit, they say where, and what is left there. `needed` is None where the call's estimate is not known.
@@ -198,7 +209,10 @@ def refusal(
         "affordable_max_tokens": affordable(left) if affordable else None,
     }
     over = code != "BUDGET_EXCEEDED" or refusing.is_over_limit
-    return BudgetDenied(reason="over_limit" if over else _reason(refusing, needed), budget=budget)
+    reason = "over_limit" if over else _reason(refusing, needed)
+    if waits and reason == "exhausted" and "/" not in refusing.scope:
+        return EmailNotConfirmed(budget=budget)
+    return BudgetDenied(reason=reason, budget=budget)
 
 
 def room_in(ledgers: Iterable[Ledger]) -> int:

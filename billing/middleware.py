@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
+from billing.allowance import waits
 from billing.client import AuthorityRefusal, account_of, is_of_the_house, translate
 from billing.errors import BudgetError, OnHold, of_the_house
 from billing.ledgers import REFUSALS, denied, is_on_hold
+from billing.models import Account
 from billing.preflight import decide
 from billing.subjects import scopes_of
 from tenants.http import error_response
@@ -36,25 +38,26 @@ class BudgetErrorMiddleware:
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if not isinstance(exception, AuthorityRefusal):
             return None
-        return error_response(request, _meaning_of(exception, _subject_tenant(request)))
+        return error_response(request, _meaning_of(exception, _account(request)))
 
 
-def _meaning_of(refused: AuthorityRefusal, subject_tenant: str | None) -> BudgetError:
+def _meaning_of(refused: AuthorityRefusal, account: Account | None) -> BudgetError:
     """Which levels its subject named is not known here, so the figures are the tenant's own."""
     if is_of_the_house(refused):
         return of_the_house(translate(refused))
     code = refused.error_code or refused.reason_code or ""
-    if code in REFUSALS and subject_tenant is not None:
-        return denied(code, {"tenant": subject_tenant}, needed=None)
+    subject_tenant = account.subject_tenant if account else None
+    if code in REFUSALS and account is not None:
+        return denied(code, {"tenant": subject_tenant}, needed=None, waits=waits(account))
     if refused.status == 401 and subject_tenant is not None and is_on_hold(subject_tenant):
         return OnHold(scopes_of({"tenant": subject_tenant})[0])
     return translate(refused, subject_tenant=subject_tenant)
 
 
-def _subject_tenant(request: HttpRequest) -> str | None:
+def _account(request: HttpRequest) -> Account | None:
     tenant = getattr(request, "tenant", None)
     try:
-        return account_of(tenant).subject_tenant if tenant else None
+        return account_of(tenant) if tenant else None
     except BudgetError:
         return None
 

@@ -9,6 +9,7 @@ import uuid
 
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 
 from billing.lines import NOT_NEGATIVE, SettledCall
 from billing.outcomes import Outcome
@@ -42,6 +43,14 @@ class Account(models.Model):
     first_key_given_at = models.DateTimeField(null=True)
     # When a browser that signed up was handed over to the workspace's host, signed in.
     handed_over_at = models.DateTimeField(null=True)
+    # Null: its allowance waits for the owner's e-mail to be confirmed. A default of the database, for code of before
+    # that inserts without it, and gives the allowance at once.
+    allowance_granted_at = models.DateTimeField(null=True, db_default=Now())
+    # Of an allowance that was granted later than its ledger was made: what the authority has not been seen to credit.
+    allowance_owed = models.BigIntegerField(default=0, db_default=0)
+
+    class Meta:
+        indexes = [models.Index(fields=["id"], condition=Q(allowance_owed__gt=0), name="account_owed")]
 
     def __str__(self) -> str:
         return self.subject_tenant

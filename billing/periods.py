@@ -16,15 +16,15 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet, Sum
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 
-from billing import admin_client
+from billing import admin_client, allowance
 from billing.admin_client import Funded, Refused
+from billing.allowance import SERVED, allowance_of
 from billing.errors import BudgetError
 from billing.ledgers import Ledger, all_ledgers, ledgers_of
 from billing.models import Account, BudgetPeriod
 from billing.money import UNIT
-from billing.plans import PLANS
 from billing.subjects import can_be_met
 from tenants.models import Tenant
 
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 # The longest key that the authority takes.
 _KEY_LENGTH = 256
 _UNCORRECTED = ~Q(correction=0) & Q(corrected_at=None)
-SERVED = (Account.Status.ACTIVE, Account.Status.FROZEN)
 
 
 class NotRolled(Exception):
@@ -69,11 +68,11 @@ def _bounds(account: Account, number: int) -> dict[str, datetime]:
 
 def begin(account: Account) -> BudgetPeriod:
     """The account's first period, which began with it; made here where there is none yet."""
-    allowance = PLANS[account.plan].allowance
+    given = allowance_of(account)
     bounds = _bounds(account, 0)
     opened = {"opened_at": bounds["starts_at"], "limits_renewed_at": bounds["starts_at"]}
     period, _ = BudgetPeriod.objects.get_or_create(
-        account=account, number=0, defaults={**bounds, **opened, "allowance": allowance, "asked": allowance}
+        account=account, number=0, defaults={**bounds, **opened, "allowance": given, "asked": given}
     )
     return period
 
@@ -113,13 +112,14 @@ def spent_before(account: Account) -> int:
 
 
 def due(now: datetime) -> QuerySet[Account]:
-    """Accounts whose period is over, those that have none yet, and those where a roll-over left something to do."""
+    """Accounts whose period is over, those that have none yet, those where a roll-over left something to do, and those
+    that an allowance is owed to.
+    """
     is_open = Q(opened_at__isnull=False, closed_at=None)
     left_to_do = (is_open & (Q(ends_at__lte=now) | Q(limits_renewed_at=None))) | Q(opened_at=None) | _UNCORRECTED
     never_begun = ~Exists(BudgetPeriod.objects.filter(account=OuterRef("pk")))
-    return Account.objects.select_related("tenant").filter(
-        never_begun | Q(pk__in=BudgetPeriod.objects.filter(left_to_do).values("account")), status__in=SERVED
-    )
+    to_do = never_begun | Q(pk__in=BudgetPeriod.objects.filter(left_to_do).values("account")) | Q(allowance_owed__gt=0)
+    return Account.objects.select_related("tenant").filter(to_do, status__in=SERVED)
 
 
 # --- one account ----------------------------------------------------------------------------------------------------
@@ -159,6 +159,7 @@ def roll_over(account: Account, *, now: datetime) -> Rolled:
 
 def _roll_over(rolled: Rolled, now: datetime) -> None:
     account = rolled.account
+    allowance.pay(account)
     period = current(account) or begin(account)
     _correct(account, now)
     while period.ends_at <= now or is_turning(account):
@@ -208,12 +209,17 @@ def _ask_for(account: Account, ended: BudgetPeriod) -> tuple[BudgetPeriod, bool]
         return following, False
     ledger = _ledger_of(account)
     unspent = max(0, ledger.allocated - max(ended.allowance, ledger.spent + ledger.reserved))
-    allowance = PLANS[account.plan].allowance
+    given = allowance_of(account)
     with transaction.atomic(durable=True):
+        # A grant takes this lock as well. One that came since this run began changes what `ended` had, and is not paid;
+        # one that comes later finds the row that is made here.
+        granted = Account.objects.select_for_update().values_list("allowance_granted_at", flat=True).get(pk=account.pk)
+        if granted != account.allowance_granted_at:
+            raise NotRolled("its allowance was granted this moment")
         return BudgetPeriod.objects.get_or_create(
             account=account,
             number=number,
-            defaults={**_bounds(account, number), "allowance": allowance, "asked": allowance + unspent},
+            defaults={**_bounds(account, number), "allowance": given, "asked": given + unspent},
         )
 
 
@@ -228,7 +234,10 @@ def _write_down(
         )
         if is_first:
             BudgetPeriod.objects.filter(pk=following.pk).update(
-                opened_at=now, carried=carried, correction=following.allowance + carried - following.asked
+                # By the row as it is: an allowance may have been granted to this period since it was asked for.
+                opened_at=now,
+                carried=carried,
+                correction=F("allowance") + carried - F("asked"),
             )
     following.refresh_from_db()
     if is_first:

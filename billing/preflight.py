@@ -7,6 +7,7 @@ from typing import Any
 
 from runcycles import Action, Amount, DecisionRequest, Subject, Unit
 
+from billing import allowance
 from billing.client import WhoPays, account_of, default_client, denial, house_subject_tenant, who_pays
 from billing.errors import BudgetDenied, BudgetError, OnHold, of_the_house
 from billing.ledgers import REFUSALS, denied, is_on_hold
@@ -33,10 +34,13 @@ def decide(
     """
     levels: dict[str, Any] = {"user_id": user_id, "app": app, "workflow": workflow, "key_id": key_id}
     paying = who_pays(tenant)
+    waits = False
     if paying is None:
         subject = house_subject_for(tenant=house_subject_tenant(), **levels)
     else:
-        subject = subject_for(tenant=account_of(paying).subject_tenant, **levels)
+        account = account_of(paying)
+        waits = allowance.waits(account)
+        subject = subject_for(tenant=account.subject_tenant, **levels)
     response = default_client().decide(
         DecisionRequest(
             idempotency_key=str(uuid.uuid4()),
@@ -47,7 +51,7 @@ def decide(
     )
     error: BudgetError | None
     if (code := _code_of(response.body)) in REFUSALS:
-        error = denied(code, subject, needed=estimate)
+        error = denied(code, subject, needed=estimate, waits=waits)
         if isinstance(error, BudgetDenied) and error.reason == "held_by_others":
             return
     elif response.status == 401 and is_on_hold(subject["tenant"]):

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 
 from django.contrib.auth.hashers import make_password
@@ -21,6 +22,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from billing import admin_client, periods
+from billing.allowance import allowance_of, waits
 from billing.errors import SlugTaken
 from billing.keys import seal
 from billing.models import Account
@@ -33,6 +35,7 @@ from tenants.models import Tenant
 from tenants.roles import Role
 from tenants.spelling import normal_email, normal_password
 from tenants.users import directory
+from tenants.users.addresses import ask_to_confirm
 from tenants.users.handoff import issue_token
 from tenants.users.keys import create_key
 from tenants.users.models import User
@@ -64,8 +67,13 @@ def sign_up(*, name: str, slug: str, email: str, password: str, plan: str) -> Ac
         raise taken(slug) from None
 
 
-def register(*, name: str, slug: str, email: str, plan: str, owner_password: str = "", asked_by: str = "") -> Account:
-    """The rows of a new workspace, in the caller's transaction. A slug that is taken raises IntegrityError."""
+def register(
+    *, name: str, slug: str, email: str, plan: str, owner_password: str = "", asked_by: str = "", waits: bool = False
+) -> Account:
+    """The rows of a new workspace, in the caller's transaction. A slug that is taken raises IntegrityError.
+
+    `waits`: its allowance is granted only once the owner's e-mail is confirmed.
+    """
     return Account.objects.create(
         tenant=services.register_tenant(slug, name=name),
         plan=plan,
@@ -73,6 +81,7 @@ def register(*, name: str, slug: str, email: str, plan: str, owner_password: str
         owner_email=normal_email(email),
         owner_password=owner_password,
         asked_by=asked_by,
+        **({"allowance_granted_at": None} if waits else {}),
     )
 
 
@@ -133,9 +142,12 @@ def ensure_key(account: Account) -> None:
 
 
 def ensure_budget(account: Account) -> None:
-    plan = PLANS[account.plan]
+    """With nothing in it where the allowance waits. It is granted after activation, so nothing changes meanwhile."""
     admin_client.ensure_budget(
-        account.subject_tenant, account.scope, allocated=plan.allowance, overdraft_limit=plan.overdraft
+        account.subject_tenant,
+        account.scope,
+        allocated=allowance_of(account),
+        overdraft_limit=PLANS[account.plan].overdraft,
     )
 
 
@@ -167,14 +179,22 @@ def _wait_for_password(account: Account) -> None:
 
 
 def activate(account: Account) -> None:
-    """Open the doors. An account that was frozen or closed meanwhile stays so."""
-    with transaction.atomic(durable=True):
+    """Open the doors. An account that was frozen or closed meanwhile stays so.
+
+    Where the allowance waits, the mail that asks the owner to confirm is put in with it: no workspace without a mail,
+    and no mail of a workspace that is not there.
+    """
+    # Who waits for nothing pays for no change of schema.
+    scope = tenant_scope(account.tenant) if waits(account) else nullcontext()
+    with scope, transaction.atomic(durable=True):
         Account.objects.filter(pk=account.pk, status=Account.Status.PENDING).update(
             status=Account.Status.ACTIVE, activated_at=timezone.now(), owner_password=""
         )
         services.activate(account.tenant)
         account.refresh_from_db()
         periods.begin(account)
+        if waits(account):
+            ask_to_confirm(User.objects.get(email=account.owner_email))
 
 
 def try_to_provision(account: Account) -> bool:

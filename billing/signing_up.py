@@ -13,19 +13,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from decimal import Decimal
 
 from django.conf import settings
 from django.contrib.auth.hashers import make_password
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Q
 from django.db.models.functions import Now
 
-from billing import provisioning
-from billing.errors import TrialsExhausted
+from billing import provisioning, trials
 from billing.models import Account
-from billing.money import usd
-from billing.plans import PLANS, plans_by_sign_up
 from billing.tasks import provision_account
 from tenants.hosts import host_for
 from tenants.http import RateLimited, Unavailable
@@ -44,7 +39,6 @@ CLAIM_WAIT_SECONDS = 2.0
 READY_SECONDS = 2.0
 LOOK_SECONDS = 0.01
 WAITING_AT_ONCE = 4
-POOL_WARNING = Decimal("0.8")
 
 _claiming = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
 _waiting = threading.BoundedSemaphore(WAITING_AT_ONCE)
@@ -130,29 +124,20 @@ def _claimed_now(*, slug: str, asked_by: str, **fields: str) -> tuple[Account, b
 def _claim(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Account:
     """The rows and the job, or neither. Of many who ask for one slug at once, one gets past this; IntegrityError."""
     with transaction.atomic(durable=True):
-        _check_pool(plan)
+        trials.check_room(plan)
         account = _take_over(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
         if account is None:
-            account = provisioning.register(name=name, slug=slug, email=email, plan=plan, asked_by=asked_by)
+            account = provisioning.register(
+                name=name,
+                slug=slug,
+                email=email,
+                plan=plan,
+                asked_by=asked_by,
+                waits=settings.SIGNUP_CONFIRM_EMAIL,
+            )
         # Django's connection is the queue's: rolled back, the job never was. It starts when this is committed.
         provision_account.configure(lock=f"provision_account:{account.pk}").defer(account_id=account.pk)
         return account
-
-
-def _check_pool(plan: str) -> None:
-    """Room for one more trial. In the transaction that makes it, under a lock until its end: two would both fit."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('billing:trials', 0))")
-    # What was broken off is nobody's, and counts once somebody takes it over.
-    gone = Q(status=Account.Status.CLOSED) | Q(pk__in=provisioning.broken_off().values("pk"))
-    promised = PLANS[plan].allowance + sum(
-        trial.allowance * Account.objects.filter(plan=trial.name).exclude(gone).count() for trial in plans_by_sign_up()
-    )
-    if promised > settings.TRIAL_POOL:
-        logger.error("No trial is made any more: all together reach TRIAL_POOL_USD, %s", usd(settings.TRIAL_POOL))
-        raise TrialsExhausted
-    if promised > settings.TRIAL_POOL * POOL_WARNING:
-        logger.warning("Trials: %s of TRIAL_POOL_USD, %s, are given", usd(promised), usd(settings.TRIAL_POOL))
 
 
 def _take_over(*, name: str, slug: str, email: str, plan: str, asked_by: str) -> Account | None:

@@ -11,7 +11,8 @@ from django.utils import timezone
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_http_methods, require_safe
 
-from billing import provisioning, signing_up
+from billing import confirming, provisioning, signing_up
+from billing.allowance import waits
 from billing.errors import OnHold, SlugTaken
 from billing.forms import SignUpForm
 from billing.ledgers import Ledger, is_on_hold, limits_of
@@ -102,6 +103,7 @@ def _waiting_room(request: HttpRequest, account: Account) -> HttpResponse:
     is_long = timezone.now() - account.created_at > LONG
     context = {
         "account_name": account.tenant.name,
+        "confirm_email": waits(account),
         "wait_seconds": LONG_WAIT_SECONDS if is_long else WAIT_SECONDS,
         "is_long": is_long,
         "login_url": url_for(account.tenant.slug, "/login/"),
@@ -140,6 +142,7 @@ def budget(request: TenantRequest) -> HttpResponse:
         # An authority that did not answer just now is not waited for again.
         "limits": limits_of(account.subject_tenant, user_id=request.user.pk) if books.figures else None,
         "plan_name": account.plan,
+        "confirm_first": confirming.notice(request, account),
         "on_hold": OnHold(account.scope).message if _is_on_hold(account, books.figures) else None,
         "lines": UsageLine.objects.order_by("-settled_at", "-pk")[:SHOWN_LINES],
         "past": closed(account)[:SHOWN_PERIODS],

@@ -8,6 +8,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
+from billing import confirming
 from billing.ledgers import figures_for
 from billing.models import Hold
 from billing.periods import running
@@ -75,6 +76,7 @@ def _page(
     is_settling: bool = False,
     status: int = 200,
 ) -> HttpResponse:
+    budget = figures_for(request.tenant)
     context = {
         "conversations": Conversation.objects.filter(owner=request.user).order_by("-pk")[:SHOWN_CONVERSATIONS],
         "conversation": shown,
@@ -82,7 +84,9 @@ def _page(
         "form": form,
         "refusal": refusal,
         "settling": is_settling,
-        "budget": figures_for(request.tenant),
+        "budget": budget,
+        # With an allowance there is something allocated.
+        "confirm_first": confirming.notice(request) if budget and not budget.allocated else "",
         "period": running(request.tenant, now=timezone.now()),
         "model_name": settings.LLM_MODEL,
     }

@@ -51,6 +51,8 @@ class Payer:
     subject_tenant: str
     plan: str
     key: str = field(repr=False)
+    # Its allowance is not granted yet: what a refusal says, and nothing else, depends on it.
+    waits: bool = False
 
     @property
     def is_house(self) -> bool:

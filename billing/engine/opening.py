@@ -124,7 +124,8 @@ async def _fit_or_refuse(engine: Engine, order: Order, denied: str, ledgers: lis
             call.is_fitted = amount < order.amount
             return call
         ledgers = await _ledgers(engine, order)
-    raise refusal_of(denied, ledgers, needed=order.amount, affordable=order.affordable)
+    waits = order.payer.waits
+    raise refusal_of(denied, ledgers, needed=order.amount, affordable=order.affordable, waits=waits)
 
 
 def _fitting(order: Order, ledgers: list[Ledger] | None) -> int:

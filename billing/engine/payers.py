@@ -38,7 +38,7 @@ async def payer_for(
             raise Unavailable from exc
     if account is None or account[1] == "pending":
         raise NotProvisioned
-    account_id, status, plan, subject_tenant, sealed = account
+    account_id, status, plan, subject_tenant, sealed, waits = account
     if status != "active":
         raise OnHold(f"tenant:{subject_tenant}")
     return Payer(
@@ -49,6 +49,7 @@ async def payer_for(
         subject_tenant=subject_tenant,
         plan=plan,
         key=unsealed(sealed),
+        waits=waits,
     )
 
 

@@ -20,7 +20,7 @@ def in_schema(statement: str, schema: str) -> str:
 
 # As a value, for whoever reads more of the tenant in the same statement.
 ACCOUNT_OF_TENANT = """(
-    SELECT json_build_array(id, status, plan, subject_tenant, sealed_key)
+    SELECT json_build_array(id, status, plan, subject_tenant, sealed_key, allowance_granted_at IS NULL)
     FROM public.billing_account WHERE tenant_id = %s
 )"""
 

@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from billing import periods
+from billing.allowance import SERVED
 from billing.models import Account
 from billing.money import usd
 
@@ -44,7 +45,7 @@ class Command(BaseCommand):
         return rolled.problem is None
 
     def _say_why_not(self, slug: str) -> None:
-        account = Account.objects.filter(tenant__slug=slug, status__in=periods.SERVED).first()
+        account = Account.objects.filter(tenant__slug=slug, status__in=SERVED).first()
         period = None if account is None else periods.current(account)
         if period is None:
             raise CommandError(f"There is no workspace {slug} whose budget could be rolled over.")
