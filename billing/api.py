@@ -72,8 +72,8 @@ class Cost(Schema):
 
 
 class Active(Schema):
-    """`api_key` is given once; null ever after. `confirm_email` is there where nothing can be bought until the owner has
-    followed the link in the mail that we sent them.
+    """`api_key` is given once; null ever after. `confirm_email` is there where nothing can be bought until the owner
+    has followed the link in the mail that we sent them.
     """
 
     tenant: str

@@ -237,8 +237,9 @@ def test_a_roll_over_before_the_confirmation_gives_nothing_and_keeps_top_ups(wai
 @pytest.mark.parametrize("is_killed", [False, True])
 @pytest.mark.parametrize("place", range(6))
 def test_a_confirmation_amid_a_roll_over_is_worth_the_allowance_once(waiting, monkeypatch, place, is_killed):
-    """At each step of the roll-over: before or after the authority is asked, or its answer is written down. `is_killed`:
-    whoever confirms is, before the allowance is paid.
+    """At each step of the roll-over: before or after the authority is asked, or its answer is written down.
+
+    `is_killed`: whoever confirms is, before the allowance is paid.
     """
     topped_up = 7_000_000
     top_up(waiting.account, amount=topped_up, key="t")

@@ -35,7 +35,8 @@ from chat.models import Conversation
 from tenants.sealing import seal
 from tenants.users.handoff import issue_token
 from tenants.users.keys import create_key, digest
-from tenants.users.models import ApiKey, Invitation, MemberSession, Totp, User
+from tenants.users.links import make_link
+from tenants.users.models import ApiKey, Invitation, Link, MemberSession, Totp, User
 from tests.isolation.crawler.room import Room
 from tests.support.cast import PASSWORD
 
@@ -147,6 +148,31 @@ CASES: dict[str, Case] = {
     "settings/security/sessions/<int:pk>/end/": Case(
         args=lambda room: {"pk": room.row(MemberSession).pk}, bodies={"POST": [nothing]}
     ),
+    "settings/account/email/": Case(
+        bodies={"POST": [lambda room: {"email": "moved@crawl.example", "password": room.password}]}
+    ),
+    "settings/account/password/": Case(
+        bodies={"POST": [lambda room: {"password": "wrong", "new_password": room.password}]},
+        closed="the right password would log the crawl's own people out",
+    ),
+    "settings/account/confirm/": Case(bodies={"POST": [nothing]}),
+    "password/": Case(bodies={"POST": [lambda room: {"email": room.member.email}]}, proves="an address"),
+    "password/asked/": Case(),
+    "password/<str:secret>/": Case(
+        args=lambda room: {"secret": _mailed(room, Link.Purpose.RESET)},
+        bodies={"POST": [lambda room: {"new_password": PASSWORD}]},
+        proves="a mailed link",
+    ),
+    "confirm/<str:secret>/": Case(
+        args=lambda room: {"secret": _mailed(room, Link.Purpose.CONFIRM)},
+        bodies={"POST": [nothing]},
+        proves="a mailed link",
+    ),
+    "email/<str:secret>/": Case(
+        args=lambda room: {"secret": _mailed(room, Link.Purpose.CHANGE)},
+        bodies={"POST": [nothing]},
+        proves="a mailed link",
+    ),
     "settings/keys/": Case(
         query=lambda room: {"new": room.row(ApiKey).pk},
         bodies={"POST": [lambda room: {"name": "crawled", "scopes": ["chat"], "life": "30"}]},
@@ -199,6 +225,14 @@ CASES: dict[str, Case] = {
     "nothing/": Case(closed="there is nothing"),
     "api/nothing/": Case(closed="there is nothing"),
 }
+
+
+def _mailed(room: Room, purpose: Link.Purpose) -> str:
+    """To somebody of the workspace's who is nobody else's: with the link they are logged out, or moved elsewhere."""
+    name = secrets.token_hex(8)
+    somebody = room.workspace.member(f"{name}@crawl.example")
+    with room.workspace.scope():
+        return make_link(somebody, purpose, email=f"moved-{name}@crawl.example")
 
 
 def _forged(room: Room) -> str:
