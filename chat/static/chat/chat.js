@@ -183,13 +183,13 @@ function keepPlace(id, question) {
 }
 
 function refuse(failure) {
-  const { status, error, reason, budget, retry_after_ms: later } = failure ?? {};
+  const { status, error, reason, budget, confirm_email: waits, retry_after_ms: later } = failure ?? {};
   const message = failure instanceof Error ? sentence("lost") : failure?.message;
   const fits = budget?.affordable_max_tokens > 0 && sentence("affordable", budget.affordable_max_tokens);
   part("refusal-words").textContent = [message, fits].filter(Boolean).join(" ");
   const renewal = part("refusal-renews"); // as the page was written, maybe a period ago
   const lapses = !budget?.scope?.includes("/workflow:"); // a conversation's budget is for its whole life
-  const renews = reason === "exhausted" && lapses && renewal?.dataset.at * 1000 > Date.now();
+  const renews = reason === "exhausted" && !waits && lapses && renewal?.dataset.at * 1000 > Date.now();
   renewal?.toggleAttribute("hidden", !renews);
   part("refusal-link").hidden = status !== 402 && error !== "account_on_hold";
   part("again").hidden = !later;

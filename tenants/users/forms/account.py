@@ -38,6 +38,7 @@ class NewPasswordForm(forms.Form):
     def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.user = user
+        self.fields["new_password"].widget.attrs["autofocus"] = True
 
     def clean_new_password(self) -> str:
         password: str = self.cleaned_data["new_password"]
@@ -82,6 +83,10 @@ class _WithPassword(forms.Form):
 
 class ChangePasswordForm(_WithPassword):
     new_password = new_password_field()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["password"].label = "Current password"
 
     def clean_new_password(self) -> str:
         password: str = self.cleaned_data["new_password"]
