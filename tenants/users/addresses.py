@@ -18,7 +18,7 @@ from tenants.context import current_tenant
 from tenants.hosts import url_for
 from tenants.mail import outbox
 from tenants.users import directory
-from tenants.users.links import end_links, make_link, use
+from tenants.users.links import end_links, ends_at, make_link, use
 from tenants.users.models import Link, User
 
 
@@ -40,7 +40,13 @@ def confirm(user: User, email: str, request: HttpRequest | None = None) -> bool:
 def ask_to_confirm(user: User) -> None:
     """Mail a link by which the member confirms their address. In the caller's transaction."""
     secret = make_link(user, Link.Purpose.CONFIRM, email=user.email)
-    outbox.send(user.email, "confirm", subject="Confirm your e-mail address", url=_url(f"/confirm/{secret}/"))
+    outbox.send(
+        user.email,
+        "confirm",
+        subject="Confirm your e-mail address",
+        until=ends_at(Link.Purpose.CONFIRM),
+        url=_url(f"/confirm/{secret}/"),
+    )
 
 
 def confirm_by_link(secret: str, request: HttpRequest) -> User | None:
@@ -58,7 +64,13 @@ def ask_to_change(user: User, email: str) -> None:
     holder = User.objects.with_email(email)
     if holder is None:
         secret = make_link(user, Link.Purpose.CHANGE, email=email)
-        outbox.send(email, "change", subject="Confirm your new e-mail address", url=_url(f"/email/{secret}/"))
+        outbox.send(
+            email,
+            "change",
+            subject="Confirm your new e-mail address",
+            until=ends_at(Link.Purpose.CHANGE),
+            url=_url(f"/email/{secret}/"),
+        )
     else:
         outbox.send(holder.email, "taken", subject="Your e-mail address was asked for", url=_url("/login/"))
     outbox.send(user.email, "change_asked", subject="A new e-mail address was asked for", url=_url("/password/"))

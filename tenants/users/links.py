@@ -7,7 +7,7 @@ look; what it is for happens by the form on the page that it leads to, for mail 
 from __future__ import annotations
 
 import secrets
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -32,9 +32,14 @@ def make_link(user: User, purpose: Link.Purpose, *, email: str) -> str:
         purpose=purpose,
         email=email,
         digest=digest(secret),
-        expires_at=timezone.now() + LIFETIMES[purpose],
+        expires_at=ends_at(purpose),
     )
     return secret
+
+
+def ends_at(purpose: Link.Purpose) -> datetime:
+    """When a link that is made now ends; its mail is not sent after that."""
+    return timezone.now() + LIFETIMES[purpose]
 
 
 def look_at(secret: str, purpose: Link.Purpose) -> Link | None:

@@ -19,7 +19,7 @@ from tenants.spelling import normal_password
 from tenants.users.addresses import confirm
 from tenants.users.browsers import end_sessions, keep_session
 from tenants.users.guesses import Guess
-from tenants.users.links import end_links, make_link, use
+from tenants.users.links import end_links, ends_at, make_link, use
 from tenants.users.models import Link, User
 
 
@@ -32,7 +32,13 @@ def ask_to_reset(email: str, *, address: str) -> None:
     if user is None or not user.is_active:
         return
     secret = make_link(user, Link.Purpose.RESET, email=user.email)
-    outbox.send(user.email, "reset", subject="Choose a new password", url=_url(f"/password/{secret}/"))
+    outbox.send(
+        user.email,
+        "reset",
+        subject="Choose a new password",
+        until=ends_at(Link.Purpose.RESET),
+        url=_url(f"/password/{secret}/"),
+    )
     record(Event.RESET_ASKED, target=user.email, via="job", asked_from=address)
 
 
