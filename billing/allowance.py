@@ -36,7 +36,7 @@ def allowance_of(account: Account) -> int:
     return 0 if waits(account) else PLANS[account.plan].allowance
 
 
-def grant(account: Account) -> bool:
+def grant(account: Account, *, via: str = "confirmation") -> bool:
     """Grant the allowance of the account of the current tenant, in the caller's transaction. False: it was before.
 
     It belongs to the period that the ledger is in. Where the next one is asked for already and not open, it belongs to
@@ -51,7 +51,7 @@ def grant(account: Account) -> bool:
     if not periods.filter(opened_at=None).update(allowance=F("allowance") + amount):
         periods.filter(closed_at=None).update(allowance=F("allowance") + amount)
         Account.objects.filter(pk=account.pk).update(allowance_owed=amount)
-    record(Event.ALLOWANCE_GRANTED, via="confirmation", usd=usd(amount))
+    record(Event.ALLOWANCE_GRANTED, via=via, usd=usd(amount))
     return True
 
 

@@ -6,11 +6,12 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 
-from billing import allowance, confirming, periods, provisioning, trials
+from billing import allowance, confirming, periods, provisioning, signing_up, trials
 from billing.errors import TrialsExhausted
 from billing.models import Account
 from billing.plans import PLANS
@@ -29,13 +30,14 @@ pytestmark = pytest.mark.usefixtures("app")
 ALLOWANCE = PLANS["trial"].allowance
 
 
-def signed_up(**fields):
+def signed_up(*, provisioned=True, **fields):
     """A workspace whose owner has confirmed nothing yet."""
     slug = f"al-{uuid.uuid4().hex[:10]}"
     given = {"name": "Al", "slug": slug, "email": f"a@{slug}.example", "plan": "trial", **fields}
     with transaction.atomic(durable=True):
         account = provisioning.register(**given, owner_password="!", waits=True)
-    provisioning.provision(account)
+    if provisioned:
+        provisioning.provision(account)
     return Workspace(account)
 
 
@@ -102,6 +104,41 @@ def test_where_nothing_has_to_be_confirmed_a_sign_up_says_and_mails_nothing(sign
     assert "confirm_email" not in answer.json()
     workspace = Workspace(Account.objects.select_related("tenant").get(tenant__slug=slug))
     assert (allocated(workspace), mails_of(workspace)) == (ALLOWANCE, [])
+
+
+def test_a_sign_up_says_so_while_it_is_built_and_after(monkeypatch):
+    monkeypatch.setattr(signing_up, "READY_SECONDS", 0.01)
+    workspace = signed_up(provisioned=False)
+    bare = Client(headers={"host": "localhost"})
+    status = f"/api/signup/{provisioning.status_token(workspace.account)}/"
+    assert bare.get(status).json() == {"status": "pending", "confirm_email": True}
+    session = bare.session
+    session["signup_account"] = workspace.account.pk
+    session.save()
+    bare.cookies["sessionid"] = session.session_key
+    assert "once you have followed its link" in bare.get("/signup/wait/").content.decode()
+    provisioning.provision(workspace.account)
+    assert bare.get(status).json()["confirm_email"] is True
+
+
+def test_a_workspace_is_opened_with_its_mail_or_not_at_all(monkeypatch):
+    workspace = signed_up(provisioned=False)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(provisioning, "ask_to_confirm", lambda user: killed())
+        provisioning.provision(workspace.account)
+    workspace.account.refresh_from_db()
+    assert (workspace.account.status, mails_of(workspace)) == ("pending", [])
+    provisioning.provision(workspace.account)
+    assert (len(mails_of(workspace)), allocated(workspace)) == (1, 0)
+
+
+def test_an_operator_can_grant_it(waiting, capsys):
+    for said in ("granted", "it has its allowance"):
+        call_command("grant_allowance", waiting.slug)
+        assert said in capsys.readouterr().out
+        assert allocated(waiting) == ALLOWANCE
+    with pytest.raises(CommandError, match="no workspace"):
+        call_command("grant_allowance", "nobody-s")
 
 
 def test_pages_say_what_is_missing_to_the_owner_and_to_everybody_else(waiting):

@@ -84,6 +84,7 @@ def events_of(workspace, user):
 def test_who_forgot_a_password_sets_another_by_mail_and_all_else_ends(home, carol):
     browser = home.client(carol)
     old = link(home, carol, Link.Purpose.LOG_IN)
+    assert [log_in(home, carol.email, "what was it") for _ in range(6)] == [400] * 5 + [429]
     page = home.client().post("/password/", {"email": carol.email.upper()})
     assert (page.status_code, page["Location"]) == (302, "/password/asked/")
     assert run_peoples_jobs(home) == 1
