@@ -17,15 +17,18 @@ from chat.forms import PromptForm
 from chat.models import Conversation
 from tenants.http import ApiError, TenantRequest
 from tenants.roles import Action
+from tenants.users import drafts
 from tenants.users.access import needs
 
 SHOWN_CONVERSATIONS = 50
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@needs(Action.READ_CHATS)
+@needs(Action.READ_CHATS, keeps=("prompt", "conversation_id", "max_tokens"))
 def home(request: TenantRequest) -> HttpResponse:
-    return _ask(request) if request.method == "POST" else _page(request, None, PromptForm())
+    if request.method == "POST":
+        return _ask(request)
+    return _page(request, None, PromptForm(initial=drafts.take(request)))
 
 
 @needs(Action.CHAT)
@@ -57,7 +60,9 @@ def conversation(request: TenantRequest, pk: int) -> HttpResponse:
     found = Conversation.objects.filter(pk=pk, owner=request.user).first()
     if found is None and not _is_settling(request):
         raise Http404
-    return _page(request, found, PromptForm(initial={"conversation_id": pk}), is_settling=found is None)
+    return _page(
+        request, found, PromptForm(initial={**drafts.take(request), "conversation_id": pk}), is_settling=found is None
+    )
 
 
 def _is_settling(request: TenantRequest) -> bool:

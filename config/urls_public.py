@@ -12,5 +12,6 @@ handler500 = "tenants.views.server_error"
 urlpatterns = [
     path("", TemplateView.as_view(template_name="landing.html"), name="landing"),
     path("", include("billing.urls_public")),
+    path("", include("tenants.users.urls_public")),
     path("api/", public_api.urls),
 ]

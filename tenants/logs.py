@@ -9,7 +9,7 @@ from tenants.context import current_tenant
 
 # The address of a pending sign-up is worth its first API key, a mailed link an account; Django logs the path of every
 # failed request.
-_TOKEN = re.compile(r"(/(?:api/signup|invitation|password|confirm|email)/)[^/ ]+")
+_TOKEN = re.compile(r"(/(?:api/signup|invitation|password|confirm|email|login/link)/)[^/ ]+")
 
 
 class NoTokens(logging.Filter):

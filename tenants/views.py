@@ -8,8 +8,9 @@ import sys
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
-from tenants.http import ApiError, CsrfFailed, Invalid, NotFound, error_response
+from tenants.http import ApiError, CsrfFailed, Invalid, NotFound, error_response, wants_json
 from tenants.middleware import as_api_error
+from tenants.users.signed_out import older_form
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
             "A form came without X-Forwarded-Proto: https. The proxy that does TLS must send it, and "
             "FRONT_TRUSTED_PROXIES must name that proxy."
         )
-    return error_response(request, CsrfFailed())
+    return error_response(request, CsrfFailed()) if wants_json(request) else older_form(request)  # type: ignore[arg-type]
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

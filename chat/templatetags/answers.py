@@ -41,6 +41,8 @@ UNDER_WAY = {
     "unsettled": "What was used will be settled soon. Reload the page to see it.",
     "lost": "The connection failed. Check the network and send the message again.",
     "broken": "The connection ended before the answer did.",
+    "signed_out": "You are signed out. Your message is kept while you log in.",
+    "kept": "Your message is in the box again. Send it when you are ready.",
     "left": "The page was left before this message was answered. It is in the box again.",
 }
 

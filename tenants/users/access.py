@@ -12,22 +12,22 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
-from django.contrib.auth.decorators import login_required
-
 from tenants.http import Forbidden, TenantRequest, wants_json
 from tenants.roles import Action
 from tenants.users.actions import allow
-from tenants.users.auth import caller
+from tenants.users.auth import caller, is_signed_in
+from tenants.users.signed_out import signed_out
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-def needs(action: Action) -> Callable[[View], View]:
+def needs(action: Action, *, keeps: tuple[str, ...] = ()) -> Callable[[View], View]:
     """For those whose role may do `action`; with a key, whose scopes have it too. Others are 403.
 
     On a page who is nobody goes to log-in and back; under /api/ that is 401. Outermost but for the method's decorator
     or ninja's. The view says what it is by `view.needs`, which the doors and the tests read; an async view does only
-    that, for the plane has asked before it runs.
+    that, for the plane has asked before it runs. A page's form does not lose its fields in `keeps` to who sends them
+    and is signed out: see tenants.users.drafts.
     """
 
     def decorate(view: View) -> View:
@@ -45,8 +45,9 @@ def needs(action: Action) -> Callable[[View], View]:
             allow(request.asker, action)
             return view(request, *args, **kwargs)
 
-        @login_required
         def of_page(request: TenantRequest, *args: Any, **kwargs: Any) -> Any:
+            if not is_signed_in(request):
+                return signed_out(request, keeps)
             if not request.user.may(action):
                 raise Forbidden(
                     "Your role in this workspace does not allow this. An owner or an admin can change it.",
@@ -54,7 +55,7 @@ def needs(action: Action) -> Callable[[View], View]:
                 )
             return view(request, *args, **kwargs)
 
-        checked.needs = action  # type: ignore[attr-defined]
+        checked.needs, checked.keeps = action, keeps  # type: ignore[attr-defined]
         # Ninja reads the parameters' types, and would look for their names in this module.
         with suppress(NameError):
             checked.__signature__ = inspect.signature(view, eval_str=True)  # type: ignore[attr-defined]

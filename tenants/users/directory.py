@@ -35,12 +35,16 @@ def workspaces_of(email: str) -> QuerySet[Tenant]:
 
 
 def refresh(tenant: Tenant) -> None:
-    """Make the tenant's rows say what its schema says."""
+    """Make the tenant's rows say what its schema says.
+
+    What is known is read first: read last, a row of somebody who came in between would be taken for too much.
+    """
+    rows = Membership.objects.filter(tenant=tenant)
+    with public_scope():
+        known = {bytes(digest) for digest in rows.values_list("email_digest", flat=True)}
     with tenant_scope(tenant, alone=True):
         there = {_digest(email) for email in User.objects.filter(is_active=True).values_list("email", flat=True)}
     with public_scope():
-        rows = Membership.objects.filter(tenant=tenant)
-        known = {bytes(digest) for digest in rows.values_list("email_digest", flat=True)}
         rows.filter(email_digest__in=known - there).delete()
         Membership.objects.bulk_create(
             [Membership(tenant=tenant, email_digest=digest) for digest in there - known], ignore_conflicts=True

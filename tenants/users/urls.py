@@ -6,6 +6,7 @@ from tenants.users.pages import (
     account,
     invitations,
     keys,
+    log_in_links,
     members,
     passwords,
     second_step,
@@ -18,6 +19,10 @@ urlpatterns = [
     path("login/", signing_in.log_in, name="login"),
     path("logout/", signing_in.log_out, name="logout"),
     path("welcome/", signing_in.welcome, name="welcome"),
+    # Links in mails
+    path("login/link/", log_in_links.ask, name="ask_for_link"),
+    path("login/link/sent/", log_in_links.sent, name="link_sent"),
+    path("login/link/<str:secret>/", log_in_links.follow, name="log_in_link"),
     path("settings/", require_safe(RedirectView.as_view(url="/settings/account/")), name="settings"),
     # Workspace
     path("settings/workspace/", workspace.workspace, name="workspace"),

@@ -356,4 +356,4 @@ def test_what_is_forbidden_is_said_in_our_own_words(acme, alice, monkeypatch):
     client.handler.enforce_csrf_checks = True
     forged = client.post("/settings/keys/", wanted("Server"))
     assert forged.status_code == 403
-    assert b'href="">Load the page afresh</a>' in forged.content
+    assert b'href="/settings/keys/">Open the page again</a>' in forged.content

@@ -1,6 +1,7 @@
 // Asks, and shows the answer as it streams. Without this script the same form posts and the page comes back.
 
 import { short, showBudget, showHeld, takeBudget } from "./budget.js";
+import { forgetDraft, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
 import { addConversation, addTurn, announce, append, ending, markWordless, say, sentence, words } from "./turns.js";
 
@@ -9,6 +10,7 @@ const form = part("form");
 const { prompt, conversation_id: conversation, max_tokens: cap, csrfmiddlewaretoken: csrf } = form.elements;
 const BUSY_TRIES = 10; // before it says busy, the server waits by itself
 const SETTLED_TRIES = 12;
+let signedOut = false;
 let running = null; // the AbortController of the answer under way
 let known = part("turns").querySelectorAll(".turn").length; // as many turns the server has shown
 
@@ -23,12 +25,15 @@ prompt.addEventListener("keydown", (event) => {
   form.requestSubmit();
 });
 part("stop").addEventListener("click", () => running?.abort());
+addEventListener("pagehide", () => signedOut && keepDraft(form)); // what was typed since, too
 if (known) scrollTo(0, document.body.scrollHeight);
+if (takeDraft(form)) announce(sentence("kept"));
 resume();
 
 async function ask(question) {
   const turns = begin(question);
   refuse(null);
+  forgetDraft();
   prompt.value = "";
   remember({ question, known, id: null });
   const got = { id: null, facts: null, waited: false };
@@ -184,13 +189,18 @@ function keepPlace(id, question) {
 
 function refuse(failure) {
   const { status, error, reason, budget, confirm_email: waits, retry_after_ms: later } = failure ?? {};
-  const message = failure instanceof Error ? sentence("lost") : failure?.message;
+  // A token that is not taken is of before a log-out or a log-in in another tab.
+  signedOut = status === 401 || error === "csrf_failed";
+  const ours = signedOut ? sentence("signed_out") : failure instanceof Error ? sentence("lost") : null;
+  const message = ours ?? failure?.message;
   const fits = budget?.affordable_max_tokens > 0 && sentence("affordable", budget.affordable_max_tokens);
   part("refusal-words").textContent = [message, fits].filter(Boolean).join(" ");
   const renewal = part("refusal-renews"); // as the page was written, maybe a period ago
   const lapses = !budget?.scope?.includes("/workflow:"); // a conversation's budget is for its whole life
   const renews = reason === "exhausted" && !waits && lapses && renewal?.dataset.at * 1000 > Date.now();
   renewal?.toggleAttribute("hidden", !renews);
+  part("log-in").href = `/login/?next=${encodeURIComponent(location.pathname)}`;
+  part("log-in").hidden = !signedOut;
   part("refusal-link").hidden = status !== 402 && error !== "account_on_hold";
   part("again").hidden = !later;
   part("refusal").hidden = !failure;

@@ -22,6 +22,7 @@ from tenants.users.access import needs
 from tenants.users.auth import is_fresh, is_signed_in, note_proof
 from tenants.users.entering import finish, first_step, forget_first_step, on_the_way, safe_target
 from tenants.users.forms.security import WRONG_CODE, CodeForm, FirstCodeForm, PasswordAgain, PasswordAndCode
+from tenants.users.signed_out import way_in
 
 AGAIN = "Log in again: your first step was too long ago, or your account has changed since."
 # Where recovery codes lie, sealed, between the form that made them and the page that shows them.
@@ -30,6 +31,7 @@ SHOWN_WITHIN = 600
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@way_in
 def code(request: TenantRequest) -> HttpResponse:
     """The second step of a log-in, for whoever has taken the first on this browser."""
     target = request.POST.get("next") or request.GET.get("next") or ""

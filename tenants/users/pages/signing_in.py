@@ -16,17 +16,23 @@ from tenants.fields import focus_on_error
 from tenants.hosts import origin_of
 from tenants.http import RateLimited, TenantRequest, say_when
 from tenants.models import Domain
+from tenants.users import drafts
 from tenants.users.browsers import forget_session
-from tenants.users.entering import let_in
+from tenants.users.entering import let_in, safe_target
 from tenants.users.forms.signing_in import LoginForm
 from tenants.users.guesses import Guess
 from tenants.users.handoff import redeem_token
+from tenants.users.signed_out import log_in_page, way_in
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@way_in
 def log_in(request: TenantRequest) -> HttpResponse:
-    form = LoginForm(request.POST or None, request=request)
     target = request.POST.get("next") or request.GET.get("next") or ""
+    if request.method != "POST" and request.user.is_authenticated:
+        return redirect(safe_target(target))
+    form = LoginForm(request.POST or None, request=request)
+    draft = request.POST.get("draft", "")
     refusal: RateLimited | None = None
     try:
         is_right = request.method == "POST" and form.is_valid()
@@ -35,10 +41,12 @@ def log_in(request: TenantRequest) -> HttpResponse:
         is_right, refusal = False, exc
         form.add_error(None, exc.message)
     if is_right:
-        return let_in(request, form.user, method="password", target=target)
+        response = let_in(request, form.user, method="password", target=target)
+        drafts.keep(request, draft)
+        return response
     focus_on_error(form)
     status = refusal.status if refusal else 400 if request.method == "POST" else 200
-    response = render(request, "users/login.html", {"form": form, "next": target}, status=status)
+    response = log_in_page(request, form, target=target, draft=draft, status=status)
     if refusal:
         say_when(response, refusal)
     return response

@@ -32,6 +32,7 @@ from billing.models import Hold, TopUp
 from billing.provisioning import status_token
 from billing.topups import top_up
 from chat.models import Conversation
+from tenants.context import tenant_scope
 from tenants.sealing import seal
 from tenants.users.handoff import issue_token
 from tenants.users.keys import create_key, digest
@@ -103,6 +104,11 @@ def _password_and_code(room: Room) -> dict[str, Any]:
     return {"password": room.password, "code": "000000"}
 
 
+def _log_in_link(room: Room) -> str:
+    with tenant_scope(room.tenant):
+        return make_link(room.member, Link.Purpose.LOG_IN, email=room.member.email)
+
+
 CASES: dict[str, Case] = {
     "": Case(
         bodies={
@@ -172,6 +178,14 @@ CASES: dict[str, Case] = {
         args=lambda room: {"secret": _mailed(room, Link.Purpose.CHANGE)},
         bodies={"POST": [nothing]},
         proves="a mailed link",
+    ),
+    "find/": Case(bodies={"POST": [lambda room: {"email": room.member.email}]}, proves="nothing but an address"),
+    "login/link/": Case(
+        bodies={"POST": [lambda room: {"email": room.member.email, "next": "/budget/"}]},
+        proves="nothing but an address",
+    ),
+    "login/link/<str:secret>/": Case(
+        args=lambda room: {"secret": _log_in_link(room)}, bodies={"POST": [nothing]}, proves="a link"
     ),
     "settings/keys/": Case(
         query=lambda room: {"new": room.row(ApiKey).pk},

@@ -1,0 +1,50 @@
+"""What somebody had typed when it turned out that they are signed out, until it is in front of them again.
+
+On the log-in page it is a hidden field, signed for this workspace; after log-in it lies in the new session until the
+next page takes it. Never in an address, where it would be logged. Whoever logs in on that very page gets it: it was
+typed in that browser, and the page has had it all along. Must not know what a draft is of.
+"""
+
+from __future__ import annotations
+
+from django.core import signing
+
+from tenants.http import TenantRequest
+
+KEY = "draft"
+SECONDS = 24 * 3_600
+
+
+def typed(request: TenantRequest, names: tuple[str, ...]) -> dict[str, str]:
+    """Those of the form's fields that were filled."""
+    return {name: request.POST[name] for name in names if request.POST.get(name)}
+
+
+def pack(request: TenantRequest, draft: dict[str, str]) -> str:
+    return signing.dumps(draft, salt=_salt(request), compress=True) if draft else ""
+
+
+def keep(request: TenantRequest, packed: str) -> None:
+    """Into the session of who has just given a right password. What was not packed here, or long ago, is nothing.
+
+    A second step may still be asked for: the session is nobody's until then, and what is in it stays.
+    """
+    try:
+        draft = signing.loads(packed, salt=_salt(request), max_age=SECONDS)
+    except signing.BadSignature:
+        return
+    keep_typed(request, draft)
+
+
+def keep_typed(request: TenantRequest, draft: dict[str, str]) -> None:
+    request.session[KEY] = draft
+
+
+def take(request: TenantRequest) -> dict[str, str]:
+    """The draft, once; without one the session is not written."""
+    draft: dict[str, str] = request.session.pop(KEY, {}) if request.method == "GET" else {}
+    return draft
+
+
+def _salt(request: TenantRequest) -> str:
+    return f"tenants.users.drafts:{request.tenant.pk}"

@@ -1,0 +1,103 @@
+"""Who is signed out meanwhile loses nothing: led to log-in and back, a message kept, and no form done."""
+
+import re
+
+import pytest
+
+from tenants.users.models import ApiKey
+from tests.support.cast import PASSWORD
+
+pytestmark = pytest.mark.usefixtures("upstream")
+WORDS = "What is a ledger, & why?"
+
+
+def here(workspace, path="/"):
+    return {"Referer": f"http://{workspace.host}{path}", "Origin": f"http://{workspace.host}"}
+
+
+def hidden(page, name):
+    found = re.search(rf'name="{name}" value="([^"]*)"', page.content.decode())
+    return found and found[1]
+
+
+def test_a_message_sent_while_signed_out_waits_on_the_log_in_page_and_is_in_the_box_afterwards(acme, alice):
+    acme.client(alice)
+    client = acme.client()
+    form = {"prompt": WORDS, "max_tokens": "12", "conversation_id": ""}
+    asked = client.post("/", form, headers=here(acme))
+    assert asked.status_code == 401
+    assert b"your message is still here" in asked.content
+    assert "sessionid" not in asked.cookies
+    draft, target = hidden(asked, "draft"), hidden(asked, "next")
+    # A wrong password does not lose it.
+    wrong = client.post("/login/", {"email": alice.email, "password": "wrong", "draft": draft, "next": target})
+    assert hidden(wrong, "draft") == draft
+    right = client.post("/login/", {"email": alice.email, "password": PASSWORD, "draft": draft, "next": target})
+    assert right["Location"] == "/"
+    page = client.get("/")
+    assert "What is a ledger, &amp; why?</textarea>" in page.content.decode()
+    assert hidden(page, "conversation_id") == ""
+    assert b'value="12"' in page.content
+    # Once, and nowhere else.
+    assert b"What is a ledger" not in client.get("/").content
+    assert WORDS not in right["Location"]
+
+
+def test_a_draft_is_of_one_workspace_and_cannot_be_made_up(acme, globex, alice, bob):
+    globex.client(bob)
+    draft = hidden(acme.client().post("/", {"prompt": WORDS}, headers=here(acme)), "draft")
+    for packed in (draft, "nonsense", draft[:-2]):
+        client = globex.client()
+        client.post("/login/", {"email": bob.email, "password": PASSWORD, "draft": packed})
+        page = client.get("/")
+        assert page.status_code == 200
+        assert b"ledger, " not in page.content
+
+
+def test_a_form_of_settings_leads_to_log_in_and_back_to_its_page_with_a_sentence_and_does_nothing(acme, alice):
+    acme.client(alice)
+    acme.key(alice)
+    with acme.scope():
+        key = ApiKey.objects.filter(revoked_at=None).latest("pk")
+    client = acme.client()
+    asked = client.post(f"/settings/keys/{key.pk}/revoke/", headers=here(acme, "/settings/keys/"))
+    assert asked["Location"] == "/login/?next=/settings/keys/"
+    assert b"nothing was changed" in client.get(asked["Location"]).content
+    for referer in ("https://evil.example/settings/", "http://globex.localhost/"):
+        asked = client.post(f"/settings/keys/{key.pk}/revoke/", headers={"Referer": referer})
+        assert asked["Location"].startswith(f"/login/?next=/settings/keys/{key.pk}/")
+    with acme.scope():
+        assert ApiKey.objects.get(pk=key.pk).is_active
+
+
+def test_a_form_from_before_a_log_in_says_what_to_do_and_does_nothing(acme, alice):
+    acme.client(alice)
+    client = acme.client(csrf=True)
+    old = hidden(client.get("/login/"), "csrfmiddlewaretoken")
+    form = {"email": alice.email, "password": PASSWORD, "csrfmiddlewaretoken": old}
+    assert client.post("/login/", form, headers=here(acme)).status_code == 302
+    with acme.scope():
+        keys = ApiKey.objects.count()
+    stale = {"name": "Stale", "csrfmiddlewaretoken": old}
+    refused = client.post("/settings/keys/", stale, headers=here(acme, "/settings/keys/"))
+    assert refused.status_code == 403
+    assert b"older than your log-in" in refused.content
+    assert b'href="/settings/keys/"' in refused.content
+    with acme.scope():
+        assert ApiKey.objects.count() == keys
+    # A message goes back into the box, and to nobody else's order.
+    sent = client.post("/", {"prompt": WORDS, "csrfmiddlewaretoken": old}, headers=here(acme))
+    assert sent["Location"] == "/"
+    assert b"send it again" in client.get("/login/", follow=True).content
+    foreign = client.post("/", {"prompt": "Evil words"}, headers={"Origin": "https://evil.example"})
+    assert foreign.status_code == 403
+    assert b"Evil words" not in foreign.content + client.get("/").content
+    assert acme.holds() == 0
+
+
+def test_on_the_bare_host_too(acme):
+    from django.test import Client
+
+    refused = Client(headers={"host": "localhost"}, enforce_csrf_checks=True).post("/find/", {"email": "a@b.example"})
+    assert refused.status_code == 403
+    assert b'href="/find/"' in refused.content
