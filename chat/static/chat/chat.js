@@ -48,7 +48,7 @@ async function ask(question) {
   else breakOff(turns, question, failure, got.id);
   // The error of a stream comes after its settlement, if there is one.
   const tries = got.id && !failure?.error ? SETTLED_TRIES : 2;
-  if (got.waited || !got.facts?.budget) await refresh(got.id, question, tries);
+  if (!signedOut && (got.waited || !got.facts?.budget)) await refresh(got.id, question, tries);
   end(turns[1]);
 }
 
