@@ -34,14 +34,15 @@ def message(page):
     return page.locator("textarea[name=prompt]")
 
 
-def test_a_tab_that_was_signed_out_keeps_the_draft_through_log_in_for_its_own_member(page, odd, acme, upstream):
+def test_a_tab_that_was_signed_out_keeps_the_draft_through_log_in_for_its_own_member(page, web, acme):
     member, other = newcomer(acme), newcomer(acme)
     page.set_default_timeout(20_000)
-    home = odd.address(acme.slug) + "/"
+    home = web.address(acme.slug) + "/"
     page.goto(home)
     log_in(page, member.email)
     message(page).wait_for()
     message(page).fill("First")
+    page.locator("input[name=max_tokens]").fill("8")
     page.get_by_role("button", name="Send").click()
     page.wait_for_url(re.compile(r"/c/\d+/$"))
     page.locator(".turn__facts", has_text=" left").wait_for()
@@ -85,11 +86,11 @@ def test_a_tab_that_was_signed_out_keeps_the_draft_through_log_in_for_its_own_me
     assert page.evaluate("Object.keys(sessionStorage).filter((key) => key.startsWith('draft:'))") == []
 
 
-def test_without_script_the_message_waits_on_the_log_in_page(browser, odd, acme):
+def test_without_script_the_message_waits_on_the_log_in_page(browser, web, acme):
     member = newcomer(acme)
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(odd.address(acme.slug) + "/")
+    page.goto(web.address(acme.slug) + "/")
     log_in(page, member.email)
     message(page).fill("Do not lose this.")
     session = next(cookie for cookie in context.cookies() if cookie["name"] == "sessionid")
@@ -102,17 +103,17 @@ def test_without_script_the_message_waits_on_the_log_in_page(browser, odd, acme)
     context.close()
 
 
-def test_workspaces_are_found_by_a_mail_whose_link_logs_in_once(page, odd, acme):
+def test_workspaces_are_found_by_a_mail_whose_link_logs_in_once(page, web, acme):
     """A laptop has no mail server: the jobs process prints the mail, and its link is whole."""
     member = newcomer(acme)
     directory.note(acme.tenant, member.email)
-    page.goto(odd.address() + "/")
+    page.goto(web.address() + "/")
     page.get_by_role("navigation").get_by_role("link", name="Log in").click()
     page.get_by_label("E-mail").fill(member.email)
     page.get_by_role("button", name="Send the mail").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Look into your mail.")
-    until(lambda: f"To: {member.email}" in odd.jobs.output, said=lambda: odd.jobs.output)
-    link = re.findall(r"^http://\S+/login/link/\S+$", odd.jobs.output, re.MULTILINE)[-1]
+    until(lambda: f"To: {member.email}" in web.jobs.output, said=lambda: web.jobs.output)
+    link = re.findall(r"^http://\S+/login/link/\S+$", web.jobs.output, re.MULTILINE)[-1]
     page.goto(link)
     page.get_by_role("button", name="Log in").click()
     message(page).wait_for()

@@ -166,7 +166,12 @@ def test_without_script_all_but_streaming_works(browser, web):
 def test_no_page_scrolls_sideways_on_a_small_screen(browser, web, acme, scheme):
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
     page = context.new_page()
-    for address in (web.address() + "/", web.address() + "/signup/", web.address("acme") + "/login/"):
+    for address in (
+        web.address(),
+        web.address() + "/signup/",
+        web.address() + "/find/",
+        web.address("acme") + "/login/",
+    ):
         page.goto(address)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
     context.close()
