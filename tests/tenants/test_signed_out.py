@@ -4,8 +4,10 @@ import re
 
 import pytest
 
-from tenants.users.models import ApiKey
+from tenants.users.links import make_link
+from tenants.users.models import ApiKey, Link
 from tests.support.cast import PASSWORD
+from tests.tenants.test_second_step import next_code, set_up
 
 pytestmark = pytest.mark.usefixtures("upstream")
 WORDS = "What is a ledger, & why?"
@@ -41,6 +43,23 @@ def test_a_message_sent_while_signed_out_waits_on_the_log_in_page_and_is_in_the_
     # Once, and nowhere else.
     assert b"What is a ledger" not in client.get("/").content
     assert WORDS not in right["Location"]
+
+
+def test_the_message_waits_through_a_second_step_too_and_so_does_a_log_in_link(acme):
+    member = acme.member("two-steps@example.org")
+    app, _ = set_up(acme.client(member))
+    client = acme.client()
+    draft = hidden(client.post("/", {"prompt": WORDS}, headers=here(acme)), "draft")
+    asked = client.post("/login/", {"email": member.email, "password": PASSWORD, "draft": draft})
+    assert asked["Location"] == "/login/code/"
+    assert client.get("/").status_code == 302
+    assert client.post("/login/code/", {"code": next_code(app)})["Location"] == "/"
+    assert b"What is a ledger" in client.get("/").content
+    with acme.scope():
+        secret = make_link(member, Link.Purpose.LOG_IN, email=member.email)
+    other = acme.client()
+    assert other.post(f"/login/link/{secret}/")["Location"] == "/login/code/"
+    assert other.get("/").status_code == 302
 
 
 def test_a_draft_is_of_one_workspace_and_cannot_be_made_up(acme, globex, alice, bob):
