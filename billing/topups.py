@@ -9,7 +9,10 @@ from django.utils import timezone
 
 from billing import admin_client
 from billing.models import Account, TopUp
-from billing.money import UNIT
+from billing.money import UNIT, usd
+from tenants.audit.events import Event
+from tenants.audit.trail import record
+from tenants.context import tenant_scope
 
 # The authority's events tell for 90 days what became of an unanswered payment; past that a repeat could be a second.
 _REPEATABLE_FOR = timedelta(days=80)
@@ -58,6 +61,13 @@ def top_up(account: Account, *, amount: int, key: str) -> TopUp:
         if exc.error in _NOT_TAKEN:
             raise TopUpRefused(_NOT_TAKEN[exc.error].format(scope=account.scope)) from exc
         raise
-    TopUp.objects.filter(pk=row.pk, applied_at=None).update(applied_at=timezone.now())
+    _note_applied(account, row)
     row.refresh_from_db()
     return row
+
+
+def _note_applied(account: Account, row: TopUp) -> None:
+    """Once, also where two who repeat the same payment come here together. With a line in the workspace's trail."""
+    with tenant_scope(account.tenant), transaction.atomic(durable=True):
+        if TopUp.objects.filter(pk=row.pk, applied_at=None).update(applied_at=timezone.now()):
+            record(Event.TOPPED_UP, via="command", target=row.key, usd=usd(row.amount))

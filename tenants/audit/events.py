@@ -52,3 +52,5 @@ class Event(StrEnum):
     SECOND_STEP_NOT_REQUIRED = "settings.second_step_not_required"
     DELETED = "settings.deleted"
     REOPENED = "settings.reopened"
+
+    TRAIL_EXPORTED = "audit.exported"

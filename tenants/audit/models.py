@@ -29,7 +29,13 @@ class AuditEvent(models.Model):
     agent = models.CharField(max_length=200, blank=True)
 
     class Meta:
-        indexes = [models.Index(fields=["event", "-id"], name="audit_by_event")]
+        # One for each way in which the trail is read: newest first, all of it, of an event, of a person.
+        indexes = [
+            models.Index(fields=["-at", "-id"], name="audit_by_time"),
+            models.Index(fields=["event", "-at", "-id"], name="audit_by_event_and_time"),
+            models.Index(fields=["actor", "-at", "-id"], name="audit_by_actor_and_time"),
+            models.Index(fields=["target", "-at", "-id"], name="audit_by_target_and_time"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.actor or 'nobody'}: {self.event} {self.target}"

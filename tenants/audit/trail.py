@@ -49,17 +49,30 @@ def record(
         via=via or ("key" if key_id else "session"),
         key_id=key_id,
         event=event.value,
-        target=target[:TARGET_LENGTH],
-        details=details,
+        target=readable(target)[:TARGET_LENGTH],
+        details=_cleaned(details),
         address=address_of(request) if request else "",
         agent=agent_of(request) if request else "",
     )
 
 
 def agent_of(request: HttpRequest) -> str:
-    """What the program calls itself, without what Postgres refuses."""
-    agent: str = request.META.get("HTTP_USER_AGENT", "")
-    return "".join(sign for sign in agent if sign.isprintable())[:AGENT_LENGTH]
+    """What the program calls itself."""
+    return readable(request.META.get("HTTP_USER_AGENT", ""))[:AGENT_LENGTH]
+
+
+def readable(text: str) -> str:
+    """Without what Postgres refuses, and what would break or turn round a line: a stranger may have typed it."""
+    return "".join(sign for sign in text if sign.isprintable())
+
+
+def _cleaned(value: Any) -> Any:
+    """The same of all texts within."""
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, list | tuple):
+        return [_cleaned(part) for part in value]
+    return {name: _cleaned(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def _member_of(request: HttpRequest | None) -> User | None:

@@ -1,0 +1,128 @@
+"""What the trail's page says for each event. Pure. A row of a release that knew other events shows its own name."""
+
+from __future__ import annotations
+
+from tenants.audit.events import Event
+
+# Said of whoever did it: "alice@acme.example" + "logged in".
+WORDS: dict[Event, str] = {
+    Event.LOGGED_IN: "logged in",
+    Event.LOG_IN_FAILED: "could not log in",
+    Event.LOGGED_OUT: "logged out",
+    Event.SESSION_ENDED: "ended a session",
+    Event.SESSIONS_ENDED: "logged out everywhere",
+    Event.PASSWORD_CHANGED: "changed a password",
+    Event.PASSWORD_RESET: "set a new password by mail",
+    Event.RESET_ASKED: "asked for a new password by mail",
+    Event.EMAIL_CHANGED: "changed an e-mail address",
+    Event.EMAIL_CONFIRMED: "confirmed an e-mail address",
+    Event.SECOND_STEP_ADDED: "turned a second step on",
+    Event.SECOND_STEP_REMOVED: "turned a second step off",
+    Event.RECOVERY_CODES_MADE: "made recovery codes",
+    Event.RECOVERY_CODE_USED: "used a recovery code",
+    Event.IDENTITY_LINKED: "linked an account of a provider",
+    Event.IDENTITY_UNLINKED: "unlinked an account of a provider",
+    Event.INVITED: "invited somebody",
+    Event.INVITATION_RESENT: "sent an invitation again",
+    Event.INVITATION_REVOKED: "took an invitation back",
+    Event.JOINED: "joined the workspace",
+    Event.REMOVED: "removed a member",
+    Event.LEFT: "left the workspace",
+    Event.FORMER_CHAT_READ: "read a former member’s conversation",
+    Event.ROLE_CHANGED: "changed a role",
+    Event.HANDED_OVER: "handed the workspace over",
+    Event.KEY_MADE: "made an API key",
+    Event.KEY_ROTATED: "rotated an API key",
+    Event.KEY_REVOKED: "revoked an API key",
+    Event.LIMIT_SET: "set a spending limit",
+    Event.LIMIT_REMOVED: "removed a spending limit",
+    Event.TOPPED_UP: "added money to the budget",
+    Event.ALLOWANCE_GRANTED: "granted the allowance",
+    Event.RENAMED: "renamed the workspace",
+    Event.ADDRESS_CHANGED: "changed the workspace’s address",
+    Event.TIME_ZONE_CHANGED: "changed the time zone",
+    Event.SECOND_STEP_REQUIRED: "began to require a second step of everybody",
+    Event.SECOND_STEP_NOT_REQUIRED: "no longer requires a second step",
+    Event.DELETED: "deleted the workspace",
+    Event.TRAIL_EXPORTED: "downloaded the audit trail",
+}
+AREAS = {
+    "sign_in": "Sign-ins",
+    "members": "Members",
+    "roles": "Roles",
+    "keys": "API keys",
+    "budgets": "Budgets",
+    "settings": "Settings",
+    "audit": "Audit trail",
+}
+VIA = {"link": "by a link", "command": "by a command", "job": "by a job"}
+_KNOWN = {event.value: event for event in Event}
+# The first that fits. Every browser says Mozilla, most say Safari, and many say Chrome.
+_BROWSERS = [
+    ("Edg", "Edge"),
+    ("OPR/", "Opera"),
+    ("Firefox/", "Firefox"),
+    ("FxiOS/", "Firefox"),
+    ("CriOS/", "Chrome"),
+    ("Chrome/", "Chrome"),
+    ("Safari/", "Safari"),
+]
+_SYSTEMS = [
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("Mac OS X", "macOS"),
+    ("CrOS", "ChromeOS"),
+    ("Linux", "Linux"),
+]
+_AGENT_LENGTH = 40
+
+
+def words_for(event: str) -> str:
+    known = _KNOWN.get(event)
+    return WORDS.get(known, event) if known else event
+
+
+def area_of(event: str) -> str:
+    return event.partition(".")[0]
+
+
+def events_of(area: str) -> list[str]:
+    return [event.value for event in Event if area_of(event.value) == area]
+
+
+def area_words(area: str) -> str:
+    return AREAS.get(area, area.replace("_", " ").capitalize())
+
+
+def actor_words(actor: str) -> str:
+    return {"": "somebody who is not logged in", "operator": "the operator", "system": "the system"}.get(actor, actor)
+
+
+def agent_words(agent: str) -> str:
+    """Chrome on Windows; a program's own name; the beginning of whatever else is said."""
+    browser = next((name for mark, name in _BROWSERS if mark in agent), "")
+    system = next((name for mark, name in _SYSTEMS if mark in agent), "")
+    if browser:
+        return f"{browser} on {system}" if system else browser
+    name = agent.partition(" ")[0]
+    return name if len(name) <= _AGENT_LENGTH else name[: _AGENT_LENGTH - 1] + "…"
+
+
+def detail_words(details: object) -> list[tuple[str, str]]:
+    """What an event says beside, in the order in which names are sorted, each as a short text."""
+    if not isinstance(details, dict):
+        return []
+    return [(str(name).replace("_", " "), _text(value)) for name, value in sorted(details.items())]
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(_text(part) for part in value) or "none"
+    text = str(value)
+    return text if len(text) <= 200 else text[:199] + "…"
