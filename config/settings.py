@@ -39,6 +39,7 @@ from config.env import (
     state_dir,
 )
 from config.production import is_loopback, refuse_half_a_mail_server, refuse_known_secrets, refuse_unsafe
+from config.providers import envproviders
 
 PRODUCT_NAME = "Tenantry"
 STATE_DIR = state_dir()
@@ -239,6 +240,8 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 SESSION_COOKIE_HTTPONLY = True
+# Whom people can log in with beside a password, by name; none unless a variable says so.
+LOGIN_PROVIDERS = envproviders()
 
 # Mail. Who it comes from, before which a workspace's name is put; and the server that takes it. Without one a laptop
 # prints what it would send, and a site that others can reach sends nothing: links that open doors are for no log.

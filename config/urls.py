@@ -12,5 +12,7 @@ urlpatterns = [
     path("", include("chat.urls")),
     path("", include("billing.urls")),
     path("", include("tenants.users.urls")),
+    path("", include("tenants.users.urls_providers")),
+    path("settings/audit/", include("tenants.audit.urls")),
     path("api/", tenant_api.urls),
 ]

@@ -13,5 +13,6 @@ urlpatterns = [
     path("", TemplateView.as_view(template_name="landing.html"), name="landing"),
     path("", include("billing.urls_public")),
     path("", include("tenants.users.urls_public")),
+    path("", include("tenants.users.urls_relay")),
     path("api/", public_api.urls),
 ]
