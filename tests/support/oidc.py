@@ -36,6 +36,8 @@ class IdentityProvider:
     def reset(self) -> None:
         self.person: dict[str, Any] = {"sub": "alice-at-sso", "email": "alice@acme.example", "email_verified": True}
         self.lies = ""
+        # Whoever has agreed before is led back at once.
+        self.asks = True
         self.asked: list[str] = []
         self.codes: dict[str, dict[str, Any]] = {}
         self.tokens: dict[str, dict[str, Any]] = {}
@@ -158,7 +160,9 @@ def _handler_of(provider: IdentityProvider) -> type[BaseHTTPRequestHandler]:
             parts = urlsplit(self.path)
             provider.asked.append(parts.path)
             bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            if parts.path in ("/authorize", "/login/oauth/authorize"):
+            if parts.path in ("/authorize", "/login/oauth/authorize") and not provider.asks:
+                self._go(provider.agreed(_fields(parts.query)))
+            elif parts.path in ("/authorize", "/login/oauth/authorize"):
                 self._page(parts.query)
             elif parts.path == "/.well-known/openid-configuration":
                 self._json(200, provider.discovery())

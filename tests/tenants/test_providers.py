@@ -116,7 +116,7 @@ def test_a_member_whose_address_both_have_seen_gets_in_and_goes_where_they_were_
     client = browser(workspace)
     answer = come_back(client, sso, next="/budget/")
     assert (answer.status_code, answer["Location"]) == (302, "/budget/")
-    assert answer["Referrer-Policy"] == "no-referrer"
+    assert answer["Referrer-Policy"] == "same-origin"
     assert is_logged_in(client)
     assert identities(workspace) == [(alice.email, "alice-at-sso")]
     with workspace.scope():
@@ -235,6 +235,8 @@ def test_a_denied_consent_and_an_odd_answer_are_words_on_the_log_in_page(workspa
     assert answer.status_code == 403
     assert b"did not log you in" in answer.content
     assert b"do this" not in answer.content
+    # Else its forms would come with Origin: null, and be refused.
+    assert answer["Referrer-Policy"] == "same-origin"
     assert b'value="/budget/"' in answer.content
     for query in ({}, {"code": "x"}, {"state": "x", "code": "x"}, {"state": state, "code": "x"}, {"code": "\x00"}):
         assert client.get(BACK, query).status_code == 400, query

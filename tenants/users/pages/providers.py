@@ -48,7 +48,11 @@ def log_in_with(request: TenantRequest, provider: str) -> HttpResponse:
 
 @require_GET
 def come_back(request: TenantRequest, provider: str) -> HttpResponse:
-    """The answer of the provider, by way of the relay: somebody is let in, or an account is linked."""
+    """The answer of the provider, by way of the relay: somebody is let in, or an account is linked.
+
+    The code in its address goes to no other host: Referrer-Policy is same-origin everywhere. Under no-referrer browsers
+    would send the forms of this page with Origin: null, and each would fail the check against forgery.
+    """
     known = provider_or_404(provider)
     attempt: Attempt | None = None
     try:
@@ -68,8 +72,6 @@ def come_back(request: TenantRequest, provider: str) -> HttpResponse:
     if attempt is not None:
         # Else a stranger's link would end the one that is under way.
         forget(response, known)
-    # The code stands in this page's address.
-    response["Referrer-Policy"] = "no-referrer"
     return response
 
 
