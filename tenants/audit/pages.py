@@ -57,7 +57,7 @@ def trail(request: TenantRequest) -> HttpResponse:
         "newest": f"?{urlencode(chosen)}",
         "older": f"?{urlencode({**chosen, 'before': shown[-1].pk})}" if len(rows) > SHOWN else "",
         "file": f"csv?{urlencode(chosen)}",
-        "exported": EXPORTED,
+        "exported": f"{EXPORTED:,}",
     }
     return render(request, "audit/trail.html", context, status=400 if form.errors else 200)
 

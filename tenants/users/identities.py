@@ -26,13 +26,7 @@ FRESH = timedelta(minutes=10)
 
 def member_behind(request: TenantRequest, provider: Provider, person: Person) -> User:
     """The member who logs in by being `person`. Raises UnknownIdentity, the same for whatever reason."""
-    found = Identity.objects.select_related("user").filter(provider=provider.key, subject=person.subject).first()
-    if found is None:
-        return _linked_by_email(request, provider, person)
-    if not _may_enter(found.user):
-        raise UnknownIdentity(provider.name)
-    Identity.objects.filter(pk=found.pk).update(used_at=timezone.now())
-    return found.user
+    return _linked_member(provider, person) or _linked_by_email(request, provider, person)
 
 
 def link(request: TenantRequest, provider: Provider, person: Person, *, member: int) -> Identity:
@@ -100,6 +94,17 @@ def _may_enter(user: User) -> bool:
     return user.is_active and user.removed_at is None
 
 
+def _linked_member(provider: Provider, person: Person) -> User | None:
+    """By the provider's own name for them, exactly. None where nobody is linked to it."""
+    found = Identity.objects.select_related("user").filter(provider=provider.key, subject=person.subject).first()
+    if found is None:
+        return None
+    if not _may_enter(found.user):
+        raise UnknownIdentity(provider.name)
+    Identity.objects.filter(pk=found.pk).update(used_at=timezone.now())
+    return found.user
+
+
 def _linked_by_email(request: TenantRequest, provider: Provider, person: Person) -> User:
     """The member with that address, linked from now on: where both the provider and we have seen that it is theirs."""
     if not person.email_is_verified:
@@ -113,8 +118,9 @@ def _linked_by_email(request: TenantRequest, provider: Provider, person: Person)
             _link(request, user, provider, person, how="log-in")
             return user
     except IntegrityError:
-        # The member is linked to another person of the same provider; or a second tab was quicker, and its next try
-        # finds the link.
+        # A second tab was quicker; or the member is linked to another person of the same provider.
+        if member := _linked_member(provider, person):
+            return member
         raise UnknownIdentity(provider.name) from None
 
 

@@ -25,6 +25,8 @@ SECONDS = 5.0
 LONGEST = 256 * 1024
 # Each takes a thread of web for as long as its provider takes. A provider that hangs must not stop every page.
 PLACES = 4
+# Uncompressed: a few KB of gzip can be a great many bytes, all at once.
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 _places = threading.BoundedSemaphore(PLACES)
 
 
@@ -53,7 +55,7 @@ class Conversation:
         if not is_safe(url, self._provider):
             raise self.failed("it names an address that is not https")
         request = self._client.build_request(
-            method, url, data=parts.get("data"), headers={"Accept": "application/json", **parts.get("headers", {})}
+            method, url, data=parts.get("data"), headers={**_HEADERS, **parts.get("headers", {})}
         )
         request.extensions["timeout"] = httpx.Timeout(self._left()).as_dict()
         response = self._client.send(request, auth=parts.get("auth"), stream=True)
@@ -64,7 +66,7 @@ class Conversation:
 
     def _json_of(self, response: httpx.Response) -> Any:
         body = b""
-        for part in response.iter_bytes(16 * 1024):
+        for part in response.iter_raw(16 * 1024):
             body += part
             self._left()
             if len(body) > LONGEST:
@@ -88,9 +90,9 @@ def conversation(provider: Provider) -> Iterator[Conversation]:
         raise RuntimeError("A provider is never asked inside a transaction.")
     if not _places.acquire(blocking=False):
         raise Unavailable
-    connection.close()
     near = urlsplit(provider.issuer).scheme == "http"
     try:
+        connection.close()
         # An operator's proxy is for what is far away.
         with httpx.Client(follow_redirects=False, trust_env=not near) as client:
             yield Conversation(provider, client)

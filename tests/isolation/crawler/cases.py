@@ -32,12 +32,13 @@ from billing.models import Hold, TopUp
 from billing.provisioning import status_token
 from billing.topups import top_up
 from chat.models import Conversation
+from tenants.audit.models import AuditEvent
 from tenants.context import tenant_scope
 from tenants.sealing import seal
 from tenants.users.handoff import issue_token
 from tenants.users.keys import create_key, digest
 from tenants.users.links import make_link
-from tenants.users.models import ApiKey, Invitation, Link, MemberSession, Totp, User
+from tenants.users.models import ApiKey, Identity, Invitation, Link, MemberSession, Totp, User
 from tests.isolation.crawler.room import Room
 from tests.support.cast import PASSWORD
 
@@ -94,6 +95,10 @@ def _modules_of_apps() -> list[Any]:
 def _sign_up(room: Room) -> dict[str, Any]:
     """Of a name that is taken."""
     return {"name": "Mine", "slug": room.slug, "email": room.owner.email, "password": "another password"}
+
+
+def _no_provider(room: Room) -> dict[str, Any]:
+    return {"provider": "sso"}
 
 
 def _asked(room: Room) -> dict[str, Any]:
@@ -215,6 +220,15 @@ CASES: dict[str, Case] = {
         bodies={"POST": [lambda room: {"password": "another long password"}]},
         proves="the link's secret",
     ),
+    "login/with/<slug:provider>/": Case(args=_no_provider, bodies={"POST": [nothing]}, closed="none is configured"),
+    "login/back/<slug:provider>/": Case(args=_no_provider, closed="none is configured"),
+    "settings/account/identities/<slug:provider>/": Case(
+        args=_no_provider, bodies={"POST": [lambda room: {"password": room.password}]}, closed="none is configured"
+    ),
+    "settings/account/identities/<int:pk>/unlink/": Case(
+        args=lambda room: {"pk": room.row(Identity).pk}, bodies={"POST": [nothing]}
+    ),
+    "settings/audit/": Case(query=lambda room: {"before": room.row(AuditEvent).pk}),
     "api/summarize/": Case(
         bodies={"POST": [lambda room: {"text": "Long.", "max_tokens": 8}]},
         headers=lambda room: {"idempotency-key": room.said("idempotency key")},
