@@ -18,7 +18,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from joserfc import jwt
-from joserfc.jwk import OctKey, RSAKey
+from joserfc.jwk import RSAKey
 
 CLIENT_ID, CLIENT_SECRET = "tenantry-at-sso", "the-secret/of:tests"
 
@@ -108,12 +108,9 @@ class IdentityProvider:
         claims = {"iss": self.issuer, "aud": CLIENT_ID, "iat": now, "exp": now + 60, "nonce": given["nonce"]}
         person = {"sub": given["person"]["sub"]} if self.lies in ("userinfo", "subject") else given["person"]
         claims |= {**person, **_lying(self.lies, now)}
-        if self.lies == "none":
-            parts = [{"alg": "none"}, claims]
-            return ".".join(_base64(json.dumps(part).encode()) for part in parts) + "."
-        if self.lies == "hmac":
-            secret = OctKey.import_key(self.key.as_pem(private=False))
-            return jwt.encode({"alg": "HS256", "kid": "one"}, claims, secret, algorithms=["HS256"])
+        claims = {name: value for name, value in claims.items() if value is not None}
+        if self.lies in ("none", "hmac"):
+            return _signed_wrongly(self.lies, claims, self.key.as_pem(private=False))
         key = self.other_key if self.lies == "key" else self.key
         return jwt.encode({"alg": "RS256", "kid": "one"}, claims, key)
 
@@ -133,7 +130,34 @@ class IdentityProvider:
         return 200, [other, {"email": person["email"], "primary": True, "verified": person["email_verified"]}]
 
 
-LIES = ["nonce", "no nonce", "aud", "azp", "iss", "expired", "future", "none", "hmac", "key", "sub", "subject", "500"]
+# Each with what the operator's log says about it.
+LIES = {
+    "nonce": "InvalidClaimError nonce",
+    "no nonce": "MissingClaimError nonce",
+    "aud": "InvalidClaimError aud",
+    "azp": "InvalidClaimError azp",
+    "iss": "InvalidClaimError iss",
+    "expired": "ExpiredTokenError exp",
+    "future": "InvalidClaimError iat",
+    "none": "not signed by a key of its own",
+    "hmac": "not signed by a key of its own",
+    "key": "not signed by a key of its own",
+    "sub": "cannot be kept",
+    "subject": "about somebody else",
+    "500": "answered 500, server_error",
+    "long": "too long",
+    "redirect": "answered 302",
+    "discovery": "another issuer",
+    "plain http": "not https",
+}
+
+
+def _signed_wrongly(lie: str, claims: dict[str, Any], public: bytes) -> str:
+    """Not at all, or with the public key as if it were a secret."""
+    header = {"alg": "none"} if lie == "none" else {"alg": "HS256", "kid": "one"}
+    signed = ".".join(_base64(json.dumps(part).encode()) for part in (header, claims))
+    mac = b"" if lie == "none" else hmac.new(public, signed.encode(), "sha256").digest()
+    return f"{signed}.{_base64(mac)}"
 
 
 def _lying(lie: str, now: int) -> dict[str, Any]:
