@@ -8,7 +8,6 @@ import json
 from datetime import UTC
 from typing import Any
 from urllib.parse import urlencode
-from zoneinfo import ZoneInfo
 
 from django.db import transaction
 from django.http import HttpResponse
@@ -21,11 +20,13 @@ from tenants.audit.forms import NO_PAGE, TrailForm
 from tenants.audit.models import AuditEvent
 from tenants.audit.reading import events_like
 from tenants.audit.trail import record
-from tenants.audit.words import VIA, actor_words, agent_words, detail_words, words_for
+from tenants.audit.words import VIA, actor_words, detail_words, words_for
 from tenants.fields import focus_on_error
 from tenants.http import Invalid, TenantRequest
 from tenants.roles import Action
+from tenants.time_zones import zone_of
 from tenants.users.access import needs
+from tenants.users.devices import device
 from tenants.users.models import ApiKey
 
 SHOWN = 30
@@ -40,7 +41,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 @needs(Action.READ_TRAIL)
 def trail(request: TenantRequest) -> HttpResponse:
     form = TrailForm(request.GET)
-    zone = zone_of(request)
+    zone = zone_of(request.tenant.time_zone)
     rows: list[AuditEvent] = []
     before = _row_before(form) if form.is_valid() else None
     if form.is_valid():
@@ -69,7 +70,7 @@ def trail_csv(request: TenantRequest) -> HttpResponse:
     form = TrailForm(request.GET)
     if not form.is_valid():
         raise Invalid({name: [str(text) for text in texts] for name, texts in form.errors.items()})
-    rows = events_like(form.filter(zone_of(request)), limit=EXPORTED)
+    rows = events_like(form.filter(zone_of(request.tenant.time_zone)), limit=EXPORTED)
     chosen: dict[str, Any] = {
         name: str(value) for name, value in form.cleaned_data.items() if value and name != "before"
     }
@@ -108,14 +109,6 @@ def harmless(cell: str) -> str:
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
-def zone_of(request: TenantRequest) -> ZoneInfo:
-    """The workspace's; a name that this machine does not know is UTC."""
-    try:
-        return ZoneInfo(request.tenant.time_zone)
-    except (KeyError, ValueError, OSError):
-        return ZoneInfo("UTC")
-
-
 def _row_before(form: TrailForm) -> AuditEvent | None:
     pk = form.cleaned_data["before"]
     row = AuditEvent.objects.filter(pk=pk).first() if pk else None
@@ -140,7 +133,7 @@ def _as_shown(rows: list[AuditEvent]) -> list[dict[str, Any]]:
 def _facts(row: AuditEvent, names: dict[int, str]) -> list[str]:
     via = f"by the key {names.get(row.key_id, row.key_id)}" if row.key_id else VIA.get(row.via, "")
     details = [f"{name}: {value}" for name, value in detail_words(row.details)]
-    return [via, *details, f"from {row.address}" if row.address else "", agent_words(row.agent)]
+    return [via, *details, f"from {row.address}" if row.address else "", device(row.agent) if row.agent else ""]
 
 
 def _key_names(rows: list[AuditEvent]) -> dict[int, str]:

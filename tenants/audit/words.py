@@ -44,6 +44,7 @@ WORDS: dict[Event, str] = {
     Event.SECOND_STEP_REQUIRED: "began to require a second step of everybody",
     Event.SECOND_STEP_NOT_REQUIRED: "no longer requires a second step",
     Event.DELETED: "deleted the workspace",
+    Event.REOPENED: "opened the workspace again",
     Event.TRAIL_EXPORTED: "downloaded the audit trail",
 }
 AREAS = {
@@ -57,26 +58,6 @@ AREAS = {
 }
 VIA = {"link": "by a link", "command": "by a command", "job": "by a job"}
 _KNOWN = {event.value: event for event in Event}
-# The first that fits. Every browser says Mozilla, most say Safari, and many say Chrome.
-_BROWSERS = [
-    ("Edg", "Edge"),
-    ("OPR/", "Opera"),
-    ("Firefox/", "Firefox"),
-    ("FxiOS/", "Firefox"),
-    ("CriOS/", "Chrome"),
-    ("Chrome/", "Chrome"),
-    ("Safari/", "Safari"),
-]
-_SYSTEMS = [
-    ("Android", "Android"),
-    ("iPhone", "iPhone"),
-    ("iPad", "iPad"),
-    ("Windows", "Windows"),
-    ("Mac OS X", "macOS"),
-    ("CrOS", "ChromeOS"),
-    ("Linux", "Linux"),
-]
-_AGENT_LENGTH = 40
 
 
 def words_for(event: str) -> str:
@@ -98,16 +79,6 @@ def area_words(area: str) -> str:
 
 def actor_words(actor: str) -> str:
     return {"": "somebody who is not logged in", "operator": "the operator", "system": "the system"}.get(actor, actor)
-
-
-def agent_words(agent: str) -> str:
-    """Chrome on Windows; a program's own name; the beginning of whatever else is said."""
-    browser = next((name for mark, name in _BROWSERS if mark in agent), "")
-    system = next((name for mark, name in _SYSTEMS if mark in agent), "")
-    if browser:
-        return f"{browser} on {system}" if system else browser
-    name = agent.partition(" ")[0]
-    return name if len(name) <= _AGENT_LENGTH else name[: _AGENT_LENGTH - 1] + "…"
 
 
 def detail_words(details: object) -> list[tuple[str, str]]:

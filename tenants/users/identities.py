@@ -7,7 +7,6 @@ theirs, and never again. Must not speak to a provider: its callers bring a Perso
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 
 from django.db import IntegrityError, transaction
 from django.shortcuts import get_object_or_404
@@ -16,12 +15,9 @@ from django.utils import timezone
 from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.http import TenantRequest
-from tenants.users.models import Identity, MemberSession, User
+from tenants.users.models import Identity, User
 from tenants.users.providers.errors import AttemptOver, IdentityTaken, LastWayIn, UnknownIdentity
 from tenants.users.providers.known import Person, Provider, configured, find_provider
-
-# Whoever logged in so lately need not show the password again to link an account.
-FRESH = timedelta(minutes=10)
 
 
 def member_behind(request: TenantRequest, provider: Provider, person: Person) -> User:
@@ -54,13 +50,6 @@ def unlink(request: TenantRequest, pk: int) -> Identity:
         identity.delete()
         record(Event.IDENTITY_UNLINKED, request=request, actor=user, target=name, email=identity.email)
     return identity
-
-
-def is_fresh(request: TenantRequest) -> bool:
-    """Whether this browser's log-in is so young that whoever sits there has just shown who they are."""
-    return MemberSession.objects.filter(
-        session_key=request.session.session_key, user=request.user, created_at__gt=timezone.now() - FRESH
-    ).exists()
 
 
 def provider_name(key: str) -> str:

@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from tenants.audit.models import AuditEvent
 from tenants.limits import reset
+from tenants.users.auth import PROVEN_AT
 from tenants.users.models import Identity, MemberSession, User
 from tenants.users.pages.providers import RETURNS, STARTS
 from tenants.users.providers import http, oidc
@@ -123,6 +124,15 @@ def test_a_member_whose_address_both_have_seen_gets_in_and_goes_where_they_were_
         assert MemberSession.objects.latest("pk").method == "sso"
         linked = AuditEvent.objects.get(event="sign_in.identity_linked")
     assert (linked.actor, linked.target, linked.details["how"]) == (alice.email, "Acme SSO", "log-in")
+
+
+def test_whoever_has_a_second_step_is_asked_for_it_all_the_same(workspace, alice, sso):
+    with workspace.scope():
+        User.objects.filter(pk=alice.pk).update(second_step_at=timezone.now())
+    client = browser(workspace)
+    answer = come_back(client, sso, next="/budget/")
+    assert answer["Location"] == "/login/code/?next=%2Fbudget%2F"
+    assert not is_logged_in(client)
 
 
 def test_after_that_the_subject_alone_decides_and_no_address(workspace, alice, sso):
@@ -334,9 +344,11 @@ def test_the_relay_leads_to_our_own_hosts_alone(workspace, sso, state):
 LINK = "/settings/account/identities/sso/"
 
 
-def age(workspace, seconds):
+def age(workspace, client, seconds):
     with workspace.scope():
-        MemberSession.objects.update(created_at=timezone.now() - timezone.timedelta(seconds=seconds))
+        session = client.session
+        session[PROVEN_AT] -= seconds
+        session.save()
 
 
 def test_a_member_links_an_account_and_gets_in_by_it_whatever_its_address(workspace, alice, sso):
@@ -352,7 +364,7 @@ def test_a_member_links_an_account_and_gets_in_by_it_whatever_its_address(worksp
 def test_a_log_in_of_a_while_ago_is_asked_for_the_password(workspace, alice, sso):
     client = browser(workspace, alice)
     assert b'type="password"' not in client.get(LINK).content
-    age(workspace, 601)
+    age(workspace, client, 601)
     assert b'type="password"' in client.get(LINK).content
     for wrong in ({}, {"password": "wrong"}):
         answer = client.post(LINK, wrong)
@@ -364,7 +376,7 @@ def test_a_log_in_of_a_while_ago_is_asked_for_the_password(workspace, alice, sso
         User.objects.filter(pk=alice.pk).update(password="!")
     nobody = browser(workspace)
     come_back(nobody, sso)
-    age(workspace, 601)
+    age(workspace, nobody, 601)
     assert nobody.post(LINK).status_code == 400
 
 
