@@ -38,7 +38,13 @@ from config.env import (
     envusd,
     state_dir,
 )
-from config.production import is_loopback, refuse_half_a_mail_server, refuse_known_secrets, refuse_unsafe
+from config.production import (
+    is_loopback,
+    refuse_half_a_mail_server,
+    refuse_known_secrets,
+    refuse_unsafe,
+    refuse_unsendable,
+)
 from config.providers import envproviders
 
 PRODUCT_NAME = "Tenantry"
@@ -370,6 +376,7 @@ SIGN_UP_FORM_RATE = envrate("SIGN_UP_FORM_RATE", "300/2")
 TRIAL_POOL = envusd("TRIAL_POOL_USD", "1000")
 # Whether a workspace that signs up gets its allowance only once its owner's e-mail is confirmed.
 SIGNUP_CONFIRM_EMAIL = envbool("SIGNUP_CONFIRM_EMAIL", not is_loopback(BASE_DOMAIN))
+refuse_unsendable(base_domain=BASE_DOMAIN, smtp_host=EMAIL_HOST, confirm_email=SIGNUP_CONFIRM_EMAIL)
 # Told of each address that its member has shown to be theirs, in that transaction; and what pages say until then.
 ON_EMAIL_CONFIRMED = "billing.confirming.on_confirmed"
 UNCONFIRMED_BESIDE = "billing.confirming.notice"

@@ -29,14 +29,20 @@ _SEEN = """
         SELECT 1 FROM users_membersession WHERE session_key = %(key)s AND seen_at > now() - interval '1 minute')
     ON CONFLICT (session_key) DO UPDATE
     SET seen_at = excluded.seen_at, address = excluded.address, agent = excluded.agent"""
+KEY_LENGTH = 40
 # What one run deletes at most, at a time.
 BATCH = 1_000
 
 
 def note_session(request: HttpRequest, user: User, *, method: str) -> None:
-    """The request's session is that member's from now on."""
+    """The request's session is that member's from now on.
+
+    A key that is longer than ours is of a backend that keeps the session itself in it, and has no row to end.
+    """
     if request.session.session_key is None:
         request.session.save()
+    if len(request.session.session_key or "") > KEY_LENGTH:
+        return
     MemberSession.objects.update_or_create(
         session_key=request.session.session_key,
         defaults={
@@ -50,6 +56,8 @@ def note_session(request: HttpRequest, user: User, *, method: str) -> None:
 
 def note_seen(request: HttpRequest, user: User) -> None:
     """That session is in use, to the minute; one statement."""
+    if len(request.session.session_key or "") > KEY_LENGTH:
+        return
     with connection.cursor() as cursor:
         cursor.execute(
             _SEEN,

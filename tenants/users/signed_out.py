@@ -53,9 +53,10 @@ def signed_out(request: TenantRequest, keeps: tuple[str, ...] = ()) -> HttpRespo
 
 
 def log_in_page(
-    request: TenantRequest, form: LoginForm, *, target: str, draft: str = "", status: int = 200
+    request: TenantRequest, form: LoginForm, *, target: str, draft: str = "", refusal: str = "", status: int = 200
 ) -> HttpResponse:
-    context = {"form": form, "next": target, "draft": draft, "kept": KEPT if draft else ""}
+    """`refusal`: why another way than this form's did not let them in."""
+    context = {"form": form, "next": target, "draft": draft, "kept": KEPT if draft else "", "refusal": refusal}
     return render(request, "users/login.html", context, status=status)
 
 

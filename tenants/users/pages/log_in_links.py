@@ -8,17 +8,15 @@ from __future__ import annotations
 from django.db import transaction
 from django.http import HttpResponse
 from django.shortcuts import render
-from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
-from tenants.audit.events import Event
-from tenants.audit.trail import record
 from tenants.http import TenantRequest
 from tenants.users import links
+from tenants.users.addresses import confirm
 from tenants.users.entering import let_in
 from tenants.users.finding import ask_for_link
 from tenants.users.guesses import Guess
-from tenants.users.models import Link, User
+from tenants.users.models import Link
 from tenants.users.pages.finding import ask_for_mail
 from tenants.users.signed_out import way_in
 
@@ -65,9 +63,7 @@ def _use(request: TenantRequest, secret: str) -> Link | None:
     with transaction.atomic(durable=True):
         link = _good(links.use(secret, Link.Purpose.LOG_IN))
         if link is not None:
-            unconfirmed = User.objects.filter(pk=link.user.pk, email_confirmed_at=None)
-            if unconfirmed.update(email_confirmed_at=timezone.now()):
-                record(Event.EMAIL_CONFIRMED, request=request, actor=link.user)
+            confirm(link.user, link.email, request)
     return link
 
 

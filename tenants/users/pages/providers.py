@@ -28,6 +28,7 @@ from tenants.users.providers import address_to, person_behind
 from tenants.users.providers.attempt import Attempt, forget, keep, kept, new_attempt, workspace_of
 from tenants.users.providers.errors import AttemptOver, Denied, ProviderError, ProviderFailed
 from tenants.users.providers.known import Person, Provider, provider_or_404
+from tenants.users.signed_out import log_in_page
 
 # Of one address. Each may cost a provider, and a thread of ours, some seconds.
 STARTS = Rate("provider-start", burst=30, every=10.0, words="Too many tries to log in.")
@@ -157,8 +158,9 @@ def _linked(request: TenantRequest, provider: Provider, person: Person, attempt:
 
 
 def _log_in_page(request: TenantRequest, refusal: ApiError, target: str) -> HttpResponse:
-    context = {"form": LoginForm(request=request), "next": target, "provider_error": refusal.message}
-    response = render(request, "users/login.html", context, status=refusal.status)
+    response = log_in_page(
+        request, LoginForm(request=request), target=target, refusal=refusal.message, status=refusal.status
+    )
     say_when(response, refusal)
     return response
 
