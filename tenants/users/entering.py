@@ -61,7 +61,8 @@ def finish(request: TenantRequest, user: User, *, method: str, target: str = "")
     """Let them in: every step is taken."""
     sign_in(request, user, method=method)
     response = HttpResponseRedirect(safe_target(target))
-    forget_first_step(response)
+    if FIRST_STEP in request.COOKIES:
+        forget_first_step(response)
     return response
 
 
@@ -82,7 +83,9 @@ def first_step(request: TenantRequest) -> FirstStep | None:
 
 
 def forget_first_step(response: HttpResponseBase) -> None:
-    response.delete_cookie(FIRST_STEP, path=_PATH, samesite="Lax")
+    # As it was set: Django deletes a cookie without Secure.
+    secure = settings.SESSION_COOKIE_SECURE
+    response.set_cookie(FIRST_STEP, max_age=0, path=_PATH, httponly=True, secure=secure, samesite="Lax")
 
 
 def on_the_way(address: str, target: str) -> str:
