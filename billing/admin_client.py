@@ -188,6 +188,10 @@ def reservations(tenant_id: str) -> Iterator[dict[str, Any]]:
 
 # --- funding --------------------------------------------------------------------------------------------------------
 
+# What a limit that was taken away has: no authority deletes a ledger. Far above any allowance, so that the tenant's own
+# ledger is what binds, and half of what a real authority still adds up exactly (it reckons in doubles).
+NO_LIMIT = 2**52
+
 EVENT_OF = {"CREDIT": "budget.funded", "DEBIT": "budget.debited", "RESET_SPENT": "budget.reset_spent"}
 
 
@@ -201,9 +205,17 @@ class Funded:
     new_spent: int
 
 
-def fund(tenant_id: str, scope: str, operation: str, *, amount: int, key: str, reason: str) -> Funded:
-    """Moves the scope's ledger. The authority remembers a key for a day; past that a repeat would count again."""
+def fund(
+    tenant_id: str, scope: str, operation: str, *, amount: int, key: str, reason: str, spent: int | None = None
+) -> Funded:
+    """Moves the scope's ledger. The authority remembers a key for a day; past that a repeat would count again.
+
+    RESET changes what is allocated and nothing else, so it lowers below what is spent, too; RESET_SPENT begins anew, at
+    `spent`.
+    """
     body = {"operation": operation, "amount": _amount(amount), "idempotency_key": key, "reason": reason}
+    if spent is not None:
+        body["spent"] = _amount(spent)
     params = {"tenant_id": tenant_id, "scope": scope, "unit": UNIT}
     answer = call("POST", "/v1/admin/budgets/fund", body=body, params=params)
     try:

@@ -4,6 +4,7 @@ ApiError
  └─ BudgetError
      ├─ BudgetDenied             402 budget_exceeded: the authority said no; nothing was reserved or spent
      │   └─ EmailNotConfirmed    the same, `exhausted`, with `confirm_email`: the allowance waits for that
+     ├─ OutsideItsLimit          403 forbidden: a key with a limit, and a call that no ledger of it would count
      ├─ OnHold                   403 account_on_hold: frozen, suspended, closed; with the `scope` that is
      ├─ NotProvisioned           503 tenant_not_ready: the account is still being set up
      ├─ NoTenantBound            503 unavailable: code asked for money with nobody to pay (a defect)
@@ -19,6 +20,7 @@ ApiError
  ├─ TrialsExhausted              429 rate_limited: a tenants.http.RateLimited
  ├─ IdempotencyConflict          409 idempotency_conflict: the key was used for another body
  ├─ IdempotencyLost              409 idempotency_lost, with `cost`: the call was made, its answer is gone
+ ├─ LimitNotSet                  409 limit_not_set: a seat's or a key's limit cannot be changed just now
  └─ StillUnderWay                503 unavailable: an equal request is under way for longer than this one may wait
 """
 
@@ -28,8 +30,8 @@ from http import HTTPStatus
 from typing import Any
 
 from billing.money import usd
-from billing.subjects import name_of
-from tenants.http import AccountOnHold, ApiError, TenantNotReady
+from billing.subjects import MEMBERS_WHO_RAISE, name_of, raised_by
+from tenants.http import AccountOnHold, ApiError, Forbidden, TenantNotReady
 from tenants.http import RateLimited as TooOften
 
 
@@ -41,7 +43,7 @@ class BudgetDenied(BudgetError):
     """The authority said no. Nothing was reserved and nothing was spent.
 
     `reason`: exhausted | held_by_others | does_not_fit | over_limit; `budget`: the figures of the scope that refuses,
-    each null where they cannot be had.
+    each null where they cannot be had. `raised_by`: who can raise it, null where the scope is not known.
     """
 
     status = HTTPStatus.PAYMENT_REQUIRED
@@ -50,12 +52,16 @@ class BudgetDenied(BudgetError):
     def __init__(self, *, reason: str, budget: dict[str, Any]) -> None:
         self.reason = reason
         self.budget = budget
+        scope = budget.get("scope")
+        who = raised_by(scope)
+        messages = MESSAGES_TO_MEMBERS if who == list(MEMBERS_WHO_RAISE) else MESSAGES
         super().__init__(
-            _sentence(MESSAGES[reason], budget.get("scope")),
+            _sentence(messages[reason], scope),
             # Only what others hold comes free by itself.
             retry_after_ms=2_000 if reason == "held_by_others" else None,
             reason=reason,
             budget=budget,
+            raised_by=who,
         )
 
 
@@ -87,6 +93,28 @@ MESSAGES = {
     "over_limit": "More was used than {budget} had, so nothing is started until it is topped up. Nothing was spent on "
     "this request.",
 }
+# Where it is a limit that the workspace's own people set.
+MESSAGES_TO_MEMBERS = {
+    "exhausted": "{budget} is used up. An owner or an admin can raise it. Nothing was spent on this request.",
+    "held_by_others": MESSAGES["held_by_others"],
+    "does_not_fit": "This request could cost more than {budget} has left, so nothing was spent on it. Ask for a "
+    "shorter answer, or ask an owner or an admin to raise it.",
+    "over_limit": "More was used than {budget} had, so nothing is started until an owner or an admin raises it. "
+    "Nothing was spent on this request.",
+}
+
+
+class OutsideItsLimit(BudgetError, Forbidden):
+    """The key has a limit, and the call would be paid for without being counted against it. Nothing was reserved."""
+
+    CONVERSATION = (
+        "This API key has a limit of its own, and so has this conversation: a call cannot be counted against both. "
+        "Nothing was spent. Ask in another conversation, or with a key without a limit."
+    )
+    APP = (
+        "This API key has a limit, and none of it is for {app}, so nothing was spent. An owner or an admin can set the "
+        "key's limit again once {app} was used without it, or take the limit away."
+    )
 
 
 class OnHold(BudgetError, AccountOnHold):
@@ -245,6 +273,14 @@ class IdempotencyLost(ApiError):
             "called again under this key; send a new one to ask anew.",
             cost=None if cost is None else {"microcents": cost, "usd": usd(cost)},
         )
+
+
+class LimitNotSet(ApiError):
+    status = HTTPStatus.CONFLICT
+    code = "limit_not_set"
+
+    ON_HOLD = "This limit is on hold at the budget authority, so it was not changed. Ask support to release it."
+    TURNING = "A new period is being opened just now, which may set the old limit once more. Set it again in a minute."
 
 
 class StillUnderWay(ApiError):

@@ -75,6 +75,11 @@ class Ledger:
         """Whether it pays for anything at all; what is over its limit refuses even a call for nothing."""
         return self.status == "ACTIVE" and not self.is_over_limit
 
+    @property
+    def is_limit(self) -> bool:
+        """Whether it limits anything: one whose limit was taken away is left with a figure that never binds."""
+        return self.allocated < admin_client.NO_LIMIT
+
     def covers(self, needed: int) -> bool:
         return self.is_open and self.remaining >= needed
 
@@ -284,7 +289,8 @@ def limits_of(subject_tenant: str, *, user_id: int) -> list[Ledger] | None:
     except BudgetError:
         return None
     # What begins like user-1 may be user-12's.
-    return [one for one in found if one.unit == UNIT and (one.scope == seat or one.scope.startswith(f"{seat}/"))]
+    mine = [one for one in found if one.unit == UNIT and (one.scope == seat or one.scope.startswith(f"{seat}/"))]
+    return [one for one in mine if one.is_limit]
 
 
 def balances_for(tenant: Tenant) -> dict[str, Any]:
@@ -296,7 +302,7 @@ def balances_for(tenant: Tenant) -> dict[str, Any]:
     return {
         "tenant": tenant.slug,
         "subject_tenant": account.subject_tenant,
-        "balances": [_row(ledger) for ledger in all_ledgers(account.subject_tenant)],
+        "balances": [_row(ledger) for ledger in all_ledgers(account.subject_tenant) if ledger.is_limit],
         "as_of": timezone.now().isoformat().replace("+00:00", "Z"),
     }
 

@@ -22,6 +22,8 @@ class SettledCall(models.Model):
     hold = models.UUIDField(unique=True)
     reservation_id = models.CharField(max_length=200)
     user_id = models.BigIntegerField(null=True)
+    # The key in whose name a program called: of a chain of rotated keys the first.
+    key_id = models.BigIntegerField(null=True)
     app = models.CharField(max_length=128)
     action = models.CharField(max_length=256)
     model = models.CharField(max_length=200, blank=True)

@@ -114,7 +114,7 @@ class PreflightMiddleware:
             decide(
                 tenant,
                 user_id=asker.user_id,
-                key_id=asker.key_id,
+                key_id=asker.spends_as,
                 app=marked.app,
                 action_kind=marked.action_kind,
                 action_name=marked.action_name,

@@ -27,13 +27,13 @@ from billing.engine.current import current
 from billing.engine.loop import here, loop_thread, refuse_in_transaction, run
 from billing.engine.opening import open_call
 from billing.engine.order import MOST_TTL_MS, TTL_MS, Order, refuse_unless_whole
-from billing.engine.payers import house_payer, payer_for
+from billing.engine.payers import house_payer, paid_subject, payer_and_key
 from billing.engine.repeats import Claim
 from billing.engine.settling import Final, Settled
 from billing.errors import BudgetError, of_the_house
 from billing.outcomes import Outcome
 from billing.prices import Usage
-from billing.subjects import house_subject_for, subject_for
+from billing.subjects import house_subject_for
 from tenants.http import Unavailable
 from tenants.models import Tenant
 
@@ -130,8 +130,10 @@ async def _open(tenant: Tenant | None, *, user_id: int | None, subject: dict[str
         payer = await house_payer(engine)
         named = house_subject_for(tenant=payer.subject_tenant, user_id=user_id, **subject)
     else:
-        payer = await payer_for(engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name)
-        named = subject_for(tenant=payer.subject_tenant, user_id=user_id, **subject)
+        payer, key = await payer_and_key(
+            engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name, key_id=subject.pop("key_id")
+        )
+        named = paid_subject(payer, user_id=user_id, key=key, **subject)
     return await open_call(engine, Order(payer=payer, subject=named, user_id=user_id, **order))
 
 

@@ -13,7 +13,8 @@ checked only where a call's scopes name it. Must not know which ledgers there ar
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 LEVELS = ("tenant", "workspace", "app", "workflow", "agent", "toolset")
@@ -36,6 +37,20 @@ class NoCallMeets(ValueError):
             f"No call can meet a ledger at {scope}. Below tenant:<id> write workspace:user-<id>, then app:<feature>, "
             "then workflow:<id> or agent:key-<id> or both: every call names its seat and its feature."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key as a call's subject has it. `id`: in whose name it spends, the first of a chain of rotated keys.
+
+    `limited_apps`: the features for which it has a limit. None: it has none, and any call is its member's alone.
+    """
+
+    id: int
+    limited_apps: Collection[str] | None = None
+
+    def has_ledger_for(self, app: str) -> bool:
+        return self.limited_apps is None or app.lower() in self.limited_apps
 
 
 def seat_of(user_id: int | None) -> str:
@@ -109,9 +124,22 @@ def name_of(scope: str | None) -> str:
     """What a sentence for the person who asked calls the budget at this scope."""
     level, _, value = (scope or "").rpartition("/")[2].partition(":")
     if level == "workspace":
-        return "your budget" if value != SYSTEM else "the budget for this workspace's own work"
+        return "your budget in this workspace" if value != SYSTEM else "the budget for this workspace's own work"
     if level == "app":
         return f"the budget for {value}" if f"workspace:{SYSTEM}/" in str(scope) else f"your budget for {value}"
     if level == "workflow":
         return "this conversation's budget" if value.startswith("conversation-") else f"the budget for {value}"
     return "this API key's budget" if level == "agent" else "this workspace's budget"
+
+
+_SEAT_OR_KEY = re.compile(r"tenant:[^/]+/workspace:user-[0-9]+(/app:[^/]+/agent:key-[0-9]+)?")
+MEMBERS_WHO_RAISE = ("owner", "admin")
+
+
+def raised_by(scope: str | None) -> list[str] | None:
+    """Who can raise the limit at this scope: a workspace's own people those of seats and keys, and whoever runs the
+    site all others. None where the scope is not known.
+    """
+    if scope is None:
+        return None
+    return list(MEMBERS_WHO_RAISE) if _SEAT_OR_KEY.fullmatch(scope) else ["operator"]

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from billing.api import Budget, Cost
 from billing.repeats import Told, request_of
+from billing.subjects import Key
 from chat import services, streams
 from chat.repeats import KEY_HEADER, REPLAYED, IdempotencyKey, is_stream, replayed, replayed_events, whole
 from chat.services import Buyer, Reply
@@ -107,7 +108,7 @@ def buyer_of(request: HttpRequest) -> Buyer:
         slug=tenant.slug,
         schema=tenant.schema_name,
         user_id=asker.user_id,
-        key_id=asker.key_id,
+        key=Key(asker.spends_as, asker.limited_apps) if asker.spends_as else None,
         account=asker.beside,
     )
 

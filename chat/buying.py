@@ -16,13 +16,14 @@ from billing.engine.call import Busy, Call
 from billing.engine.engine import Engine
 from billing.engine.opening import open_call
 from billing.engine.order import Order
+from billing.engine.payers import paid_subject
 from billing.engine.repeats import Claim
 from billing.engine.rules import first_output, likely_tokens, overhead
 from billing.engine.settling import Final, Keep
 from billing.outcomes import Outcome
 from billing.plans import plan_of
 from billing.prices import Usage, affordable_tokens, cost
-from billing.subjects import subject_for
+from billing.subjects import Key
 from chat.dialect import dialect_for
 from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, overhead_bound, prompt_bytes, text_bound
@@ -53,6 +54,8 @@ class Wanted:
     app: str = field(default_factory=lambda: settings.DEFAULT_APP)
     user_id: int | None = None
     key_id: int | None = None
+    # The same key as its row has it, for whoever has read that: `key_id` is then not looked at.
+    key: Key | None = None
     workflow: str | None = None
     dimensions: dict[str, str] | None = None
     action_name: str = ""
@@ -153,12 +156,12 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
 
     return Order(
         payer=payer,
-        subject=subject_for(
-            tenant=payer.subject_tenant,
+        subject=paid_subject(
+            payer,
             user_id=wanted.user_id,
             app=wanted.app,
+            key=wanted.key,
             workflow=wanted.workflow,
-            key_id=wanted.key_id,
             dimensions=wanted.dimensions,
         ),
         action_kind=ACTION,

@@ -26,7 +26,7 @@ from django.db import connection
 
 from billing.engine.call import Call
 from billing.engine.loop import has_engine, here, on_engine, refuse_in_transaction, refuse_on_loop, run
-from billing.engine.payers import payer_for
+from billing.engine.payers import payer_and_key
 from billing.engine.settling import Final, Keep, Settled
 from billing.errors import NoTenantBound
 from billing.guard import NotDispatched, Reservation, current_reservation
@@ -215,7 +215,9 @@ def _starter(messages: Sequence[Message], options: dict[str, Any]) -> Starter:
 
     async def start() -> Answering[Call]:
         engine = here()
-        payer = await payer_for(engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name)
+        payer, wanted.key = await payer_and_key(
+            engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name, key_id=wanted.key_id
+        )
         return await begin(engine, payer, wanted)
 
     return start

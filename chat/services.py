@@ -33,6 +33,7 @@ from billing.ledgers import figures_for
 from billing.money import usd
 from billing.plans import PLANS
 from billing.prices import estimate
+from billing.subjects import Key
 from chat import calls
 from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Known, Wanted, begin
 from chat.errors import ConversationBusy
@@ -57,7 +58,7 @@ class Buyer:
     slug: str
     schema: str
     user_id: int
-    key_id: int | None = None
+    key: Key | None = None
     account: list[Any] | None = None
 
 
@@ -175,7 +176,7 @@ async def _reply(
         max_tokens=max_tokens,
         app="chat",
         user_id=buyer.user_id,
-        key_id=buyer.key_id,
+        key=buyer.key,
         workflow=f"conversation-{conversation.id}" if conversation.has_limit else None,
         busy_key=conversation.busy_key,
         numbered_by=in_schema(NEW_ID, buyer.schema) if conversation.id is None else "",

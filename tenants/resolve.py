@@ -67,8 +67,8 @@ _AT_HOST = "public.tenants_domain d JOIN public.tenants_tenant t ON t.id = d.ten
 _NAMED_BY_KEY = "public.tenants_tenant t WHERE t.public_id"
 # A write for each request would double their cost; to the minute is exact enough for an owner.
 _MEMBER_BY_KEY = """
-    SELECT {beside}, k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', k.scopes::text,
-        {user}
+    SELECT {beside}, coalesce(k.spends_as, k.id), k.limited_apps::json,
+        k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', k.scopes::text, {user}
     FROM {schema}.users_apikey k JOIN {schema}.users_user u ON u.id = k.user_id
     WHERE k.prefix = %s AND k.digest = %s AND k.revoked_at IS NULL
         AND (k.expires_at IS NULL OR k.expires_at > now()) AND u.is_active"""
@@ -98,6 +98,9 @@ class Asker:
     beside: Any = None
     # Of its key; None is a key of before there were scopes.
     scopes: list[str] | None = None
+    # In whose name the key spends, and the features for which it has a limit: None without one.
+    spends_as: int | None = None
+    limited_apps: list[str] | None = None
 
     @property
     def user_id(self) -> int:
@@ -313,10 +316,18 @@ def _member_by_key(request: HttpRequest, tenant: Tenant | None) -> Steps[Asker |
     row = yield _in(schema, _MEMBER_BY_KEY), (tenant_id, prefix_of(secret), digest(secret))
     if row is None or tenant is None or not _is_key_of(secret, tenant):
         return None
-    beside, key_id, is_stale, scopes, *columns = row
+    beside, spends_as, limited_apps, key_id, is_stale, scopes, *columns = row
     if is_stale:
         yield _in(schema, _NOTE_USE), (key_id,)
-    return Asker(tenant, _model(User, columns), key_id, beside, None if scopes is None else json.loads(scopes))
+    return Asker(
+        tenant,
+        _model(User, columns),
+        key_id,
+        beside,
+        scopes=None if scopes is None else json.loads(scopes),
+        spends_as=spends_as,
+        limited_apps=limited_apps,
+    )
 
 
 def _is_key_of(secret: str, tenant: Tenant) -> bool:

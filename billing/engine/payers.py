@@ -1,6 +1,7 @@
 """Who pays for a call: a tenant's account, read in one statement, with its key unsealed; or the house, by the settings.
 
-Owns `payer_for` and `house_payer`. Must not ask the authority, and never takes the one for the other.
+Owns `payer_for`, `house_payer`, and the subject of what a tenant pays for. Must not ask the authority, and never takes
+the one for the other.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from django.core.exceptions import ImproperlyConfigured
 
 from billing.engine.authority import Payer
 from billing.engine.engine import Engine
-from billing.engine.statements import A_CUSTOMER, ACCOUNT
+from billing.engine.statements import A_CUSTOMER, ACCOUNT, ACCOUNT_AND_KEY, in_schema
 from billing.engine.store import FAILURES
-from billing.errors import AuthorityMisconfigured, NoHouseAccount, NotProvisioned, OnHold
+from billing.errors import AuthorityMisconfigured, NoHouseAccount, NotProvisioned, OnHold, OutsideItsLimit
 from billing.keys import unseal
 from billing.plans import HOUSE
+from billing.subjects import Key, subject_for
 from tenants.http import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,39 @@ async def payer_for(
         key=unsealed(sealed),
         waits=waits,
     )
+
+
+async def payer_and_key(
+    engine: Engine, *, tenant_id: int, slug: str, schema: str, key_id: int | None
+) -> tuple[Payer, Key | None]:
+    """The tenant's payer, and the key that asks as its row has it, in the same statement. Raises as `payer_for`."""
+    account = key = None
+    if type(key_id) is int:
+        try:
+            statement = in_schema(ACCOUNT_AND_KEY, schema)
+            ((account, key),) = await engine.store.fetch(statement, [tenant_id, key_id])
+        except FAILURES as exc:
+            raise Unavailable from exc
+        if account is None:
+            raise NotProvisioned
+    payer = await payer_for(engine, tenant_id=tenant_id, slug=slug, schema=schema, account=account)
+    # A key that has no row has no limit either; what it is named by is checked where the subject is made.
+    return payer, Key(*key) if key else None if key_id is None else Key(key_id)
+
+
+def paid_subject(payer: Payer, *, user_id: int | None, app: str, key: Key | None, **levels: Any) -> dict[str, Any]:
+    """The subject of a call that the payer's tenant is to pay for. The one place that makes it.
+
+    Raises OutsideItsLimit where the key has a limit and no ledger of it stands in the call's scopes: that call would
+    be paid for by the member's budget alone, whatever the limit.
+    """
+    if key is not None and key.limited_apps is not None:
+        if levels.get("workflow") is not None:
+            raise OutsideItsLimit(OutsideItsLimit.CONVERSATION)
+        if not key.has_ledger_for(app):
+            raise OutsideItsLimit(OutsideItsLimit.APP.format(app=app))
+    key_id = None if key is None else key.id
+    return subject_for(tenant=payer.subject_tenant, user_id=user_id, app=app, key_id=key_id, **levels)
 
 
 async def house_payer(engine: Engine) -> Payer:

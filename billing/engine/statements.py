@@ -26,6 +26,12 @@ ACCOUNT_OF_TENANT = """(
 
 ACCOUNT = f"SELECT {ACCOUNT_OF_TENANT}"
 
+# With the key that asks: in whose name it spends, and the features for which it has a limit.
+ACCOUNT_AND_KEY = """
+SELECT {account}, (
+    SELECT json_build_array(coalesce(spends_as, id), limited_apps) FROM {schema}.users_apikey WHERE id = %s
+)""".replace("{account}", ACCOUNT_OF_TENANT)
+
 # Scopes are written in lower case, so that is how two tenants of the authority are the same.
 A_CUSTOMER = "SELECT 1 FROM public.billing_account WHERE lower(subject_tenant) = lower(%s) LIMIT 1"
 
@@ -95,10 +101,11 @@ WITH gone AS (
     RETURNING id, reservation_id, user_id, subject, action_name, created_at
 ), line AS (
     INSERT INTO {schema}.usage_usageline (
-        hold, reservation_id, user_id, app, action, model, tokens_input, tokens_output, tokens_cached,
+        hold, reservation_id, user_id, key_id, app, action, model, tokens_input, tokens_output, tokens_cached,
         tokens_reasoning, estimate, cost, overrun, outcome, created_at, settled_at
     )
-    SELECT id, reservation_id, user_id, coalesce(subject->>'app', ''), action_name, %(model)s, %(tokens_input)s,
+    SELECT id, reservation_id, user_id, substring(subject->>'agent' from '^key-([0-9]{1,18})$')::bigint,
+           coalesce(subject->>'app', ''), action_name, %(model)s, %(tokens_input)s,
            %(tokens_output)s, %(tokens_cached)s, %(tokens_reasoning)s, %(held)s, %(cost)s, %(overrun)s, %(outcome)s,
            created_at, now()
     FROM gone

@@ -15,7 +15,9 @@ class UsageLine(SettledCall):
 
     class Meta:
         constraints = [models.CheckConstraint(condition=NOT_NEGATIVE, name="usage_is_not_negative")]
-        indexes = [models.Index(fields=["-settled_at"], name="usage_newest", include=["cost"])]
+        indexes = [
+            models.Index(fields=["-settled_at"], name="usage_newest", include=["cost", "user_id", "key_id", "app"])
+        ]
 
 
 class Repeat(models.Model):

@@ -113,6 +113,10 @@ class ApiKey(models.Model):
     replaces = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="replaced_by")
     # Whether it has ledgers of its own at the authority.
     has_limit = models.BooleanField(default=False, db_default=False)
+    # The features for which it has them; null: none. A key with a limit buys nothing else: no ledger would count it.
+    limited_apps = models.JSONField(null=True)
+    # The first of the keys that this one was rotated from, in whose name it spends: one limit is over them all.
+    spends_as = models.BigIntegerField(null=True)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
@@ -129,6 +133,11 @@ class ApiKey(models.Model):
         """At once and for good; whether it was this that did it."""
         live = ApiKey.objects.filter(pk=self.pk, revoked_at=None)
         return live.update(revoked_at=timezone.now(), sealed_secret="") == 1
+
+    @property
+    def spender(self) -> int:
+        """The id in whose name it spends."""
+        return self.spends_as or self.pk
 
 
 class HandoffToken(models.Model):

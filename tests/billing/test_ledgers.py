@@ -122,7 +122,7 @@ def test_a_key_cannot_spend_more_than_its_members_seat(workspace, subject_in):
         with pytest.raises(BudgetDenied) as refused:
             decide(workspace.tenant, user_id=7, key_id=key_id, app="anything", **ACTION, estimate=11)
         assert refused.value.budget["scope"] == seat
-        assert refused.value.message.endswith("or top up.")
+        assert refused.value.message.endswith("ask an owner or an admin to raise it.")
         assert "your budget" in refused.value.message
 
 

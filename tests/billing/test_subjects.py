@@ -102,7 +102,7 @@ def test_a_name_that_no_ledger_could_have_is_refused_at_once(app):
     ("scope", "name"),
     [
         ("tenant:ws-x", "this workspace's budget"),
-        (SEAT, "your budget"),
+        (SEAT, "your budget in this workspace"),
         (f"{SEAT}/app:chat", "your budget for chat"),
         (f"{SEAT}/app:chat/workflow:conversation-3", "this conversation's budget"),
         (f"{SEAT}/app:chat/workflow:report", "the budget for report"),
