@@ -1,12 +1,14 @@
-"""The sign-up form: the same rules for the page and for the API."""
+"""What people type about money: a sign-up, by the same rules for the page and for the API; and a limit."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django import forms
 from django.contrib.auth.password_validation import validate_password
 
+from billing.money import microcents
 from billing.plans import DEFAULT_PLAN, plans_by_sign_up
 from tenants.fields import EmailField, NameField, NewPasswordField
 from tenants.http import TenantRequest
@@ -108,3 +110,24 @@ class DeleteForm(forms.Form):
             return data
         guess.was_right()
         return data
+
+
+class DollarsField(forms.CharField):
+    """Dollars as people write them, to the cent or finer; its value is microcents."""
+
+    # No float, no exponent, no comma: 1,50 is one thing in Berlin and another in Boston.
+    _AMOUNT = re.compile(r"\$? ?([0-9]{1,6}(\.[0-9]{1,8})?)")
+
+    def clean(self, value: Any) -> int:
+        text = super().clean(value)
+        if not (amount := self._AMOUNT.fullmatch(text)):
+            raise forms.ValidationError("Write an amount in US dollars below 1000000, such as 2 or 2.50.")
+        return microcents(amount[1])
+
+
+class LimitForm(forms.Form):
+    amount = DollarsField(
+        label="Limit for each period, in US dollars",
+        max_length=20,
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off", "placeholder": "2.00"}),
+    )
