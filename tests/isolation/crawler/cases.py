@@ -21,6 +21,7 @@ from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+from zlib import crc32
 
 import pyotp
 from django.apps import apps
@@ -112,6 +113,13 @@ def _password_and_code(room: Room) -> dict[str, Any]:
 def _log_in_link(room: Room) -> str:
     with tenant_scope(room.tenant):
         return make_link(room.member, Link.Purpose.LOG_IN, email=room.member.email)
+
+
+def _limited(room: Room) -> int:
+    """A member with a number that no other workspace's has."""
+    number = 800_000 + crc32(room.slug.encode()) % 100_000
+    with room.workspace.scope():
+        return User.objects.get_or_create(pk=number, defaults={"email": "limited@crawler.example"})[0].pk
 
 
 CASES: dict[str, Case] = {
@@ -239,6 +247,18 @@ CASES: dict[str, Case] = {
         }
     ),
     "api/budget/<slug>/": Case(args=lambda room: {"slug": room.slug}),
+    "settings/members/<int:pk>/limit/": Case(
+        args=lambda room: {"pk": _limited(room)}, bodies={"POST": [lambda room: {"amount": "0.50"}]}
+    ),
+    "settings/members/<int:pk>/limit/remove/": Case(
+        args=lambda room: {"pk": _limited(room)}, bodies={"POST": [nothing]}
+    ),
+    "settings/keys/<int:pk>/limit/": Case(
+        args=lambda room: {"pk": room.row(ApiKey).pk}, bodies={"POST": [lambda room: {"amount": "0.50"}]}
+    ),
+    "settings/keys/<int:pk>/limit/remove/": Case(
+        args=lambda room: {"pk": room.row(ApiKey).pk}, bodies={"POST": [nothing]}
+    ),
     "api/": Case(closed="there is nothing at the API's root"),
     "api/openapi.json": Case(methods=("GET",)),
     "api/docs": Case(methods=("GET",)),
