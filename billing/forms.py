@@ -127,7 +127,7 @@ class DollarsField(forms.CharField):
 
 class LimitForm(forms.Form):
     amount = DollarsField(
-        label="Limit for each period, in US dollars",
+        label="US dollars a period",
         max_length=20,
         widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off", "placeholder": "2.00"}),
     )

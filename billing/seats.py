@@ -304,7 +304,7 @@ def read_keys(request: TenantRequest, keys: Sequence[ApiKey]) -> list[Beside]:
             pk=key.pk,
             name=key.name,
             spent=spent.get(key.spender, 0),
-            parts=(parts := _parts(ledgers, _places(account, key, ledgers or {}))),
+            parts=(parts := _worth_showing(_parts(ledgers, _places(account, key, ledgers or {})))),
             is_whole=key.has_limit or not parts,
             is_known=ledgers is not None,
             may_set=key.is_active and _may_limit(request.user, roles[key.user_id]),
@@ -337,3 +337,9 @@ def _limits(account: Account) -> dict[str, Ledger] | None:
 def _parts(ledgers: dict[str, Ledger] | None, places: Collection[tuple[str, str]]) -> list[Part]:
     found = ledgers or {}
     return [Part(name, found[scope], bar_of(found[scope])) for name, scope in places if scope in found]
+
+
+def _worth_showing(parts: list[Part]) -> list[Part]:
+    """Of a key's: the features that everybody has, and of the others those that were used."""
+    usual = {name_of_app(app) for app in FEATURES}
+    return [one for one in parts if one.name in usual or one.ledger.spent or one.ledger.reserved] or parts

@@ -9,6 +9,7 @@ from billing.client import default_client
 from billing.errors import BudgetDenied, OutsideItsLimit
 from billing.guard import guarded
 from billing.ledgers import ledgers_of, limits_of
+from billing.money import UNIT
 from billing.subjects import seat_of, subject_for
 from billing.templatetags.money import usd_short_filter
 from chat import calls
@@ -19,7 +20,7 @@ from tests.support.cast import events_of
 from tests.support.factories import UserFactory
 from tests.support.lossy import LossyProxy
 from tests.support.money import eventually, is_settled, side_by_side
-from tests.support.periods import age
+from tests.support.periods import Killed, age, killed
 
 pytestmark = pytest.mark.usefixtures("upstream")
 
@@ -264,13 +265,13 @@ def test_only_who_may_sets_limits_and_an_admin_sets_none_on_an_owner(workspace, 
     assert ledgers_of([seat(workspace, workspace.owner)]) == []
 
 
-@pytest.mark.parametrize("typed", ["", "1,50", "-1", "1e3", "NaN", "0.000000001", "1000000", "two", "١"])
-def test_what_is_no_amount_is_said_at_the_field_and_kept(workspace, owner, member, typed):
-    answer = set_limit(owner, member, typed)
-    shown = answer.content.decode()
-    assert answer.status_code == 400
-    assert f'value="{typed}"' in shown or not typed
-    assert "autofocus" in shown
+def test_what_is_no_amount_is_said_at_the_field_and_kept(workspace, owner, member):
+    for typed in ("", "1,50", "-1", "1e3", "NaN", "0.000000001", "1000000", "two", "١"):
+        answer = set_limit(owner, member, typed)
+        shown = answer.content.decode()
+        assert answer.status_code == 400, typed
+        assert f'value="{typed}"' in shown or not typed
+        assert "autofocus" in shown
     assert ledgers_of([seat(workspace, member)]) == []
 
 
@@ -360,6 +361,33 @@ def test_a_rotated_key_and_the_one_before_share_one_limit(workspace, owner, memb
         assert [key.has_limit for key in ApiKey.objects.filter(user=member)] == [True] * 3
 
 
+def test_a_keys_limit_that_was_half_set_refuses_and_its_row_asks_to_set_it_again(workspace, owner, member, monkeypatch):
+    secret, key = key_of(workspace, member)
+    with monkeypatch.context() as patch:
+        patch.setattr(seats, "_mark", lambda *given: killed())
+        with pytest.raises(Killed):
+            set_limit(owner, key, ROOM)
+    use_up(workspace, member, key=key)
+    assert workspace.api(secret).chat().status_code == 402
+    shown = beside(workspace, workspace.owner, [key])[key.pk]
+    assert "Setting this limit was interrupted" in shown
+    assert set_limit(owner, key, ROOM).status_code == 302
+    with workspace.scope():
+        key.refresh_from_db()
+    assert "interrupted" not in beside(workspace, workspace.owner, [key])[key.pk]
+
+
+def test_a_limit_that_is_frozen_is_said_to_be_on_hold(workspace, owner, member):
+    set_limit(owner, member, ROOM)
+    params = {"scope": seat(workspace, member), "unit": UNIT}
+    admin_client.call("POST", "/v1/admin/budgets/freeze", params=params, body={})
+    answer = set_limit(owner, member, "0.20")
+    assert answer.status_code == 409
+    assert "This limit is on hold" in answer.content.decode()
+    assert ", on hold" in beside(workspace, workspace.owner, [member])[member.pk]
+    assert workspace.api(workspace.key(member)).chat().json()["error"] == "account_on_hold"
+
+
 # --- pages ----------------------------------------------------------------------------------------------------------
 
 
@@ -392,7 +420,7 @@ def test_the_rows_say_what_was_spent_and_the_limit_and_offer_it_to_who_may(works
     with workspace.scope():
         key.refresh_from_db()
     keys = beside(workspace, workspace.owner, [key])
-    assert all(f"{name}: $" in keys[key.pk] for name in ("Chat", "Summaries", "Other calls"))
+    assert all(f"{name}: $" in keys[key.pk] for name in ("Chat", "Summaries"))
     for html in (*beside(workspace, member, [member, other]).values(), *beside(workspace, member, [key]).values()):
         assert "<form" not in html
     # The member reads their own on the budget page.

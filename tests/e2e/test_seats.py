@@ -37,7 +37,7 @@ def logged_in(browser, web):
 
 def set_limit(page, web, workspace, member, amount):
     page.goto(f"{web.address(workspace.slug)}/settings/members/{member.pk}/limit/")
-    page.get_by_label("Limit for each period").fill(amount)
+    page.get_by_label("US dollars a period").fill(amount)
     page.get_by_role("button", name=re.compile("Set limit")).click()
     page.wait_for_url(re.compile("/settings/members/$"))
 
