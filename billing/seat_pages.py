@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
-from billing.errors import BudgetError, LimitNotSet
+from billing.errors import AuthorityUnavailable, BudgetError, LimitNotSet
 from billing.forms import LimitForm
 from billing.money import usd
 from billing.seats import Beside, read_keys, read_members, remove_limit, set_limit
@@ -95,7 +95,7 @@ def _page(request: TenantRequest, seat: Beside, form: LimitForm, refusal: ApiErr
     if refusal is not None:
         form = form if form.is_bound else LimitForm({}, use_required_attribute=False)
         form.errors.clear()
-        form.add_error(None, refusal.message if isinstance(refusal, LimitNotSet) else NOT_KNOWN)
+        form.add_error(None, NOT_KNOWN if isinstance(refusal, AuthorityUnavailable) else refusal.message)
     focus_on_error(form)
     context: dict[str, Any] = {"seat": seat, "form": form}
     status = refusal.status if refusal else 400 if form.errors else 200
