@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -99,15 +100,13 @@ def remove_limit(request: TenantRequest, whose: User | ApiKey) -> None:
 
 def _put(request: TenantRequest, whose: User | ApiKey, amount: int | None) -> None:
     account = account_of(request.tenant)
-    apps = key_apps(whose) if isinstance(whose, ApiKey) else []
-    scopes = [key_scope(account, whose, app) for app in apps] if isinstance(whose, ApiKey) else []
-    scopes = scopes or [seat_scope(account, whose)]  # type: ignore[arg-type]
-    found = {ledger.scope: ledger for ledger in ledgers_of(scopes)}
+    apps = key_apps(whose) if isinstance(whose, ApiKey) else None
+    spent = _spent_at(account, whose, apps or ())
+    found = {ledger.scope: ledger for ledger in ledgers_of(spent)}
     before = next((ledger.allocated for ledger in found.values() if ledger.is_limit), None)
-    spent = {} if amount is None else _spent_at(account, whose, apps)
-    for place, scope in enumerate(scopes):
+    for scope in spent:
         try:
-            _allocate(account, scope, amount, found.get(scope), spent.get(apps[place] if apps else "", 0))
+            _allocate(account, scope, amount, found.get(scope), spent[scope])
         except Refused as exc:
             if exc.error in ("BUDGET_FROZEN", "BUDGET_CLOSED", "TENANT_CLOSED"):
                 raise LimitNotSet(LimitNotSet.ON_HOLD) from exc
@@ -210,14 +209,14 @@ def _spent(account: Account, **only: Any) -> QuerySet[UsageLine]:
 
 
 def _spent_at(account: Account, whose: User | ApiKey, apps: Iterable[str]) -> dict[str, int]:
-    """Microcents by the app of a key; by "" those of a member."""
+    """Microcents at each of the scopes at which the member's, or the key's, limit is."""
     if isinstance(whose, User):
-        return {"": _spent(account, user_id=whose.pk).aggregate(total=Sum("cost"))["total"] or 0}
-    lines = _spent(account, key_id=whose.spender).values_list("app").annotate(total=Sum("cost"))
-    found: dict[str, int] = {}
-    for app, total in lines:
-        found[app.lower()] = found.get(app.lower(), 0) + total
-    return {app: found.get(app, 0) for app in apps}
+        total = _spent(account, user_id=whose.pk).aggregate(total=Sum("cost"))["total"]
+        return {seat_scope(account, whose): total or 0}
+    by_app: Counter[str] = Counter()
+    for app, total in _spent(account, key_id=whose.spender).values_list("app").annotate(total=Sum("cost")):
+        by_app[app.lower()] += total
+    return {key_scope(account, whose, app): by_app[app] for app in apps}
 
 
 @dataclass(frozen=True, slots=True)
