@@ -49,7 +49,9 @@ def test_a_site_with_one_role_still_starts_and_is_warned_before_a_deploy():
 
 
 def test_a_site_without_a_mail_server_is_warned_and_prints_no_mail():
-    code, said = started(["manage.py", "check", "--deploy", "--fail-level", "WARNING"], SMTP_HOST="", SIGNUP_CONFIRM_EMAIL="off")
+    code, said = started(
+        ["manage.py", "check", "--deploy", "--fail-level", "WARNING"], SMTP_HOST="", SIGNUP_CONFIRM_EMAIL="off"
+    )
     assert code != 0
     assert "mail.W001" in said
     show = ["-c", "import config.settings as s; print(s.EMAIL_BACKEND)"]

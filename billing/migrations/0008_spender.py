@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0006_asked_by"),
+        ("billing", "0007_allowance"),
     ]
 
     operations = [
