@@ -49,13 +49,12 @@ def test_a_site_with_one_role_still_starts_and_is_warned_before_a_deploy():
 
 
 def test_a_site_without_a_mail_server_is_warned_and_prints_no_mail():
-    code, said = started(
-        ["manage.py", "check", "--deploy", "--fail-level", "WARNING"], SMTP_HOST="", SIGNUP_CONFIRM_EMAIL="off"
-    )
+    without = {"SMTP_HOST": "", "SIGNUP_CONFIRM_EMAIL": "off"}
+    code, said = started(["manage.py", "check", "--deploy", "--fail-level", "WARNING"], **without)
     assert code != 0
     assert "mail.W001" in said
     show = ["-c", "import config.settings as s; print(s.EMAIL_BACKEND)"]
-    assert started(show, SMTP_HOST="", SIGNUP_CONFIRM_EMAIL="off")[1].strip() == "tenants.mail.backends.Nowhere"
+    assert started(show, **without)[1].strip() == "tenants.mail.backends.Nowhere"
     assert started(show)[1].strip() == "django.core.mail.backends.smtp.EmailBackend"
 
 
