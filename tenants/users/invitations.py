@@ -32,6 +32,7 @@ from tenants.mail import outbox
 from tenants.roles import may_act_on, roles_to_give
 from tenants.spelling import email_forms, normal_password
 from tenants.users import directory
+from tenants.users.addresses import confirm
 from tenants.users.guesses import Guess
 from tenants.users.hashers import refuse_if_full
 from tenants.users.keys import digest
@@ -145,6 +146,7 @@ def accept(request: TenantRequest, invitation: Invitation, *, password: str) -> 
                 return None
             user = _let_come(invitation, hashed)
             directory.note(request.tenant, user.email)
+            confirm(user, user.email, request)
             inviter = invitation.invited_by.email if invitation.invited_by else ""
             record(Event.JOINED, request=request, actor=user, target=user.email, role=user.role, invited_by=inviter)
     except (_IsIn, IntegrityError):

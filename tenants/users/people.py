@@ -23,6 +23,7 @@ from tenants.audit.trail import record
 from tenants.http import ApiError, Forbidden, NotFound, TenantRequest
 from tenants.roles import RANK, Action, Role, may_act_on, roles_to_give
 from tenants.users import directory
+from tenants.users.addresses import confirm
 from tenants.users.browsers import end_sessions
 from tenants.users.links import end_links
 from tenants.users.models import ApiKey, Identity, Invitation, RecoveryCode, Totp, User
@@ -130,6 +131,9 @@ def _change(request: TenantRequest, member: User, role: str, rows: list[User]) -
     member.save(update_fields=["role"])
     _end_invitations(request, member)
     record(Event.ROLE_CHANGED, request=request, target=member.email, before=before, after=role)
+    if role == Role.OWNER and member.email_confirmed_at is not None:
+        # An owner's confirmed address may be worth more than the member's that it was.
+        confirm(member, member.email, request)
 
 
 def _show_out(request: TenantRequest, member: User, rows: list[User], event: Event) -> None:

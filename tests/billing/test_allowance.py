@@ -11,7 +11,7 @@ from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 
-from billing import allowance, confirming, periods, provisioning, signing_up, trials
+from billing import allowance, periods, provisioning, signing_up, trials
 from billing.errors import TrialsExhausted
 from billing.models import Account
 from billing.plans import PLANS
@@ -173,14 +173,13 @@ def test_a_link_confirms_once_and_at_its_own_workspace_alone(waiting, acme):
     assert waiting.client().post(path).status_code == 404
 
 
-def test_a_members_confirmed_address_releases_nothing(waiting):
+def test_a_members_confirmed_address_releases_nothing_until_they_are_an_owner(waiting):
     member = waiting.member("m@al.example")
     with waiting.scope(), transaction.atomic(durable=True):
         assert addresses.confirm(member, member.email)
     assert account_of(waiting).allowance_granted_at is None
-    with waiting.scope(), transaction.atomic(durable=True):
-        member.role = "owner"  # handed over
-        confirming.on_confirmed(member)
+    owner = waiting.client(waiting.owner)
+    assert owner.post("/settings/members/hand-over/", {"member": member.pk}).status_code == 302
     assert allocated(waiting) == ALLOWANCE
 
 
