@@ -20,6 +20,8 @@ from tenants.audit.models import AuditEvent
 from tenants.models import Tenant
 from tenants.threads import TenantExecutor
 from tenants.users import addresses
+from tenants.users.links import make_link
+from tenants.users.models import Link
 from tests.support.cast import PASSWORD, Workspace
 from tests.support.mails import mails_of
 from tests.support.money import fund_path
@@ -180,6 +182,15 @@ def test_a_members_confirmed_address_releases_nothing_until_they_are_an_owner(wa
     assert account_of(waiting).allowance_granted_at is None
     owner = waiting.client(waiting.owner)
     assert owner.post("/settings/members/hand-over/", {"member": member.pk}).status_code == 302
+    assert allocated(waiting) == ALLOWANCE
+
+
+@pytest.mark.parametrize("purpose", [Link.Purpose.LOG_IN, Link.Purpose.RESET])
+def test_a_link_of_another_kind_confirms_as_well(waiting, purpose):
+    with waiting.scope(), transaction.atomic(durable=True):
+        secret = make_link(waiting.owner, purpose, email=waiting.account.owner_email)
+    door = {"log_in": "/login/link/", "reset": "/password/"}[purpose]
+    assert waiting.client().post(f"{door}{secret}/", {"new_password": PASSWORD}).status_code == 302
     assert allocated(waiting) == ALLOWANCE
 
 
