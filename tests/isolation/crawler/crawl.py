@@ -19,6 +19,7 @@ from procrastinate.contrib.django import app as jobs_app
 
 from tenants.context import current_tenant, enter, tenant_scope
 from tenants.jobs import TENANT_ID, has_tenant
+from tenants.roles import may
 from tests.isolation.crawler.asking import Answer, Asker, Request
 from tests.isolation.crawler.canaries import Canary
 from tests.isolation.crawler.cases import Case
@@ -33,6 +34,10 @@ WRITES = ("POST", "PUT", "PATCH", "DELETE")
 NOBODY = Credential("nobody")
 # Reading a page may begin a session; nothing else of a workspace is a stranger's to change.
 STRANGERS_MAY_CHANGE = frozenset({"django_session"})
+# What changes by being used, also by who is refused: when a session and a key were seen last.
+USE_CHANGES = frozenset({"django_session", "users_membersession", "users_apikey"})
+# What one whose role does not allow it is told: of the method first, and of a token.
+REFUSED = (403, 404, 405)
 # Whoever comes to a workspace's own address is told its name, as on its log-in page.
 PUBLIC_AT_HOME = frozenset({"tenants.Tenant.name"})
 # How many credentials try each of the unusual spellings, and every how manieth the unusual methods.
@@ -172,6 +177,8 @@ class Crawl:
         requests = list(self._selection(pattern))
         strangers = [request for request in requests if self.here.slug not in request.credential.holders]
         members = [request for request in requests if self.here.slug in request.credential.holders]
+        refused = [request for request in members if self._is_not_allowed(request)]
+        members = [request for request in members if request not in refused]
         with watching() as watch:
             until_settled(self.here, self.other)
             before = state_of(self.other)
@@ -179,6 +186,10 @@ class Crawl:
             found = self._run(strangers, watch, case)
             if not case.proves:
                 found += self._changes(pattern, self.here, untouched, "a stranger", STRANGERS_MAY_CHANGE)
+            unchanged = state_of(self.here, but=USE_CHANGES) if refused else {}
+            found += self._run(refused, watch, case)
+            if refused:
+                found += self._changes(pattern, self.here, unchanged, "who may not", USE_CHANGES)
             found += self._run(members, watch, case)
             until_settled(self.here, self.other)
             found += self._changes(pattern, self.other, before, f"{self.here} or a stranger")
@@ -291,6 +302,9 @@ class Crawl:
             replace(key, name="neighbour's key"),
             NOBODY,
             ours["member's session"],
+            ours["admin's session"],
+            ours["viewer's session"],
+            ours["viewer's key"],
             ours["member's old key"],
             ours["revoked key"],
             mixed,
@@ -321,6 +335,8 @@ class Crawl:
         may_see = names & holders if len(names) == 1 else frozenset[str]()
         if answer.status >= 500 and answer.status not in case.may_answer:
             whats.append(f"answers {answer.status} {answer.error}".strip())
+        if self._is_not_allowed(request) and answer.status not in REFUSED:
+            whats.append(f"answers {answer.status} to a {request.credential.role}, whose role does not allow it")
         for place, data in (("its head", answer.head), ("its answer", answer.body)):
             whats += self._told(request, place, data, may_see)
         # Of a request's traces only the neighbour's words are none of this workspace's business.
@@ -336,6 +352,14 @@ class Crawl:
             whats.append("leaves its thread inside a workspace")
             enter(None)
         return [Finding(request.pattern, what, str(request)) for what in whats]
+
+    def _is_not_allowed(self, request: Request) -> bool:
+        """Whether its role forbids it in the workspace that it is asked in, and that alone."""
+        action = request.pattern.needs(request.method)
+        credential = request.credential
+        if action is None or not credential.role or request.names != credential.holders:
+            return False
+        return not may(credential.role, action)
 
     def _room_at_home(self) -> Room:
         return self.here if self.here.is_here else self.other

@@ -32,8 +32,8 @@ Plants = dict[str, Callable[..., Any]]
 
 @dataclass(frozen=True)
 class Credential:
-    """`holders`: the slugs of the workspaces in which it is good for something. `names`: the workspace that a key names
-    by itself, where neither host nor header does.
+    """`holders`: the slugs of the workspaces in which it is good for something; `role`: what its person is there, where
+    that is asked about. `names`: the workspace that a key names by itself, where neither host nor header does.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Credential:
     headers: dict[str, str] = field(default_factory=dict)
     cookies: dict[str, str] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
+    role: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -62,7 +63,13 @@ class Room:
         self.tenant = self.workspace.tenant
         first_key(self.workspace.account)  # else its status address would make one
         self.owner = self.workspace.owner
-        self.member = self.workspace.member(f"{self._plant('users.User.email')}@{slug}.example")
+        self.member = self._person("member")
+        self.people = {
+            "owner": self.owner,
+            "admin": self._person("admin"),
+            "member": self.member,
+            "viewer": self._person("viewer"),
+        }
         self.credentials = self._make_credentials()
         self._adopt_secrets()
         self._plant_rows()
@@ -102,11 +109,11 @@ class Room:
         """Its people are who they were, also where one has left or has handed the workspace over."""
         with self.workspace.scope():
             User.objects.filter(role="owner").exclude(pk=self.owner.pk).update(role="member")
-            for person in (self.owner, self.member):
+            for person in self.people.values():
                 User.objects.filter(pk=person.pk).update(
                     role=person.role, password=person.password, is_active=True, removed_at=None
                 )
-            ApiKey.objects.filter(user=self.member).update(revoked_at=None)
+            ApiKey.objects.filter(user__in=[self.member, self.people["viewer"]]).update(revoked_at=None)
 
     def revive(self, credential: Credential) -> None:
         """Its session, if it has one, as it was when it began."""
@@ -132,6 +139,9 @@ class Room:
     def _plant(self, kind: str) -> str:
         return self.canaries.plant(kind, self.slug)
 
+    def _person(self, role: str) -> User:
+        return self.workspace.member(f"{self._plant('users.User.email')}@{self.slug}.example", role)
+
     def _adopt_secrets(self) -> None:
         account = self.workspace.account
         account.refresh_from_db()
@@ -145,9 +155,12 @@ class Room:
     def _make_credentials(self) -> dict[str, Credential]:
         made = {}
         self._sessions: dict[str, tuple[Any, ...]] = {}
-        for name, person in (("owner", self.owner), ("member", self.member)):
-            made[f"{name}'s session"] = self._session(f"{name}'s session", self.workspace.client(person))
+        for role, person in self.people.items():
+            session = self._session(f"{role}'s session", self.workspace.client(person))
+            made[session.name] = replace(session, role=role)
         made["owner's key"] = self._key("owner's key", self.workspace.key(self.owner))
+        viewers = self._key("viewer's key", self.workspace.key(self.people["viewer"]))
+        made["viewer's key"] = replace(viewers, role="viewer")
         old = self._key("member's old key", self.workspace.old_key(self.member))
         made["member's old key"] = replace(old, names=frozenset())
         revoked = self._key("revoked key", self.workspace.key(self.owner))

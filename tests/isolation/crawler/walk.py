@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 from django.conf import settings
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.urls.resolvers import RegexPattern
+
+from tenants.roles import Action
+from tenants.users.actions import action_of, mark_of
 
 # Served without a pattern: health, static files, what is not there.
 UNROUTED = ("healthz", "readyz", "static/site.css", "nothing/", "api/nothing/")
@@ -25,6 +28,7 @@ class Pattern:
     route: str
     view: str = ""
     is_regex: bool = False
+    callback: Any = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.door} /{self.route}"
@@ -33,6 +37,15 @@ class Pattern:
     def names(self) -> list[str]:
         """Of its arguments."""
         return _ARGUMENT.findall(self.route)
+
+    def needs(self, method: str) -> Action | None:
+        """What the view says it is, of tenants.roles; an operation of an API that says nothing buys. None: a page for
+        anybody, or the bare host's own.
+        """
+        if self.door == "bare" or self.callback is None:
+            return None
+        named: Action | None = mark_of(self.callback, method, "needs")
+        return action_of(self.callback, method) if self.door == "plane" else named
 
     def path(self, args: dict[str, Any]) -> str:
         """The address with its arguments filled in."""
@@ -59,7 +72,7 @@ def _walk(door: str, entries: Iterable[Any], before: str = "", is_regex: bool = 
         if isinstance(entry, URLResolver):
             yield from _walk(door, entry.url_patterns, route, of_regex)
         elif isinstance(entry, URLPattern):
-            yield Pattern(door, route, _name_of(entry.callback), of_regex)
+            yield Pattern(door, route, _name_of(entry.callback), of_regex, entry.callback)
 
 
 def _name_of(view: Any) -> str:
