@@ -85,6 +85,8 @@ INLINE = re.compile(r"<style|\sstyle=|\son[a-z]+=|javascript:|<script(?![^>]*\ss
 
 def test_no_template_has_a_script_or_a_style_within():
     pages = [*ROOT.glob("*/templates/**/*.html"), *ROOT.glob("*/*/templates/**/*.html")]
+    # A mail program knows no style sheet of ours, and a mail is no page: it has no policy.
+    pages = [page for page in pages if page.parent.name != "mail"]
     assert len(pages) > 20
     assert {str(page) for page in pages if INLINE.search(page.read_text())} == set()
 
