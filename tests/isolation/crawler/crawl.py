@@ -36,8 +36,9 @@ NOBODY = Credential("nobody")
 STRANGERS_MAY_CHANGE = frozenset({"django_session"})
 # What changes by being used, also by who is refused: when a session and a key were seen last.
 USE_CHANGES = frozenset({"django_session", "users_membersession", "users_apikey"})
-# What one whose role does not allow it is told: of the method first, and of a token.
-REFUSED = (403, 404, 405)
+# What one whose role does not allow it is told; nobody at all, where the door takes no such credential.
+REFUSED = (401, 403, 404, 405)
+TO_LOG_IN = b"Location: /login/"
 # Whoever comes to a workspace's own address is told its name, as on its log-in page.
 PUBLIC_AT_HOME = frozenset({"tenants.Tenant.name"})
 # How many credentials try each of the unusual spellings, and every how manieth the unusual methods.
@@ -335,7 +336,8 @@ class Crawl:
         may_see = names & holders if len(names) == 1 else frozenset[str]()
         if answer.status >= 500 and answer.status not in case.may_answer:
             whats.append(f"answers {answer.status} {answer.error}".strip())
-        if self._is_not_allowed(request) and answer.status not in REFUSED:
+        is_refused = answer.status in REFUSED or TO_LOG_IN in answer.head
+        if self._is_not_allowed(request) and not is_refused:
             whats.append(f"answers {answer.status} to a {request.credential.role}, whose role does not allow it")
         for place, data in (("its head", answer.head), ("its answer", answer.body)):
             whats += self._told(request, place, data, may_see)
