@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from config.env import state_dir
 from config.stack.front import Listener
 from tests.support.front import Front
-from tests.support.jobs import JobsProcess
+from tests.support.jobs import JobsProcess, until
 from tests.support.plane import PlaneProcess
 from tests.support.ports import free_port
 from tests.support.web import ROOT, WebProcess
@@ -106,6 +107,12 @@ class Stack:
     def address(self, slug: str | None = None) -> str:
         """As a browser types it."""
         return self.url if slug is None else f"http://{slug}.localhost:{self.port}"
+
+    def mailed(self, slug: str | None, path: str) -> str:
+        """The newest link to `path` on that workspace's host, or on the bare one, that the jobs process has printed."""
+        pattern = rf"{re.escape(self.address(slug))}/{path}/\S+"
+        until(lambda: re.search(pattern, self.jobs.output), said=lambda: self.jobs.output)
+        return re.findall(pattern, self.jobs.output)[-1]
 
     def client(self, workspace, key: str) -> httpx.Client:
         """A program of `workspace` on the bare host."""

@@ -1,7 +1,6 @@
 """A new owner who confirms, and a member who forgot a password, in a real browser: by the links that mails bring."""
 
 import json
-import re
 import uuid
 
 import pytest
@@ -9,7 +8,6 @@ from playwright.sync_api import expect
 
 from tests.e2e.conftest import Stack
 from tests.support.cast import PASSWORD
-from tests.support.jobs import until
 
 pytestmark = pytest.mark.browser
 NEW = "a wholly new pass phrase"
@@ -31,24 +29,12 @@ def confirming(app, database_url, authority, upstream_server, tmp_path_factory):
         yield stack
 
 
-@pytest.fixture
-def mailed(confirming):
-    """The address of the only link to `base/door/` that was mailed, once it is there."""
-
-    def find(base, door):
-        pattern = rf"{base}/{door}/\S+"
-        until(lambda: re.search(pattern, confirming.jobs.output), said=lambda: confirming.jobs.output)
-        return re.search(pattern, confirming.jobs.output)[0]
-
-    return find
-
-
 def ask(page, words):
     page.locator("textarea[name=prompt]").fill(words)
     page.locator("textarea[name=prompt]").press("Enter")
 
 
-def test_an_owner_confirms_and_can_buy_and_a_forgotten_password_is_set_anew(confirming, page, mailed):
+def test_an_owner_confirms_and_can_buy_and_a_forgotten_password_is_set_anew(confirming, page):
     page.set_default_timeout(20_000)
     slug = f"co-{uuid.uuid4().hex[:8]}"
     base, email = confirming.address(slug), f"owner@{slug}.example"
@@ -64,7 +50,7 @@ def test_an_owner_confirms_and_can_buy_and_a_forgotten_password_is_set_anew(conf
     expect(page.get_by_role("alert")).to_contain_text("no budget yet")
     expect(page.locator("[data-chat=refusal-renews]")).to_be_hidden()
 
-    page.goto(mailed(base, "confirm"))
+    page.goto(confirming.mailed(slug, "confirm"))
     page.get_by_role("button", name="Confirm my e-mail").click()
     page.wait_for_url(f"{base}/")
     expect(page.locator("[data-chat=remaining]")).to_have_text("$1.00")
@@ -76,7 +62,7 @@ def test_an_owner_confirms_and_can_buy_and_a_forgotten_password_is_set_anew(conf
     page.get_by_label("E-mail").fill(email)
     page.get_by_role("button", name="Send me a link").click()
     expect(page.get_by_role("heading", name="Look into your mail.")).to_be_visible()
-    page.goto(mailed(base, "password"))
+    page.goto(confirming.mailed(slug, "password"))
     page.get_by_label("New password").fill("short")
     page.get_by_role("button", name="Set the password").click()
     expect(page.get_by_label("New password")).to_be_focused()

@@ -158,3 +158,18 @@ def test_a_reload_before_the_answer_began_gives_the_message_back(signed_in, upst
     signed_in.reload()
     expect(signed_in.locator("textarea[name=prompt]")).to_have_value("nobody answered me", timeout=20_000)
     assert signed_in.locator(".turn").count() == 0
+
+
+def test_who_is_removed_while_an_answer_runs_reads_it_to_its_end_and_is_signed_out_then(signed_in, upstream, workspace):
+    upstream.tokens, upstream.delay_between = ["one ", "two ", "three"], 1.0
+    other = workspace.member(f"other@{workspace.slug}.example", "owner")
+    ask(signed_in, "count")
+    signed_in.locator("[data-chat=held-for]").wait_for()
+    answer = workspace.client(other).post(f"/settings/members/{workspace.owner.pk}/remove/")
+    assert answer.status_code == 302
+    shown(signed_in, "10 in / 3 out").wait_for()
+    (line,) = workspace.settled(lines=1)
+    assert line.cost > 0
+    ask(signed_in, "once more")
+    signed_in.get_by_role("alert").get_by_text("You are signed out").wait_for()
+    assert (draft(signed_in), len(workspace.settled())) == ("once more", 1)
