@@ -84,10 +84,10 @@ def _remove(request: TenantRequest, whose: User | ApiKey) -> HttpResponse:
 
 
 def _seat(request: TenantRequest, whose: User | ApiKey) -> Beside:
-    """Raises Forbidden where the role of who asks does not reach so far: an admin limits no owner."""
+    """Raises Forbidden where the role of who asks does not reach so far: nobody limits who stands above them."""
     (seat,) = read_keys(request, [whose]) if isinstance(whose, ApiKey) else read_members(request, [whose])
     if not seat.may_set:
-        raise Forbidden("Only an owner may limit an owner, or an owner's keys.")
+        raise Forbidden("Only somebody whose role is as high may limit this member, or their keys.")
     return seat
 
 

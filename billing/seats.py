@@ -322,7 +322,7 @@ def _places(account: Account, key: ApiKey, ledgers: Collection[str]) -> list[tup
 
 
 def _may_limit(user: User, role: str) -> bool:
-    return user.may(Action.SET_LIMITS) and may_act_on(user.role, role)
+    return may_act_on(user.role, role, Action.SET_LIMITS)
 
 
 def _limits(account: Account) -> dict[str, Ledger] | None:

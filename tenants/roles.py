@@ -5,7 +5,8 @@ are (`tenants.users.access.needs`); templates ask by `may`. A key's scopes are a
 scopes and its owner's role both allow. Must not read a request, a row or a setting.
 
 To change what a role may do, change MAY; to add something that is to be allowed or not, add an Action and its place in
-MAY. To add a role, add it to Role, to MAY and, where it stands among the others, to RANK.
+MAY, and in SCOPES where keys are to be made for it. To add a role, add it to Role, to MAY and, where it stands among
+the others, to RANK. No migration is needed: rows keep a role's value as text.
 """
 
 from __future__ import annotations
@@ -82,13 +83,21 @@ def may_with_key(role: str, scopes: list[str] | None, action: Action) -> bool:
     return action in SCOPES and action in granted and may(role, action)
 
 
-def may_act_on(role: str, other: str) -> bool:
-    """Whether who has `role` may change, limit or remove somebody with the role `other`. Only an owner may an owner."""
-    return may(role, Action.CHANGE_MEMBERS) and (role == Role.OWNER or other != Role.OWNER)
+def rank(role: str) -> int:
+    """Where a role stands; one that this release does not know comes last."""
+    return RANK.index(Role(role)) if role in RANK else len(RANK)
 
 
-def roles_to_give(role: str) -> tuple[Role, ...]:
-    """The roles that who has `role` may give, by an invitation or a change: none above their own."""
-    if not may(role, Action.CHANGE_MEMBERS):
-        return ()
-    return RANK[RANK.index(Role(role)) :]
+def may_act_on(role: str, other: str, action: Action = Action.CHANGE_MEMBERS) -> bool:
+    """Whether who has `role` may do this to somebody with the role `other`: to nobody who stands above them."""
+    return may(role, action) and rank(other) >= rank(role)
+
+
+def roles_to_give(role: str, action: Action = Action.CHANGE_MEMBERS) -> tuple[Role, ...]:
+    """The roles that who has `role` may give, by a change or by Action.INVITE: none above their own."""
+    return RANK[rank(role) :] if may(role, action) else ()
+
+
+def role_choices() -> list[tuple[str, str]]:
+    """For the columns and forms that hold a role. A function, so that another role is no migration of these columns."""
+    return [(role.value, role.value.capitalize()) for role in RANK]

@@ -29,7 +29,7 @@ from tenants.hosts import url_for
 from tenants.http import Forbidden, Invalid, NotFound, RateLimited, TenantRequest
 from tenants.limits import Rate, address_of, give_back, take
 from tenants.mail import outbox
-from tenants.roles import may_act_on, roles_to_give
+from tenants.roles import Action, may_act_on, roles_to_give
 from tenants.spelling import email_forms, normal_password
 from tenants.users import directory
 from tenants.users.addresses import confirm
@@ -111,8 +111,8 @@ def revoke(request: TenantRequest, pk: int) -> Invitation:
     """Its link opens nothing from now on."""
     with transaction.atomic(durable=True):
         invitation = _open_one(pk)
-        if not may_act_on(request.user.role, invitation.role):
-            raise Forbidden("Only an owner can revoke this invitation.")
+        if not may_act_on(request.user.role, invitation.role, Action.INVITE):
+            raise Forbidden("Only somebody whose role is as high may revoke this invitation.")
         if open_ones().filter(pk=pk).update(revoked_at=timezone.now()) != 1:
             raise NotFound
         record(Event.INVITATION_REVOKED, request=request, target=invitation.email, role=invitation.role)
@@ -216,7 +216,7 @@ def _open_one(pk: int) -> Invitation:
 
 
 def _may_send(user: User, role: str) -> None:
-    if role not in roles_to_give(user.role):
+    if role not in roles_to_give(user.role, Action.INVITE):
         raise Forbidden("Your role does not allow inviting somebody with this one.")
     # A stranger's workspace sends mails once its owner has shown an address of theirs to be real.
     if getattr(settings, "SIGNUP_CONFIRM_EMAIL", False) and user.email_confirmed_at is None:

@@ -141,7 +141,7 @@ def keys_for(user: User) -> QuerySet[ApiKey]:
 
 
 def may_revoke(user: User, key: ApiKey) -> bool:
-    return key.user_id == user.pk or (user.may(Action.ALL_KEYS) and may_act_on(user.role, key.user.role))
+    return key.user_id == user.pk or may_act_on(user.role, key.user.role, Action.ALL_KEYS)
 
 
 def revoke_key(request: TenantRequest, key_id: int) -> ApiKey:
@@ -149,7 +149,7 @@ def revoke_key(request: TenantRequest, key_id: int) -> ApiKey:
     with transaction.atomic(durable=True):
         key = keys_for(request.user).select_related("user").get(pk=key_id)
         if not may_revoke(request.user, key):
-            raise Forbidden("Only an owner may revoke an owner's key.")
+            raise Forbidden("Only somebody whose role is as high as its owner’s may revoke this key.")
         if key.revoke():
             record(Event.KEY_REVOKED, request=request, target=key.name, **facts_of(key))
     return key

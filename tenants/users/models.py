@@ -14,11 +14,10 @@ from django.contrib.auth.models import PermissionsMixin
 from django.db import models
 from django.utils import timezone
 
-from tenants.roles import RANK, Action, Role, may
+from tenants.roles import Action, Role, may, role_choices
 from tenants.spelling import email_forms, normal_email, normal_password, password_forms
 
 HASHES = 2
-ROLES = [(role.value, role.value.capitalize()) for role in RANK]
 
 
 class UserManager(BaseUserManager["User"]):
@@ -51,7 +50,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     is_staff = models.BooleanField(default=False)
     is_active = models.BooleanField(default=True)
     # Defaults of the database, for code of before that inserts without them.
-    role = models.CharField(max_length=20, choices=ROLES, default="member", db_default="member")
+    role = models.CharField(max_length=20, choices=role_choices, default="member", db_default="member")
     date_joined = models.DateTimeField(default=timezone.now)
     # When this person showed that the address is theirs; null: not yet.
     email_confirmed_at = models.DateTimeField(null=True)
@@ -183,7 +182,7 @@ class Invitation(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     email = models.EmailField()
-    role = models.CharField(max_length=20, choices=ROLES)
+    role = models.CharField(max_length=20, choices=role_choices)
     invited_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+")
     digest = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)

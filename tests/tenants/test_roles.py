@@ -6,6 +6,7 @@ import pytest
 from django.conf import settings
 from django.urls import URLResolver, get_resolver
 
+from tenants import roles
 from tenants.roles import MAY, RANK, SCOPES, Action, Role, may, may_act_on, may_with_key, roles_to_give
 from tenants.users.invitations import LIFETIME
 from tenants.users.models import ApiKey, Invitation, User
@@ -92,6 +93,26 @@ def test_who_may_act_on_whom_and_give_what():
     assert read(GIVES) == {(who.value, given.value): given in roles_to_give(who) for who in Role for given in Role}
     assert not any(may_act_on("king", whom) for whom in Role)
     assert roles_to_give("king") == ()
+
+
+def test_a_role_between_two_of_ours_may_what_it_may_to_nobody_above_it(monkeypatch):
+    """A builder's: it sets limits and invites, and changes nobody."""
+    ranked = ("owner", "admin", "billing", "member", "viewer")
+    monkeypatch.setattr(roles, "RANK", ranked)
+    monkeypatch.setattr(roles, "Role", str)
+    monkeypatch.setattr(roles, "MAY", MAY | {"billing": frozenset({Action.SET_LIMITS, Action.INVITE})})
+    for action, to_whom in ((Action.SET_LIMITS, ranked[2:]), (Action.CHANGE_MEMBERS, ())):
+        assert tuple(whom for whom in ranked if may_act_on("billing", whom, action)) == to_whom
+    assert roles_to_give("billing", Action.INVITE) == ranked[2:]
+    assert roles_to_give("billing") == ()
+    monkeypatch.setattr(roles, "MAY", MAY | {"billing": frozenset({Action.CHANGE_MEMBERS})})
+    assert not may_act_on("billing", "admin")
+    assert not may_act_on("billing", "owner")
+
+
+def test_another_role_needs_no_migration_of_ours():
+    for model in (User, Invitation):
+        assert model._meta.get_field("role").deconstruct()[3]["choices"] is roles.role_choices
 
 
 def test_a_key_may_what_its_scopes_and_its_owners_role_both_allow():

@@ -49,7 +49,7 @@ class KeyForm(forms.Form):
         allowed = [scope for scope in SCOPES if may(user.role, scope)]
         scopes = self.fields["scopes"]
         assert isinstance(scopes, forms.MultipleChoiceField)
-        scopes.choices = [(scope.value, SCOPE_WORDS[scope]) for scope in allowed]
+        scopes.choices = [(scope.value, SCOPE_WORDS.get(scope, "")) for scope in allowed]
         scopes.initial = [scope.value for scope in allowed]
 
     def facts(self) -> dict[str, Any]:

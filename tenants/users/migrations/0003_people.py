@@ -5,6 +5,8 @@ import django.utils.timezone
 from django.conf import settings
 from django.db import migrations, models
 
+from tenants.roles import role_choices
+
 
 class Migration(migrations.Migration):
     dependencies = [
@@ -57,7 +59,7 @@ class Migration(migrations.Migration):
             model_name="user",
             name="role",
             field=models.CharField(
-                choices=[("owner", "Owner"), ("admin", "Admin"), ("member", "Member"), ("viewer", "Viewer")],
+                choices=role_choices,
                 db_default="member",
                 default="member",
                 max_length=20,
@@ -183,7 +185,7 @@ class Migration(migrations.Migration):
                 (
                     "role",
                     models.CharField(
-                        choices=[("owner", "Owner"), ("admin", "Admin"), ("member", "Member"), ("viewer", "Viewer")],
+                        choices=role_choices,
                         max_length=20,
                     ),
                 ),

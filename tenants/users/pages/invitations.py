@@ -25,7 +25,7 @@ from tenants.users.people import in_words
 def invite(request: TenantRequest) -> HttpResponse:
     if request.method != "POST":
         return redirect("members")
-    form = InviteForm(request.POST, roles=roles_to_give(request.user.role))
+    form = InviteForm(request.POST, roles=roles_to_give(request.user.role, Action.INVITE))
     if not form.is_valid():
         return members_page(request, invite_form=form)
     emails = form.cleaned_data["emails"]

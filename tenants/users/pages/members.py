@@ -61,11 +61,10 @@ def members_page(
 ) -> HttpResponse:
     """The page as who asks may see it; with a form that is to be mended, or a refusal, under that one's status."""
     user = request.user
-    roles = roles_to_give(user.role)
     wrong = next((form for form in (invite_form, hand_over_form) if form and form.errors), None)
     context: dict[str, Any] = {
         "rows": _rows(request),
-        "roles": roles,
+        "roles": roles_to_give(user.role),
         "shows_more": user.may(Action.CHANGE_MEMBERS),
         # What concerns a form is said beside its field.
         "refusal": None if wrong else refusal,
@@ -73,7 +72,9 @@ def members_page(
     }
     if user.may(Action.INVITE):
         context["invited"] = [_invited(user, each) for each in invitations.open_ones()]
-        context["invite_form"] = invite_form or InviteForm(roles=roles, initial={"role": Role.MEMBER.value})
+        context["invite_form"] = invite_form or InviteForm(
+            roles=roles_to_give(user.role, Action.INVITE), initial={"role": Role.MEMBER.value}
+        )
     if user.may(Action.HAND_OVER):
         context["hand_over_form"] = hand_over_form or HandOverForm()
     if user.may(Action.READ_FORMER):
@@ -167,8 +168,8 @@ def _invited(user: User, invitation: Invitation) -> Invited:
     return Invited(
         invitation,
         is_expired=invitation.expires_at <= timezone.now(),
-        may_be_sent=invitation.role in roles_to_give(user.role),
-        may_be_revoked=may_act_on(user.role, invitation.role),
+        may_be_sent=invitation.role in roles_to_give(user.role, Action.INVITE),
+        may_be_revoked=may_act_on(user.role, invitation.role, Action.INVITE),
     )
 
 
