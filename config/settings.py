@@ -380,6 +380,8 @@ refuse_unsendable(base_domain=BASE_DOMAIN, smtp_host=EMAIL_HOST, confirm_email=S
 # Told of each address that its member has shown to be theirs, in that transaction; and what pages say until then.
 ON_EMAIL_CONFIRMED = "billing.confirming.on_confirmed"
 UNCONFIRMED_BESIDE = "billing.confirming.notice"
+# Called with each member who was removed or has left, in that transaction: for what apps of yours keep of them.
+ON_MEMBER_GONE: list[str] = []
 
 # How long a deleted workspace can be reopened; then its rows are dropped.
 WORKSPACE_PURGE_DAYS = envint("WORKSPACE_PURGE_DAYS", 30, minimum=1, maximum=3_650) or 30

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Max, Q, QuerySet
 from django.utils import timezone
+from django.utils.module_loading import import_string
 
 from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.http import ApiError, Forbidden, NotFound, TenantRequest
-from tenants.roles import RANK, Action, Role, may_act_on, roles_to_give
+from tenants.roles import Action, Role, may_act_on, rank, roles_to_give
 from tenants.users import directory
 from tenants.users.addresses import confirm
 from tenants.users.browsers import end_sessions
@@ -40,7 +42,7 @@ class LastOwner(ApiError):
 def members() -> list[User]:
     """Who is in: the highest role first. Each has `last_seen_at`, None where no browser of theirs is logged in."""
     found = User.objects.filter(is_active=True).annotate(last_seen_at=Max("sessions__seen_at")).order_by("email")
-    return sorted(found, key=lambda member: _rank(member.role))
+    return sorted(found, key=lambda member: rank(member.role))
 
 
 def former_members() -> QuerySet[User]:
@@ -54,6 +56,20 @@ def change_role(request: TenantRequest, pk: int, *, role: str) -> User:
         if not may_act_on(actor.role, member.role) or role not in roles_to_give(actor.role):
             raise Forbidden("Your role does not reach far enough to give or take this one. An owner can.")
         _change(request, member, role, rows)
+    return member
+
+
+def give_role(email: str, *, role: str) -> User:
+    """By an operator's command, such as for a workspace whose owner cannot be asked any more. Raises NotFound where no
+    member has this address, and LastOwner.
+    """
+    with transaction.atomic(durable=True):
+        found = User.objects.with_email(email)
+        rows = _lock(*([found.pk] if found else []))
+        member = next((user for user in rows if found and user.pk == found.pk), None)
+        if member is None:
+            raise NotFound
+        _change(None, member, role, rows)
     return member
 
 
@@ -104,17 +120,8 @@ def in_words(role: str) -> str:
 
 
 def _locked(request: TenantRequest, pk: int) -> tuple[User, User, list[User]]:
-    """Who asks, the member with that number, and with them all owners: as they are now, until the transaction ends.
-
-    Always all owners, and in one order. Otherwise two owners who remove each other at the same moment would each find
-    the other still there, and leave a workspace without any; and two changes could wait for each other for ever.
-    """
-    # NO KEY: a row that refers to a member, such as an answer's that is just being settled, need not wait.
-    rows = list(
-        User.objects.select_for_update(no_key=True)
-        .filter(Q(pk=request.user.pk) | Q(pk=pk) | Q(role=Role.OWNER), is_active=True)
-        .order_by("pk")
-    )
+    """Who asks, the member with that number, and with them all owners."""
+    rows = _lock(request.user.pk, pk)
     by_pk = {user.pk: user for user in rows}
     if request.user.pk not in by_pk:
         raise Forbidden("You are no longer a member of this workspace.")
@@ -123,14 +130,26 @@ def _locked(request: TenantRequest, pk: int) -> tuple[User, User, list[User]]:
     return by_pk[request.user.pk], by_pk[pk], rows
 
 
-def _change(request: TenantRequest, member: User, role: str, rows: list[User]) -> None:
+def _lock(*pks: int) -> list[User]:
+    """These members, and with them all owners: as they are now, until the transaction ends.
+
+    Always all owners, and in one order. Otherwise two owners who remove each other at the same moment would each find
+    the other still there, and leave a workspace without any; and two changes could wait for each other for ever.
+    """
+    # NO KEY: a row that refers to a member, such as an answer's that is just being settled, need not wait.
+    rows = User.objects.select_for_update(no_key=True)
+    return list(rows.filter(Q(pk__in=pks) | Q(role=Role.OWNER), is_active=True).order_by("pk"))
+
+
+def _change(request: TenantRequest | None, member: User, role: str, rows: list[User]) -> None:
     if member.role == role:
         return
     _leave_an_owner(member, rows)
     before, member.role = member.role, role
     member.save(update_fields=["role"])
     _end_invitations(request, member)
-    record(Event.ROLE_CHANGED, request=request, target=member.email, before=before, after=role)
+    via = "" if request else "command"
+    record(Event.ROLE_CHANGED, request=request, target=member.email, via=via, before=before, after=role)
     if role == Role.OWNER and member.email_confirmed_at is not None:
         # An owner's confirmed address may be worth more than the member's that it was.
         confirm(member, member.email, request)
@@ -146,6 +165,8 @@ def _show_out(request: TenantRequest, member: User, rows: list[User], event: Eve
     member.save(update_fields=["password", "is_active", "removed_at", "second_step_at"])
     _end_invitations(request, member)
     directory.forget(request.tenant, member.email)
+    for name in settings.ON_MEMBER_GONE:
+        import_string(name)(member)
 
 
 def _leave_an_owner(member: User, rows: list[User]) -> None:
@@ -155,16 +176,12 @@ def _leave_an_owner(member: User, rows: list[User]) -> None:
         raise LastOwner
 
 
-def _end_invitations(request: TenantRequest, member: User) -> None:
+def _end_invitations(request: TenantRequest | None, member: User) -> None:
     """Those that this member sent and could not send any more: what they may not give, nobody gets from them."""
-    still = roles_to_give(member.role) if member.is_active else ()
+    still = roles_to_give(member.role, Action.INVITE) if member.is_active else ()
     sent = Invitation.objects.filter(invited_by=member, accepted_at=None, revoked_at=None)
     for invitation in sent.exclude(role__in=still).order_by("email"):
         invitation.revoked_at = timezone.now()
         invitation.save(update_fields=["revoked_at"])
-        record(Event.INVITATION_REVOKED, request=request, target=invitation.email, because=f"{member.email} may not")
-
-
-def _rank(role: str) -> int:
-    """Where a role stands; one that this release does not know comes last."""
-    return RANK.index(Role(role)) if role in RANK else len(RANK)
+        via, because = "" if request else "command", f"{member.email} may not"
+        record(Event.INVITATION_REVOKED, request=request, target=invitation.email, via=via, because=because)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 
@@ -286,3 +286,33 @@ def test_the_demos_log_in_works_again_after_its_person_went(app, settings, tmp_p
     browser = Client(headers={"host": f"{slug}.localhost"})
     assert browser.post("/login/", {"email": made["email"], "password": made["password"]}).status_code == 302
     assert browser.get("/settings/invitations/").status_code == 302
+
+
+# --- an operator, and apps of one's own ---
+
+
+def test_an_operator_gives_a_role_by_a_command_and_never_takes_the_only_owners(workspace, capsys):
+    carol, owner = workspace.member("carol@x.example"), workspace.owner
+    call_command("set_role", workspace.slug, " CAROL@x.example", "owner")
+    assert "carol@x.example is an owner now." in capsys.readouterr().out
+    call_command("set_role", workspace.slug, owner.email, "viewer")
+    assert (role_of(workspace, carol), role_of(workspace, owner)) == ("owner", "viewer")
+    with pytest.raises(CommandError, match="only owner"):
+        call_command("set_role", workspace.slug, carol.email, "admin")
+    with pytest.raises(CommandError, match="No such member"):
+        call_command("set_role", workspace.slug, "bob@globex.example", "admin")
+    assert trail(workspace, "roles.changed") == [
+        ("roles.changed", "operator", carol.email), ("roles.changed", "operator", owner.email)
+    ]  # fmt: skip
+
+
+def note_gone(member):
+    Conversation.objects.create(owner=member, title=f"of {member.email}, who is {member.is_active}")
+
+
+def test_an_app_of_ones_own_is_told_who_is_gone_in_that_transaction(workspace, settings):
+    settings.ON_MEMBER_GONE = [f"{__name__}.note_gone"]
+    carol = workspace.member("carol@x.example")
+    workspace.client(workspace.owner).post(f"/settings/members/{carol.pk}/remove/")
+    with workspace.scope():
+        assert Conversation.objects.get(owner=carol).title == "of carol@x.example, who is False"
