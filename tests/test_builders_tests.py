@@ -54,3 +54,9 @@ def test_no_test_stands_where_pytest_does_not_look_and_the_cast_is_not():
         path for name in packages for pattern in ("tests.py", "test_*.py") for path in (ROOT / name).rglob(pattern)
     ]
     assert not found, f"Move them to tests/<app>/, where they are run and find `acme` and its like: {found}"
+
+
+def test_a_member_with_a_second_step_is_signed_in_by_the_cast(workspace):
+    carol = workspace.with_second_step(workspace.member("carol@x.example", "admin"))
+    for _ in range(2):
+        assert workspace.client(carol).get("/settings/members/").status_code == 200

@@ -7,7 +7,9 @@ import secrets
 import time
 from typing import Any
 
+import pyotp
 from django.test import Client
+from django.utils import timezone
 
 from billing.ledgers import ledgers_of
 from billing.models import Account, Hold
@@ -16,8 +18,9 @@ from billing.topups import top_up
 from billing.usage.models import UsageLine
 from tenants.context import tenant_scope
 from tenants.hosts import host_for
+from tenants.sealing import seal, unseal
 from tenants.users.keys import create_key, digest
-from tenants.users.models import User
+from tenants.users.models import Totp, User
 from tests.support.plane import PlaneClient
 
 PASSWORD = "correct horse battery staple"
@@ -44,6 +47,15 @@ class Workspace:
         with self.scope():
             return User.objects.get_or_create(email=email, defaults={"role": role})[0]
 
+    def with_second_step(self, user: User) -> User:
+        """Who is asked for a code after the password from now on; `client` answers it."""
+        now = timezone.now()
+        with self.scope():
+            Totp.objects.create(user=user, sealed_secret=seal(pyotp.random_base32()), confirmed_at=now)
+            User.objects.filter(pk=user.pk).update(second_step_at=now)
+        user.second_step_at = now
+        return user
+
     def key(self, user: User | None = None, **facts: Any) -> str:
         with self.scope():
             return create_key(user or self.owner, **{"name": "test", **facts})[1]
@@ -64,7 +76,16 @@ class Workspace:
                 user.save(update_fields=["password"])
             answer = client.post("/login/", {"email": user.email, "password": PASSWORD})
             assert answer.status_code == 302 or csrf, answer.content
+            if answer.headers.get("Location", "").startswith("/login/code/"):
+                self._take_second_step(client, user)
         return client
+
+    def _take_second_step(self, client: Client, user: User) -> None:
+        with self.scope():
+            totp = Totp.objects.get(user=user)
+            Totp.objects.filter(pk=totp.pk).update(last_interval=0)  # of this half minute, one may have been used
+        answer = client.post("/login/code/", {"code": pyotp.TOTP(unseal(totp.sealed_secret)).now()})
+        assert answer.status_code == 302, answer.content
 
     def plane(self, browser: Client) -> PlaneClient:
         """The same browser at the plane: its cookies, and not the header that CSRF asks for."""
