@@ -87,12 +87,18 @@ def _try(mail: OutgoingMail) -> None:
         _end(mail, given_up_at=timezone.now())
     # What a mail server's connection raises. OSError is a time-out and a refused connection, too.
     except (OSError, smtplib.SMTPException) as exc:
-        why = _without(mail.to, _said(exc))
-        if timezone.now() - mail.created_at < TRIED:
-            logger.warning("Mail not sent, tried again later: mail=%s %s", mail.pk, why)
-            raise NotSent from None  # the answer may quote the address, and a job's failure is logged
-        logger.error("Mail given up after a day: mail=%s %s", mail.pk, why)
-        _end(mail, given_up_at=timezone.now())
+        _failed(mail, _without(mail.to, _said(exc)))
+    except Exception as exc:  # the edge of a job: a mail backend of an operator's own raises what it will
+        # Its kind alone, for its words may quote the mail.
+        _failed(mail, type(exc).__name__)
+
+
+def _failed(mail: OutgoingMail, why: str) -> None:
+    if timezone.now() - mail.created_at < TRIED:
+        logger.warning("Mail not sent, tried again later: mail=%s %s", mail.pk, why)
+        raise NotSent from None  # the answer may quote the address, and a job's failure is logged
+    logger.error("Mail given up after a day: mail=%s %s", mail.pk, why)
+    _end(mail, given_up_at=timezone.now())
 
 
 def _hand_over(message: EmailMultiAlternatives, mail: OutgoingMail) -> None:
@@ -109,7 +115,7 @@ def _hand_over(message: EmailMultiAlternatives, mail: OutgoingMail) -> None:
         # Before the good-bye: a server that hangs there has the mail all the same.
         _end(mail, sent_at=timezone.now())
     finally:
-        with suppress(OSError, smtplib.SMTPException):
+        with suppress(Exception):
             server.close()
 
 

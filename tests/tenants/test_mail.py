@@ -2,9 +2,11 @@
 
 import json
 import time
+import traceback
 from datetime import timedelta
 
 import pytest
+from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import call_command
 from django.test import override_settings
 from django.utils import timezone
@@ -107,6 +109,28 @@ def test_what_a_recipients_server_refuses_for_good_is_given_up_at_once_without_a
     assert f"mail={pk} 550 5.1.1 no … here" in caplog.text
     assert "carol" not in caplog.text
     assert SECRET not in caplog.text
+
+
+class OfAService(BaseEmailBackend):
+    """A builder's own: what it raises is no error of SMTP, and quotes what it was given."""
+
+    def send_messages(self, messages):
+        raise ValueError(f"422 {messages[0].to} {messages[0].body}")
+
+
+def test_what_a_mail_backend_of_ones_own_raises_is_tried_again_for_a_day_and_not_quoted(acme, caplog, settings):
+    settings.EMAIL_BACKEND = f"{__name__}.OfAService"
+    pk = waiting(acme)
+    with acme.scope():
+        with pytest.raises(NotSent) as failure:
+            send_now(pk)
+        OutgoingMail.objects.filter(pk=pk).update(created_at=timezone.now() - timedelta(hours=25))
+        send_now(pk)
+    assert row(acme, pk).given_up_at
+    assert f"mail={pk} ValueError" in caplog.text
+    said = caplog.text + "".join(traceback.format_exception(failure.value))
+    assert SECRET not in said
+    assert "carol" not in said
 
 
 @pytest.mark.parametrize(
