@@ -47,4 +47,4 @@ def take(request: TenantRequest) -> dict[str, str]:
 
 
 def _salt(request: TenantRequest) -> str:
-    return f"tenants.users.drafts:{request.tenant.pk}"
+    return f"tenants.users.drafts:{request.tenant.pk if request.tenant else 0}"

@@ -10,22 +10,31 @@ import secrets
 import sys
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from itertools import islice
 
+import pyotp
 import pytest
+from django.contrib.auth.decorators import login_required
 from django.contrib.auth.hashers import MD5PasswordHasher, PBKDF2PasswordHasher, check_password, make_password
 from django.db import connection
 from django.db.models import F
+from django.http import HttpResponse
 from django.test import Client
+from django.urls import path
 from django.utils import timezone
 
+from tenants.context import public_scope
 from tenants.limits import key_of, take
 from tenants.models import Limit
+from tenants.sealing import seal
 from tenants.users import guesses, hashers
 from tenants.users.guesses import ACCOUNT, ADDRESS, PAIR
 from tenants.users.hashers import HashingBusy, InTurn, OneAtATime
+from tenants.users.models import Totp, User
+from tenants.users.pages import second_step, signing_in
 from tests.support.cast import PASSWORD
 
 
@@ -387,3 +396,35 @@ def test_hashes_are_djangos_own_and_none_is_made_elsewhere(settings, monkeypatch
     monkeypatch.setattr(PBKDF2PasswordHasher, "encode", encode)
     assert PBKDF2PasswordHasher().verify(PASSWORD, made)
     assert check_password(PASSWORD, PBKDF2PasswordHasher().encode(PASSWORD, "saltsaltsaltsaltsaltsa"))
+
+
+# --- operators ---
+
+
+def test_an_operator_logs_in_on_the_bare_host_by_the_same_pages_with_a_second_step(app, settings, monkeypatch):
+    """As README says of Django's admin, whose own form knows no limits and no second step."""
+    urls = types.ModuleType("operators_urls")
+    urls.urlpatterns = [
+        path("login/", signing_in.log_in, name="login"),
+        path("login/code/", second_step.code, name="second_step"),
+        path("admin/", login_required(lambda request: HttpResponse(request.user.email))),
+    ]
+    monkeypatch.setitem(sys.modules, "operators_urls", urls)
+    settings.PUBLIC_SCHEMA_URLCONF = "operators_urls"
+    name, secret = f"{secrets.token_hex(4)}@site.example", pyotp.random_base32()
+    with public_scope():
+        operator = User.objects.create_superuser(name, PASSWORD)
+    browser, typed = Client(headers={"host": "localhost"}), {"email": name, "password": PASSWORD, "next": "/admin/"}
+    assert browser.get("/admin/")["Location"] == "/login/?next=/admin/"
+    assert browser.post("/login/", {**typed, "password": "wrong"}).status_code == 400
+    assert browser.post("/login/", typed)["Location"] == "/admin/"
+    assert browser.get("/admin/").content.decode() == name
+    with public_scope():
+        Totp.objects.create(user=operator, sealed_secret=seal(secret), confirmed_at=timezone.now())
+        User.objects.filter(pk=operator.pk).update(second_step_at=timezone.now())
+    browser = Client(headers={"host": "localhost"})
+    assert browser.post("/login/", typed)["Location"].startswith("/login/code/")
+    assert browser.get("/admin/").status_code == 302
+    code = pyotp.TOTP(secret).now()
+    assert browser.post("/login/code/", {"code": code, "next": "/admin/"})["Location"] == "/admin/"
+    assert browser.get("/admin/").status_code == 200
