@@ -159,9 +159,12 @@ def ensure_owner(account: Account) -> None:
     _wait_for_password(account)
     # With public, for the directory; the look above has shown that the schema is there.
     with tenant_scope(account.tenant), transaction.atomic(durable=True):
-        User.objects.get_or_create(
+        user, is_new = User.objects.get_or_create(
             email=account.owner_email, defaults={"password": account.owner_password, "role": Role.OWNER}
         )
+        if not is_new:
+            # Written by a jobs process of the release before, which knows no roles, into a schema of this one.
+            User.objects.filter(pk=user.pk).update(role=Role.OWNER)
         directory.note(account.tenant, account.owner_email)
 
 

@@ -16,9 +16,11 @@ from billing.errors import SlugTaken
 from billing.models import Account
 from billing.tasks import provision_account
 from tenants import services
+from tenants.context import tenant_scope
 from tenants.jobs import TenantJobManager
 from tenants.models import Tenant
 from tenants.threads import TenantExecutor
+from tenants.users.models import User
 from tests.support.authority import authority_variables
 from tests.support.cast import PASSWORD, Workspace
 from tests.support.crash import assert_made_once
@@ -212,3 +214,12 @@ def test_a_schema_that_is_not_ours_stops_provisioning():
     assert provisioning.try_to_provision(account) is False
     account.refresh_from_db()
     assert account.status == Account.Status.PENDING
+
+
+def test_an_owner_whom_the_release_before_wrote_without_a_role_is_the_owner():
+    account = sign_up()
+    services.ensure_schema(account.tenant)
+    with tenant_scope(account.tenant, alone=True):
+        User.objects.create(email=account.owner_email, password=account.owner_password)
+    provisioning.provision(account)
+    assert Workspace(account).owner.role == "owner"
