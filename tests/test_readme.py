@@ -10,21 +10,24 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from django.core.management import call_command
+from django.template import TemplateDoesNotExist
 from django.test import RequestFactory
 
 from billing import admin_client
 from billing.errors import BudgetDenied, IdempotencyConflict
 from billing.ledgers import ledgers_of
 from billing.models import HouseLine
+from tenants.audit.models import AuditEvent
 from tenants.context import current_tenant
 from tenants.http import Invalid
+from tenants.mail.models import OutgoingMail
 from tenants.users.models import User
 from tests.support.plane import PlaneClient
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
-GUARDED, REPEATED, ON_THE_PLANE, BOUGHT, OF_THE_HOUSE, THREADS, FILES, COMMAND = re.findall(
+GUARDED, REPEATED, ON_THE_PLANE, BOUGHT, OF_THE_HOUSE, THREADS, FILES, COMMAND, TOLD = re.findall(
     r"<!-- a test runs this block -->\n```python\n(.*?)```", README, re.DOTALL
 )
 
@@ -160,3 +163,24 @@ def test_a_builders_command_works_inside_the_workspace(acme, capsys):
         count = Conversation.objects.count()
     call_command(built["Command"](), "--tenant", "acme")
     assert capsys.readouterr().out == f"acme: {count}\n"
+
+
+def test_what_an_app_does_is_in_the_trail_and_in_a_mail_or_not_done(acme, alice):
+    from chat.models import Conversation
+
+    # What a builder adds first: an event, and a mail's templates.
+    told = TOLD.replace("POEM_PUBLISHED", "RENAMED").replace('"published"', '"confirm"')
+    assert told.count("RENAMED") == told.count('"confirm"') == 1
+    world = {}
+    exec(told, world)
+    request = RequestFactory().get("/")
+    request.tenant, request.asker, request.user = acme.tenant, None, alice
+    with acme.scope():
+        world["publish"](request, Conversation(owner=alice, title="Rain on the harbour"))
+        assert AuditEvent.objects.get(target="Rain on the harbour").actor == alice.email
+        assert OutgoingMail.objects.filter(to=alice.email, subject="Your poem is out").count() == 1
+        with pytest.raises(TemplateDoesNotExist):
+            exec(TOLD.replace("POEM_PUBLISHED", "RENAMED"), world)
+            world["publish"](request, Conversation(owner=alice, title="Nowhere"))
+        assert not AuditEvent.objects.filter(target="Nowhere").exists()
+        assert not Conversation.objects.filter(title="Nowhere").exists()
