@@ -34,7 +34,7 @@ def record(
 ) -> None:
     """One line of the bound tenant's trail. `actor` is the request's member unless it is named.
 
-    Without a request it is a command's or a job's: `via` says which. On the public side there is no trail, only a log
+    Without a request it is a job's, or by `via` a command's. On the public side there is no trail, only a log
     line: operators' own sign-ins, for example.
     """
     member = actor or _member_of(request)
@@ -46,7 +46,7 @@ def record(
     AuditEvent.objects.create(
         actor_id=member.pk if member else None,
         actor=member.email if member else "" if request else "operator" if via == "command" else "system",
-        via=via or ("key" if key_id else "session"),
+        via=via or ("key" if key_id else "session" if request else "job"),
         key_id=key_id,
         event=event.value,
         target=readable(target)[:TARGET_LENGTH],

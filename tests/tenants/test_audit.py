@@ -312,3 +312,10 @@ def test_the_form_knows_whole_areas_and_single_events():
     form = TrailForm({"what": "roles"})
     assert form.is_valid()
     assert form.filter(ZoneInfo("UTC")).events == ["roles.changed", "roles.handed_over"]
+
+
+def test_what_a_job_writes_in_a_members_name_is_no_sessions(workspace):
+    with workspace.scope():
+        record(Event.RENAMED, actor=workspace.owner)
+        line = AuditEvent.objects.get()
+    assert (line.actor, line.via) == (workspace.owner.email, "job")
