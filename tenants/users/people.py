@@ -22,6 +22,7 @@ from django.utils.module_loading import import_string
 
 from tenants.audit.events import Event
 from tenants.audit.trail import record
+from tenants.context import current_tenant
 from tenants.http import ApiError, Forbidden, NotFound, TenantRequest
 from tenants.roles import Action, Role, may_act_on, rank, roles_to_give
 from tenants.users import directory
@@ -63,6 +64,8 @@ def give_role(email: str, *, role: str) -> User:
     """By an operator's command, such as for a workspace whose owner cannot be asked any more. Raises NotFound where no
     member has this address, and LastOwner.
     """
+    tenant = current_tenant()
+    assert tenant is not None  # the command is inside it
     with transaction.atomic(durable=True):
         found = User.objects.with_email(email)
         rows = _lock(*([found.pk] if found else []))
@@ -70,6 +73,8 @@ def give_role(email: str, *, role: str) -> User:
         if member is None:
             raise NotFound
         _change(None, member, role, rows)
+        # Whoever was made by createsuperuser is not found there yet.
+        directory.note(tenant, member.email)
     return member
 
 

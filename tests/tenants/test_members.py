@@ -295,6 +295,7 @@ def test_an_operator_gives_a_role_by_a_command_and_never_takes_the_only_owners(w
     carol, owner = workspace.member("carol@x.example"), workspace.owner
     call_command("set_role", workspace.slug, " CAROL@x.example", "owner")
     assert "carol@x.example is an owner now." in capsys.readouterr().out
+    assert workspace.tenant in directory.workspaces_of(carol.email)
     call_command("set_role", workspace.slug, owner.email, "viewer")
     assert (role_of(workspace, carol), role_of(workspace, owner)) == ("owner", "viewer")
     with pytest.raises(CommandError, match="only owner"):

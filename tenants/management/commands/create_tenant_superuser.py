@@ -4,4 +4,8 @@ from tenants.commands import Superseded
 
 
 class Command(Superseded):
-    instead = "Write `manage.py in_tenant --tenant SLUG createsuperuser`."
+    # A superuser of Django's may no more here than their role, and a new one's is a member's.
+    instead = (
+        "Invite them, at /settings/members/. Without a mail: `manage.py in_tenant --tenant SLUG createsuperuser`, and "
+        "then `manage.py set_role SLUG EMAIL owner`."
+    )
