@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
-from tenants.http import Forbidden, TenantRequest, wants_json
+from tenants.http import Forbidden, PlaneRequest, TenantRequest, wants_json
 from tenants.roles import Action
 from tenants.users.actions import allow
 from tenants.users.auth import caller, is_signed_in
@@ -26,14 +26,13 @@ def needs(action: Action, *, keeps: tuple[str, ...] = ()) -> Callable[[View], Vi
 
     On a page who is nobody goes to log-in and back; under /api/ that is 401. Outermost but for the method's decorator
     or ninja's. The view says what it is by `view.needs`, which the doors and the tests read; an async view does only
-    that, for the plane has asked before it runs. A page's form does not lose its fields in `keeps` to who sends them
-    and is signed out: see tenants.users.drafts.
+    that, for the plane has asked before it runs, and is refused elsewhere. A page's form does not lose its fields in
+    `keeps` to who sends them and is signed out: see tenants.users.drafts.
     """
 
     def decorate(view: View) -> View:
         if inspect.iscoroutinefunction(view):
-            view.needs = action  # type: ignore[attr-defined]
-            return view
+            return _on_the_plane(view, action)
 
         @wraps(view)
         def checked(request: TenantRequest, *args: Any, **kwargs: Any) -> Any:
@@ -56,9 +55,25 @@ def needs(action: Action, *, keeps: tuple[str, ...] = ()) -> Callable[[View], Vi
             return view(request, *args, **kwargs)
 
         checked.needs, checked.keeps = action, keeps  # type: ignore[attr-defined]
-        # Ninja reads the parameters' types, and would look for their names in this module.
-        with suppress(NameError):
-            checked.__signature__ = inspect.signature(view, eval_str=True)  # type: ignore[attr-defined]
-        return checked  # type: ignore[return-value]
+        return _as_ninja_reads_it(checked, view)
 
     return decorate
+
+
+def _on_the_plane(view: View, action: Action) -> View:
+    @wraps(view)
+    async def marked(request: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(request, PlaneRequest):
+            # Web asks nobody before a view, and here, on a loop, it could not.
+            raise RuntimeError(f"{view.__name__} is async: name it in config/urls_plane.py, or make it sync.")
+        return await view(request, *args, **kwargs)
+
+    marked.needs = action  # type: ignore[attr-defined]
+    return _as_ninja_reads_it(marked, view)
+
+
+def _as_ninja_reads_it(wrapper: Any, view: View) -> View:
+    """Ninja reads the parameters' types, and would look for their names in this module."""
+    with suppress(NameError):
+        wrapper.__signature__ = inspect.signature(view, eval_str=True)
+    return wrapper  # type: ignore[no-any-return]

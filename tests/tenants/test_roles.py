@@ -4,10 +4,12 @@ import re
 
 import pytest
 from django.conf import settings
-from django.urls import URLResolver, get_resolver
+from django.http import HttpResponse
+from django.urls import URLResolver, get_resolver, path
 
 from tenants import roles
 from tenants.roles import MAY, RANK, SCOPES, Action, Role, may, may_act_on, may_with_key, roles_to_give
+from tenants.users.access import needs
 from tenants.users.invitations import LIFETIME
 from tenants.users.models import ApiKey, Invitation, User
 from tests.support.factories import ConversationFactory
@@ -149,6 +151,21 @@ def pages():
 def test_every_page_says_what_it_needs_or_is_for_anybody():
     open_ones = {route for route, view in pages().items() if not hasattr(view, "needs")}
     assert open_ones == set(FOR_ANYBODY), "decorate the view with @needs(Action.…), or name it in FOR_ANYBODY"
+
+
+@needs(Action.READ_TRAIL)
+async def secret(request):
+    return HttpResponse("secret")
+
+
+urlpatterns = [path("secret/", secret), path("api/secret/", secret)]
+
+
+def test_an_async_view_in_web_where_nobody_is_asked_before_it_is_refused(acme, settings):
+    settings.ROOT_URLCONF = __name__
+    for address in ("/secret/", "/api/secret/"):
+        with pytest.raises(RuntimeError, match="urls_plane"):
+            acme.client().get(address)
 
 
 class Room:
