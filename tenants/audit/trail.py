@@ -72,7 +72,10 @@ def _cleaned(value: Any) -> Any:
         return readable(value)
     if isinstance(value, list | tuple):
         return [_cleaned(part) for part in value]
-    return {name: _cleaned(part) for name, part in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return {name: _cleaned(part) for name, part in value.items()}
+    # A moment, a Decimal, a UUID: as text, for JSON has none of them.
+    return value if value is None or isinstance(value, int | float) else readable(str(value))
 
 
 def _member_of(request: HttpRequest | None) -> User | None:

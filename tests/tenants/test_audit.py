@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import psycopg
@@ -316,6 +316,7 @@ def test_the_form_knows_whole_areas_and_single_events():
 
 def test_what_a_job_writes_in_a_members_name_is_no_sessions(workspace):
     with workspace.scope():
-        record(Event.RENAMED, actor=workspace.owner)
+        record(Event.RENAMED, actor=workspace.owner, day=date(2026, 11, 28), left=3)
         line = AuditEvent.objects.get()
     assert (line.actor, line.via) == (workspace.owner.email, "job")
+    assert line.details == {"day": "2026-11-28", "left": 3}
