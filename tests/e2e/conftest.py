@@ -112,7 +112,7 @@ class Stack:
         """The newest link to `path` on that workspace's host, or on the bare one, that the jobs process has printed."""
         pattern = rf"{re.escape(self.address(slug))}/{path}/\S+"
         until(lambda: re.search(pattern, self.jobs.output), said=lambda: self.jobs.output)
-        return re.findall(pattern, self.jobs.output)[-1]
+        return str(re.findall(pattern, self.jobs.output)[-1])
 
     def client(self, workspace, key: str) -> httpx.Client:
         """A program of `workspace` on the bare host."""
