@@ -280,6 +280,7 @@ class LimitNotSet(ApiError):
     code = "limit_not_set"
 
     ON_HOLD = "This limit is on hold at the budget authority, so it was not changed. Ask support to release it."
+    BUSY = "Somebody else is changing this limit just now. Look at what it is then, before you set it again."
     TURNING = "A new period is being opened just now, which may set the old limit once more. Set it again in a minute."
 
 

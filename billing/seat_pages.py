@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
+from django.db.models.functions import Now
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
@@ -55,7 +56,7 @@ def _member(pk: int) -> User:
 
 
 def _key(pk: int) -> ApiKey:
-    return get_object_or_404(ApiKey, pk=pk, revoked_at=None)
+    return get_object_or_404(ApiKey.objects.exclude(expires_at__lte=Now()), pk=pk, revoked_at=None)
 
 
 def _limit(request: TenantRequest, whose: User | ApiKey) -> HttpResponse:

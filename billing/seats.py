@@ -42,6 +42,7 @@ from tenants.audit.events import Event
 from tenants.audit.models import AuditEvent
 from tenants.audit.trail import record
 from tenants.http import TenantRequest
+from tenants.locks import if_nobody_is
 from tenants.roles import SCOPES, Action, may_act_on
 from tenants.users.models import ApiKey, User
 
@@ -100,10 +101,29 @@ def remove_limit(request: TenantRequest, whose: User | ApiKey) -> None:
 
 def _put(request: TenantRequest, whose: User | ApiKey, amount: int | None) -> None:
     account = account_of(request.tenant)
-    apps = key_apps(whose) if isinstance(whose, ApiKey) else None
-    spent = _spent_at(account, whose, apps or ())
+    # Of two at once, each would be heard at some of a key's ledgers, and the row and the trail could say the other's.
+    with if_nobody_is(f"limit:{account.pk}:{_name_of(whose)}") as alone:
+        if not alone:
+            raise LimitNotSet(LimitNotSet.BUSY)
+        whose.refresh_from_db()
+        apps = key_apps(whose) if isinstance(whose, ApiKey) else None
+        period = _period_that_stands(account)
+        before = _allocate_each(account, amount, _spent_at(account, whose, apps or ()))
+        if _period_that_stands(account) != period:
+            raise LimitNotSet(LimitNotSet.TURNING)
+        with transaction.atomic(durable=True):
+            if isinstance(whose, ApiKey):
+                _mark(whose, apps if amount is not None else None)
+            _write_down(request, whose, amount, before)
+
+
+def _name_of(whose: User | ApiKey) -> str:
+    return f"key-{whose.spender}" if isinstance(whose, ApiKey) else f"user-{whose.pk}"
+
+
+def _allocate_each(account: Account, amount: int | None, spent: dict[str, int]) -> int | None:
+    """Bring the ledgers to the amount. `spent`: by scope, what was spent there. The limit that was there before."""
     found = {ledger.scope: ledger for ledger in ledgers_of(spent)}
-    before = next((ledger.allocated for ledger in found.values() if ledger.is_limit), None)
     for scope in spent:
         try:
             _allocate(account, scope, amount, found.get(scope), spent[scope])
@@ -111,11 +131,7 @@ def _put(request: TenantRequest, whose: User | ApiKey, amount: int | None) -> No
             if exc.error in ("BUDGET_FROZEN", "BUDGET_CLOSED", "TENANT_CLOSED"):
                 raise LimitNotSet(LimitNotSet.ON_HOLD) from exc
             raise
-    _refuse_while_turning(account)
-    with transaction.atomic(durable=True):
-        if isinstance(whose, ApiKey):
-            _mark(whose, apps if amount is not None else None)
-        _write_down(request, whose, amount, before)
+    return next((ledger.allocated for ledger in found.values() if ledger.is_limit), None)
 
 
 def _allocate(account: Account, scope: str, amount: int | None, ledger: Ledger | None, spent: int) -> None:
@@ -154,13 +170,17 @@ def _fund(account: Account, scope: str, operation: str, *, key: str, **figures: 
     )
 
 
-def _refuse_while_turning(account: Account) -> None:
-    """The roll-over gives each limit the amount that it has read a moment ago, which may be the one of before. It reads
-    after the next period's row is written: without one, it will read ours.
+def _period_that_stands(account: Account) -> int | None:
+    """The number of the account's period, None where it has none yet. Raises LimitNotSet while one is being opened.
+
+    The roll-over gives each limit the amount that it has read a moment ago, which may be the one of before. It reads
+    after the next period's row is written. So asked before and after the ledgers are changed: where that is the same
+    period, the next roll-over will read ours. Asked after them alone, one that came and was over is not noticed.
     """
     period = periods.current(account)
     if periods.is_turning(account) or (period is not None and period.limits_renewed_at is None):
         raise LimitNotSet(LimitNotSet.TURNING)
+    return None if period is None else period.number
 
 
 def _family(key: ApiKey) -> QuerySet[ApiKey]:
@@ -188,7 +208,7 @@ def key_rotated(old: ApiKey, new: ApiKey) -> None:
 def _write_down(request: HttpRequest, whose: User | ApiKey, amount: int | None, before: int | None) -> None:
     """One line of the trail for a change, also where the first try's answer was lost and another one came through."""
     type(whose)._default_manager.select_for_update().get(pk=whose.pk)
-    of = f"key-{whose.spender}" if isinstance(whose, ApiKey) else f"user-{whose.pk}"
+    of = _name_of(whose)
     events = (Event.LIMIT_SET, Event.LIMIT_REMOVED)
     newest = AuditEvent.objects.filter(event__in=events, details__of=of).order_by("-pk").first()
     limit, was = (None if figure is None else usd(figure) for figure in (amount, before))
@@ -239,7 +259,7 @@ class Beside:
     parts: Sequence[Part] = ()
     is_known: bool = True  # whether the authority could be asked for limits
     may_set: bool = False
-    is_whole: bool = True  # False: setting it was interrupted, and is to be done again
+    is_whole: bool = True  # False: setting or removing it was interrupted, and is to be done again
     is_shared: bool = False  # with the key that it took the place of, or that took its place
 
     @property
@@ -304,8 +324,8 @@ def read_keys(request: TenantRequest, keys: Sequence[ApiKey]) -> list[Beside]:
             pk=key.pk,
             name=key.name,
             spent=spent.get(key.spender, 0),
-            parts=(parts := _worth_showing(_parts(ledgers, _places(account, key, ledgers or {})))),
-            is_whole=key.has_limit or not parts,
+            parts=_worth_showing(_parts(ledgers, places := _places(account, key, ledgers or {}))),
+            is_whole=ledgers is None or _is_whole(account, key, places),
             is_known=ledgers is not None,
             may_set=key.is_active and _may_limit(request.user, roles[key.user_id]),
             is_shared=key.spender in shared,
@@ -319,6 +339,15 @@ def _places(account: Account, key: ApiKey, ledgers: Collection[str]) -> list[tup
     scope = re.compile(re.escape(key_scope(account, key, "X").lower()).replace("app:x", "app:([^/]+)"))
     found = [(match[1], one) for one in ledgers if (match := scope.fullmatch(one))]
     return [(name_of_app(app), one) for app, one in sorted(found, key=lambda pair: _order(pair[0]))]
+
+
+def _is_whole(account: Account, key: ApiKey, places: Iterable[tuple[str, str]]) -> bool:
+    """Whether the row and the authority agree. With a ledger and no mark the other features go past the limit; with the
+    mark and no ledger they are refused for a limit that is gone.
+    """
+    found = {scope for _, scope in places}
+    marked = {key_scope(account, key, app) for app in key.limited_apps or ()}
+    return key.has_limit == bool(found) and marked <= found
 
 
 def _may_limit(user: User, role: str) -> bool:

@@ -1,5 +1,7 @@
 """Limits of members and keys: who may set them, that they bind at every door, and that no lost answer loosens them."""
 
+import threading
+
 import pytest
 from django.test import RequestFactory
 from django.utils import timezone
@@ -20,7 +22,8 @@ from tests.support.cast import events_of
 from tests.support.factories import UserFactory
 from tests.support.lossy import LossyProxy
 from tests.support.money import eventually, is_settled, side_by_side
-from tests.support.periods import Killed, age, killed
+from tests.support.periods import Killed, Steps, age, killed
+from tests.support.threads import at_once
 
 pytestmark = pytest.mark.usefixtures("upstream")
 
@@ -161,6 +164,19 @@ def test_what_was_spent_before_there_was_a_limit_counts(workspace, owner, member
     assert (ledger.spent, ledger.allocated) == (line.cost, 10 * CENT)
 
 
+def test_a_first_limit_below_what_is_spent_refuses_until_it_is_raised(workspace, owner, member):
+    api = workspace.api(workspace.key(member))
+    api.chat()
+    (line,) = workspace.settled(lines=1)
+    assert set_limit(owner, member, "0.0000001").status_code == 302
+    ledger = at(seat(workspace, member))
+    assert (ledger.spent, ledger.allocated, ledger.remaining) == (line.cost, 10, 10 - line.cost)
+    assert api.chat().json()["reason"] == "exhausted"
+    set_limit(owner, member, ROOM)
+    assert at(seat(workspace, member)).spent == line.cost
+    assert api.chat().status_code == 200
+
+
 def test_a_limit_below_what_is_spent_refuses_all_and_what_is_spent_stays(workspace, owner, member):
     set_limit(owner, member, ROOM)
     api = workspace.api(workspace.key(member))
@@ -240,6 +256,49 @@ def test_a_limit_is_not_called_set_while_a_period_is_being_opened(workspace, own
     assert answer.status_code == 409
     assert "new period is being opened" in answer.content.decode()
     assert told(workspace) == [("budgets.limit_set", member.email, "2.00")]
+
+
+def test_a_limit_is_not_called_set_where_a_period_began_and_was_over_with_meanwhile(
+    workspace, owner, member, monkeypatch
+):
+    """The roll-over had read the limit of before, and set it once more before it was looked at again."""
+    set_limit(owner, member, "2")
+    age(workspace, days=32)
+    renewing, fund = threading.Event(), seats._fund
+
+    def late(*given, **how):
+        """Between what the roll-over has read and what it writes."""
+        monkeypatch.setattr(seats, "_fund", fund)
+        steps = Steps(monkeypatch)
+        steps.begin({8: lambda: (fund(*given, **how), renewing.set())})
+        assert periods.roll_over(workspace.account, now=timezone.now()).problem is None
+
+    monkeypatch.setattr(seats, "_fund", late)
+    answer = set_limit(owner, member, ROOM)
+    assert renewing.is_set()
+    assert at(seat(workspace, member)).allocated == 200 * CENT
+    assert answer.status_code == 409
+    assert set_limit(owner, member, ROOM).status_code == 302
+    assert at(seat(workspace, member)).allocated == 10 * CENT
+
+
+def test_of_two_who_change_one_limit_at_once_one_is_heard_and_the_other_is_told(workspace, owner, member, monkeypatch):
+    _, key = key_of(workspace, member)
+    other, answers = workspace.client(workspace.member("ada@acme.example", role="admin")), []
+    allocate = seats._allocate
+
+    def amid(*given):
+        monkeypatch.setattr(seats, "_allocate", allocate)
+        answers.extend(at_once(lambda: set_limit(other, key, "0.20"), lambda: remove_limit(other, key)))
+        allocate(*given)
+
+    monkeypatch.setattr(seats, "_allocate", amid)
+    assert set_limit(owner, key, ROOM).status_code == 302
+    for answer in answers:
+        assert answer.status_code == 409
+        assert "Somebody else is changing this limit" in answer.content.decode()
+    assert {part.ledger.allocated for part in limit_of(workspace, key).parts} == {10 * CENT}
+    assert [limit for _, _, limit in told(workspace)] == ["0.10"]
 
 
 # --- who may --------------------------------------------------------------------------------------------------------
@@ -370,11 +429,39 @@ def test_a_keys_limit_that_was_half_set_refuses_and_its_row_asks_to_set_it_again
     use_up(workspace, member, key=key)
     assert workspace.api(secret).chat().status_code == 402
     shown = beside(workspace, workspace.owner, [key])[key.pk]
-    assert "Setting this limit was interrupted" in shown
+    assert "Changing this limit was interrupted" in shown
     assert set_limit(owner, key, ROOM).status_code == 302
     with workspace.scope():
         key.refresh_from_db()
     assert "interrupted" not in beside(workspace, workspace.owner, [key])[key.pk]
+
+
+def test_a_keys_limit_that_was_half_removed_says_so_and_can_be_removed(workspace, owner, member, monkeypatch):
+    _, key = key_of(workspace, member)
+    set_limit(owner, key, ROOM)
+    with monkeypatch.context() as patch:
+        patch.setattr(seats, "_mark", lambda *given: killed())
+        with pytest.raises(Killed):
+            remove_limit(owner, key)
+    with workspace.scope():
+        key.refresh_from_db()
+    shown = beside(workspace, workspace.owner, [key])[key.pk]
+    assert "was interrupted" in shown
+    assert "no limit" not in shown
+    assert "Remove the limit" in shown
+    assert "Remove the limit" in owner.get(f"/settings/keys/{key.pk}/limit/").content.decode()
+    remove_limit(owner, key)
+    with workspace.scope():
+        key.refresh_from_db()
+    assert key.limited_apps is None
+    assert "no limit" in beside(workspace, workspace.owner, [key])[key.pk]
+
+
+def test_a_key_that_has_expired_has_no_limit_to_set(workspace, owner, member):
+    _, key = key_of(workspace, member)
+    with workspace.scope():
+        ApiKey.objects.filter(pk=key.pk).update(expires_at=timezone.now())
+    assert set_limit(owner, key, ROOM).status_code == 404
 
 
 def test_a_limit_that_is_frozen_is_said_to_be_on_hold(workspace, owner, member):
@@ -391,10 +478,21 @@ def test_a_limit_that_is_frozen_is_said_to_be_on_hold(workspace, owner, member):
 # --- pages ----------------------------------------------------------------------------------------------------------
 
 
-def beside(workspace, person, rows):
-    """What the pages' hooks are given, and give."""
+def as_asked(workspace, person):
     request = RequestFactory().get("/settings/members/", headers={"host": workspace.host})
     request.tenant, request.user = workspace.tenant, person
+    return request
+
+
+def limit_of(workspace, key):
+    request = as_asked(workspace, workspace.owner)
+    with workspace.scope():
+        return seats.read_keys(request, [key])[0]
+
+
+def beside(workspace, person, rows):
+    """What the pages' hooks are given, and give."""
+    request = as_asked(workspace, person)
     with workspace.scope():
         hook = seats.beside_keys if isinstance(rows[0], ApiKey) else seats.beside_members
         return {pk: " ".join(html.split()) for pk, html in hook(request, rows).items()}
