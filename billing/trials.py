@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 POOL_WARNING = Decimal("0.8")
 # A sign-up whose owner confirms nothing for so long holds no money of others'. Confirmed later, it is counted anew.
 PROMISED_FOR = timedelta(days=7)
+# What its owner deletes may have been spent, and counts for as long as a period: else the pool could be spent anew by
+# whoever deletes one and signs up for another.
+COUNTED_AFTER = timedelta(days=31)
 
 
 def lapsed() -> Q:
@@ -32,12 +35,18 @@ def lapsed() -> Q:
     return Q(allowance_granted_at=None, created_at__lt=Now() - PROMISED_FOR)
 
 
+def _closed() -> Q:
+    """Closed, and not just now by its owner with an allowance in it."""
+    deleted = Q(tenant__closed_at__gt=Now() - COUNTED_AFTER, allowance_granted_at__isnull=False)
+    return Q(status=Account.Status.CLOSED) & ~deleted
+
+
 def check_room(plan: str) -> None:
     """Room for one more trial, or TrialsExhausted. Under a lock until the transaction's end: two would both fit."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('billing:trials', 0))")
     # What was broken off is nobody's, and counts once somebody takes it over.
-    gone = Q(status=Account.Status.CLOSED) | Q(pk__in=provisioning.broken_off().values("pk")) | lapsed()
+    gone = _closed() | Q(pk__in=provisioning.broken_off().values("pk")) | lapsed()
     promised = PLANS[plan].allowance + sum(
         trial.allowance * Account.objects.filter(plan=trial.name).exclude(gone).count() for trial in plans_by_sign_up()
     )

@@ -194,6 +194,13 @@ def test_a_link_of_another_kind_confirms_as_well(waiting, purpose):
     assert allocated(waiting) == ALLOWANCE
 
 
+def test_who_is_invited_as_an_owner_releases_it(waiting):
+    waiting.client(waiting.owner).post("/settings/invitations/", {"emails": "new@al.example", "role": "owner"})
+    path = mails_of(waiting, "new@al.example")[-1].path
+    assert waiting.client().post(path, {"password": "a new long passphrase"}).status_code == 302
+    assert allocated(waiting) == ALLOWANCE
+
+
 def test_a_confirmation_that_is_rolled_back_grants_nothing(waiting):
     owner = waiting.owner
     with waiting.scope(), pytest.raises(ZeroDivisionError), transaction.atomic(durable=True):
@@ -336,6 +343,17 @@ def test_who_confirms_nothing_for_a_week_holds_no_money_and_is_counted_anew(wait
     settings.TRIAL_POOL = 10**15
     owner.post("/settings/account/confirm/")
     assert allocated(waiting) == ALLOWANCE
+
+
+def test_what_its_owner_deletes_is_counted_for_a_period_where_it_had_its_allowance(waiting, settings):
+    before = promised(settings)
+    Account.objects.filter(pk=waiting.account.pk).update(status="closed")
+    Tenant.objects.filter(pk=waiting.tenant.pk).update(closed_at=timezone.now())
+    assert before - promised(settings) == ALLOWANCE
+    Account.objects.filter(pk=waiting.account.pk).update(allowance_granted_at=timezone.now())
+    assert before == promised(settings)
+    Tenant.objects.filter(pk=waiting.tenant.pk).update(closed_at=timezone.now() - timedelta(days=32))
+    assert before - promised(settings) == ALLOWANCE
 
 
 def test_accounts_of_before_are_granted(waiting):

@@ -54,8 +54,11 @@ def strict(settings):
 
 
 def trials_in_the_pool():
-    gone = Account.objects.filter(status=Account.Status.CLOSED) | provisioning.broken_off()
-    return Account.objects.filter(plan="trial").exclude(pk__in=gone.values("pk")).count()
+    closed = Account.objects.filter(status=Account.Status.CLOSED)
+    just_now = timezone.now() - timedelta(days=31)
+    deleted = closed.filter(tenant__closed_at__gt=just_now, allowance_granted_at__isnull=False)
+    gone = closed.exclude(pk__in=deleted.values("pk")).values("pk").union(provisioning.broken_off().values("pk"))
+    return Account.objects.filter(plan="trial").exclude(pk__in=[pk for (pk,) in gone.values_list("pk")]).count()
 
 
 def by_api(fields, address="192.0.2.1"):
