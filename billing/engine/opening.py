@@ -129,10 +129,13 @@ async def _fit_or_refuse(engine: Engine, order: Order, denied: str, ledgers: lis
 
 
 def _fitting(order: Order, ledgers: list[Ledger] | None) -> int:
-    if order.fit is None or not ledgers:
+    if not ledgers:
         return 0
     room = room_in(ledgers)
-    return order.amount if room >= order.amount else order.fit(room)
+    # Also of what cannot be made shorter: who stood behind another in the line may not have been asked about yet.
+    if room >= order.amount:
+        return order.amount
+    return 0 if order.fit is None else order.fit(room)
 
 
 async def _ledgers(engine: Engine, order: Order) -> list[Ledger] | None:

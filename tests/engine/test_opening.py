@@ -7,8 +7,10 @@ import pytest
 
 from billing.engine import recovery
 from billing.engine.loop import here
+from billing.errors import BudgetDenied
+from billing.guard import reserve
 from billing.models import Hold
-from tenants.threads import carrying
+from tenants.threads import TenantExecutor, carrying
 from tests.support.gate import Gate
 from tests.support.money import (
     INPUT,
@@ -131,6 +133,29 @@ def test_money_that_others_hold_is_waited_for_first_come_first_served(workspace,
     assert [answer.status_code for answer in answers] == [200] * 4
     assert [call["messages"][-1]["content"] for call in upstream.calls] == [f"hell{number}" for number in range(4)]
     assert_books_agree(workspace, before=before)
+
+
+def test_who_stands_behind_a_larger_call_and_is_covered_is_not_refused_with_it(workspace, upstream, model, settings):
+    """Their time in the line ends in the same moment, before all of them were asked about."""
+    settings.BUDGET_WAIT_SECONDS = 0.4
+    workspace.leave(10_000)
+    asked = {"app": "test", "action_kind": "test.call", "action_name": "unit"}
+
+    def buy(estimate):
+        try:
+            with reserve(workspace.tenant, **asked, estimate=estimate) as paid:
+                paid.dispatch(lambda: None)
+                paid.record(cost=0)
+        except BudgetDenied as refused:
+            return refused.reason
+        return "bought"
+
+    with TenantExecutor(11) as pool, reserve(workspace.tenant, **asked, estimate=6_000):
+        large = pool.submit(buy, 9_000)
+        assert eventually(lambda: not on_loop(lambda: here().lines.is_empty(workspace.account.scope)))
+        small = [pool.submit(buy, 100) for _ in range(10)]
+        assert [one.result() for one in small] == ["bought"] * 10
+        assert large.result() == "held_by_others"
 
 
 def test_what_does_not_fit_is_fitted_and_says_so(workspace, upstream, model):
