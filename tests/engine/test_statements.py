@@ -1,5 +1,6 @@
 """Every statement of the plain SQL, held to the models: what it names exists, and what must not be null is given."""
 
+import json
 import re
 
 import psycopg
@@ -129,21 +130,42 @@ def counted(app, authority, settings, monkeypatch):
         settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL = before
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("again", [False, True])
-def test_a_call_makes_few_statements_and_two_requests(workspace, upstream, model, counted, stream, again):
+@pytest.mark.parametrize(
+    ("asks", "stream", "again"),
+    [
+        *(("a key", stream, again) for stream in (False, True) for again in (False, True)),
+        ("a limited key", True, True),
+        ("a browser", True, False),
+    ],
+)
+def test_a_call_makes_few_statements_and_two_requests(workspace, upstream, model, counted, stream, again, asks):
+    """Workspace, key with its member and account, hold, line; a browser's session is one more than a key, and so is a
+    conversation that goes on.
+    """
     ran, runtime, admin = counted
-    api = workspace.api()
-    fields = {"conversation_id": api.chat("hello").json()["conversation_id"]} if again else {}
-    api.chat("hello")
+    browser, secret = workspace.client(workspace.owner), workspace.key()
+    plane, headers = workspace.api(secret).plane, {}
+    if asks == "a browser":
+        browser.get("/")
+        plane, headers = workspace.plane(browser), {"x-csrftoken": browser.cookies["csrftoken"].value}
+    if asks == "a limited key":
+        with workspace.scope():
+            pk = workspace.owner.api_keys.latest("pk").pk
+        for address in (f"keys/{pk}", f"members/{workspace.owner.pk}"):
+            assert browser.post(f"/settings/{address}/limit/", {"amount": "0.50"}).status_code == 302
+
+    def chat(**fields):
+        return plane.post("/api/chat/", json.dumps({"prompt": "hello", **fields}), headers=headers)
+
+    conversation = chat().json()["conversation_id"]
     assert eventually(lambda: is_settled(workspace))
     for seen in counted:
         seen.clear()
-    response = api.chat("hello", stream=stream, **fields)
+    response = chat(stream=stream, **({"conversation_id": conversation} if again else {}))
     assert response.status_code == 200
     assert response.content
     assert eventually(lambda: workspace.holds() == 0)
-    assert len(ran) <= 8, ran
+    assert len(ran) == 4 + again + (asks == "a browser"), ran
     asked = [(method, re.sub(r"[0-9a-f-]{36}", "…", path)) for method, path in runtime]
     assert asked == [("POST", "/v1/reservations"), ("POST", "/v1/reservations/…/commit")]
     assert admin == []
