@@ -17,6 +17,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from billing import admin_client
+from billing.ledgers import ledgers_of
 from billing.models import Account, Hold
 from tenants import services
 from tenants.audit.events import Event
@@ -73,6 +74,7 @@ def shut(account: Account) -> None:
         if _closed_at(found.tenant) + LAST_CALLS > timezone.now():
             raise NotYet("a last call may have just been let in")
         _wait_for_calls(found)
+        _wait_for_held_money(found)
         if admin_client.tenant_status(found.subject_tenant) == "ACTIVE":
             admin_client.set_tenant_status(found.subject_tenant, "SUSPENDED")
 
@@ -123,6 +125,12 @@ def reopen(account: Account) -> None:
 def _wait_for_calls(account: Account) -> None:
     if under_way := Hold.objects.filter(account=account).count():
         raise NotYet(f"calls are under way: {under_way}")
+
+
+def _wait_for_held_money(account: Account) -> None:
+    """A call has its row from the moment its model is called, and its money before: for as long as its lease."""
+    if any(ledger.reserved for ledger in ledgers_of([account.scope])):
+        raise NotYet("money is held for a call")
 
 
 def _lock(account: Account) -> str:

@@ -248,6 +248,21 @@ def test_calls_under_way_are_settled_before_the_authority_shuts(owned):
     assert at_the_authority(workspace) == "SUSPENDED"
 
 
+def test_money_that_is_held_for_a_call_yet_to_be_made_keeps_the_authority_open(owned):
+    """It has no row before its model is called. Suspended, the authority would refuse what the call then costs."""
+    workspace, client = owned
+    with reserve(workspace.tenant, **ASK, estimate=1_000, ttl_ms=600_000) as paid:
+        assert delete(client, workspace.slug).status_code == 200
+        long_ago(workspace)
+        with pytest.raises(closing.NotYet, match="is held"):
+            shut_account(account_id=workspace.account.pk)
+        paid.dispatch(lambda: None)
+        paid.record(cost=300)
+    assert [line.cost for line in workspace.settled(lines=1)] == [300]
+    shut_account(account_id=workspace.account.pk)
+    assert at_the_authority(workspace) == "SUSPENDED"
+
+
 def test_no_new_call_is_made_for_a_deleted_workspace():
     workspace = deleted()
     with pytest.raises(OnHold), reserve(workspace.tenant, **ASK, estimate=1_000):
