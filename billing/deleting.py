@@ -40,6 +40,8 @@ def delete_workspace(request: TenantRequest) -> None:
     """
     tenant, actor = request.tenant, request.user.email
     with transaction.atomic(durable=True):
+        # First: who confirms an address, or takes an invitation, has that row and may want the account after it.
+        shut_everybody_out()
         account = Account.objects.get(tenant_id=tenant.pk)
         is_first = Account.objects.filter(pk=account.pk, status=Account.Status.ACTIVE).update(
             status=Account.Status.CLOSED
@@ -48,7 +50,6 @@ def delete_workspace(request: TenantRequest) -> None:
             raise OnHoldAlready
         record(Event.DELETED, request=request, target=tenant.slug)
         people = list(User.objects.filter(is_active=True).values_list("email", "role"))
-        shut_everybody_out()
         _tell(tenant, people, actor)
         shut_account.configure(schedule_at=timezone.now() + LAST_CALLS).defer(account_id=account.pk)
     logger.warning("deleted tenant=%s by its owner; its rows stay for now", tenant.slug)

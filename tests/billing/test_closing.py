@@ -2,6 +2,8 @@
 
 import json
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -11,10 +13,11 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.db.models.functions import Now
 from django.test import Client
 
-from billing import admin_client, closing, deleting, periods
+from billing import admin_client, closing, confirming, deleting, periods
 from billing.errors import AuthorityUnavailable, OnHold
 from billing.guard import reserve
 from billing.models import Account, Hold
@@ -37,6 +40,7 @@ from tests.support.cast import PASSWORD
 from tests.support.factories import WorkspaceFactory
 from tests.support.jobs import rows
 from tests.support.lossy import LossyProxy
+from tests.support.money import eventually
 
 pytestmark = pytest.mark.usefixtures("app", "upstream")
 DELETE = "/settings/workspace/delete/"
@@ -206,6 +210,34 @@ def test_an_account_on_hold_is_not_deleted_from_under_whoever_froze_it(owned):
     assert page.status_code == 400
     assert b"on hold" in page.content
     assert Tenant.objects.get(pk=workspace.tenant.pk).status == "active"
+
+
+def confirmed_meanwhile(user):
+    """A confirmation has its link, and wants the account, just as an owner deletes the workspace."""
+    begin_to_delete.pop()()
+    assert eventually(lambda: rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
+    confirming.on_confirmed(user)
+
+
+begin_to_delete: list[Callable[[], object]] = []
+
+
+def test_deleting_and_confirming_do_not_wait_for_each_other(owned, settings):
+    workspace, client = owned
+    Account.objects.filter(pk=workspace.account.pk).update(allowance_granted_at=None)
+    with workspace.scope():
+        path = f"/confirm/{make_link(workspace.owner, Link.Purpose.CONFIRM, email=workspace.owner.email)}/"
+    settings.ON_EMAIL_CONFIRMED = f"{__name__}.confirmed_meanwhile"
+    with ThreadPoolExecutor(1) as pool:
+        deletions = []
+        begin_to_delete.append(
+            lambda: deletions.append(pool.submit(lambda: delete(client, workspace.slug).status_code))
+        )
+        assert workspace.client().post(path).status_code == 302
+        assert deletions[0].result() == 200
+        pool.submit(lambda: connection.close()).result()
+    workspace.account.refresh_from_db()
+    assert (workspace.account.status, workspace.account.allowance_granted_at is not None) == ("closed", True)
 
 
 def test_all_of_it_or_nothing(owned, monkeypatch):
