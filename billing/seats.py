@@ -144,10 +144,11 @@ def _allocate(account: Account, scope: str, amount: int | None, ledger: Ledger |
         first = amount if not spent else 0
         admin_client.ensure_budget(account.subject_tenant, scope, allocated=first, overdraft_limit=0)
         (ledger,) = ledgers_of([scope])
-    if spent and amount and not (ledger.allocated or ledger.spent or ledger.reserved):
-        _begin_with(account, scope, amount, spent)
-        (ledger,) = ledgers_of([scope])
     wanted = NO_LIMIT if amount is None else amount
+    # Also for a limit of nothing, and for one that is taken away half-made: a later one would begin without it.
+    if spent and not (ledger.allocated or ledger.spent or ledger.reserved):
+        _begin_with(account, scope, wanted, spent)
+        (ledger,) = ledgers_of([scope])
     if ledger.allocated != wanted or ledger.is_over_limit:
         _fund(account, scope, "RESET", amount=wanted, key=str(uuid.uuid4()))
 

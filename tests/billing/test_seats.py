@@ -164,6 +164,16 @@ def test_what_was_spent_before_there_was_a_limit_counts(workspace, owner, member
     assert (ledger.spent, ledger.allocated) == (line.cost, 10 * CENT)
 
 
+def test_a_first_limit_of_nothing_that_is_taken_away_forgets_nothing_either(workspace, owner, member):
+    workspace.api(workspace.key(member)).chat()
+    (line,) = workspace.settled(lines=1)
+    set_limit(owner, member, "0")
+    assert at(seat(workspace, member)).spent == line.cost
+    remove_limit(owner, member)
+    set_limit(owner, member, ROOM)
+    assert at(seat(workspace, member)).spent == line.cost
+
+
 def test_a_first_limit_below_what_is_spent_refuses_until_it_is_raised(workspace, owner, member):
     api = workspace.api(workspace.key(member))
     api.chat()
