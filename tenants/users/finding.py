@@ -10,7 +10,6 @@ chooses whom they go to.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from django.http import HttpRequest
@@ -24,7 +23,7 @@ from tenants.limits import Rate, address_of, give_back, take
 from tenants.mail.outbox import send
 from tenants.models import Tenant
 from tenants.schema_versions import begin_catching_up, is_current
-from tenants.sealing import seal, unseal
+from tenants.sealing import seal_facts, unseal_facts
 from tenants.users.directory import workspaces_of
 from tenants.users.links import LIFETIMES, make_link
 from tenants.users.models import Link, User
@@ -40,6 +39,7 @@ NOBODY_SITE = Rate("mail-in-nobody-site", burst=30, every=60.0)
 
 # In one mail, by name. Who is in more logs in to one of these, or knows the address.
 WORKSPACES = 20
+LOOKED_AT = 200
 TARGET_LENGTH = 500
 
 
@@ -71,12 +71,14 @@ def ask_for_link(request: HttpRequest, email: str, *, target: str) -> None:
 def mail_workspaces(sealed: str) -> None:
     """The job's part of the first, on the public schema."""
     email, _ = _unsealed(sealed)
-    found = _found(email)
-    if found and _may_send(TO_ONE, "", email):
+    places = _places(email)
+    # Before a link is made: each ends the one before, which may lie in a mail that is being read.
+    if places and _may_send(TO_ONE, "", email):
+        found = [found for tenant in places if (found := _way_in(tenant, email))]
         until = timezone.now() + LIFETIMES[Link.Purpose.LOG_IN]
         send(email, "workspaces", subject="Log in to your workspaces", until=until, found=found, find_url=_find())
     # The day's one mail is not spent where the site's limit would keep it back.
-    elif not found and _may_send(NOBODY_SITE) and _may_send(NOBODY, email):
+    elif not places and _may_send(NOBODY_SITE) and _may_send(NOBODY, email):
         send(email, "no_workspace", subject="No workspace has this address", email=email, find_url=_find())
 
 
@@ -110,21 +112,36 @@ def _may_send(limit: Rate, *who: str) -> bool:
     return True
 
 
-def _found(email: str) -> list[Found]:
-    """The directory says where to look, each workspace's own rows whether it is so."""
+def _places(email: str) -> list[Tenant]:
+    """Where somebody has that address, and first where they have confirmed it: whoever signs up twenty workspaces with
+    another's address would keep that one's own out of the mail.
+
+    The directory says where to look, each workspace's own rows whether it is so.
+    """
     found = []
-    for tenant in workspaces_of(email).annotate(is_current=is_current())[:WORKSPACES]:
+    for tenant in workspaces_of(email).annotate(is_current=is_current())[:LOOKED_AT]:
         if not tenant.is_current:
-            # Links cannot be made there in this minute. Its log-in page waits as little as a link would.
             begin_catching_up(tenant.pk)
-            found.append(Found(tenant.name, host_for(tenant.slug), url_for(tenant.slug, "/login/")))
+            found.append((True, tenant))
             continue
         with tenant_scope(tenant):
             member = _member(email)
-            if member is not None:
-                url = _url(tenant, make_link(member, Link.Purpose.LOG_IN, email=member.email))
-                found.append(Found(tenant.name, host_for(tenant.slug), url))
-    return found
+        if member is not None:
+            found.append((member.email_confirmed_at is not None, tenant))
+    return [tenant for _, tenant in sorted(found, key=lambda place: not place[0])][:WORKSPACES]
+
+
+def _way_in(tenant: Tenant, email: str) -> Found | None:
+    """None where they have just gone."""
+    host = host_for(tenant.slug)
+    if not tenant.is_current:
+        # Links cannot be made there in this minute. Its log-in page waits as little as a link would.
+        return Found(tenant.name, host, url_for(tenant.slug, "/login/"))
+    with tenant_scope(tenant):
+        member = _member(email)
+        if member is None:
+            return None
+        return Found(tenant.name, host, _url(tenant, make_link(member, Link.Purpose.LOG_IN, email=member.email)))
 
 
 def _member(email: str) -> User | None:
@@ -141,10 +158,9 @@ def _find() -> str:
 
 
 def _sealed(email: str, target: str = "") -> str:
-    """A job's arguments lie in a table, and in logs where it fails: who asked is in neither."""
-    return seal(json.dumps([email, target]))
+    return seal_facts(email, target)
 
 
 def _unsealed(sealed: str) -> tuple[str, str]:
-    email, target = json.loads(unseal(sealed))
+    email, target = unseal_facts(sealed)
     return email, target

@@ -124,6 +124,28 @@ def test_one_mail_lists_each_workspace_with_a_link_that_logs_in_there_alone(acme
         assert User.objects.get(email=email).email_confirmed_at is None
 
 
+def test_a_stranger_who_asks_again_and_again_ends_no_link_that_was_mailed(acme):
+    email = somebody(acme)
+    for n in range(finding.TO_ONE.burst + 3):
+        reset(finding.ADDRESS, "127.0.0.1")
+        bare().post("/find/", {"email": email})
+        do_jobs("mail_workspaces")
+        if n == finding.TO_ONE.burst - 1:
+            path = f"/login/link/{secret_in(mail_to(email))}/"
+    assert OutgoingMail.objects.filter(to=email).count() == finding.TO_ONE.burst
+    assert acme.client().get(path).status_code == 200
+
+
+def test_whoever_signs_up_with_your_address_does_not_keep_your_own_workspaces_out(acme, globex, monkeypatch):
+    monkeypatch.setattr(finding, "WORKSPACES", 1)
+    first, last = sorted((acme, globex), key=lambda one: one.tenant.name)
+    email = somebody(first, last)
+    with last.scope():
+        User.objects.filter(email=email).update(email_confirmed_at=timezone.now())
+    tasks.mail_workspaces.func(sealed=finding._sealed(email))
+    assert re.findall(r"//([\w-]+)\.localhost:\d+/login/link/", mail_to(email)) == [last.slug]
+
+
 def test_an_address_that_is_in_none_is_told_so_once_a_day(acme):
     email = f"nobody-{uuid.uuid4().hex}@example.org"
     for _ in range(3):
