@@ -13,6 +13,7 @@ from billing.plans import DEFAULT_PLAN, plans_by_sign_up
 from tenants.fields import EmailField, NameField, NewPasswordField
 from tenants.http import TenantRequest
 from tenants.slugs import slug_problem
+from tenants.users.failures import note_failure
 from tenants.users.forms.signing_in import PASSWORD_LENGTH
 from tenants.users.guesses import Guess
 from tenants.users.models import User
@@ -106,6 +107,7 @@ class DeleteForm(forms.Form):
                 raise
         if not is_right:
             guess.was_wrong()
+            note_failure(self.request, user.email)
             self.add_error("password", "This is not your password.")
             return data
         guess.was_right()

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
+from django.utils.crypto import constant_time_compare
 from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
@@ -22,6 +23,7 @@ from tenants.context import current_tenant
 from tenants.jobs import without_tenant
 from tenants.models import Membership, Tenant
 from tenants.schema_versions import is_current
+from tenants.sealing import unseal_facts
 from tenants.users import addresses, browsers, directory, finding, setting_passwords
 from tenants.users.models import User
 
@@ -94,15 +96,19 @@ def forget_sessions() -> None:
 
 
 @app.task(retry=RETRY)
-def mail_reset(*, email: str, address: str) -> None:
+def mail_reset(*, sealed: str) -> None:
+    email, address = unseal_facts(sealed)
     with transaction.atomic(durable=True):
         setting_passwords.ask_to_reset(email, address=address)
 
 
 @app.task(retry=RETRY)
-def mail_change(*, user_id: int, email: str) -> None:
+def mail_change(*, sealed: str) -> None:
+    user_id, email, password_then = unseal_facts(sealed)
     with transaction.atomic(durable=True):
-        if user := User.objects.filter(pk=user_id, is_active=True).first():
+        user = User.objects.select_for_update(no_key=True).filter(pk=user_id, is_active=True).first()
+        # A new password ends such links, and so also one that was asked for and is not made yet.
+        if user and constant_time_compare(user.get_session_auth_hash(), password_then):
             addresses.ask_to_change(user, email)
 
 

@@ -20,6 +20,7 @@ from tenants.users.links import make_link
 from tenants.users.models import Link, MemberSession, User
 from tests.support.cast import PASSWORD
 from tests.support.factories import WorkspaceFactory
+from tests.support.jobs import rows
 from tests.support.mails import mails_of, run_peoples_jobs
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -242,6 +243,8 @@ def test_a_password_is_guessed_here_no_more_often_than_at_log_in(home, carol):
     refused = browser.post("/settings/account/email/", {"password": "wrong", "email": "x@home.example"})
     assert (refused.status_code, "x@home.example" in refused.content.decode()) == (429, True)
     assert again(home, carol).check_password(PASSWORD)
+    with home.scope():
+        assert AuditEvent.objects.filter(event="sign_in.failed", target=carol.email).count() == 5
 
 
 def test_a_new_password_is_held_to_the_same_rules(home, carol):
@@ -292,6 +295,21 @@ def test_an_address_changes_once_its_new_owner_says_so(home, carol):
     assert {"sign_in.email_changed", "sign_in.email_confirmed"} <= set(events_of(home, carol))
     assert mails_of(home, to=old)[-1].subject == "Your e-mail address was changed"
     assert home.client().post(to_new.path).status_code == 404
+
+
+def test_a_new_password_ends_a_link_that_is_asked_for_and_not_made_yet(home, carol):
+    new, browser = an_email(), home.client(carol)
+    assert browser.post("/settings/account/email/", {"password": PASSWORD, "email": new}).status_code == 302
+    home.client().post("/password/", {"email": carol.email})
+    queued = rows("SELECT args::text FROM public.procrastinate_jobs WHERE task_name LIKE 'tenants.users.%%'")
+    assert queued
+    assert "@" not in str(queued), "who is meant stands in the table for a month where a job fails, and in the log"
+    form = {"password": PASSWORD, "new_password": NEW}
+    assert browser.post("/settings/account/password/", form).status_code == 302
+    assert run_peoples_jobs(home) == 2
+    assert mails_of(home, to=new) == []
+    with home.scope():
+        assert not Link.objects.filter(user=carol, purpose=Link.Purpose.CHANGE).exists()
 
 
 def test_an_address_of_another_members_is_asked_for_and_answered_like_a_free_one(home, carol):

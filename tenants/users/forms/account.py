@@ -9,6 +9,7 @@ from django.contrib.auth.password_validation import validate_password
 from django.http import HttpRequest
 
 from tenants.fields import EmailField, NewPasswordField
+from tenants.users.failures import note_failure
 from tenants.users.forms.signing_in import PASSWORD_LENGTH
 from tenants.users.guesses import Guess
 from tenants.users.models import User
@@ -77,6 +78,7 @@ class _WithPassword(forms.Form):
             guess.was_right()
         else:
             guess.was_wrong()
+            note_failure(self.request, self.user.email)
             self.add_error("password", "This is not your password.")
         return data
 

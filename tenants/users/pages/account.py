@@ -15,6 +15,7 @@ from tenants.fields import focus_on_error
 from tenants.http import RateLimited, TenantRequest, say_when
 from tenants.limits import Rate, take
 from tenants.roles import Action
+from tenants.sealing import seal_facts
 from tenants.users import addresses
 from tenants.users.access import needs
 from tenants.users.forms.account import ChangeEmailForm, ChangePasswordForm
@@ -78,14 +79,14 @@ def change_email(request: TenantRequest) -> HttpResponse:
     is_right, refusal = _is_valid(form)
     if is_right:
         try:
-            take(CHANGE, request.tenant.slug, request.user.pk)
+            take(CHANGE, request.tenant.pk, request.user.pk)
         except RateLimited as exc:
             form.add_error(None, exc.message)
             is_right, refusal = False, exc
     if not is_right:
         return _page(request, email_form=form, refusal=refusal)
     email = form.cleaned_data["email"]
-    mail_change.defer(user_id=request.user.pk, email=email)
+    mail_change.defer(sealed=seal_facts(request.user.pk, email, request.user.get_session_auth_hash()))
     messages.success(request, f"We have sent a link to {email}. Your address changes once you follow it.")
     return redirect("account")
 
@@ -111,7 +112,7 @@ def change_own_password(request: TenantRequest) -> HttpResponse:
 @needs(Action.ACCOUNT)
 def send_confirmation(request: TenantRequest) -> HttpResponse:
     """The link once more. For who has confirmed already, whatever waited for that is tried again."""
-    take(CONFIRM_AGAIN, request.tenant.slug, request.user.pk)
+    take(CONFIRM_AGAIN, request.tenant.pk, request.user.pk)
     with transaction.atomic(durable=True):
         if request.user.email_confirmed_at is not None:
             addresses.confirm(request.user, request.user.email, request)

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_http_methods
 from tenants.fields import focus_on_error
 from tenants.http import RateLimited, TenantRequest, say_when
 from tenants.limits import Rate, address_of, masked, take
+from tenants.sealing import seal_facts
 from tenants.users.forms.account import AskResetForm, NewPasswordForm
 from tenants.users.links import look_at
 from tenants.users.models import Link
@@ -32,11 +33,11 @@ def ask_reset(request: TenantRequest) -> HttpResponse:
     email = form.cleaned_data["email"]
     try:
         take(ADDRESS, address_of(request))
-        take(ACCOUNT, request.tenant.slug, email)
+        take(ACCOUNT, request.tenant.pk, email)
     except RateLimited as exc:
         form.add_error(None, exc.message)
         return _ask_page(request, form, exc)
-    mail_reset.defer(email=email, address=masked(address_of(request)))
+    mail_reset.defer(sealed=seal_facts(email, masked(address_of(request))))
     return redirect("reset_asked")
 
 
