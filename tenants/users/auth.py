@@ -34,8 +34,9 @@ def caller(request: TenantRequest) -> User:
     return request.asker.user
 
 
-def sign_in(request: TenantRequest, user: User, *, method: str) -> None:
-    """Start a session under a new key, tied to this tenant. `method` says how they got in: password, link, …
+def sign_in(request: TenantRequest, user: User, *, method: str, proven_at: int | None = None) -> None:
+    """Start a session under a new key, tied to this tenant. `method` says how they got in: password, link, …;
+    `proven_at` when, where that was not now.
 
     Also for who is signed in already: Django keeps the old key then, which somebody else may know. Without the tie a
     session store that tenants shared would let t1's session open t2 as the user of the same id.
@@ -45,7 +46,7 @@ def sign_in(request: TenantRequest, user: User, *, method: str) -> None:
         request.session.flush()
     login(request, user, backend="tenants.users.backends.MemberBackend")
     request.session[SESSION_TENANT] = request.tenant.pk if request.tenant else None
-    note_proof(request)
+    note_proof(request, at=proven_at)
     note_session(request, user, method=method)
     record(Event.LOGGED_IN, request=request, actor=user, method=method)
 
@@ -55,11 +56,16 @@ def is_signed_in(request: HttpRequest) -> bool:
     return request.user.is_authenticated
 
 
-def note_proof(request: TenantRequest) -> None:
-    """Whoever is at this browser has just shown that the session is theirs."""
-    request.session[PROVEN_AT] = int(time.time())
+def note_proof(request: TenantRequest, *, at: int | None = None) -> None:
+    """Whoever is at this browser has shown that the session is theirs: just now, or then."""
+    request.session[PROVEN_AT] = int(time.time()) if at is None else at
+
+
+def proven_at(request: TenantRequest) -> int:
+    """When they last did; 0 where nobody knows."""
+    return int(request.session.get(PROVEN_AT, 0))
 
 
 def is_fresh(request: TenantRequest) -> bool:
     """Whether that is ten minutes ago at most: a browser that was left open may not change how its member gets in."""
-    return bool(time.time() - request.session.get(PROVEN_AT, 0) < FRESH_SECONDS)
+    return bool(time.time() - proven_at(request) < FRESH_SECONDS)

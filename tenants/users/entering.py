@@ -35,14 +35,16 @@ class FirstStep:
     method: str
 
 
-def let_in(request: TenantRequest, user: User, *, method: str, target: str = "") -> HttpResponse:
+def let_in(
+    request: TenantRequest, user: User, *, method: str, target: str = "", proven_at: int | None = None
+) -> HttpResponse:
     """The answer to whoever has just proven to be `user`, by `method`: password, link, invitation, a provider's name.
 
     `target` is a path of this host that they were on the way to; anything else leads home. Who has a second step is
-    asked for its code first.
+    asked for its code first. `proven_at`: when they proved it, where that was not now.
     """
     if user.second_step_at is None:
-        return finish(request, user, method=method, target=target)
+        return finish(request, user, method=method, target=target, proven_at=proven_at)
     response = HttpResponseRedirect(on_the_way(reverse("second_step"), target))
     response.set_cookie(
         FIRST_STEP,
@@ -57,9 +59,11 @@ def let_in(request: TenantRequest, user: User, *, method: str, target: str = "")
     return response
 
 
-def finish(request: TenantRequest, user: User, *, method: str, target: str = "") -> HttpResponse:
+def finish(
+    request: TenantRequest, user: User, *, method: str, target: str = "", proven_at: int | None = None
+) -> HttpResponse:
     """Let them in: every step is taken."""
-    sign_in(request, user, method=method)
+    sign_in(request, user, method=method, proven_at=proven_at)
     response = HttpResponseRedirect(safe_target(target))
     if FIRST_STEP in request.COOKIES:
         forget_first_step(response)

@@ -17,6 +17,7 @@ from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.http import RateLimited, TenantRequest
 from tenants.limits import Rate, give_back, take
+from tenants.users.auth import proven_at
 from tenants.users.handoff import issue_token
 from tenants.users.models import MemberSession
 
@@ -56,7 +57,7 @@ def take_along(request: TenantRequest) -> str:
     """The token that signs the request's member in at the new address. This browser's session, which belongs to the old
     one's cookie, ends here.
     """
-    token = issue_token(request.tenant, user_id=request.user.pk)
+    token = issue_token(request.tenant, user_id=request.user.pk, proven_at=proven_at(request))
     MemberSession.objects.filter(session_key=request.session.session_key).delete()
     logout(request)
     return token

@@ -1,6 +1,7 @@
 """What a workspace is called, where it lives and what time it is there; and that no neighbour has a say in it."""
 
 import re
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -18,6 +19,7 @@ from tenants.hosts import host_for, origin_of
 from tenants.models import Domain, Tenant
 from tenants.threads import TenantExecutor
 from tenants.time_zones import choices, zone_of
+from tenants.users.auth import PROVEN_AT
 from tenants.users.handoff import issue_token
 from tests.support.cast import PASSWORD
 from tests.support.factories import UsageLineFactory, WorkspaceFactory
@@ -139,6 +141,22 @@ def test_a_new_address_leads_there_signed_in_and_the_old_one_stays_ours(workspac
     assert landed["Location"] == "/settings/workspace/"
     assert there.get("/settings/workspace/").status_code == 200
     assert client.get("/settings/workspace/", headers={"host": host_for(new)}).status_code == 302
+
+
+def test_a_session_that_moves_along_is_no_fresher_there(workspace):
+    client = workspace.client(workspace.owner)
+    with workspace.scope():
+        session = client.session
+        session[PROVEN_AT] -= 601
+        session.save()
+    old, new = workspace.slug, new_slug()
+    token = token_of(move(client, new))
+    there, origin = Client(headers={"host": host_for(new)}), {"origin": origin_of(host_for(old))}
+    younger = f"{token.rpartition('.')[0]}.{int(time.time())}"
+    assert there.post("/welcome/", {"token": younger}, headers=origin).status_code == 400
+    assert there.post("/welcome/", {"token": token}, headers=origin).status_code == 302
+    # Whoever found a browser open may not change how its member gets in.
+    assert b'type="password"' in there.get("/settings/security/two-step/").content
 
 
 def test_going_back_to_an_earlier_address_makes_it_the_first_again(workspace):

@@ -66,15 +66,17 @@ def log_out(request: TenantRequest) -> HttpResponse:
 @require_POST
 def welcome(request: TenantRequest) -> HttpResponse:
     """Signs in whoever has just signed up on the bare host, or has just moved the workspace here."""
-    user = None
+    found = None
     if _comes_from_where_tokens_are_given(request):
-        user = redeem_token(request.POST.get("token", ""))
-    if user is None:
+        found = redeem_token(request.POST.get("token", ""))
+    if found is None:
         response = render(request, "users/welcome_failed.html", status=400)
     else:
+        user, proven_at = found
         # Else strangers could keep a new owner out from the first log-in.
         Guess.of(request, user.email).remember()
-        response = let_in(request, user, method="hand-off", target=request.POST.get("next", ""))
+        target = request.POST.get("next", "")
+        response = let_in(request, user, method="hand-off", target=target, proven_at=proven_at)
     response["Referrer-Policy"] = "no-referrer"
     return response
 
