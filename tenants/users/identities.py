@@ -14,10 +14,14 @@ from django.utils import timezone
 
 from tenants.audit.events import Event
 from tenants.audit.trail import record
+from tenants.hosts import url_for
 from tenants.http import TenantRequest
+from tenants.mail import outbox
 from tenants.users.models import Identity, User
 from tenants.users.providers.errors import AttemptOver, IdentityTaken, LastWayIn, UnknownIdentity
 from tenants.users.providers.known import Person, Provider, configured, find_provider
+
+ACCOUNT = "/settings/account/"
 
 
 def member_behind(request: TenantRequest, provider: Provider, person: Person) -> User:
@@ -100,8 +104,7 @@ def _linked_by_email(request: TenantRequest, provider: Provider, person: Person)
         raise UnknownIdentity(provider.name)
     try:
         with transaction.atomic(durable=True):
-            # Exactly: two spellings that look alike may be two people's at the provider.
-            user = User.objects.select_for_update().filter(email=person.email.lower()).first()
+            user = User.objects.select_for_update().filter(email=_spelled(person.email)).first()
             if user is None or user.email_confirmed_at is None or not _may_enter(user):
                 raise UnknownIdentity(provider.name)
             _link(request, user, provider, person, how="log-in")
@@ -113,11 +116,28 @@ def _linked_by_email(request: TenantRequest, provider: Provider, person: Person)
         raise UnknownIdentity(provider.name) from None
 
 
+def _spelled(email: str) -> str:
+    """Exactly, but for A to Z: two spellings that look alike may be two people's at the provider. Python also makes the
+    Kelvin sign a k.
+    """
+    return email.lower() if email.isascii() else email
+
+
 def _link(request: TenantRequest, user: User, provider: Provider, person: Person, *, how: str) -> Identity:
     identity = Identity.objects.create(
         user=user, provider=provider.key, subject=person.subject, email=person.email, used_at=timezone.now()
     )
     record(Event.IDENTITY_LINKED, request=request, actor=user, target=provider.name, email=person.email, how=how)
+    # No new password and no logging out ends this way in, so whoever did not open it themselves must hear of it.
+    outbox.send(
+        user.email,
+        "changed",
+        subject=f"An account of {provider.name} was linked",
+        what=f"An account of {provider.name} opens yours from now on",
+        help="unlink it, choose a new password, and log out everywhere.",
+        url=url_for(request.tenant.slug, ACCOUNT),
+        label="Open your account",
+    )
     return identity
 
 

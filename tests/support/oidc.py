@@ -12,6 +12,7 @@ import json
 import secrets
 import threading
 import time
+from contextlib import suppress
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -143,6 +144,9 @@ LIES = {
     "hmac": "not signed by a key of its own",
     "key": "not signed by a key of its own",
     "sub": "cannot be kept",
+    "sub is a number": "InvalidClaimError sub",
+    "sub is a list": "InvalidClaimError sub",
+    "at_hash": "refused",
     "subject": "about somebody else",
     "500": "answered 500, server_error",
     "long": "too long",
@@ -170,6 +174,9 @@ def _lying(lie: str, now: int) -> dict[str, Any]:
         "expired": {"iat": now - 900, "exp": now - 600},
         "future": {"iat": now + 900, "exp": now + 1800},
         "sub": {"sub": "\x00"},
+        "sub is a number": {"sub": 4711},
+        "sub is a list": {"sub": ["alice-at-sso"]},
+        "at_hash": {"at_hash": 7},
     }
     return lies.get(lie, {})
 
@@ -209,12 +216,23 @@ def _handler_of(provider: IdentityProvider) -> type[BaseHTTPRequestHandler]:
                 time.sleep(2)
             if provider.lies == "500":
                 self._json(500, {"error": "server_error", "error_description": "a secret of the provider"})
+            elif provider.lies.startswith("drips"):
+                self._drip()
             elif provider.lies == "long":
                 self._json(200, {"id_token": "x" * 300_000})
             elif provider.lies == "redirect":
                 self._go(f"{provider.issuer}/token-elsewhere")
             else:
                 self._json(*provider.redeemed(form, self.headers.get("Authorization", "").removeprefix("Basic ")))
+
+        def _drip(self) -> None:
+            """A little now and then, so that no single read takes long."""
+            head = "HTTP/1.1 200 OK\r\n"
+            self.wfile.write(head.encode() if provider.lies == "drips its head" else f"{head}\r\n".encode())
+            with suppress(OSError):
+                for _ in range(25):
+                    self.wfile.write(b"x: y\r\n" if provider.lies == "drips its head" else b" ")
+                    time.sleep(0.1)
 
         def _denied(self, form: dict[str, str]) -> str:
             return f"{form['redirect_uri']}?{urlencode({'error': 'access_denied', 'state': form['state']})}"

@@ -23,6 +23,7 @@ from tenants.users.pages.providers import RETURNS, STARTS
 from tenants.users.providers import http, oidc
 from tests.support.cast import PASSWORD
 from tests.support.factories import WorkspaceFactory
+from tests.support.mails import mails_of
 from tests.support.oidc import CLIENT_SECRET, LIES, IdentityProvider
 
 BACK = "/login/back/sso/"
@@ -150,7 +151,9 @@ def test_after_that_the_subject_alone_decides_and_no_address(workspace, alice, s
     assert identities(workspace) == [(alice.email, "alice-at-sso")]
 
 
-@pytest.mark.parametrize("case", ["not verified there", "a word there", "not confirmed here", "removed", "nobody"])
+@pytest.mark.parametrize(
+    "case", ["not verified there", "a word there", "not confirmed here", "removed", "nobody", "looks alike"]
+)
 def test_an_address_that_is_not_proven_twice_lets_nobody_in_and_says_the_same_each_time(workspace, alice, sso, case):
     changed = {"not confirmed here": {"email_confirmed_at": None}, "removed": {"is_active": False}}.get(case, {})
     with workspace.scope():
@@ -159,6 +162,10 @@ def test_an_address_that_is_not_proven_twice_lets_nobody_in_and_says_the_same_ea
         sso.person["email_verified"] = False
     if case == "a word there":
         sso.person["email_verified"] = "yes"
+    if case == "looks alike":
+        with workspace.scope():
+            User.objects.filter(pk=alice.pk).update(email="kelvin@acme.example")
+        sso.person["email"] = "\u212aelvin@acme.example"
     if case == "nobody":
         sso.person["email"] = "nobody@acme.example"
     client = browser(workspace)
@@ -216,11 +223,12 @@ def test_keys_that_were_changed_are_fetched_anew(workspace, alice, sso):
     assert come_back(browser(workspace), sso).status_code == 302
 
 
+@pytest.mark.parametrize("how", ["slow", "drips its head", "drips its body"])
 def test_a_provider_that_hangs_is_waited_for_no_longer_and_holds_neither_connection_nor_page(
-    workspace, alice, sso, monkeypatch
+    workspace, alice, sso, monkeypatch, how
 ):
     monkeypatch.setattr(http, "SECONDS", 0.5)
-    sso.lies = "slow"
+    sso.lies = how
     client = browser(workspace)
     back = agree(sso, start(client))
     began = time.monotonic()
@@ -356,6 +364,8 @@ def test_a_member_links_an_account_and_gets_in_by_it_whatever_its_address(worksp
     client = browser(workspace, alice)
     answer = come_back(client, sso, LINK)
     assert (answer.status_code, answer["Location"]) == (302, "/settings/account/")
+    # By whoever found this browser open, perhaps: no new password ends it.
+    assert mails_of(workspace, to=alice.email)[-1].subject == "An account of Acme SSO was linked"
     other = browser(workspace)
     assert come_back(other, sso).status_code == 302
     assert is_logged_in(other)

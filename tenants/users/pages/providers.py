@@ -23,7 +23,7 @@ from tenants.users.entering import let_in
 from tenants.users.forms.providers import LinkForm
 from tenants.users.forms.signing_in import LoginForm
 from tenants.users.guesses import Guess
-from tenants.users.identities import link, member_behind, provider_name, unlink
+from tenants.users.identities import ACCOUNT, link, member_behind, provider_name, unlink
 from tenants.users.providers import address_to, person_behind
 from tenants.users.providers.attempt import Attempt, forget, keep, kept, new_attempt, workspace_of
 from tenants.users.providers.errors import AttemptOver, Denied, ProviderError, ProviderFailed
@@ -34,7 +34,6 @@ from tenants.users.signed_out import log_in_page
 STARTS = Rate("provider-start", burst=30, every=10.0, words="Too many tries to log in.")
 RETURNS = Rate("provider-return", burst=30, every=10.0, words="Too many tries to log in.")
 LONGEST_CODE = 4_000
-ACCOUNT = "/settings/account/"
 
 
 @require_POST

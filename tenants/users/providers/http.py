@@ -6,6 +6,7 @@ so many at once in a process. Must not log an address or a body: codes and token
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -33,9 +34,9 @@ _places = threading.BoundedSemaphore(PLACES)
 class Conversation:
     """What is asked of one provider in one go."""
 
-    def __init__(self, provider: Provider, client: httpx.Client) -> None:
+    def __init__(self, provider: Provider, *, by_proxy: bool) -> None:
         self._provider = provider
-        self._client = client
+        self._by_proxy = by_proxy
         self._until = time.monotonic() + SECONDS
 
     def get(self, url: str, *, bearer: str = "") -> Any:
@@ -54,33 +55,34 @@ class Conversation:
     def _send(self, method: str, url: str, **parts: Any) -> tuple[int, Any]:
         if not is_safe(url, self._provider):
             raise self.failed("it names an address that is not https")
-        request = self._client.build_request(
-            method, url, data=parts.get("data"), headers={**_HEADERS, **parts.get("headers", {})}
-        )
-        request.extensions["timeout"] = httpx.Timeout(self._left()).as_dict()
-        response = self._client.send(request, auth=parts.get("auth"), stream=True)
+        left = self._until - time.monotonic()
         try:
-            return response.status_code, self._json_of(response)
-        finally:
-            response.close()
+            return asyncio.run(self._answer(left, method, url, **parts))
+        except TimeoutError:
+            raise self.failed(f"it took longer than {SECONDS:.0f} s") from None
 
-    def _json_of(self, response: httpx.Response) -> Any:
+    async def _answer(self, seconds: float, method: str, url: str, **parts: Any) -> tuple[int, Any]:
+        """In a loop of its own, for that is what can cut off a provider that sends a byte now and then for ever: a
+        client's time-outs are for each read.
+        """
+        headers = {**_HEADERS, **parts.pop("headers", {})}
+        async with (
+            asyncio.timeout(seconds),
+            httpx.AsyncClient(timeout=SECONDS, follow_redirects=False, trust_env=self._by_proxy) as client,
+            client.stream(method, url, headers=headers, **parts) as response,
+        ):
+            return response.status_code, await self._json_of(response)
+
+    async def _json_of(self, response: httpx.Response) -> Any:
         body = b""
-        for part in response.iter_raw(16 * 1024):
+        async for part in response.aiter_raw():
             body += part
-            self._left()
             if len(body) > LONGEST:
                 raise self.failed("an answer is too long")
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
             return None
-
-    def _left(self) -> float:
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise self.failed(f"it took longer than {SECONDS:.0f} s")
-        return left
 
 
 @contextmanager
@@ -94,8 +96,7 @@ def conversation(provider: Provider) -> Iterator[Conversation]:
     try:
         connection.close()
         # An operator's proxy is for what is far away.
-        with httpx.Client(follow_redirects=False, trust_env=not near) as client:
-            yield Conversation(provider, client)
+        yield Conversation(provider, by_proxy=not near)
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         raise ProviderFailed(provider.name, type(exc).__name__) from None
     finally:
