@@ -7,6 +7,7 @@ here, and its answer could be lost with the doors half shut.
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 
 from django.contrib.auth import logout
 from django.db import transaction
@@ -49,23 +50,24 @@ def delete_workspace(request: TenantRequest) -> None:
         if not is_first or not services.close(tenant):
             raise OnHoldAlready
         record(Event.DELETED, request=request, target=tenant.slug)
-        people = list(User.objects.filter(is_active=True).values_list("email", "role"))
+        people = list(User.objects.filter(is_active=True).values_list("email", "role", "email_confirmed_at"))
         _tell(tenant, people, actor)
         shut_account.configure(schedule_at=timezone.now() + LAST_CALLS).defer(account_id=account.pk)
     logger.warning("deleted tenant=%s by its owner; its rows stay for now", tenant.slug)
     logout(request)
 
 
-def _tell(tenant: Tenant, people: list[tuple[str, str]], actor: str) -> None:
+def _tell(tenant: Tenant, people: list[tuple[str, str, datetime | None]], actor: str) -> None:
     """Who was in hears of it by mail, for the address says nothing any more. In the site's name: a workspace that is
     closed sends nothing.
     """
     with public_scope():
-        for email, role in people:
+        for email, role, confirmed_at in people:
             send(
                 email,
                 "workspace_deleted",
                 subject=f"{tenant.name} was deleted",
+                is_counted=confirmed_at is None,
                 workspace_name=tenant.name,
                 slug=tenant.slug,
                 actor=actor,

@@ -20,21 +20,35 @@ from tenants.sealing import seal
 SUBJECT_LENGTH = 255
 
 
-def send(to: str, template: str, *, subject: str, until: datetime | None = None, **context: Any) -> None:
+def send(
+    to: str,
+    template: str,
+    *,
+    subject: str,
+    until: datetime | None = None,
+    is_counted: bool | None = None,
+    **context: Any,
+) -> None:
     """Put a mail into the outbox, in the caller's transaction: rolled back, it never was.
 
     Renders `mail/<template>.txt` and `mail/<template>.html` here and now, with `tenant` (None on the bare host),
     `product_name` and `subject` beside the context. It goes out in the bound tenant's name, else in the site's; not
-    after `until`, for a mail whose link is over by then. A workspace must be active when it is sent.
+    after `until`, for a mail whose link is over by then. A workspace must be active when it is sent. Whether it counts
+    to what an address may get that nobody has confirmed is found out then (tenants.mail.strangers), unless `is_counted`
+    says.
     """
     from tenants.mail import tasks  # the queue is not there yet when apps are loaded
 
     tenant = tenant_or_public()
     subject = one_line(subject, SUBJECT_LENGTH)
     context = {**context, "tenant": tenant, "product_name": settings.PRODUCT_NAME, "subject": subject}
-    body = {kind: _render(f"mail/{template}.{kind}", context, is_html=kind == "html") for kind in ("txt", "html")}
+    body: dict[str, Any] = {
+        kind: _render(f"mail/{template}.{kind}", context, is_html=kind == "html") for kind in ("txt", "html")
+    }
     if until is not None:
         body["until"] = until.isoformat()
+    if is_counted is not None:
+        body["is_counted"] = is_counted
     mail = OutgoingMail.objects.create(to=to, subject=subject, sealed_body=seal(json.dumps(body)))
     if tenant is None:
         tasks.send_site_mail.defer(mail_id=mail.pk)

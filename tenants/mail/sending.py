@@ -14,6 +14,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from email.utils import parseaddr, quote
 from http import HTTPStatus
+from typing import Any
 
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives, get_connection
@@ -23,7 +24,9 @@ from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 from tenants.context import tenant_or_public
+from tenants.http import RateLimited
 from tenants.locks import if_nobody_is
+from tenants.mail import strangers
 from tenants.mail.backends import NoMailServer
 from tenants.mail.lines import one_line
 from tenants.mail.models import OutgoingMail
@@ -74,10 +77,12 @@ def forget_old() -> None:
 
 def _try(mail: OutgoingMail) -> None:
     body = json.loads(unseal(mail.sealed_body))
+    is_counted = False
     try:
         if "until" in body and timezone.now() > datetime.fromisoformat(body["until"]):
             raise _Refused("its link is over")
         message = _message(mail, body)
+        is_counted = _count(mail, body)
         _hand_over(message, mail)
     except _Refused as exc:
         logger.warning("Mail given up: mail=%s %s", mail.pk, exc)
@@ -87,18 +92,31 @@ def _try(mail: OutgoingMail) -> None:
         _end(mail, given_up_at=timezone.now())
     # What a mail server's connection raises. OSError is a time-out and a refused connection, too.
     except (OSError, smtplib.SMTPException) as exc:
-        _failed(mail, _without(mail.to, _said(exc)))
+        _failed(mail, _without(mail.to, _said(exc)), is_counted=is_counted)
     except Exception as exc:  # the edge of a job: a mail backend of an operator's own raises what it will
         # Its kind alone, for its words may quote the mail.
-        _failed(mail, type(exc).__name__)
+        _failed(mail, type(exc).__name__, is_counted=is_counted)
 
 
-def _failed(mail: OutgoingMail, why: str) -> None:
+def _failed(mail: OutgoingMail, why: str, *, is_counted: bool) -> None:
+    if is_counted:
+        strangers.uncount(mail.to)
     if timezone.now() - mail.created_at < TRIED:
         logger.warning("Mail not sent, tried again later: mail=%s %s", mail.pk, why)
         raise NotSent from None  # the answer may quote the address, and a job's failure is logged
     logger.error("Mail given up after a day: mail=%s %s", mail.pk, why)
     _end(mail, given_up_at=timezone.now())
+
+
+def _count(mail: OutgoingMail, body: dict[str, Any]) -> bool:
+    """Whether it was counted. Raises _Refused where it is one too many: a bomb is no better for being late."""
+    if not body.get("is_counted", strangers.is_anybodys(mail.to)):
+        return False
+    try:
+        strangers.count(mail.to)
+    except RateLimited:
+        raise _Refused("many went to this address just now, and nobody has confirmed it") from None
+    return True
 
 
 def _hand_over(message: EmailMultiAlternatives, mail: OutgoingMail) -> None:
@@ -126,7 +144,7 @@ def _refusal(code: int, said: bytes | str, mail: OutgoingMail) -> Exception:
     return smtplib.SMTPResponseException(code, said)
 
 
-def _message(mail: OutgoingMail, body: dict[str, str]) -> EmailMultiAlternatives:
+def _message(mail: OutgoingMail, body: dict[str, Any]) -> EmailMultiAlternatives:
     """One recipient, and headers of one line each: Django refuses any other by ValueError."""
     headers = {"Message-ID": _message_id(mail), "Auto-Submitted": "auto-generated"}
     message = EmailMultiAlternatives(mail.subject, body["txt"], _sender(), [mail.to], headers=headers)

@@ -246,6 +246,7 @@ def _send(request: TenantRequest, invitation: Invitation, *, role: str, inviter:
         "invitation",
         subject=f"{inviter.email} invites you to {tenant.name}",
         until=invitation.expires_at,
+        is_counted=False,  # ADDRESSEE counts it, and who asks is told
         inviter=inviter.email,
         role=in_words(role),
         url=url_for(tenant.slug, f"/invitation/{secret}/"),

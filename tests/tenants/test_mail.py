@@ -3,6 +3,7 @@
 import json
 import time
 import traceback
+import uuid
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,8 @@ from django.core.management import call_command
 from django.test import override_settings
 from django.utils import timezone
 
-from tenants.mail import sending, tasks
+from tenants.limits import Rate
+from tenants.mail import sending, strangers, tasks
 from tenants.mail.lines import one_line
 from tenants.mail.models import OutgoingMail
 from tenants.mail.outbox import send
@@ -261,3 +263,25 @@ def test_a_mail_server_that_hangs_keeps_other_jobs_from_nothing(acme, database_u
             rows("DELETE FROM public.procrastinate_jobs WHERE queue_name = 'mails' AND status = 'todo'")
             server.let_go()
         rows("DELETE FROM public.procrastinate_jobs WHERE queue_name = 'mails'")
+
+
+def test_an_address_that_nobody_confirms_gets_so_many_mails_from_all_workspaces_together(acme, globex, monkeypatch):
+    monkeypatch.setattr(strangers, "UNPROVEN", Rate("mail-unproven", burst=3, every=3_600.0))
+    victim, carol = (f"{name}-{uuid.uuid4().hex[:8]}@example.org" for name in ("victim", "carol"))
+    for workspace in (acme, globex):
+        workspace.member(victim)
+    member = acme.member(carol)
+    with acme.scope():
+        type(member).objects.filter(pk=member.pk).update(email_confirmed_at=timezone.now())
+    with MailServer(end="452 full") as server, pytest.raises(NotSent):
+        try_to_send(acme, waiting(acme, to=victim), server)
+    with MailServer() as server:
+        sent = [
+            bool(try_to_send(workspace, waiting(workspace, to=victim), server).sent_at)
+            for workspace in (acme, globex, acme, globex)
+        ]
+        assert sent == [True] * 3 + [False], "one that waits for its server is not counted"
+        assert all(try_to_send(acme, waiting(acme, to=carol), server).sent_at for _ in range(5))
+        # Carol's address at the neighbour's, where she has confirmed nothing.
+        globex.member(carol)
+        assert [bool(try_to_send(globex, waiting(globex, to=carol), server).sent_at) for _ in range(4)] == sent
