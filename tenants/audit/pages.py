@@ -33,8 +33,8 @@ SHOWN = 30
 # One file, made in memory: no thread and no tenant is held while somebody reads it slowly.
 EXPORTED = 10_000
 COLUMNS = ["id", "at", "who", "via", "key", "event", "what", "target", "details", "address", "agent"]
-# What a spreadsheet takes for a formula at the beginning of a cell.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# What a spreadsheet takes for a formula at the beginning of a cell; the last four are the full-width ones.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @require_safe

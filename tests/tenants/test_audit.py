@@ -168,7 +168,7 @@ def test_dates_the_wrong_way_round_are_said_at_the_second(workspace, owner):
     assert b'value="2026-03-02"' in answer.content
 
 
-@pytest.mark.parametrize("begins", ["=", "+", "-", "@", "\t", "\r", "\n"])
+@pytest.mark.parametrize("begins", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
 def test_no_cell_is_a_formula_and_none_breaks_a_line(workspace, owner, begins):
     hostile = f'{begins}HYPERLINK("http://evil.example";"x")\r\n,<script>alert(1)</script>'
     write(workspace, actor=hostile, target=hostile, agent=hostile, details={"name": hostile})
