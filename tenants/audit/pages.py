@@ -25,7 +25,7 @@ from tenants.fields import focus_on_error
 from tenants.http import Invalid, TenantRequest
 from tenants.roles import Action
 from tenants.time_zones import zone_of
-from tenants.users.access import needs
+from tenants.users.access import count_act, needs
 from tenants.users.devices import device
 from tenants.users.models import ApiKey
 
@@ -70,6 +70,7 @@ def trail_csv(request: TenantRequest) -> HttpResponse:
     form = TrailForm(request.GET)
     if not form.is_valid():
         raise Invalid({name: [str(text) for text in texts] for name, texts in form.errors.items()})
+    count_act(request)
     rows = events_like(form.filter(zone_of(request.tenant.time_zone)), limit=EXPORTED)
     chosen: dict[str, Any] = {
         name: str(value) for name, value in form.cleaned_data.items() if value and name != "before"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import uuid
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -24,7 +25,9 @@ from tenants.audit.models import AuditEvent
 from tenants.audit.reading import Filter, events_like
 from tenants.audit.trail import record
 from tenants.audit.words import AREAS, WORDS, area_of
+from tenants.limits import Rate
 from tenants.models import Tenant
+from tenants.users import access
 from tenants.users.keys import create_key
 from tests.support.factories import WorkspaceFactory
 from tests.support.roles import serving_url
@@ -320,3 +323,13 @@ def test_what_a_job_writes_in_a_members_name_is_no_sessions(workspace):
         line = AuditEvent.objects.get()
     assert (line.actor, line.via) == (workspace.owner.email, "job")
     assert line.details == {"day": "2026-11-28", "left": 3}
+
+
+def test_nobody_floods_the_trail_by_forms(workspace, owner, monkeypatch):
+    monkeypatch.setattr(access, "ACTS", Rate(f"acts-{uuid.uuid4().hex}", burst=3, every=3_600.0))
+    made = [owner.post("/settings/keys/", {"name": "k", "scopes": "chat", "life": "30"}) for _ in range(4)]
+    assert [one.status_code for one in made] == [302, 302, 302, 429]
+    assert owner.get(FILE).status_code == 429
+    assert owner.get(PAGE).status_code == 200
+    with workspace.scope():
+        assert AuditEvent.objects.filter(event=Event.KEY_MADE).count() == 3
