@@ -26,7 +26,7 @@ from tenants.audit.trail import record
 from tenants.context import tenant_or_public
 from tenants.hosts import url_for
 from tenants.http import shortened
-from tenants.limits import Tries, give_back, reset, take
+from tenants.limits import Tries, address_of, give_back, is_known, remember, reset, take
 from tenants.mail.outbox import send
 from tenants.sealing import seal, unseal
 from tenants.users.keys import digest
@@ -45,10 +45,13 @@ RECOVERY_CODES = 10
 RECOVERY_BYTES = 10
 
 # Of one account, from wherever: who comes here had the right password, or a link. Eighteen in the first hour, then four
-# an hour, of a million codes of which three are right. A day without any and it begins anew.
+# an hour, of a million codes of which three are right. A day without any and it begins anew. An address where a right
+# one was typed before has tries of its own, or whoever has the password could keep the account's member out for ever.
 CODES = Tries(
     "second-step", free=5, first=1.0, factor=2.0, longest=900.0, forget_after=86_400.0, words="Too many wrong codes."
 )
+KNOWN = "second-step-known"
+KNOWN_SECONDS = 30 * 24 * 3600.0
 
 
 class Kind(StrEnum):
@@ -149,6 +152,9 @@ def take_code(user: User, typed: str, *, request: HttpRequest) -> Kind | None:
     Counted before it is compared, so that forty at once are not all compared. Raises RateLimited.
     """
     who = _who(user)
+    here = (*who, address_of(request))
+    if is_known(KNOWN, *here):
+        who = here
     take(CODES, *who)
     try:
         kind = _take(user, plain(typed), request=request)
@@ -159,6 +165,7 @@ def take_code(user: User, typed: str, *, request: HttpRequest) -> Kind | None:
         record(Event.LOG_IN_FAILED, request=request, target=user.email, step="code")
     else:
         reset(CODES, *who)
+        remember(KNOWN, *here, seconds=KNOWN_SECONDS)
     return kind
 
 

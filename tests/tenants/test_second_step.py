@@ -314,6 +314,18 @@ def test_wrong_codes_make_one_wait_and_the_right_password_does_not_end_that(home
     assert events(home, carol).count("sign_in.failed") == 5
 
 
+def test_who_has_the_password_keeps_nobody_out_who_typed_a_code_at_home_before(home, carol, with_app):
+    app, _ = with_app
+    assert first_step(home, carol).post("/login/code/", {"code": next_code(app)}).status_code == 302
+    as_if_time_had_gone(home, carol)
+    guesser = first_step(home, carol)
+    for number in range(2 * second_step.CODES.free):
+        # Whatever its address: they share what there is to guess.
+        there = guesser.post("/login/code/", {"code": f"{number:06}"}, headers={"x-real-ip": f"192.0.2.{number}"})
+    assert there.status_code == 429
+    assert first_step(home, carol).post("/login/code/", {"code": next_code(app)}).status_code == 302
+
+
 @pytest.mark.parametrize(
     "change", ["removed", "another password", "the neighbour's", "too old", "forged", "none", "turned off"]
 )
