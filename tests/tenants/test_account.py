@@ -12,12 +12,14 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from tenants.audit.models import AuditEvent
+from tenants.limits import Rate
 from tenants.logs import NoTokens
 from tenants.threads import TenantExecutor
 from tenants.users import addresses, directory, setting_passwords
 from tenants.users.hashers import HashingBusy
 from tenants.users.links import make_link
 from tenants.users.models import Link, MemberSession, User
+from tenants.users.pages import passwords
 from tests.support.cast import PASSWORD
 from tests.support.factories import WorkspaceFactory
 from tests.support.jobs import rows
@@ -139,6 +141,15 @@ def test_links_are_asked_for_so_often_and_no_more(home, carol):
         assert email in answers[-1].content.decode()
         assert int(answers[-1]["Retry-After"]) > 0
     run_peoples_jobs(home)
+
+
+def test_who_has_many_networks_fills_no_queue_with_asking(home, monkeypatch):
+    monkeypatch.setattr(passwords, "SITE", Rate(f"reset-site-{secrets.token_hex(4)}", burst=2, every=3_600.0))
+    found = [
+        home.client().post("/password/", {"email": an_email()}, headers={"x-real-ip": f"192.0.2.{n}"}).status_code
+        for n in range(3)
+    ]
+    assert found == [302, 302, 429]
 
 
 def test_a_password_that_is_no_good_keeps_the_link(home, carol):

@@ -22,6 +22,8 @@ WORDS = "Too many links were asked for."
 # One address, whomever it asks for; and one account, whoever asks: each link ends the one before.
 ADDRESS = Rate("reset-address", burst=20, every=60.0, words=WORDS)
 ACCOUNT = Rate("reset-account", burst=5, every=600.0, words=WORDS)
+# Of all together: each is a job, and whoever has many networks would keep budgets from being rolled over.
+SITE = Rate("reset-site", burst=300, every=1.0, words=WORDS)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -33,6 +35,7 @@ def ask_reset(request: TenantRequest) -> HttpResponse:
     email = form.cleaned_data["email"]
     try:
         take(ADDRESS, address_of(request))
+        take(SITE)
         take(ACCOUNT, request.tenant.pk, email)
     except RateLimited as exc:
         form.add_error(None, exc.message)
