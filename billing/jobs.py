@@ -27,10 +27,10 @@ from django.conf import settings
 from django.db import connection
 from django.db.models.functions import Now
 from django.utils.module_loading import import_string
-from procrastinate import App, PsycopgConnector
+from procrastinate import App, PsycopgConnector, RetryDecision
 from procrastinate.contrib.django import app as procrastinate_app
 from procrastinate.exceptions import ConnectorException
-from procrastinate.jobs import Status
+from procrastinate.jobs import Job, Status
 from procrastinate.utils import utcnow
 from procrastinate.worker import Worker
 
@@ -53,7 +53,7 @@ SIGN_UPS_INTERVAL = 1.0
 GRACE = 8.0  # for what runs when SIGTERM comes
 # A worker that ends stops its heartbeat, then takes up to GRACE: it must not be taken for dead within that.
 WORKER_SILENT = 20.0
-# A job that was left behind so often is taken to kill its process.
+# A job that was tried so often and then left behind is taken to kill its process, unless it is to be tried for longer.
 ATTEMPTS = 5
 KEPT_HOURS = 30 * 24  # of jobs that failed; those that succeeded are deleted at once
 
@@ -194,14 +194,30 @@ async def retry_stalled(app: App) -> None:
         if await found.fetchone() != (True,):
             return
         for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=WORKER_SILENT):
-            given_up = job.attempts >= ATTEMPTS
-            log = logger.error if given_up else logger.warning
-            log("Job left behind%s: task=%s job=%s", ", given up" if given_up else "", job.task_name, job.id)
+            again = _again(app, job)
+            log = logger.warning if again else logger.error
+            log("Job left behind%s: task=%s job=%s", "" if again else ", given up", job.task_name, job.id)
             with contextlib.suppress(ConnectorException):  # its worker was only slow, and has ended it
-                if given_up:
-                    await app.job_manager.finish_job(job, Status.FAILED, delete_job=False)
+                if again:
+                    await app.job_manager.retry_job(job, retry_at=again.retry_at)
                 else:
-                    await app.job_manager.retry_job(job)
+                    await app.job_manager.finish_job(job, Status.FAILED, delete_job=False)
+
+
+class LeftBehind(Exception):
+    """The process that ran the job is gone. Why is not known."""
+
+
+def _again(app: App, job: Job) -> RetryDecision | None:
+    """When a job that was left behind is to be started again; None where it is given up.
+
+    `attempts` counts tries that failed, too: a mail that had waited for its server was lost with the next process that
+    was killed. So a task that goes on after so many failures goes on here, after the same wait.
+    """
+    if job.attempts < ATTEMPTS:
+        return RetryDecision()
+    strategy = app.tasks[job.task_name].retry_strategy if job.task_name in app.tasks else None
+    return strategy.get_retry_decision(exception=LeftBehind(), job=job) if strategy else None
 
 
 # --- the timers -----------------------------------------------------------------------------------------------------

@@ -111,6 +111,18 @@ def test_a_job_that_kills_its_process_each_time_is_given_up(acme, jobs, path):
     assert "given up" in jobs.output
 
 
+def test_a_job_that_is_to_be_tried_until_it_works_is_not_given_up_when_its_process_is_killed(acme, jobs):
+    """A mail had failed five times, while its server was away, and the next process that tried it was killed."""
+    insertion = """INSERT INTO public.procrastinate_jobs (queue_name, task_name, args, status, attempts)
+        VALUES ('mails', 'tenants.mail.tasks.send_mail', %s, 'doing', 6) RETURNING id"""
+    ((job,),) = rows(insertion, f'{{"tenant_id": {acme.tenant.pk}, "mail_id": 0}}')
+    until(lambda: job_state(job) != "doing", said=lambda: jobs.output)
+    ((state, waits),) = rows(
+        "SELECT status::text, scheduled_at > now() + interval '1 hour' FROM public.procrastinate_jobs WHERE id = %s", job
+    )
+    assert (state, waits) == ("todo", True)
+
+
 def test_a_job_for_a_queue_that_no_worker_looks_into_is_refused(acme, path):
     with acme.scope(), pytest.raises(UnknownQueue, match="'nobodys'"):
         job_tasks.note.configure(queue="nobodys").defer(path=path)
