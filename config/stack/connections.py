@@ -11,8 +11,11 @@ from config.stack.server import SETTINGS
 
 AUTHORITY = 4
 ENGINE = 5  # of paid calls; each process that buys has one. Four for its calls, one for its heartbeat
-JOBS_POOL = 9  # one for each task at a time: four, three sign-ups, and two mails
-JOBS_QUEUE = 11  # procrastinate's own three, one that listens for each worker, two that lock for each sign-up
+# One for each task at a time: four, three sign-ups, and two mails; and one for the heartbeat, which must wait for none.
+JOBS_POOL = 10
+# Procrastinate's own three, one that listens for each of three workers, two that lock for each sign-up, one for a mail,
+# and one for each of the other four tasks: some build, migrate or close a workspace under a lock.
+JOBS_QUEUE = 18
 SPARE = 20  # for commands and a test run beside us
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from billing import jobs
+from config.stack.connections import JOBS_POOL
 from config.stack.front import Listener, front_command, front_environment
 from config.stack.roles import OWNER, SERVING
 from config.stack.server import SETTINGS
@@ -96,6 +98,12 @@ def test_the_plane_runs_as_it_does_on_a_laptop():
 def test_the_pools_of_all_processes_fit_into_its_postgres():
     most = next(part for part in COMPOSE["services"]["postgres"]["command"] if part.startswith("max_connections="))
     assert int(most.partition("=")[2]) >= int(SETTINGS["max_connections"])
+
+
+def test_the_jobs_process_has_a_connection_for_each_task_and_for_its_heartbeat():
+    """With one less it waits behind jobs that hang, and /readyz says that no jobs process is there."""
+    tasks = jobs.CONCURRENCY + jobs.SIGN_UPS_AT_ONCE + jobs.MAILS_AT_ONCE
+    assert COMPOSE["services"]["jobs"]["environment"]["DB_POOL_MAX"] == JOBS_POOL == tasks + 1
 
 
 @pytest.mark.parametrize("service", ["web", "plane"])
