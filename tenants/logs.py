@@ -8,8 +8,12 @@ import re
 from tenants.context import current_tenant
 
 # The address of a pending sign-up is worth its first API key, a mailed link an account; Django logs the path of every
-# failed request.
-_TOKEN = re.compile(r"(/(?:api/signup|invitation|password|confirm|email|login/link)/)[^/ ]+")
+# failed request, also where it was written in capitals, or a key in it.
+_TOKEN = re.compile(
+    r"(/(?:api/signup|invitation|password|confirm|email|login/link)/)[^/ ]+|"
+    r"([a-z0-9]{1,12}_(?:[0-9a-f]{12}_[a-z0-9]{8}_)?)[\w-]{43}",
+    re.IGNORECASE,
+)
 
 
 class NoTokens(logging.Filter):
@@ -17,7 +21,7 @@ class NoTokens(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(_TOKEN.sub(r"\1…", arg) if isinstance(arg, str) else arg for arg in record.args)
+            record.args = tuple(_TOKEN.sub(r"\1\2…", arg) if isinstance(arg, str) else arg for arg in record.args)
         return True
 
 

@@ -118,7 +118,8 @@ def test_a_job_that_is_to_be_tried_until_it_works_is_not_given_up_when_its_proce
     ((job,),) = rows(insertion, f'{{"tenant_id": {acme.tenant.pk}, "mail_id": 0}}')
     until(lambda: job_state(job) != "doing", said=lambda: jobs.output)
     ((state, waits),) = rows(
-        "SELECT status::text, scheduled_at > now() + interval '1 hour' FROM public.procrastinate_jobs WHERE id = %s", job
+        "SELECT status::text, scheduled_at > now() + interval '1 hour' FROM public.procrastinate_jobs WHERE id = %s",
+        job,
     )
     assert (state, waits) == ("todo", True)
 

@@ -223,6 +223,19 @@ def test_pages_of_links_tell_their_address_to_nobody(home, carol, caplog):
         assert record.getMessage() == f"Not Found: /{door}/…/"
 
 
+def test_logs_do_not_say_a_link_in_capitals_nor_a_key_that_was_put_into_an_address(acme):
+    for path, said in [
+        ("/CONFIRM/kO0secret/", "/CONFIRM/…/"),
+        (f"/api/budget/{acme.key()}", "/api/budget/tk_"),
+        (f"/api/budget/{acme.old_key()}/", "/api/budget/tk_…/"),
+    ]:
+        record = logging.LogRecord("x", logging.WARNING, "", 0, "%s: %s", ("Not Found", path), None)
+        NoTokens().filter(record)
+        assert record.getMessage().startswith(f"Not Found: {said}")
+        assert "…" in record.getMessage()
+        assert len(record.getMessage()) < 60
+
+
 # --- a changed password ---------------------------------------------------------------------------------------------
 
 
