@@ -88,6 +88,10 @@ def refuse_half_a_mail_server(*, base_domain: str, host: str, user: str, passwor
     if bool(user) != bool(password):
         missing, given = ("SMTP_PASSWORD", "SMTP_USER") if user else ("SMTP_USER", "SMTP_PASSWORD")
         raise ImproperlyConfigured(f"{missing} is not set: {given} is of no use without it.")
+    for name, value in (("SMTP_USER", user), ("SMTP_PASSWORD", password)):
+        # Python's client says it in ASCII or not at all: each mail would fail until it is given up.
+        if not value.isascii():
+            raise ImproperlyConfigured(f"{name} has a sign that is not ASCII, and cannot be sent: choose another.")
     if user and not host:
         raise ImproperlyConfigured("SMTP_HOST is not set: SMTP_USER and SMTP_PASSWORD are of no use without it.")
     if user and security == "none" and not is_loopback(base_domain):

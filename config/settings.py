@@ -258,7 +258,7 @@ EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = envstr("SMTP_USER"), envstr("SMTP_PASSWOR
 _SECURITY = envchoice("SMTP_SECURITY", "starttls", ("starttls", "tls", "none"))
 EMAIL_USE_TLS, EMAIL_USE_SSL = _SECURITY == "starttls", _SECURITY == "tls"
 EMAIL_PORT = envport("SMTP_PORT", 465 if EMAIL_USE_SSL else 587)
-EMAIL_TIMEOUT = 10  # seconds, for each step of a conversation with it
+EMAIL_TIMEOUT = 10  # seconds of silence in a conversation with it
 refuse_half_a_mail_server(
     base_domain=BASE_DOMAIN,
     host=EMAIL_HOST,
@@ -267,7 +267,7 @@ refuse_half_a_mail_server(
     security=_SECURITY,
 )
 if EMAIL_HOST:
-    EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    EMAIL_BACKEND = "tenants.mail.backends.Smtp"
 else:
     EMAIL_BACKEND = f"tenants.mail.backends.{'Printing' if is_loopback(BASE_DOMAIN) else 'Nowhere'}"
 

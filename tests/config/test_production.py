@@ -55,7 +55,7 @@ def test_a_site_without_a_mail_server_is_warned_and_prints_no_mail():
     assert "mail.W001" in said
     show = ["-c", "import config.settings as s; print(s.EMAIL_BACKEND)"]
     assert started(show, **without)[1].strip() == "tenants.mail.backends.Nowhere"
-    assert started(show)[1].strip() == "django.core.mail.backends.smtp.EmailBackend"
+    assert started(show)[1].strip() == "tenants.mail.backends.Smtp"
 
 
 def test_sign_ups_that_wait_for_a_mail_need_a_server_that_sends_it():
@@ -64,6 +64,14 @@ def test_sign_ups_that_wait_for_a_mail_need_a_server_that_sends_it():
     refuse_unsendable(base_domain="example.com", smtp_host="mail", confirm_email=True)
     refuse_unsendable(base_domain="example.com", smtp_host="", confirm_email=False)
     refuse_unsendable(base_domain="localhost", smtp_host="", confirm_email=True)
+
+
+@pytest.mark.parametrize("named", ["user", "password"])
+def test_what_the_mail_client_cannot_say_to_a_server_is_refused_and_not_quoted(named):
+    given = {"base_domain": "localhost", "host": "mail", "user": "app", "password": "x", "security": "starttls"}
+    with pytest.raises(ImproperlyConfigured, match=f"^SMTP_{named.upper()} has a sign that is not ASCII") as refused:
+        refuse_half_a_mail_server(**given | {named: "pässwort"})
+    assert "sswort" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ class MailServer:
     """`with MailServer() as server:` … `server.mails`. `answers` says what it says in place of its usual reply.
 
     By command, "DATA" and "." (the end of a mail) among them: {"RCPT": "550 no such user"}. "hang" is silence until the
-    block ends, "drop" is to hang up.
+    block ends, "drip" a sign now and then, "drop" is to hang up.
     """
 
     def __init__(self, **answers: str) -> None:
@@ -53,7 +53,9 @@ class MailServer:
                 said = server.answers.get(command, usual)
                 if said == "hang":
                     server._over.wait()
-                if said in ("hang", "drop"):
+                while said == "drip" and not server._over.wait(0.05):
+                    self.wfile.write(b"2")
+                if said in ("hang", "drip", "drop"):
                     return False
                 self.wfile.write(f"{said}\r\n".encode())
                 return True
@@ -77,7 +79,7 @@ class MailServer:
     def settings(self) -> dict[str, Any]:
         """Django's, to send here."""
         return {
-            "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+            "EMAIL_BACKEND": "tenants.mail.backends.Smtp",
             "EMAIL_HOST": "127.0.0.1",
             "EMAIL_PORT": self.port,
             "EMAIL_USE_TLS": False,

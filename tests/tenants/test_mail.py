@@ -154,6 +154,21 @@ def test_what_may_pass_is_tried_again_for_a_day(acme, caplog, answers):
     assert SECRET not in caplog.text
 
 
+@pytest.mark.parametrize("when", ["CONNECT", "DATA", "end"])
+def test_a_server_that_drips_keeps_its_sender_for_no_longer_than_one_that_hangs(acme, monkeypatch, when):
+    monkeypatch.setattr("tenants.mail.backends.CONVERSATION_SECONDS", 0.4)
+    with MailServer(**{when: "drip"}) as server, pytest.raises(NotSent):
+        began = time.monotonic()
+        try_to_send(acme, waiting(acme), server)
+    assert time.monotonic() - began < 2
+
+
+def test_a_server_whose_name_nobody_can_look_up_is_one_that_is_away(acme):
+    with MailServer() as server, pytest.raises(NotSent):
+        with override_settings(**{**server.settings, "EMAIL_HOST": f"{'a' * 70}.example"}), acme.scope():
+            send_now(waiting(acme))
+
+
 def test_a_server_that_hangs_at_its_good_bye_has_the_mail(acme):
     with MailServer(QUIT="hang") as server:
         pk = waiting(acme)
