@@ -9,7 +9,9 @@ from django.utils import timezone
 
 from billing import health
 from billing.management.commands import ensure_demo
+from billing.models import Account
 from chat.models import Conversation
+from config.stack.banner import banner
 from tenants.audit.models import AuditEvent
 from tenants.context import tenant_scope
 from tenants.models import Tenant
@@ -317,3 +319,21 @@ def test_an_app_of_ones_own_is_told_who_is_gone_in_that_transaction(workspace, s
     workspace.client(workspace.owner).post(f"/settings/members/{carol.pk}/remove/")
     with workspace.scope():
         assert Conversation.objects.get(owner=carol).title == "of carol@x.example, who is False"
+
+
+def test_the_terminal_names_no_demo_that_was_deleted(app, settings, tmp_path, monkeypatch):
+    for module in (ensure_demo, health):
+        monkeypatch.setattr(module, "DEMO_SLUG", "demo-deleted")
+    settings.STATE_DIR = tmp_path
+    call_command("ensure_demo")
+    made = json.loads((tmp_path / "demo.json").read_text())
+    assert made["password"] in banner(tmp_path, 8000, 1.0, chat_port=8000)
+    Account.objects.filter(tenant__slug="demo-deleted").update(status=Account.Status.CLOSED)
+    call_command("ensure_demo")
+    said = banner(tmp_path, 8000, 1.0, chat_port=8000)
+    assert "reopen_workspace" in said
+    assert made["password"] not in said
+    assert made["api_key"] not in said
+    Account.objects.filter(tenant__slug="demo-deleted").update(status=Account.Status.ACTIVE)
+    call_command("ensure_demo")
+    assert made["password"] in banner(tmp_path, 8000, 1.0, chat_port=8000)

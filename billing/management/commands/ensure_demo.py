@@ -43,6 +43,8 @@ class Command(BaseCommand):
         except Exception as exc:
             raise CommandError(f"The demo workspace cannot be set up yet: {exc}") from exc
         if account.status == Account.Status.CLOSED:
+            # Without an address: nothing in it works, until the workspace is reopened.
+            _write(path, {**kept, "slug": ""})
             self.stdout.write("The demo workspace was deleted. To get it back: manage.py reopen_workspace demo")
             return
         with tenant_scope(account.tenant):
