@@ -21,6 +21,8 @@ LIFETIMES = {
     Link.Purpose.CHANGE: timedelta(hours=24),
     Link.Purpose.LOG_IN: timedelta(minutes=15),
 }
+# A link's row after its end.
+KEPT = timedelta(days=30)
 
 
 def make_link(user: User, purpose: Link.Purpose, *, email: str) -> str:
@@ -60,6 +62,11 @@ def end_links(user: User, *purposes: Link.Purpose) -> None:
     """Those of these purposes, or all of them, are worth nothing from now on."""
     live = Link.objects.filter(user=user, used_at=None, expires_at__gt=timezone.now())
     (live.filter(purpose__in=purposes) if purposes else live).update(expires_at=timezone.now())
+
+
+def forget_old() -> None:
+    """Delete those that have been worth nothing for long: each that somebody asks for is a row."""
+    Link.objects.filter(expires_at__lt=timezone.now() - KEPT).delete()
 
 
 def _live(secret: str, purpose: Link.Purpose) -> QuerySet[Link]:

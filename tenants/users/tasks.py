@@ -24,7 +24,7 @@ from tenants.jobs import without_tenant
 from tenants.models import Membership, Tenant
 from tenants.schema_versions import is_current
 from tenants.sealing import unseal_facts
-from tenants.users import addresses, browsers, directory, finding, setting_passwords
+from tenants.users import addresses, browsers, directory, finding, links, setting_passwords
 from tenants.users.models import User
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,9 @@ def forget_sessions_everywhere(timestamp: int) -> None:
 
 @app.task
 def forget_sessions() -> None:
-    """Sessions that have ended by themselves: nothing else deletes those."""
+    """Sessions and links that have ended by themselves: nothing else deletes those."""
     browsers.forget_old()
+    links.forget_old()
 
 
 @app.task(retry=RETRY)

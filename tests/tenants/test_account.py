@@ -17,9 +17,11 @@ from tenants.logs import NoTokens
 from tenants.threads import TenantExecutor
 from tenants.users import addresses, directory, setting_passwords
 from tenants.users.hashers import HashingBusy
+from tenants.users.keys import digest
 from tenants.users.links import make_link
 from tenants.users.models import Link, MemberSession, User
 from tenants.users.pages import passwords
+from tenants.users.tasks import forget_sessions
 from tests.support.cast import PASSWORD
 from tests.support.factories import WorkspaceFactory
 from tests.support.jobs import rows
@@ -82,6 +84,16 @@ def events_of(workspace, user):
 
 
 # --- a forgotten password -------------------------------------------------------------------------------------------
+
+
+def test_links_that_ended_long_ago_are_forgotten_once_a_day_and_no_others(home, carol):
+    asked = [link(home, carol, purpose) for purpose in (Link.Purpose.RESET, Link.Purpose.CONFIRM)]
+    with home.scope():
+        old, live = (Link.objects.get(digest=digest(secret)) for secret in asked)
+        Link.objects.filter(pk=old.pk).update(expires_at=timezone.now() - timedelta(days=31))
+        forget_sessions()
+        assert not Link.objects.filter(pk=old.pk).exists()
+        assert Link.objects.filter(pk=live.pk).exists()
 
 
 def test_who_forgot_a_password_sets_another_by_mail_and_all_else_ends(home, carol):
