@@ -458,7 +458,7 @@ def test_a_keys_limit_that_was_half_removed_says_so_and_can_be_removed(workspace
     shown = beside(workspace, workspace.owner, [key])[key.pk]
     assert "was interrupted" in shown
     assert "no limit" not in shown
-    assert "Remove the limit" in shown
+    assert "Change the limit" in shown
     assert "Remove the limit" in owner.get(f"/settings/keys/{key.pk}/limit/").content.decode()
     remove_limit(owner, key)
     with workspace.scope():
@@ -520,7 +520,7 @@ def test_the_rows_say_what_was_spent_and_the_limit_and_offer_it_to_who_may(works
     shown = beside(workspace, workspace.owner, [workspace.owner, member, other])
     assert len(looks) == 1
     assert f"{usd_short_filter(line.cost)} of $2.00 spent this period" in shown[member.pk]
-    assert "Remove the limit" in shown[member.pk]
+    assert "Change the limit" in shown[member.pk]
     assert "$0.00 spent this period, no limit" in shown[other.pk]
     keys = beside(workspace, workspace.owner, [key])
     assert "spent this period, no limit" in keys[key.pk]
