@@ -13,9 +13,7 @@ from billing.plans import DEFAULT_PLAN, plans_by_sign_up
 from tenants.fields import EmailField, NameField, NewPasswordField
 from tenants.http import TenantRequest
 from tenants.slugs import slug_problem
-from tenants.users.failures import note_failure
-from tenants.users.forms.signing_in import PASSWORD_LENGTH
-from tenants.users.guesses import Guess
+from tenants.users.forms.own_password import WRONG, is_own_password, own_password_field
 from tenants.users.models import User
 
 
@@ -73,12 +71,7 @@ class DeleteForm(forms.Form):
         max_length=32,
         widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
     )
-    password = forms.CharField(
-        label="Your password",
-        strip=False,
-        max_length=PASSWORD_LENGTH,
-        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
-    )
+    password = own_password_field()
 
     def __init__(self, *args: Any, request: TenantRequest, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -96,21 +89,8 @@ class DeleteForm(forms.Form):
         data = super().clean() or {}
         if self.errors:
             return data
-        user = self.request.user
-        guess = Guess.of(self.request, user.email)
-        with guess.place():
-            guess.begin()
-            try:
-                is_right = user.check_password(data["password"])
-            except Exception:
-                guess.was_not_made()
-                raise
-        if not is_right:
-            guess.was_wrong()
-            note_failure(self.request, user.email)
-            self.add_error("password", "This is not your password.")
-            return data
-        guess.was_right()
+        if not is_own_password(self.request, self.request.user, data["password"]):
+            self.add_error("password", WRONG)
         return data
 
 

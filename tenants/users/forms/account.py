@@ -9,9 +9,7 @@ from django.contrib.auth.password_validation import validate_password
 from django.http import HttpRequest
 
 from tenants.fields import EmailField, NewPasswordField
-from tenants.users.failures import note_failure
-from tenants.users.forms.signing_in import PASSWORD_LENGTH
-from tenants.users.guesses import Guess
+from tenants.users.forms.own_password import WRONG, is_own_password, own_password_field
 from tenants.users.models import User
 
 
@@ -50,12 +48,7 @@ class NewPasswordForm(forms.Form):
 class _WithPassword(forms.Form):
     """Asks for the password of now, with the limits of log-in: a browser that was left open is no way to guess it."""
 
-    password = forms.CharField(
-        label="Password",
-        strip=False,
-        max_length=PASSWORD_LENGTH,
-        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
-    )
+    password = own_password_field("Password")
 
     def __init__(self, *args: Any, request: HttpRequest, user: User, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,20 +59,8 @@ class _WithPassword(forms.Form):
         data = super().clean() or {}
         if self.errors:
             return data
-        guess = Guess.of(self.request, self.user.email)
-        with guess.place():
-            guess.begin()
-            try:
-                is_right = self.user.check_password(data["password"])
-            except Exception:
-                guess.was_not_made()
-                raise
-        if is_right:
-            guess.was_right()
-        else:
-            guess.was_wrong()
-            note_failure(self.request, self.user.email)
-            self.add_error("password", "This is not your password.")
+        if not is_own_password(self.request, self.user, data["password"]):
+            self.add_error("password", WRONG)
         return data
 
 

@@ -8,9 +8,7 @@ from django import forms
 
 from tenants.http import TenantRequest
 from tenants.users.auth import is_fresh
-from tenants.users.failures import note_failure
-from tenants.users.forms.signing_in import PASSWORD_LENGTH
-from tenants.users.guesses import Guess
+from tenants.users.forms.own_password import WRONG, is_own_password, own_password_field
 from tenants.users.second_step import Kind, take_code
 
 WRONG_CODE = "This code is wrong, or was used already. Wait for the next one that your app shows."
@@ -27,12 +25,7 @@ def _code_field(*, help_text: str = "", **attrs: Any) -> forms.CharField:
 class PasswordAgain(forms.Form):
     """That it is still the member who is at this browser. Who has no password must have logged in just now."""
 
-    password = forms.CharField(
-        label="Your password",
-        strip=False,
-        max_length=PASSWORD_LENGTH,
-        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
-    )
+    password = own_password_field()
 
     def __init__(self, *args: Any, request: TenantRequest, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -48,26 +41,9 @@ class PasswordAgain(forms.Form):
         if "password" not in self.fields:
             if not is_fresh(self.request):
                 raise forms.ValidationError("Log out and in again first, then come back here within ten minutes.")
-        elif not self._is_right(data["password"]):
-            self.add_error("password", "This is not your password.")
+        elif not is_own_password(self.request, self.request.user, data["password"]):
+            self.add_error("password", WRONG)
         return data
-
-    def _is_right(self, password: str) -> bool:
-        user = self.request.user
-        guess = Guess.of(self.request, user.email)
-        with guess.place():
-            guess.begin()
-            try:
-                is_right = user.check_password(password)
-            except Exception:
-                guess.was_not_made()
-                raise
-        if is_right:
-            guess.was_right()
-        else:
-            guess.was_wrong()
-            note_failure(self.request, user.email)
-        return is_right
 
 
 class FirstCodeForm(forms.Form):
