@@ -1,5 +1,16 @@
 // Small helps on every page; each page works without them.
 
+// The second click of a double click is not a second order: it would be told that the first has been carried out, such
+// as that its link is used. A form can be sent again after a while, and on a page that the browser brings back.
+const SENT_FOR = 8000;
+let sent = new WeakMap();
+addEventListener("pageshow", (event) => event.persisted && (sent = new WeakMap()));
+addEventListener("submit", (event) => {
+  if (event.defaultPrevented) return; // a page's own script sends it
+  if (event.timeStamp - (sent.get(event.target) ?? -Infinity) < SENT_FOR) event.preventDefault();
+  else sent.set(event.target, event.timeStamp);
+});
+
 for (const form of document.querySelectorAll("form[data-autosubmit]")) form.requestSubmit();
 
 for (const button of document.querySelectorAll("button[data-copy]")) {

@@ -62,7 +62,9 @@ def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, w
     # A key made on the page opens the API on the bare host.
     page.goto(web.address(slug) + "/settings/keys/")
     page.get_by_label("Name").fill("Server")
-    page.get_by_role("button", name="Make key").click()
+    page.get_by_role("button", name="Make key").dblclick()
+    page.get_by_role("heading", name="Copy your new key now").wait_for()
+    assert page.locator(".rows .row").count() == 1, "a double click makes one key"
     secret = re.search(r"tk_[0-9a-f]{12}_\w{8}_[A-Za-z0-9_-]{43}", page.content()).group(0)
     with web.client(workspace, secret) as program:
         assert program.post("/api/chat/", json={"prompt": "hi", "max_tokens": 4}).status_code == 200
