@@ -7,6 +7,7 @@ way: tenants.plane.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +41,8 @@ from tenants.http import (
 from tenants.resolve import answered, find_tenant
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
+
+_FORM_OF_SETTINGS = re.compile(r"(/settings/[^/]+/).+")
 
 
 def as_api_error(exc: Exception) -> ApiError | None:
@@ -215,9 +218,15 @@ class SlashMiddleware(CommonMiddleware):
 
 
 def said_as_ours(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Django's own 405, in our words."""
+    """Django's own 405, in our words. But the address of a form of settings leads to the page that it is on.
+
+    People come to it who reload what their form was answered with, or who log in on the way.
+    """
     if response.status_code != 405:
         return response
+    form = _FORM_OF_SETTINGS.match(request.path_info)
+    if form and request.method in ("GET", "HEAD") and response.headers.get("Allow") == "POST":
+        return redirect(form[1])
     ours = error_response(request, MethodNotAllowed())
     ours["Allow"] = response.headers.get("Allow", "")
     return ours

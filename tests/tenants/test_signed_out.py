@@ -89,6 +89,18 @@ def test_a_form_of_settings_leads_to_log_in_and_back_to_its_page_with_a_sentence
         assert ApiKey.objects.get(pk=key.pk).is_active
 
 
+@pytest.mark.parametrize(
+    "form", ["account/email", "members/1/role", "invitations/1/resend", "keys/1/limit/remove", "security/sessions/end"]
+)
+def test_the_address_of_a_form_of_settings_leads_to_its_page(acme, alice, form):
+    """Who mends a form and is signed out meanwhile is led back to it after log-in: it was a page of 405."""
+    client = acme.client(alice)
+    opened = client.get(f"/settings/{form}/")
+    assert opened["Location"] == f"/settings/{form.split('/')[0]}/"
+    assert client.get(opened["Location"], follow=True).status_code in (200, 403)
+    assert client.put(f"/settings/{form}/").status_code == 405
+
+
 def test_a_form_from_before_a_log_in_says_what_to_do_and_does_nothing(acme, alice):
     acme.client(alice)
     client = acme.client(csrf=True)

@@ -8,6 +8,7 @@ is the same in every run.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -336,7 +337,7 @@ class Crawl:
         may_see = names & holders if len(names) == 1 else frozenset[str]()
         if answer.status >= 500 and answer.status not in case.may_answer:
             whats.append(f"answers {answer.status} {answer.error}".strip())
-        is_refused = answer.status in REFUSED or TO_LOG_IN in answer.head
+        is_refused = answer.status in REFUSED or TO_LOG_IN in answer.head or _leads_to_its_page(request, answer)
         if self._is_not_allowed(request) and not is_refused:
             whats.append(f"answers {answer.status} to a {request.credential.role}, whose role does not allow it")
         for place, data in (("its head", answer.head), ("its answer", answer.body)):
@@ -411,6 +412,12 @@ class Crawl:
 
 def _owners(room: Room) -> list[Credential]:
     return [room.credentials["owner's session"], room.credentials["owner's key"]]
+
+
+def _leads_to_its_page(request: Request, answer: Answer) -> bool:
+    """The address of a form of settings, opened: nothing is done, and its page says itself who may see it."""
+    found = re.search(rb"^Location: (/settings/[a-z]+/)\r?$", answer.head, re.MULTILINE)
+    return request.method in ("GET", "HEAD") and found is not None and request.path.startswith(found[1].decode())
 
 
 def _works(statuses: set[int]) -> bool:
