@@ -165,7 +165,7 @@ class TenantConflict(ApiError):
 class Unauthenticated(ApiError):
     status = HTTPStatus.UNAUTHORIZED
     code = "unauthenticated"
-    message = "Send a valid API key of this workspace as Authorization: Bearer <key>, or sign in on its own address."
+    message = "Send a valid API key of this workspace as Authorization: Bearer <key>, or log in on its own address."
 
 
 class CsrfFailed(ApiError):
@@ -195,7 +195,7 @@ class SecondStepRequired(ApiError):
     code = "second_step_required"
     message = (
         "This workspace requires two-step log-in, and yours is not set up yet. What you sent was not taken: set it up "
-        "under Settings, Security, then go back and send it again."
+        "under Settings, Security, then send it again."
     )
 
 

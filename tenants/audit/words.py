@@ -9,22 +9,22 @@ WORDS: dict[Event, str] = {
     Event.LOGGED_IN: "logged in",
     Event.LOG_IN_FAILED: "could not log in",
     Event.LOGGED_OUT: "logged out",
-    Event.SESSION_ENDED: "ended a session",
+    Event.SESSION_ENDED: "logged a browser out",
     Event.SESSIONS_ENDED: "logged out everywhere",
     Event.PASSWORD_CHANGED: "changed a password",
     Event.PASSWORD_RESET: "set a new password by mail",
     Event.RESET_ASKED: "asked for a new password by mail",
     Event.EMAIL_CHANGED: "changed an e-mail address",
     Event.EMAIL_CONFIRMED: "confirmed an e-mail address",
-    Event.SECOND_STEP_ADDED: "turned a second step on",
-    Event.SECOND_STEP_REMOVED: "turned a second step off",
+    Event.SECOND_STEP_ADDED: "turned two-step log-in on",
+    Event.SECOND_STEP_REMOVED: "turned two-step log-in off",
     Event.RECOVERY_CODES_MADE: "made recovery codes",
     Event.RECOVERY_CODE_USED: "used a recovery code",
     Event.IDENTITY_LINKED: "linked an account of a provider",
     Event.IDENTITY_UNLINKED: "unlinked an account of a provider",
     Event.INVITED: "invited somebody",
     Event.INVITATION_RESENT: "sent an invitation again",
-    Event.INVITATION_REVOKED: "took an invitation back",
+    Event.INVITATION_REVOKED: "revoked an invitation",
     Event.JOINED: "joined the workspace",
     Event.REMOVED: "removed a member",
     Event.LEFT: "left the workspace",
@@ -34,21 +34,21 @@ WORDS: dict[Event, str] = {
     Event.KEY_MADE: "made an API key",
     Event.KEY_ROTATED: "rotated an API key",
     Event.KEY_REVOKED: "revoked an API key",
-    Event.LIMIT_SET: "set a spending limit",
-    Event.LIMIT_REMOVED: "removed a spending limit",
+    Event.LIMIT_SET: "set a limit",
+    Event.LIMIT_REMOVED: "removed a limit",
     Event.TOPPED_UP: "added money to the budget",
     Event.ALLOWANCE_GRANTED: "granted the allowance",
     Event.RENAMED: "renamed the workspace",
     Event.ADDRESS_CHANGED: "changed the workspace’s address",
     Event.TIME_ZONE_CHANGED: "changed the time zone",
-    Event.SECOND_STEP_REQUIRED: "began to require a second step of everybody",
-    Event.SECOND_STEP_NOT_REQUIRED: "no longer requires a second step",
+    Event.SECOND_STEP_REQUIRED: "began to require two-step log-in",
+    Event.SECOND_STEP_NOT_REQUIRED: "stopped requiring two-step log-in",
     Event.DELETED: "deleted the workspace",
     Event.REOPENED: "opened the workspace again",
     Event.TRAIL_EXPORTED: "downloaded the audit trail",
 }
 AREAS = {
-    "sign_in": "Sign-ins",
+    "sign_in": "Log-ins",
     "members": "Members",
     "roles": "Roles",
     "keys": "API keys",
@@ -85,7 +85,10 @@ def detail_words(details: object) -> list[tuple[str, str]]:
     """What an event says beside, in the order in which names are sorted, each as a short text."""
     if not isinstance(details, dict):
         return []
-    return [(str(name).replace("_", " "), _text(value)) for name, value in sorted(details.items())]
+    texts = {str(name): _text(value) for name, value in sorted(details.items())}
+    if "method" in texts:  # of a log-in: "password+code"
+        texts["method"] = texts["method"].replace("+", " and ")
+    return [(name.replace("_", " "), text) for name, text in texts.items()]
 
 
 def _text(value: object) -> str:

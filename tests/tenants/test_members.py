@@ -64,11 +64,11 @@ def test_the_page_shows_each_what_their_role_may_see(workspace, settings):
     assert f"<b>beside {gone.pk}</b>" not in whole
     assert all(email in whole for email in ("carol@x.example", "gone@x.example", "new@x.example"))
     assert whole.count("last seen") == 2
-    assert whole.count("second step off") == 2
+    assert whole.count("two-step log-in off") == 2
     seen = page_of(workspace.client(carol))
     assert all(email in seen for email in ("carol@x.example", workspace.owner.email))
     assert all(hidden not in seen for hidden in ("gone@x.example", "new@x.example", "/role/", "/remove/", "Invite"))
-    assert seen.count("second step") == 1, "one's own"
+    assert seen.count("two-step log-in") == 1, "one's own"
 
 
 def beside(request, members):

@@ -28,7 +28,12 @@ SHOWN = 50
 def security(request: TenantRequest) -> HttpResponse:
     here = request.session.session_key
     found = [
-        {"session": session, "device": device(session.agent), "is_here": session.session_key == here}
+        {
+            "session": session,
+            "device": device(session.agent),
+            "how": session.method.replace("+", " and "),
+            "is_here": session.session_key == here,
+        }
         for session in browsers.browsers_of(request.user)[:SHOWN]
     ]
     context = {

@@ -75,8 +75,9 @@ def welcome(request: TenantRequest) -> HttpResponse:
         user, proven_at = found
         # Else strangers could keep a new owner out from the first log-in.
         Guess.of(request, user.email).remember()
+        method = "sign-up" if request.headers["Origin"] == settings.SITE_URL else "new address"
         target = request.POST.get("next", "")
-        response = let_in(request, user, method="hand-off", target=target, proven_at=proven_at)
+        response = let_in(request, user, method=method, target=target, proven_at=proven_at)
     response["Referrer-Policy"] = "no-referrer"
     return response
 
