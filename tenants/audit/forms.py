@@ -44,8 +44,9 @@ class TrailForm(forms.Form):
         label="Person",
         required=False,
         max_length=254,
-        help_text="An e-mail address: what they did, and what was done to them.",
-        widget=forms.TextInput(attrs={"type": "email", "autocomplete": "off"}),
+        help_text="An e-mail address: what they did, and what was done to them. Or “operator”, or “system”.",
+        # Not of type "email", which would refuse the last two.
+        widget=forms.TextInput(attrs={"inputmode": "email", "autocomplete": "off", "autocapitalize": "none"}),
     )
     what = forms.ChoiceField(label="What", required=False, choices=_choices)
     since = _date_field("From")
@@ -54,7 +55,7 @@ class TrailForm(forms.Form):
     before = forms.IntegerField(required=False, min_value=1, max_value=2**63 - 1, widget=forms.HiddenInput)
 
     def clean_who(self) -> str:
-        return normal_email(self.cleaned_data["who"])
+        return normal_email(self.cleaned_data["who"].removeprefix("the "))
 
     def clean_since(self) -> date | None:
         return _within(self.cleaned_data["since"])

@@ -1,6 +1,14 @@
-"""What the trail's page says for each event. Pure. A row of a release that knew other events shows its own name."""
+"""What the trail's page says for each event; moments in the page's time zone. An event that this release does not know
+is shown by its own name.
+"""
 
 from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+
+from django.utils.dateformat import format as format_date
+from django.utils.timezone import localtime
 
 from tenants.audit.events import Event
 
@@ -56,6 +64,16 @@ AREAS = {
     "settings": "Settings",
     "audit": "Audit trail",
 }
+# What a detail is called where its own name does not say it.
+DETAILS = {
+    "ended": "browsers",
+    "expires_at": "expires",
+    "here_too": "this browser too",
+    "left": "codes left",
+    "rows": "lines",
+    "steps_down": "became an admin",
+    "usd": "US dollars",
+}
 VIA = {"link": "by a link", "command": "by a command", "job": "by a job"}
 _KNOWN = {event.value: event for event in Event}
 
@@ -85,10 +103,19 @@ def detail_words(details: object) -> list[tuple[str, str]]:
     """What an event says beside, in the order in which names are sorted, each as a short text."""
     if not isinstance(details, dict):
         return []
-    texts = {str(name): _text(value) for name, value in sorted(details.items())}
-    if "method" in texts:  # of a log-in: "password+code"
-        texts["method"] = texts["method"].replace("+", " and ")
-    return [(name.replace("_", " "), text) for name, text in texts.items()]
+    return [
+        (DETAILS.get(str(name), str(name).replace("_", " ")), _detail(str(name), value))
+        for name, value in sorted(details.items())
+    ]
+
+
+def _detail(name: str, value: object) -> str:
+    if name == "method":  # of a log-in: "password+code"
+        return _text(value).replace("+", " and ")
+    if name.endswith("_at") and isinstance(value, str):
+        with suppress(ValueError):
+            return format_date(localtime(datetime.fromisoformat(value)), "j M Y, H:i T")
+    return _text(value)
 
 
 def _text(value: object) -> str:

@@ -24,7 +24,7 @@ from tenants.audit.forms import TrailForm
 from tenants.audit.models import AuditEvent
 from tenants.audit.reading import Filter, events_like
 from tenants.audit.trail import record
-from tenants.audit.words import AREAS, WORDS, area_of
+from tenants.audit.words import AREAS, WORDS, area_of, detail_words
 from tenants.limits import Rate
 from tenants.models import Tenant
 from tenants.users import access
@@ -76,6 +76,14 @@ def read(client, **query):
 def test_every_event_has_words_and_every_area_a_name():
     assert set(WORDS) == set(Event)
     assert {area_of(event) for event in Event} == set(AREAS)
+
+
+def test_details_are_said_as_people_say_them():
+    details = {"method": "password+code", "expires_at": "2027-02-26T02:38:05.007+00:00", "here_too": False}
+    with timezone.override("Europe/Berlin"):
+        said = dict(detail_words(details))
+    assert said == {"expires": "26 Feb 2027, 03:38 CET", "this browser too": "no", "method": "password and code"}
+    assert detail_words({"left_at": "never"}) == [("left at", "never")]
 
 
 def test_a_line_says_who_what_when_and_from_where(workspace, owner):
