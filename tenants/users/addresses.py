@@ -104,8 +104,8 @@ def _move(user: User, email: str, request: HttpRequest) -> None:
         before,
         "changed",
         subject="Your e-mail address was changed",
-        what="The e-mail address of your account is another one from now on",
-        help="an owner or an admin of the workspace can show the account out.",
+        what="The e-mail address of your account was changed to another one",
+        help="ask an owner or an admin of the workspace to remove the account.",
         url=_url("/"),
         label="Open the workspace",
     )

@@ -214,7 +214,8 @@ class MemberSession(models.Model):
     seen_at = models.DateTimeField(default=timezone.now)
     address = models.CharField(max_length=45, blank=True)
     agent = models.CharField(max_length=200, blank=True)
-    # How it began: password, link, invitation, sign-up, new address, a provider's key; with "+code" where the second step was taken.
+    # How it began: password, link, invitation, sign-up, new address, a provider's key; with "+code" where the second
+    # step was taken.
     method = models.CharField(max_length=60, blank=True)
 
     def __str__(self) -> str:
