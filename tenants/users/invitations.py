@@ -40,6 +40,7 @@ from tenants.users.models import Invitation, User
 from tenants.users.people import end_ways_in, in_words
 
 LIFETIME = timedelta(days=7)
+NO_LONGER_OPEN = "This invitation is no longer open. Those that are open are below."
 AT_ONCE = 50
 
 DAY = 24 * 3600.0
@@ -99,7 +100,7 @@ def resend(request: TenantRequest, pk: int) -> Invitation:
     with _counted(request, [email]), transaction.atomic(durable=True):
         invitation = next(iter(_locked(open_ones().filter(pk=pk))), None)
         if invitation is None:
-            raise NotFound
+            raise NotFound(NO_LONGER_OPEN)
         if _member_with(email):
             raise Invalid({"body": [f"{email} is a member already. Revoke the invitation."]})
         _send(request, invitation, role=invitation.role, inviter=_locked_inviter(request, invitation.role))
@@ -114,7 +115,7 @@ def revoke(request: TenantRequest, pk: int) -> Invitation:
         if not may_act_on(request.user.role, invitation.role, Action.INVITE):
             raise Forbidden("Only somebody whose role is as high may revoke this invitation.")
         if open_ones().filter(pk=pk).update(revoked_at=timezone.now()) != 1:
-            raise NotFound
+            raise NotFound(NO_LONGER_OPEN)
         record(Event.INVITATION_REVOKED, request=request, target=invitation.email, role=invitation.role)
     return invitation
 
@@ -211,7 +212,7 @@ def _locked(found: QuerySet[Invitation]) -> QuerySet[Invitation]:
 def _open_one(pk: int) -> Invitation:
     invitation = open_ones().filter(pk=pk).first()
     if invitation is None:
-        raise NotFound("This invitation is no longer open. The page of members shows those that are.")
+        raise NotFound(NO_LONGER_OPEN)
     return invitation
 
 

@@ -131,7 +131,7 @@ def _locked(request: TenantRequest, pk: int) -> tuple[User, User, list[User]]:
     if request.user.pk not in by_pk:
         raise Forbidden("You are no longer a member of this workspace.")
     if pk not in by_pk:
-        raise NotFound
+        raise NotFound("This person is not in the workspace any more, so nothing was changed.")
     return by_pk[request.user.pk], by_pk[pk], rows
 
 

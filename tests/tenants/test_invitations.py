@@ -295,7 +295,8 @@ def test_the_neighbours_invitations_are_nobodys_here(workspace, owner, globex):
             pk=far, email=email, role="member", digest=email, sent_at=now, expires_at=now + timedelta(days=7)
         )
     for act in ("resend", "revoke"):
-        assert owner.post(f"/settings/invitations/{far}/{act}/").status_code == 404
+        gone = owner.post(f"/settings/invitations/{far}/{act}/")
+        assert (gone.status_code, gone.content.count(b"no longer open")) == (404, 1), "on the page of members"
     assert email not in owner.get("/settings/members/").content.decode()
     with globex.scope():
         assert Invitation.objects.get(pk=far).revoked_at is None

@@ -8,7 +8,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from tenants.fields import focus_on_error
-from tenants.http import ApiError, Forbidden, Invalid, RateLimited, TenantRequest, say_when
+from tenants.http import ApiError, Forbidden, Invalid, NotFound, RateLimited, TenantRequest, say_when
 from tenants.roles import Action, roles_to_give
 from tenants.spelling import normal_email
 from tenants.users import invitations
@@ -47,7 +47,7 @@ def invite(request: TenantRequest) -> HttpResponse:
 def resend(request: TenantRequest, pk: int) -> HttpResponse:
     try:
         invitation = invitations.resend(request, pk)
-    except (RateLimited, Invalid) as exc:
+    except (RateLimited, Invalid, NotFound) as exc:
         return members_page(request, refusal=exc)
     messages.success(request, f"Sent {invitation.email} a new invitation. The one before is no longer good.")
     return redirect("members")
@@ -56,7 +56,11 @@ def resend(request: TenantRequest, pk: int) -> HttpResponse:
 @require_POST
 @needs(Action.INVITE)
 def revoke(request: TenantRequest, pk: int) -> HttpResponse:
-    messages.success(request, f"Revoked the invitation of {invitations.revoke(request, pk).email}.")
+    try:
+        revoked = invitations.revoke(request, pk)
+    except NotFound as exc:
+        return members_page(request, refusal=exc)
+    messages.success(request, f"Revoked the invitation of {revoked.email}.")
     return redirect("members")
 
 

@@ -19,7 +19,7 @@ from django.utils.module_loading import import_string
 from django.views.decorators.http import require_POST, require_safe
 
 from tenants.fields import focus_on_error
-from tenants.http import ApiError, Invalid, TenantRequest, say_when
+from tenants.http import ApiError, Invalid, NotFound, TenantRequest, say_when
 from tenants.roles import Action, Role, may_act_on, roles_to_give
 from tenants.users import invitations, people
 from tenants.users.access import needs
@@ -141,7 +141,7 @@ def _answer(request: TenantRequest, act: Callable[[], str]) -> HttpResponse:
     """The page of members: with what was done, or with why it was not, in the place where the button was."""
     try:
         said = act()
-    except people.LastOwner as exc:
+    except (people.LastOwner, NotFound) as exc:
         return members_page(request, refusal=exc)
     messages.success(request, said)
     return redirect("members")

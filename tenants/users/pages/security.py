@@ -5,13 +5,13 @@ from __future__ import annotations
 from django.contrib import messages
 from django.contrib.auth import logout
 from django.db import transaction
-from django.http import Http404, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from tenants.audit.events import Event
 from tenants.audit.trail import record
-from tenants.http import Forbidden, TenantRequest
+from tenants.http import Forbidden, NotFound, TenantRequest
 from tenants.roles import Action
 from tenants.services import require_second_step
 from tenants.users import browsers
@@ -53,7 +53,7 @@ def end_session(request: TenantRequest, pk: int) -> HttpResponse:
     with transaction.atomic(durable=True):
         ended = browsers.end_session(request.user, pk)
         if ended is None:
-            raise Http404
+            raise NotFound("This browser is logged out already.")
         record(Event.SESSION_ENDED, request=request, target=request.user.email, browser=device(ended.agent))
     if ended.session_key == request.session.session_key:
         logout(request)
