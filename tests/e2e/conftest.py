@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import httpx
 import pytest
@@ -79,6 +79,8 @@ def _wait_for(url: str) -> None:
 class Stack:
     """The front with web, plane and jobs behind it, as `make run` has them, on one model."""
 
+    running: ClassVar[list[Stack]] = []
+
     def __init__(self, folder: Path, *, database_url: str, authority, **model: str) -> None:
         self.port = free_port()
         self.url = f"http://localhost:{self.port}"
@@ -99,9 +101,11 @@ class Stack:
             for part in (self.web, self.plane, self.jobs, self.front):
                 stack.enter_context(part)
             self._parts = stack.pop_all()
+        Stack.running.append(self)
         return self
 
     def __exit__(self, *exc: object) -> None:
+        Stack.running.remove(self)
         self._parts.close()
 
     def address(self, slug: str | None = None) -> str:
@@ -109,10 +113,17 @@ class Stack:
         return self.url if slug is None else f"http://{slug}.localhost:{self.port}"
 
     def mailed(self, slug: str | None, path: str) -> str:
-        """The newest link to `path` on that workspace's host, or on the bare one, that the jobs process has printed."""
-        pattern = rf"{re.escape(self.address(slug))}/{path}/\S+"
-        until(lambda: re.search(pattern, self.jobs.output), said=lambda: self.jobs.output)
-        return str(re.findall(pattern, self.jobs.output)[-1])
+        """The newest link to `path` on that workspace's host, or on the bare one, that was mailed.
+
+        By whatever stack's jobs process: they share the queue, and each writes links to its own port.
+        """
+        host = re.escape(self.address(slug).rpartition(":")[0])
+
+        def links() -> list[str]:
+            return [link for one in Stack.running for link in re.findall(rf"{host}:\d+(/{path}/\S+)", one.jobs.output)]
+
+        until(links, said=lambda: self.jobs.output)
+        return self.address(slug) + links()[-1]
 
     def client(self, workspace, key: str) -> httpx.Client:
         """A program of `workspace` on the bare host."""
