@@ -5,6 +5,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 
 from billing.guard import reserve
@@ -208,3 +209,11 @@ def test_an_authority_that_is_away_is_no_agreement(workspace, settings):
     settings.CYCLES_ADMIN_URL = settings.CYCLES_BASE_URL = "http://127.0.0.1:9"
     code, said = reconcile(workspace)
     assert (code, "gives no figures" in said) == (1, True), said
+
+
+def test_a_workspace_whose_rows_are_gone_is_said_and_stops_no_others(workspace):
+    with connection.cursor() as cursor:
+        cursor.execute(f'DROP TABLE "{workspace.tenant.schema_name}".usage_usageline')
+    code, said = reconcile(workspace)
+    assert (code, said.count("\n")) == (1, 1)
+    assert f"{workspace.slug}: its rows cannot be read" in said
