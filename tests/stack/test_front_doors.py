@@ -122,8 +122,9 @@ def test_nothing_after_the_limit_is_taken_for_a_request(front, busy_web, plane, 
         client.settimeout(13)
         while piece := client.recv(65_536):
             answers += piece
-    assert answers.count(b"HTTP/1.1 ") == 1
-    assert answers.startswith(b"HTTP/1.1 413 ")
+    # One at most: where the front hangs up while we still write, the connection's end takes the answer with it.
+    assert answers.count(b"HTTP/1.1 ") <= 1
+    assert answers == b"" or answers.startswith(b"HTTP/1.1 413 ")
     assert busy_web.asked() == 0
     assert plane.seen() == []
 

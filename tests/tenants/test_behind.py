@@ -77,11 +77,12 @@ def test_it_is_refused_at_both_doors_until_it_has_caught_up_and_its_jobs_wait(
         take_back_the_last_migration(behind.tenant)
         path = str(tmp_path / "notes")
         waiting = job_tasks.note.defer(path=path, tenant_id=behind.tenant.pk)
-        job_tasks.note.defer(path=path, tenant_id=acme.tenant.pk)
-        until(lambda: job_state(waiting) is None, said=lambda: jobs.output)
+        other = job_tasks.note.defer(path=path, tenant_id=acme.tenant.pk)
+        until(lambda: job_state(waiting) is None and job_state(other) is None, said=lambda: jobs.output)
         # A job that does not wait would have ended with nobody having asked for the schema.
         assert is_current(behind.tenant)
-    assert [line.split()[0] for line in read(path)] == [str(acme.tenant.pk), str(behind.tenant.pk)]
+    # In whatever order: on a busy machine the one that waits may be over first.
+    assert {line.split()[0] for line in read(path)} == {str(acme.tenant.pk), str(behind.tenant.pk)}
 
 
 def test_by_header_or_by_key_alone_it_is_told_only_to_who_has_a_key(behind, caplog):
