@@ -37,6 +37,8 @@ async def open_call(engine: Engine, order: Order) -> Call:
     Raises a BudgetError: denied, on hold, not reached. Then nothing is held, or it is released in the background.
     """
     scopes = scopes_of(order.subject)
+    # Before the authority is asked: of two that it denies, the first must not come into the line behind the second.
+    number = engine.lines.number()
     denied = "BUDGET_EXCEEDED"
     line = next((scope for scope in scopes if not engine.lines.is_empty(scope)), None)
     if line is None:
@@ -52,7 +54,7 @@ async def open_call(engine: Engine, order: Order) -> Call:
         line = worth_waiting_for(ledgers, needed=order.amount) or scopes[0]
     # From here: an authority that takes its time over a cold key takes it from nobody's wait for money.
     deadline = time.monotonic() + engine.wait_seconds
-    async with engine.lines.join(line) as place:
+    async with engine.lines.join(line, number) as place:
         judge_at = time.monotonic() + JUDGE_AGAIN_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             if place.is_first:

@@ -6,52 +6,60 @@ Owns the lines. Must not ask the authority, and promises nothing across processe
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 
 
 class Lines:
     """First come, first served, for each key. Only the first of a line acts; the others wait for their turn."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, deque[asyncio.Event]] = {}
+        self._lines: dict[str, list[Place]] = {}
+        self._numbers = count()
 
     def is_empty(self, key: str) -> bool:
         return key not in self._lines
 
+    def number(self) -> int:
+        """To be taken as one comes: a line is in the order of these, and not of joining it."""
+        return next(self._numbers)
+
     @asynccontextmanager
-    async def join(self, key: str) -> AsyncIterator[Place]:
-        line = self._lines.setdefault(key, deque())
-        place = Place(line)
-        line.append(place.event)
+    async def join(self, key: str, number: int) -> AsyncIterator[Place]:
+        line = self._lines.setdefault(key, [])
+        place = Place(line, number)
+        insort(line, place, key=lambda one: one.number)
         try:
             yield place
         finally:
-            was_first = line[0] is place.event
-            line.remove(place.event)
+            was_first = place.is_first
+            line.remove(place)
             if not line:
                 del self._lines[key]
             elif was_first:
-                line[0].set()
+                line[0].event.set()
 
     def wake(self, keys: Iterable[str]) -> None:
         """Something of these came free: whoever is first in their lines should look."""
         for key in keys:
             if line := self._lines.get(key):
-                line[0].set()
+                line[0].event.set()
 
 
 class Place:
     """One's place in a line."""
 
-    def __init__(self, line: deque[asyncio.Event]) -> None:
+    def __init__(self, line: list[Place], number: int) -> None:
         self.event = asyncio.Event()
+        self.number = number
         self._line = line
 
     @property
     def is_first(self) -> bool:
-        return self._line[0] is self.event
+        return self._line[0] is self
 
     async def wait(self, seconds: float) -> None:
         """Until one is woken, or so long."""

@@ -158,6 +158,31 @@ def test_who_stands_behind_a_larger_call_and_is_covered_is_not_refused_with_it(w
         assert large.result() == "held_by_others"
 
 
+def test_who_was_denied_first_is_served_first_though_its_ledgers_are_read_more_slowly(workspace, model, settings):
+    workspace.leave(10_000)
+    asked = {"app": "test", "action_kind": "test.call", "action_name": "unit", "estimate": 9_000}
+    served, slow = [], [0.4]
+
+    def buy(name):
+        with reserve(workspace.tenant, **asked) as paid:
+            served.append(name)
+            paid.dispatch(lambda: None)
+            paid.record(cost=0)
+
+    with Gate(settings.CYCLES_ADMIN_URL) as gate, TenantExecutor(2) as pool:
+        settings.CYCLES_ADMIN_URL = gate.url
+        gate.act = lambda came: time.sleep(slow.pop() if slow else 0)
+        with reserve(workspace.tenant, **asked):
+            first = pool.submit(buy, "first")
+            assert eventually(lambda: gate.came)  # denied, and its ledgers are being read
+            second = pool.submit(buy, "second")
+            assert eventually(lambda: not on_loop(lambda: here().lines.is_empty(workspace.account.scope)))
+            assert slow == []
+            time.sleep(0.6)
+        first.result(), second.result()
+    assert served == ["first", "second"]
+
+
 def test_what_does_not_fit_is_fitted_and_says_so(workspace, upstream, model):
     upstream.tokens = ["word "] * 100
     workspace.leave(first_hold(output=20))

@@ -77,7 +77,7 @@ def test_only_the_first_of_a_line_acts_and_a_wake_reaches_it():
         lines, served = Lines(), []
 
         async def one(name):
-            async with lines.join("a tenant") as place:
+            async with lines.join("a tenant", lines.number()) as place:
                 while not place.is_first:
                     await place.wait(1)
                 served.append(name)
@@ -92,18 +92,39 @@ def test_only_the_first_of_a_line_acts_and_a_wake_reaches_it():
     asyncio.run(story())
 
 
+def test_who_asked_first_stands_in_front_however_late_they_join():
+    async def story():
+        lines, served = Lines(), []
+        numbers = [lines.number() for _ in range(3)]
+
+        async def one(name, *, joins_after):
+            await asyncio.sleep(joins_after)
+            async with lines.join("a tenant", numbers[name]) as place:
+                while not (place.is_first and free.is_set()):
+                    await place.wait(0.05)
+                served.append(name)
+
+        free = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.1, free.set)
+        await asyncio.gather(one(2, joins_after=0), one(0, joins_after=0.02), one(1, joins_after=0.04))
+        assert served == [0, 1, 2]
+        assert lines.is_empty("a tenant")
+
+    asyncio.run(story())
+
+
 def test_a_place_left_by_a_cancelled_caller_is_the_next_ones():
     async def story():
         lines = Lines()
 
         async def one():
-            async with lines.join("a tenant") as place:
+            async with lines.join("a tenant", lines.number()) as place:
                 while not place.is_first:
                     await place.wait(5)
                 return True
 
         async def first():
-            async with lines.join("a tenant"):
+            async with lines.join("a tenant", lines.number()):
                 await asyncio.sleep(5)
 
         ahead = asyncio.create_task(first())
@@ -121,7 +142,7 @@ def test_a_place_left_by_a_cancelled_caller_is_the_next_ones():
 def test_a_wait_ends_at_its_time_and_leaves_the_line_to_others():
     async def story():
         lines = Lines()
-        async with lines.join("a tenant") as place:
+        async with lines.join("a tenant", lines.number()) as place:
             began = time.monotonic()
             await place.wait(0.05)
             assert 0.04 < time.monotonic() - began < 0.5
