@@ -16,7 +16,7 @@ from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.http import TenantRequest
 from tenants.roles import Action
-from tenants.users.access import needs
+from tenants.users.access import count_act, needs
 from tenants.users.people import former_members
 
 SHOWN = 50
@@ -26,6 +26,7 @@ SHOWN = 50
 @needs(Action.READ_FORMER)
 def conversations(request: TenantRequest, pk: int) -> HttpResponse:
     """The newest, or the newest before a given one."""
+    count_act(request)
     member = get_object_or_404(former_members(), pk=pk)
     found = Conversation.objects.filter(owner=member).order_by("-pk")
     before = request.GET.get("before", "")
@@ -41,6 +42,7 @@ def conversations(request: TenantRequest, pk: int) -> HttpResponse:
 @require_safe
 @needs(Action.READ_FORMER)
 def conversation(request: TenantRequest, pk: int, conversation_pk: int) -> HttpResponse:
+    count_act(request)
     member = get_object_or_404(former_members(), pk=pk)
     found = get_object_or_404(Conversation, pk=conversation_pk, owner=member)
     with transaction.atomic(durable=True):

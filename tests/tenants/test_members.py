@@ -1,6 +1,7 @@
 """A workspace's members: the page of them, and how one of them gets another role, hands over, leaves, is removed."""
 
 import json
+import uuid
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -14,8 +15,9 @@ from chat.models import Conversation
 from config.stack.banner import banner
 from tenants.audit.models import AuditEvent
 from tenants.context import tenant_scope
+from tenants.limits import Rate
 from tenants.models import Tenant
-from tenants.users import directory
+from tenants.users import access, directory
 from tenants.users.links import look_at, make_link
 from tenants.users.models import ApiKey, HandoffToken, Identity, Link, MemberSession, RecoveryCode, Totp, User
 from tests.support.cast import PASSWORD
@@ -269,6 +271,18 @@ def test_a_former_members_conversations_are_read_by_admins_and_written_down(work
     for role, status in (("admin", 200), ("member", 403), ("viewer", 403)):
         browser = workspace.client(workspace.member(f"{role}@x.example", role))
         assert browser.get(listed).status_code == browser.get(shown).status_code == status
+
+
+def test_nobody_floods_the_trail_by_looking(workspace, monkeypatch):
+    monkeypatch.setattr(access, "ACTS", Rate(f"acts-{uuid.uuid4().hex}", burst=3, every=3_600.0))
+    carol, owner = workspace.member("carol@x.example"), workspace.client(workspace.owner)
+    with workspace.scope():
+        talk = ConversationFactory(owner=carol)
+    owner.post(f"/settings/members/{carol.pk}/remove/")
+    listed = f"/settings/members/{carol.pk}/chats/"
+    looks = [owner.get(path).status_code for path in (listed, f"{listed}{talk.pk}/", listed, f"{listed}{talk.pk}/")]
+    assert looks == [200, 200, 429, 429]
+    assert len(trail(workspace, "members.former_chat_read")) == 2
 
 
 # --- the demo's person ---
