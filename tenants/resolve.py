@@ -7,7 +7,6 @@ another tenant's rows or to public's. Raises the ApiErrors of tenants.http.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -68,7 +67,7 @@ _NAMED_BY_KEY = "public.tenants_tenant t WHERE t.public_id"
 # A write for each request would double their cost; to the minute is exact enough for an owner.
 _MEMBER_BY_KEY = """
     SELECT {beside}, coalesce(k.spends_as, k.id), k.limited_apps::json,
-        k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', k.scopes::text, {user}
+        k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', k.scopes::json, {user}
     FROM {schema}.users_apikey k JOIN {schema}.users_user u ON u.id = k.user_id
     WHERE k.prefix = %s AND k.digest = %s AND k.revoked_at IS NULL
         AND (k.expires_at IS NULL OR k.expires_at > now()) AND u.is_active"""
@@ -324,7 +323,7 @@ def _member_by_key(request: HttpRequest, tenant: Tenant | None) -> Steps[Asker |
         _model(User, columns),
         key_id,
         beside,
-        scopes=None if scopes is None else json.loads(scopes),
+        scopes=scopes,
         spends_as=spends_as,
         limited_apps=limited_apps,
     )
