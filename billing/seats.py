@@ -88,8 +88,8 @@ def set_limit(request: TenantRequest, whose: User | ApiKey, amount: int) -> None
     """The most that a member, or a key in each of its features, may spend in a period. Safe to repeat.
 
     What was spent in the period before there was a limit counts; a call under way at that moment counts from its next
-    slice on. Lowered below what is spent, it refuses all further
-    calls until the period ends. Raises LimitNotSet, or a BudgetError: it may then be set, so the same is asked again.
+    slice on. Lowered below what is spent, it refuses all further calls until the period ends. Raises LimitNotSet, or a
+    BudgetError: it may then be set, so the same is asked again.
     """
     _put(request, whose, amount)
 
