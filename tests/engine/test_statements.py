@@ -2,11 +2,13 @@
 
 import json
 import re
+import threading
 
 import psycopg
 import pytest
 from django.apps import apps
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 
 from billing.engine import statements
 from billing.engine.statements import (
@@ -114,15 +116,21 @@ def test_a_schema_s_name_is_checked_before_it_stands_in_a_statement(name):
 @pytest.fixture
 def counted(app, authority, settings, monkeypatch):
     """The statements and the requests to either plane of the authority, from here on; the timer's are left out."""
-    ran, of_the_timer = [], {REGISTER, HABITS, LEARN}
-    fetch = Store.fetch
+    ran, of_the_timer, the_test = [], {REGISTER, HABITS, LEARN}, threading.get_ident()
+    fetch, execute = Store.fetch, CursorWrapper.execute
 
     async def counting(self, query, params=None):
         if query not in of_the_timer:
             ran.append(" ".join(query.split())[:70])
         return await fetch(self, query, params)
 
+    def counting_those_of_threads(self, sql, params=None):
+        if threading.get_ident() != the_test:
+            ran.append(f"by Django: {sql}"[:70])
+        return execute(self, sql, params)
+
     monkeypatch.setattr(Store, "fetch", counting)
+    monkeypatch.setattr(CursorWrapper, "execute", counting_those_of_threads)
     before = settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL
     with LossyProxy(authority.runtime_url) as runtime, LossyProxy(authority.admin_url) as admin:
         settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL = runtime.url, admin.url
@@ -166,6 +174,7 @@ def test_a_call_makes_few_statements_and_two_requests(workspace, upstream, model
     assert response.content
     assert eventually(lambda: workspace.holds() == 0)
     assert len(ran) == 4 + again + (asks == "a browser"), ran
+    assert len(upstream.calls) == 2, "one for each question"
     asked = [(method, re.sub(r"[0-9a-f-]{36}", "…", path)) for method, path in runtime]
     assert asked == [("POST", "/v1/reservations"), ("POST", "/v1/reservations/…/commit")]
     assert admin == []
