@@ -19,6 +19,7 @@ derive from it. Must not know what any of them means.
      ├─ RateLimited          429 rate_limited
      ├─ TenantNotReady       503 tenant_not_ready
      ├─ Unavailable          503 unavailable
+     │   └─ Unreadable
      ├─ chat.errors …
      └─ billing.errors.BudgetError …
 """
@@ -244,6 +245,17 @@ class Unavailable(ApiError):
     code = "unavailable"
     message = "The service is busy. Try again in a moment."
     retry_after_ms = 2_000
+
+
+class Unreadable(Unavailable):
+    """Something that we keep sealed cannot be opened, such as after a restore with another KEY_SEALING_KEY."""
+
+    message = "The service cannot read something that it keeps for this. Its operator must mend that; try again later."
+    retry_after_ms = 60_000
+
+    def __init__(self, *, why: str) -> None:
+        super().__init__()
+        self.why = why
 
 
 def shortened(text: str, length: int) -> str:

@@ -33,12 +33,14 @@ from tenants.http import (
     MethodNotAllowed,
     TooLarge,
     Unavailable,
+    Unreadable,
     error_response,
     mark_private,
     mark_varying,
     wants_json,
 )
 from tenants.resolve import answered, find_tenant
+from tenants.sealing import SealedUnderAnotherKey
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -59,6 +61,8 @@ def as_api_error(exc: Exception) -> ApiError | None:
     # The database is down, or every connection of the pool is taken: say so, rather than a stack.
     if isinstance(exc, OperationalError | InterfaceError | psycopg.OperationalError | psycopg.InterfaceError):
         return Unavailable()
+    if isinstance(exc, SealedUnderAnotherKey):
+        return Unreadable(why=str(exc))
     return None
 
 

@@ -10,6 +10,10 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 
+class SealedUnderAnotherKey(ImproperlyConfigured):
+    """The operator's to mend. For whoever asks it is a 503 (tenants.middleware)."""
+
+
 def _box() -> Fernet:
     try:
         return Fernet(settings.KEY_SEALING_KEY)
@@ -24,11 +28,11 @@ def seal(secret: str) -> str:
 
 
 def unseal(sealed: str) -> str:
-    """The secret again. A wrong KEY_SEALING_KEY raises ImproperlyConfigured: better no call than a call as nobody."""
+    """The secret again. Raises SealedUnderAnotherKey: better no call than a call as nobody."""
     try:
         return _box().decrypt(sealed.encode()).decode()
     except InvalidToken:
-        raise ImproperlyConfigured("KEY_SEALING_KEY is not the key under which the accounts were sealed.") from None
+        raise SealedUnderAnotherKey("KEY_SEALING_KEY is not the key under which this was sealed.") from None
 
 
 def seal_facts(*facts: Any) -> str:

@@ -119,10 +119,11 @@ def take_secret(user: User, key_id: int) -> str | None:
     """The secret of a key that this member has just made, the first time it is asked for; None ever after."""
     slot = ApiKey.objects.filter(pk=key_id, user=user, created_at__gt=timezone.now() - SHOWN_WITHIN)
     sealed = slot.exclude(UNBEGUN).values_list("sealed_secret", flat=True).first()
-    # Of two that read it, one empties it.
-    if not sealed or slot.filter(sealed_secret=sealed).update(sealed_secret="") != 1:
+    if not sealed:
         return None
-    return unseal(sealed)
+    secret = unseal(sealed)  # first, for where that fails the slot must keep it
+    # Of two that read it, one empties it.
+    return secret if slot.filter(sealed_secret=sealed).update(sealed_secret="") == 1 else None
 
 
 def forget_untaken(user: User) -> None:

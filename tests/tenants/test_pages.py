@@ -178,6 +178,15 @@ def test_a_secret_that_nobody_came_for_is_forgotten(acme, alice):
         assert not ApiKey.objects.exclude(sealed_secret="").filter(name__in=["Late", "Revoked"]).exists()
 
 
+def test_a_secret_that_cannot_be_opened_just_now_is_kept_for_later(acme, alice, settings):
+    client = acme.client(alice)
+    made = client.post("/settings/keys/", wanted("Restored"))["Location"]
+    right, settings.KEY_SEALING_KEY = settings.KEY_SEALING_KEY, "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="
+    assert client.get(made).status_code == 503
+    settings.KEY_SEALING_KEY = right
+    assert len(secrets_on(client.get(made))) == 1
+
+
 def test_of_two_at_once_one_sees_the_secret(acme, alice, monkeypatch):
     """The second reads the slot before the first has emptied it."""
     with acme.scope():

@@ -440,3 +440,20 @@ def test_recovery_codes_have_eighty_bits():
     assert second_step.RECOVERY_BYTES * 8 >= 80
     assert second_step.plain("١٢٣ ٤٥٦") != "123456"
     assert second_step.plain("１２３ ４５６") == "123456"
+
+
+def test_a_code_that_cannot_be_looked_at_under_another_sealing_key_is_not_there_just_now(
+    home, carol, with_app, settings, caplog
+):
+    app, _ = with_app
+    as_if_time_had_gone(home, carol)
+    client = first_step(home, carol)
+    right, settings.KEY_SEALING_KEY = settings.KEY_SEALING_KEY, "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="
+    for _ in range(second_step.CODES.free + 1):  # none counts as a wrong one
+        refused = client.post("/login/code/", {"code": next_code(app, 0)})
+        assert (refused.status_code, refused["Retry-After"]) == (503, "60")
+    assert "cannot read" in refused.content.decode()
+    assert "KEY_SEALING_KEY" not in refused.content.decode()
+    assert any("KEY_SEALING_KEY is not the key" in line.getMessage() for line in caplog.records)
+    settings.KEY_SEALING_KEY = right
+    assert client.post("/login/code/", {"code": next_code(app, 0)}).status_code == 302
