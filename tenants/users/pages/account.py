@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.db import transaction
@@ -11,8 +10,7 @@ from django.shortcuts import redirect, render
 from django.utils.module_loading import import_string
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from tenants.fields import focus_on_error
-from tenants.http import RateLimited, TenantRequest, say_when
+from tenants.http import RateLimited, TenantRequest
 from tenants.limits import Rate, take
 from tenants.roles import Action
 from tenants.sealing import seal_facts
@@ -21,6 +19,7 @@ from tenants.users.access import needs
 from tenants.users.forms.account import ChangeEmailForm, ChangePasswordForm
 from tenants.users.links import look_at
 from tenants.users.models import Link
+from tenants.users.pages.answers import answer
 from tenants.users.pages.links import keep_address, worthless
 from tenants.users.setting_passwords import change_password
 from tenants.users.tasks import mail_change
@@ -44,9 +43,6 @@ def _page(
     refusal: RateLimited | None = None,
 ) -> HttpResponse:
     """The page with a form that is to be mended, or with none."""
-    wrong = email_form or password_form
-    if wrong is not None:
-        focus_on_error(wrong)
     user = request.user
     context = {
         "email_form": email_form or ChangeEmailForm(request=request, user=user, auto_id="id_email_%s"),
@@ -54,21 +50,7 @@ def _page(
         "has_password": user.has_usable_password(),
         "unconfirmed": import_string(settings.UNCONFIRMED_BESIDE)(request),
     }
-    response = render(
-        request, "users/account.html", context, status=refusal.status if refusal else 400 if wrong else 200
-    )
-    if refusal:
-        say_when(response, refusal)
-    return response
-
-
-def _is_valid(form: forms.Form) -> tuple[bool, RateLimited | None]:
-    """Whether the form is right; a refusal for now is said on the form."""
-    try:
-        return form.is_valid(), None
-    except RateLimited as exc:
-        form.add_error(None, exc.message)
-        return False, exc
+    return answer(request, "users/account.html", context, email_form or password_form, refusal)
 
 
 @require_POST
@@ -76,14 +58,12 @@ def _is_valid(form: forms.Form) -> tuple[bool, RateLimited | None]:
 def change_email(request: TenantRequest) -> HttpResponse:
     """The same answer whether the address is free or a member's: the mails differ, and a job sends them."""
     form = ChangeEmailForm(request.POST, request=request, user=request.user, auto_id="id_email_%s")
-    is_right, refusal = _is_valid(form)
-    if is_right:
-        try:
-            take(CHANGE, request.tenant.pk, request.user.pk)
-        except RateLimited as exc:
-            form.add_error(None, exc.message)
-            is_right, refusal = False, exc
-    if not is_right:
+    try:
+        if not form.is_valid():
+            return _page(request, email_form=form)
+        take(CHANGE, request.tenant.pk, request.user.pk)
+    except RateLimited as refusal:
+        form.add_error(None, refusal.message)
         return _page(request, email_form=form, refusal=refusal)
     email = form.cleaned_data["email"]
     mail_change.defer(sealed=seal_facts(request.user.pk, email, request.user.get_session_auth_hash()))
@@ -95,14 +75,12 @@ def change_email(request: TenantRequest) -> HttpResponse:
 @needs(Action.ACCOUNT)
 def change_own_password(request: TenantRequest) -> HttpResponse:
     form = ChangePasswordForm(request.POST, request=request, user=request.user, auto_id="id_password_%s")
-    is_right, refusal = _is_valid(form)
-    if is_right:
-        try:
-            change_password(request.user, form.cleaned_data["new_password"], request)
-        except RateLimited as exc:  # no password could be hashed just now
-            form.add_error(None, exc.message)
-            is_right, refusal = False, exc
-    if not is_right:
+    try:
+        if not form.is_valid():
+            return _page(request, password_form=form)
+        change_password(request.user, form.cleaned_data["new_password"], request)
+    except RateLimited as refusal:  # too many tries, or no password could be hashed just now
+        form.add_error(None, refusal.message)
         return _page(request, password_form=form, refusal=refusal)
     messages.success(request, "Your password is changed. Your other browsers are logged out.")
     return redirect("account")

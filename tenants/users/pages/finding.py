@@ -9,10 +9,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
-from tenants.fields import focus_on_error
-from tenants.http import RateLimited, say_when
+from tenants.http import RateLimited
 from tenants.users.finding import ask_for_workspaces
 from tenants.users.forms.finding import AddressForm
+from tenants.users.pages.answers import answer
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -32,16 +32,12 @@ def ask_for_mail(
 ) -> HttpResponse:
     """A form of one address: `ask`, which may raise RateLimited, and on to `then`."""
     form = AddressForm(request.POST or None)
-    status, refusal = 400 if request.method == "POST" else 200, None
+    refusal = None
     if request.method == "POST" and form.is_valid():
         try:
             ask(form.cleaned_data["email"])
             return redirect(then)
         except RateLimited as exc:
-            status, refusal = exc.status, exc
+            refusal = exc
             form.add_error(None, exc.message)
-    focus_on_error(form)
-    response = render(request, page, {"form": form, **context}, status=status)
-    if refusal:
-        say_when(response, refusal)
-    return response
+    return answer(request, page, {"form": form, **context}, form, refusal)

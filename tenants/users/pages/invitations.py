@@ -7,8 +7,7 @@ from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
-from tenants.fields import focus_on_error
-from tenants.http import ApiError, Forbidden, Invalid, NotFound, RateLimited, TenantRequest, say_when
+from tenants.http import ApiError, Forbidden, Invalid, NotFound, RateLimited, TenantRequest
 from tenants.roles import Action, roles_to_give
 from tenants.spelling import normal_email
 from tenants.users import invitations
@@ -16,6 +15,8 @@ from tenants.users.access import needs
 from tenants.users.entering import let_in, safe_target
 from tenants.users.forms.members import AcceptForm, InviteForm
 from tenants.users.models import Invitation
+from tenants.users.pages.answers import answer
+from tenants.users.pages.links import keep_address
 from tenants.users.pages.members import members_page
 from tenants.users.people import in_words
 
@@ -65,14 +66,11 @@ def revoke(request: TenantRequest, pk: int) -> HttpResponse:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@keep_address
 def invitation(request: TenantRequest, secret: str) -> HttpResponse:
     """For whoever has the link. Following it only looks, for mail programs follow links too; the form accepts."""
     found = invitations.look_at(secret)
-    response = _accept(request, found, secret) if found else _no_longer(request, secret)
-    # Never the path, which has the secret. Under "no-referrer" browsers send the form with `Origin: null`, and CSRF's
-    # check refuses it.
-    response["Referrer-Policy"] = "strict-origin"
-    return response
+    return _accept(request, found, secret) if found else _no_longer(request, secret)
 
 
 def _accept(request: TenantRequest, found: Invitation, secret: str) -> HttpResponse:
@@ -86,13 +84,8 @@ def _accept(request: TenantRequest, found: Invitation, secret: str) -> HttpRespo
             form.add_error(None, exc.message)
         else:
             return let_in(request, user, method="invitation") if user else _no_longer(request, secret)
-    focus_on_error(form)
-    status = refusal.status if refusal else 400 if request.method == "POST" else 200
     context = {"invitation": found, "role": in_words(found.role), "form": form}
-    response = render(request, "users/invitation.html", context, status=status)
-    if refusal:
-        say_when(response, refusal)
-    return response
+    return answer(request, "users/invitation.html", context, form, refusal)
 
 
 def _no_longer(request: TenantRequest, secret: str) -> HttpResponse:

@@ -18,6 +18,7 @@ from tenants.users.finding import ask_for_link
 from tenants.users.guesses import Guess
 from tenants.users.models import Link
 from tenants.users.pages.finding import ask_for_mail
+from tenants.users.pages.links import keep_address
 from tenants.users.signed_out import way_in
 
 
@@ -40,22 +41,18 @@ def sent(request: TenantRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @way_in
+@keep_address
 def follow(request: TenantRequest, secret: str) -> HttpResponse:
     """One page for a link that was used, is over, was never made or is another workspace's."""
     target = request.POST.get("next") or request.GET.get("next") or ""
     link = _use(request, secret) if request.method == "POST" else _good(links.look_at(secret, Link.Purpose.LOG_IN))
     if link is None:
-        response = render(request, "users/link_over.html", status=400)
-    elif request.method == "POST":
+        return render(request, "users/link_over.html", status=400)
+    if request.method == "POST":
         # Else strangers could keep them out from their next log-in by password.
         Guess.of(request, link.user.email).remember()
-        response = let_in(request, link.user, method="link", target=target)
-    else:
-        response = render(request, "users/link.html", {"member": link.user, "next": target})
-    # The address is told to nobody. Not "no-referrer": browsers then send the form with `Origin: null`, which the check
-    # against forged forms refuses.
-    response["Referrer-Policy"] = "strict-origin"
-    return response
+        return let_in(request, link.user, method="link", target=target)
+    return render(request, "users/link.html", {"member": link.user, "next": target})
 
 
 def _use(request: TenantRequest, secret: str) -> Link | None:

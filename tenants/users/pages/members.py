@@ -13,18 +13,18 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import logout
 from django.http import HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 from django.utils import timezone
 from django.utils.module_loading import import_string
 from django.views.decorators.http import require_POST, require_safe
 
-from tenants.fields import focus_on_error
-from tenants.http import ApiError, Invalid, NotFound, TenantRequest, say_when
+from tenants.http import ApiError, Invalid, NotFound, TenantRequest
 from tenants.roles import Action, Role, may_act_on, roles_to_give
 from tenants.users import invitations, people
 from tenants.users.access import needs
 from tenants.users.forms.members import HandOverForm, InviteForm, RoleForm
 from tenants.users.models import Invitation, User
+from tenants.users.pages.answers import answer
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,7 @@ def members_page(
         context["hand_over_form"] = hand_over_form or HandOverForm()
     if user.may(Action.READ_FORMER):
         context["former"] = people.former_members()
-    if wrong is not None:
-        focus_on_error(wrong)
-    status = refusal.status if refusal else 400 if wrong else 200
-    response = render(request, "users/members.html", context, status=status)
-    if refusal:
-        say_when(response, refusal)
-    return response
+    return answer(request, "users/members.html", context, wrong, refusal)
 
 
 @require_POST

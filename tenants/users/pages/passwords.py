@@ -7,13 +7,13 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
-from tenants.fields import focus_on_error
-from tenants.http import RateLimited, TenantRequest, say_when
+from tenants.http import RateLimited, TenantRequest
 from tenants.limits import Rate, address_of, masked, take
 from tenants.sealing import seal_facts
 from tenants.users.forms.account import AskResetForm, NewPasswordForm
 from tenants.users.links import look_at
 from tenants.users.models import Link
+from tenants.users.pages.answers import answer
 from tenants.users.pages.links import keep_address, worthless
 from tenants.users.setting_passwords import reset_by_link
 from tenants.users.tasks import mail_reset
@@ -30,27 +30,19 @@ SITE = Rate("reset-site", burst=300, every=1.0, words=WORDS)
 def ask_reset(request: TenantRequest) -> HttpResponse:
     """Looks nobody up: the job does, so that members and strangers get the same answer in the same time."""
     form = AskResetForm(request.POST or None)
-    if request.method != "POST" or not form.is_valid():
-        return _ask_page(request, form)
-    email = form.cleaned_data["email"]
-    try:
-        take(ADDRESS, address_of(request))
-        take(SITE)
-        take(ACCOUNT, request.tenant.pk, email)
-    except RateLimited as exc:
-        form.add_error(None, exc.message)
-        return _ask_page(request, form, exc)
-    mail_reset.defer(sealed=seal_facts(email, masked(address_of(request))))
-    return redirect("reset_asked")
-
-
-def _ask_page(request: TenantRequest, form: AskResetForm, refusal: RateLimited | None = None) -> HttpResponse:
-    focus_on_error(form)
-    status = refusal.status if refusal else 400 if request.method == "POST" else 200
-    response = render(request, "users/ask_reset.html", {"form": form}, status=status)
-    if refusal:
-        say_when(response, refusal)
-    return response
+    refusal = None
+    if request.method == "POST" and form.is_valid():
+        email = form.cleaned_data["email"]
+        try:
+            take(ADDRESS, address_of(request))
+            take(SITE)
+            take(ACCOUNT, request.tenant.pk, email)
+            mail_reset.defer(sealed=seal_facts(email, masked(address_of(request))))
+            return redirect("reset_asked")
+        except RateLimited as exc:
+            form.add_error(None, exc.message)
+            refusal = exc
+    return answer(request, "users/ask_reset.html", {"form": form}, form, refusal)
 
 
 @require_http_methods(["GET", "HEAD"])
@@ -75,9 +67,4 @@ def reset(request: TenantRequest, secret: str) -> HttpResponse:
         except RateLimited as exc:  # no password could be hashed just now; the link is as good as before
             form.add_error(None, exc.message)
             refusal = exc
-    focus_on_error(form)
-    status = refusal.status if refusal else 400 if request.method == "POST" else 200
-    response = render(request, "users/reset.html", {"form": form, "email": link.email}, status=status)
-    if refusal:
-        say_when(response, refusal)
-    return response
+    return answer(request, "users/reset.html", {"form": form, "email": link.email}, form, refusal)

@@ -12,7 +12,6 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from tenants.fields import focus_on_error
 from tenants.hosts import url_for
 from tenants.http import ApiError, TenantRequest, say_when
 from tenants.limits import Rate, address_of, take
@@ -24,6 +23,7 @@ from tenants.users.forms.providers import LinkForm
 from tenants.users.forms.signing_in import LoginForm
 from tenants.users.guesses import Guess
 from tenants.users.identities import ACCOUNT, link, member_behind, provider_name, unlink
+from tenants.users.pages.answers import answer
 from tenants.users.providers import address_to, person_behind
 from tenants.users.providers.attempt import Attempt, forget, keep, kept, new_attempt, workspace_of
 from tenants.users.providers.errors import AttemptOver, Denied, ProviderError, ProviderFailed
@@ -168,10 +168,5 @@ def _link_page(
     request: TenantRequest, provider: Provider, form: LinkForm | None = None, refusal: ApiError | None = None
 ) -> HttpResponse:
     form = form or LinkForm(request=request)
-    focus_on_error(form)
-    status = refusal.status if refusal else 400 if form.errors else 200
     context = {"form": form, "provider": provider, "refusal": refusal}
-    response = render(request, "users/link_identity.html", context, status=status)
-    if refusal:
-        say_when(response, refusal)
-    return response
+    return answer(request, "users/link_identity.html", context, form, refusal)

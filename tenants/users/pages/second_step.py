@@ -6,15 +6,13 @@ import json
 import time
 
 import segno
-from django import forms
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_http_methods
 
-from tenants.fields import focus_on_error
-from tenants.http import RateLimited, TenantRequest, say_when
+from tenants.http import TenantRequest
 from tenants.roles import Action
 from tenants.sealing import seal, unseal
 from tenants.users import second_step
@@ -22,6 +20,7 @@ from tenants.users.access import needs
 from tenants.users.auth import is_fresh, is_signed_in, note_proof
 from tenants.users.entering import finish, first_step, forget_first_step, on_the_way, safe_target
 from tenants.users.forms.security import WRONG_CODE, CodeForm, FirstCodeForm, PasswordAgain, PasswordAndCode
+from tenants.users.pages.answers import answer, looked_at
 from tenants.users.signed_out import way_in
 
 AGAIN = "Log in again: your first step was too long ago, or your account has changed since."
@@ -147,30 +146,3 @@ def _picture(uri: str) -> SafeString:
         title="The same secret as a picture for your app’s camera",
     )  # fmt: skip
     return mark_safe(drawn)  # noqa: S308  # segno's own drawing: squares, and the title above
-
-
-# --- forms that may have to wait ------------------------------------------------------------------------------------
-
-
-def looked_at(request: TenantRequest, form: forms.Form) -> tuple[bool, RateLimited | None]:
-    """Whether it was sent and is right. Who must wait is told on the form, and loses nothing of what was typed."""
-    try:
-        return request.method == "POST" and form.is_valid(), None
-    except RateLimited as exc:
-        form.add_error(None, exc.message)
-        return False, exc
-
-
-def answer(
-    request: TenantRequest,
-    template: str,
-    context: dict[str, object],
-    form: forms.Form,
-    refusal: RateLimited | None = None,
-) -> HttpResponse:
-    focus_on_error(form)
-    status = refusal.status if refusal else 400 if form.errors else 200
-    response = render(request, template, context, status=status)
-    if refusal:
-        say_when(response, refusal)
-    return response

@@ -7,15 +7,15 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
-from tenants.fields import focus_on_error
 from tenants.headers import POLICY, policy
 from tenants.hosts import origin_of, url_for
-from tenants.http import RateLimited, TenantRequest, say_when
+from tenants.http import RateLimited, TenantRequest
 from tenants.models import Domain
 from tenants.roles import Action
 from tenants.services import SlugIsTaken
 from tenants.users.access import needs
 from tenants.users.forms.workspace import AddressForm, DetailsForm
+from tenants.users.pages.answers import answer
 from tenants.users.workspace import change_address, change_details, take_along
 
 TAKEN = "This address is taken. Choose another."
@@ -57,9 +57,6 @@ def _page(
     address: AddressForm | None = None,
     refusal: RateLimited | None = None,
 ) -> HttpResponse:
-    forms = [form for form in (details, address) if form is not None]
-    for form in forms:
-        focus_on_error(form)
     context = {
         "form": details or DetailsForm(tenant=request.tenant),
         "address": address or AddressForm(tenant=request.tenant),
@@ -71,11 +68,7 @@ def _page(
             .values_list("domain", flat=True)
         ],
     }
-    status = refusal.status if refusal else 400 if any(form.errors for form in forms) else 200
-    response = render(request, "users/workspace.html", context, status=status)
-    if refusal:
-        say_when(response, refusal)
-    return response
+    return answer(request, "users/workspace.html", context, details or address, refusal)
 
 
 def _moved(request: TenantRequest, token: str) -> HttpResponse:
