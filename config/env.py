@@ -251,16 +251,25 @@ def envprices(name: str) -> dict[str, dict[str, int]]:
     Returns microcents per million tokens. Decimals are read exactly, never as floats; what is not a whole
     number of microcents, negative or missing is refused, for an unpriced side is an unlimited one.
     """
+    return envtable(name, _price, number=Decimal, example='{"gpt-4o-mini": {"input": 0.15, "output": 0.60}}')
+
+
+def envtable(
+    name: str, read: Callable[[str, Any], dict[str, Any]], *, example: str, number: Callable[[str], Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """A JSON object, each of its entries as `read(key, given)` returns it; `number` reads numbers, else json does.
+
+    `read` refuses by ValueError, whose words must quote no secret. json's own words quote nothing of the text.
+    """
     raw = envstr(name)
     if not raw:
         return {}
     try:
-        table = json.loads(raw, parse_float=Decimal, parse_int=Decimal, object_pairs_hook=_once)
+        table = json.loads(raw, parse_float=number, parse_int=number, object_pairs_hook=_once)
         if not isinstance(table, dict):
             raise TypeError("it is no object")
-        return {model: _price(model, sides) for model, sides in table.items()}
-    except (ValueError, TypeError, RecursionError) as exc:
-        example = '{"gpt-4o-mini": {"input": 0.15, "output": 0.60}}'
+        return {key: read(key, given) for key, given in table.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
         raise ImproperlyConfigured(f"{name} cannot be read ({exc}): write JSON such as {example}.") from None
 
 
@@ -299,18 +308,10 @@ def envdialects(name: str) -> dict[str, dict[str, Any]]:
     Each key may be left out; an unknown one is refused, for a setting misspelt is a setting not made. No refusal
     quotes the value: it may hold a key.
     """
-    raw = envstr(name)
-    if not raw:
-        return {}
-    try:
-        table = json.loads(raw, object_pairs_hook=_once)
-        return {model: _dialect(given) for model, given in table.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
-        example = '{"some-model": {"max_tokens_name": "max_completion_tokens"}}'
-        raise ImproperlyConfigured(f"{name} cannot be read ({exc}): write JSON such as {example}.") from None
+    return envtable(name, _dialect, example='{"some-model": {"max_tokens_name": "max_completion_tokens"}}')
 
 
-def _dialect(given: dict[str, Any]) -> dict[str, Any]:
+def _dialect(model: str, given: dict[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
         if key not in _DIALECT:
             raise ValueError(f"{key[:40]} is none of {', '.join(_DIALECT)}")

@@ -6,14 +6,13 @@ tenants.users.providers. No refusal quotes a secret.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from config.env import envkey, envstr
+from config.env import envkey, envtable
 from config.production import is_loopback
 
 GOOGLE = {"kind": "oidc", "name": "Google", "issuer": "https://accounts.google.com", "scopes": ["openid", "email"]}
@@ -42,7 +41,7 @@ def envproviders() -> dict[str, dict[str, Any]]:
         found["google"] = {**GOOGLE, **google}
     if github:
         found["github"] = {**GITHUB, **github}
-    return {**found, **_others(envstr("LOGIN_OIDC"))}
+    return {**found, **envtable("LOGIN_OIDC", _oidc, example=_EXAMPLE)}
 
 
 def _pair(name: str, client_id: str, client_secret: str) -> dict[str, str]:
@@ -50,25 +49,6 @@ def _pair(name: str, client_id: str, client_secret: str) -> dict[str, str]:
         missing = f"{name}_CLIENT_SECRET" if client_id else f"{name}_CLIENT_ID"
         raise ImproperlyConfigured(f"{missing} is not set: a provider needs its client id and its client secret.")
     return {"client_id": client_id, "client_secret": client_secret} if client_id else {}
-
-
-def _others(raw: str) -> dict[str, dict[str, Any]]:
-    if not raw:
-        return {}
-    try:
-        table = json.loads(raw, object_pairs_hook=_once)
-        if not isinstance(table, dict):
-            raise TypeError("it is no object")
-        return {key: _oidc(key, given) for key, given in table.items()}
-    except (ValueError, TypeError, RecursionError) as exc:
-        # json's own words quote nothing of the text.
-        raise ImproperlyConfigured(f"LOGIN_OIDC cannot be read ({exc}): write JSON such as {_EXAMPLE}.") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a name stands there twice")
-    return dict(pairs)
 
 
 def _oidc(key: str, given: Any) -> dict[str, Any]:
