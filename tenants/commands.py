@@ -77,6 +77,14 @@ class TenantCommand(BaseCommand):
         return True
 
 
+def active_tenant(slug: str) -> Tenant:
+    """For a command that works for the one workspace that it names."""
+    found: Tenant | None = _active().filter(slug=slug).first()
+    if found is None:
+        raise CommandError(f"There is no active workspace {slug}.")
+    return found
+
+
 def _active() -> Any:
     return Tenant.objects.filter(status=Tenant.Status.ACTIVE)
 

@@ -9,8 +9,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from tenants.commands import active_tenant
 from tenants.context import tenant_scope
-from tenants.models import Tenant
 from tenants.roles import SCOPES, Action, Role
 from tenants.spelling import normal_name
 from tenants.users.keys import create_key
@@ -35,10 +35,7 @@ class Command(BaseCommand):
         if not 1 <= len(name) <= 100:
             raise CommandError("A key's name has 1 to 100 characters that can be seen.")
         scopes, expires_at = _scopes(options["scopes"]), _end(options["expires_days"])
-        tenant = Tenant.objects.filter(slug=options["slug"], status=Tenant.Status.ACTIVE).first()
-        if tenant is None:
-            raise CommandError(f"There is no active workspace {options['slug']}.")
-        with tenant_scope(tenant):
+        with tenant_scope(active_tenant(options["slug"])):
             if options["email"]:
                 member = User.objects.with_email(options["email"])
             else:

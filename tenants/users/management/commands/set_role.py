@@ -9,9 +9,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from tenants.commands import active_tenant
 from tenants.context import tenant_scope
 from tenants.http import NotFound
-from tenants.models import Tenant
 from tenants.roles import RANK
 from tenants.users import people
 
@@ -25,11 +25,8 @@ class Command(BaseCommand):
         parser.add_argument("role", choices=[role.value for role in RANK])
 
     def handle(self, *args: Any, **options: Any) -> None:
-        tenant = Tenant.objects.filter(slug=options["slug"], status=Tenant.Status.ACTIVE).first()
-        if tenant is None:
-            raise CommandError(f"There is no active workspace {options['slug']}.")
         try:
-            with tenant_scope(tenant):
+            with tenant_scope(active_tenant(options["slug"])):
                 member = people.give_role(options["email"], role=options["role"])
         except NotFound:
             raise CommandError("No such member in this workspace.") from None

@@ -9,8 +9,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from tenants.commands import active_tenant
 from tenants.context import tenant_scope
-from tenants.models import Tenant
 from tenants.users.models import User
 from tenants.users.second_step import turn_off
 
@@ -23,10 +23,7 @@ class Command(BaseCommand):
         parser.add_argument("email")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        tenant = Tenant.objects.filter(slug=options["slug"], status=Tenant.Status.ACTIVE).first()
-        if tenant is None:
-            raise CommandError(f"There is no active workspace {options['slug']}.")
-        with tenant_scope(tenant):
+        with tenant_scope(active_tenant(options["slug"])):
             member = User.objects.with_email(options["email"])
             if member is None or not member.is_active:
                 raise CommandError("No such member in this workspace.")
