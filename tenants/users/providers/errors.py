@@ -24,31 +24,36 @@ class ProviderError(ApiError):
     """Said on the log-in page or the Account page, where the person can go on."""
 
 
+class _OfProvider(ProviderError):
+    """`words` say the provider's name."""
+
+    words: str
+
+    def __init__(self, name: str) -> None:
+        super().__init__(self.words.format(name=name))
+
+
 class AttemptOver(ProviderError):
     status = HTTPStatus.BAD_REQUEST
     code = "attempt_over"
     message = "This log-in has been used, took longer than ten minutes, or was begun in another browser. Start again."
 
 
-class Denied(ProviderError):
+class Denied(_OfProvider):
     status = HTTPStatus.FORBIDDEN
     code = "denied"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} did not log you in, or you did not agree there. Try again, or use your password.")
+    words = "{name} did not log you in, or you did not agree there. Try again, or use your password."
 
 
-class UnknownIdentity(ProviderError):
+class UnknownIdentity(_OfProvider):
     """One sentence for everybody: it tells nobody who is a member here."""
 
     status = HTTPStatus.FORBIDDEN
     code = "unknown_identity"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"This {name} account is not linked to a member of this workspace. Log in with your password, then link it "
-            "on your Account page. With an invitation, use the link in its mail first."
-        )
+    words = (
+        "This {name} account is not linked to a member of this workspace. Log in with your password, then link it on "
+        "your Account page. With an invitation, use the link in its mail first."
+    )
 
 
 class IdentityTaken(ProviderError):
@@ -56,20 +61,19 @@ class IdentityTaken(ProviderError):
     code = "identity_taken"
 
 
-class LastWayIn(ProviderError):
+class LastWayIn(_OfProvider):
     status = HTTPStatus.CONFLICT
     code = "last_way_in"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} is your only way in. Set a password, or link another account, before you unlink it.")
+    words = "{name} is your only way in. Set a password, or link another account, before you unlink it."
 
 
-class ProviderFailed(ProviderError):
+class ProviderFailed(_OfProvider):
     """`reason` is for the operator's log, in words of our own: nothing that a provider sent stands in it."""
 
     status = HTTPStatus.BAD_GATEWAY
     code = "provider_failed"
+    words = "{name} did not answer as it should. Try again in a moment, or use your password."
 
     def __init__(self, name: str, reason: str) -> None:
         logger.warning("Log-in with %s failed: %s", name, reason)
-        super().__init__(f"{name} did not answer as it should. Try again in a moment, or use your password.")
+        super().__init__(name)

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from tenants.users.providers.attempt import Attempt
 from tenants.users.providers.http import conversation
 from tenants.users.providers.known import Person, Provider
-from tenants.users.providers.oidc import read_email, read_tokens
+from tenants.users.providers.oidc import bearer_in, read_email, read_tokens
 
 
 def address_to(provider: Provider, attempt: Attempt) -> str:
@@ -34,9 +34,7 @@ def person_behind(provider: Provider, attempt: Attempt, code: str) -> Person:
     }
     with conversation(provider) as asked:
         answer = asked.post(f"{provider.issuer}/login/oauth/access_token", form)
-        bearer = read_tokens(asked, provider, *answer).get("access_token")
-        if not isinstance(bearer, str) or not bearer.isascii() or not bearer.isprintable():
-            raise asked.failed("there is no access token")
+        bearer = bearer_in(asked, read_tokens(asked, provider, *answer))
         user = asked.get(f"{provider.api}/user", bearer=bearer)
         number = user.get("id") if isinstance(user, dict) else None
         # Its number, which stays; a GitHub name can be given up, and taken by somebody else.

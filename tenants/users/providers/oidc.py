@@ -160,6 +160,14 @@ def read_tokens(asked: Conversation, provider: Provider, status: int, said: Any)
     return said
 
 
+def bearer_in(asked: Conversation, tokens: dict[str, Any]) -> str:
+    """The access token, as it may stand in a header."""
+    bearer = tokens.get("access_token")
+    if not isinstance(bearer, str) or not bearer.isascii() or not bearer.isprintable():
+        raise asked.failed("there is no access token")
+    return bearer
+
+
 def _claims(
     asked: Conversation, provider: Provider, issuer: Issuer, attempt: Attempt, tokens: dict[str, Any]
 ) -> dict[str, Any]:
@@ -212,10 +220,7 @@ def _claim_of(exc: JoseError) -> str:
 def _with_userinfo(
     asked: Conversation, issuer: Issuer, claims: dict[str, Any], tokens: dict[str, Any]
 ) -> dict[str, Any]:
-    bearer = tokens.get("access_token")
-    if not isinstance(bearer, str) or not bearer.isascii() or not bearer.isprintable():
-        raise asked.failed("there is no access token")
-    said = asked.get(issuer.userinfo, bearer=bearer)
+    said = asked.get(issuer.userinfo, bearer=bearer_in(asked, tokens))
     if not isinstance(said, dict) or said.get("sub") != claims["sub"]:
         raise asked.failed("its userinfo is about somebody else")
     return {**claims, **{name: said[name] for name in ("email", "email_verified") if name in said}}
