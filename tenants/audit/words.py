@@ -11,6 +11,7 @@ from django.utils.dateformat import format as format_date
 from django.utils.timezone import localtime
 
 from tenants.audit.events import Event
+from tenants.http import shortened
 
 # Said of whoever did it: "alice@acme.example" + "logged in".
 WORDS: dict[Event, str] = {
@@ -125,5 +126,4 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(_text(part) for part in value) or "none"
-    text = str(value)
-    return text if len(text) <= 200 else text[:199] + "…"
+    return shortened(str(value), 200)

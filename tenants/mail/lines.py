@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from tenants.http import shortened
+
 
 def one_line(text: str, length: int) -> str:
     """Without line breaks and controls, which could begin another header; at most `length` characters.
@@ -12,4 +14,4 @@ def one_line(text: str, length: int) -> str:
     """
     line = " ".join(text.split())
     line = "".join(sign for sign in line if unicodedata.category(sign) not in ("Cc", "Cs")).replace("=?", "= ?")
-    return line if len(line) <= length else line[: length - 1] + "…"
+    return shortened(line, length)

@@ -15,10 +15,9 @@ from django.utils.module_loading import import_string
 from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.context import current_tenant
-from tenants.hosts import url_for
 from tenants.mail import outbox
 from tenants.users import directory
-from tenants.users.links import end_links, ends_at, make_link, use
+from tenants.users.links import end_links, ends_at, make_link, url_here, use
 from tenants.users.models import Link, User
 
 
@@ -45,7 +44,7 @@ def ask_to_confirm(user: User) -> None:
         "confirm",
         subject="Confirm your e-mail address",
         until=ends_at(Link.Purpose.CONFIRM),
-        url=_url(f"/confirm/{secret}/"),
+        url=url_here(f"/confirm/{secret}/"),
     )
 
 
@@ -69,11 +68,11 @@ def ask_to_change(user: User, email: str) -> None:
             "change",
             subject="Confirm your new e-mail address",
             until=ends_at(Link.Purpose.CHANGE),
-            url=_url(f"/email/{secret}/"),
+            url=url_here(f"/email/{secret}/"),
         )
     else:
-        outbox.send(holder.email, "taken", subject="Your e-mail address was asked for", url=_url("/login/"))
-    outbox.send(user.email, "change_asked", subject="A new e-mail address was asked for", url=_url("/password/"))
+        outbox.send(holder.email, "taken", subject="Your e-mail address was asked for", url=url_here("/login/"))
+    outbox.send(user.email, "change_asked", subject="A new e-mail address was asked for", url=url_here("/password/"))
 
 
 def change_by_link(secret: str, request: HttpRequest) -> User | None:
@@ -106,12 +105,6 @@ def _move(user: User, email: str, request: HttpRequest) -> None:
         subject="Your e-mail address was changed",
         what="The e-mail address of your account was changed to another one",
         help="ask an owner or an admin of the workspace to remove the account.",
-        url=_url("/"),
+        url=url_here("/"),
         label="Open the workspace",
     )
-
-
-def _url(path: str) -> str:
-    tenant = current_tenant()
-    assert tenant is not None  # links lead to a workspace's own host
-    return url_for(tenant.slug, path)

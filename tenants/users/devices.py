@@ -5,6 +5,8 @@ Names the few that nearly everybody has. Of others it shows what they said: a gu
 
 from __future__ import annotations
 
+from tenants.http import shortened
+
 # The more particular first: nearly every browser also calls itself Chrome and Safari.
 _PROGRAMS = (
     ("Edg", "Edge"),
@@ -36,4 +38,4 @@ def device(agent: str) -> str:
     system = next((name for mark, name in _SYSTEMS if mark in agent), "")
     if program and system:
         return f"{program} on {system}"
-    return program or (agent if len(agent) <= SHOWN else agent[: SHOWN - 1] + "…") or "An unnamed browser"
+    return program or shortened(agent, SHOWN) or "An unnamed browser"

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.http import urlencode
 
 from tenants.context import tenant_scope
@@ -25,7 +24,7 @@ from tenants.models import Tenant
 from tenants.schema_versions import begin_catching_up, is_current
 from tenants.sealing import seal_facts, unseal_facts
 from tenants.users.directory import workspaces_of
-from tenants.users.links import LIFETIMES, make_link
+from tenants.users.links import ends_at, make_link
 from tenants.users.models import Link, User
 
 WORDS = "Too many mails were asked for."
@@ -75,7 +74,7 @@ def mail_workspaces(sealed: str) -> None:
     # Before a link is made: each ends the one before, which may lie in a mail that is being read.
     if places and _may_send(TO_ONE, "", email):
         found = [found for tenant in places if (found := _way_in(tenant, email))]
-        until = timezone.now() + LIFETIMES[Link.Purpose.LOG_IN]
+        until = ends_at(Link.Purpose.LOG_IN)
         send(email, "workspaces", subject="Log in to your workspaces", until=until, found=found, find_url=_find())
     # The day's one mail is not spent where the site's limit would keep it back.
     elif not places and _may_send(NOBODY_SITE) and _may_send(NOBODY, email):
@@ -91,7 +90,7 @@ def mail_log_in_link(tenant: Tenant, sealed: str) -> None:
     url = _url(tenant, make_link(member, Link.Purpose.LOG_IN, email=member.email))
     if target:
         url += f"?{urlencode({'next': target})}"
-    until = timezone.now() + LIFETIMES[Link.Purpose.LOG_IN]
+    until = ends_at(Link.Purpose.LOG_IN)
     send(member.email, "log_in_link", subject=f"Log in to {tenant.name}", until=until, url=url, email=member.email)
 
 

@@ -220,7 +220,7 @@ def _may_send(user: User, role: str) -> None:
     if role not in roles_to_give(user.role, Action.INVITE):
         raise Forbidden("Your role does not allow inviting somebody with this one.")
     # A stranger's workspace sends mails once its owner has shown an address of theirs to be real.
-    if getattr(settings, "SIGNUP_CONFIRM_EMAIL", False) and user.email_confirmed_at is None:
+    if settings.SIGNUP_CONFIRM_EMAIL and user.email_confirmed_at is None:
         raise Forbidden("Confirm your own e-mail address before you invite others: your account’s page has the way.")
 
 

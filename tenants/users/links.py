@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from tenants.context import current_tenant
+from tenants.hosts import url_for
 from tenants.users.keys import digest
 from tenants.users.models import Link, User
 
@@ -42,6 +44,13 @@ def make_link(user: User, purpose: Link.Purpose, *, email: str) -> str:
 def ends_at(purpose: Link.Purpose) -> datetime:
     """When a link that is made now ends; its mail is not sent after that."""
     return timezone.now() + LIFETIMES[purpose]
+
+
+def url_here(path: str) -> str:
+    """An absolute address on the bound tenant's host, for a mail."""
+    tenant = current_tenant()
+    assert tenant is not None  # links lead to a workspace's own host
+    return url_for(tenant.slug, path)
 
 
 def look_at(secret: str, purpose: Link.Purpose) -> Link | None:

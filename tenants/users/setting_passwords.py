@@ -12,14 +12,12 @@ from django.http import HttpRequest
 
 from tenants.audit.events import Event
 from tenants.audit.trail import record
-from tenants.context import current_tenant
-from tenants.hosts import url_for
 from tenants.mail import outbox
 from tenants.spelling import normal_password
 from tenants.users.addresses import confirm
 from tenants.users.browsers import end_sessions, keep_session
 from tenants.users.guesses import Guess
-from tenants.users.links import end_links, ends_at, make_link, use
+from tenants.users.links import end_links, ends_at, make_link, url_here, use
 from tenants.users.models import Link, User
 
 
@@ -37,7 +35,7 @@ def ask_to_reset(email: str, *, address: str) -> None:
         "reset",
         subject="Choose a new password",
         until=ends_at(Link.Purpose.RESET),
-        url=_url(f"/password/{secret}/"),
+        url=url_here(f"/password/{secret}/"),
     )
     record(Event.RESET_ASKED, target=user.email, via="job", asked_from=address)
 
@@ -88,12 +86,6 @@ def _tell(user: User, what: str) -> None:
         subject="Your password was changed",
         what=what,
         help="choose a new password, which logs everybody else out.",
-        url=_url("/password/"),
+        url=url_here("/password/"),
         label="Choose a new password",
     )
-
-
-def _url(path: str) -> str:
-    tenant = current_tenant()
-    assert tenant is not None  # links lead to a workspace's own host
-    return url_for(tenant.slug, path)

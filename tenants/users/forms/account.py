@@ -13,9 +13,9 @@ from tenants.users.forms.own_password import WRONG, is_own_password, own_passwor
 from tenants.users.models import User
 
 
-def new_password_field() -> NewPasswordField:
+def new_password_field(label: str = "New password") -> NewPasswordField:
     return NewPasswordField(
-        label="New password",
+        label=label,
         strip=False,
         max_length=1_024,
         help_text="At least 10 characters.",

@@ -10,10 +10,10 @@ from django import forms
 from django.contrib.auth.password_validation import validate_password
 from django.core.validators import validate_email
 
-from tenants.fields import NewPasswordField
 from tenants.http import shortened
 from tenants.roles import Role
 from tenants.spelling import normal_email
+from tenants.users.forms.account import new_password_field
 from tenants.users.invitations import AT_ONCE, problems_of
 from tenants.users.models import User
 
@@ -86,16 +86,11 @@ class HandOverForm(forms.Form):
 
 
 class AcceptForm(forms.Form):
-    password = NewPasswordField(
-        label="Choose a password",
-        strip=False,
-        max_length=1_024,
-        help_text="At least 10 characters.",
-        widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "autofocus": True}),
-    )
+    password = new_password_field("Choose a password")
 
     def __init__(self, *args: Any, email: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fields["password"].widget.attrs["autofocus"] = True
         self._email = email
 
     def clean_password(self) -> str:
