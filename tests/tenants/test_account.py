@@ -23,19 +23,12 @@ from tenants.users.models import Link, MemberSession, User
 from tenants.users.pages import passwords
 from tenants.users.tasks import forget_sessions
 from tests.support.cast import PASSWORD
-from tests.support.factories import WorkspaceFactory
 from tests.support.jobs import rows
 from tests.support.mails import mails_of, run_peoples_jobs
 
 pytestmark = pytest.mark.usefixtures("app")
 
 NEW = "a wholly new pass phrase"
-
-
-@pytest.fixture(scope="module")
-def home(app):
-    """One workspace for the tests here, which tell their members apart by name."""
-    return WorkspaceFactory()
 
 
 @pytest.fixture

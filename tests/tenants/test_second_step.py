@@ -34,16 +34,6 @@ from tests.support.factories import WorkspaceFactory
 SET_UP = "/settings/security/two-step/"
 
 
-@pytest.fixture(scope="module")
-def home(app):
-    return WorkspaceFactory()
-
-
-@pytest.fixture(scope="module")
-def neighbour(app):
-    return WorkspaceFactory()
-
-
 @pytest.fixture
 def carol(home):
     """Somebody of home whom no other test knows."""

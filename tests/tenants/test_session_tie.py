@@ -8,7 +8,6 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import include, path
 
 from tenants.users.models import User
-from tests.support.factories import WorkspaceFactory
 
 
 def whoami(request):
@@ -26,16 +25,6 @@ HEADERS = {
     "a wrong key": {"authorization": f"Bearer tk_{'x' * 43}"},
     "ours": None,
 }
-
-
-@pytest.fixture(scope="module")
-def home(app):
-    return WorkspaceFactory()
-
-
-@pytest.fixture(scope="module")
-def neighbour(app):
-    return WorkspaceFactory()
 
 
 @pytest.fixture

@@ -19,23 +19,12 @@ from tenants.users.devices import device
 from tenants.users.models import MemberSession
 from tenants.users.tasks import forget_sessions
 from tests.support.cast import PASSWORD
-from tests.support.factories import WorkspaceFactory
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 SAFARI = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) "
     "Version/18.5 Mobile/15E148 Safari/604.1"
 )
-
-
-@pytest.fixture(scope="module")
-def home(app):
-    return WorkspaceFactory()
-
-
-@pytest.fixture(scope="module")
-def neighbour(app):
-    return WorkspaceFactory()
 
 
 @pytest.fixture
