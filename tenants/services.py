@@ -1,7 +1,8 @@
 """The only writers of tenants: registering one, building its schema, changing its state.
 
-Must not know billing: who pays is decided a room further up. Nothing here may run inside a transaction of a caller,
-for building a schema in one hides the real error behind "current transaction is aborted".
+Must not know billing: who pays is decided a room further up. What makes or drops a schema (`ensure_schema`, `catch_up`,
+`purge`) may not run inside a transaction of a caller: that would hide the real error behind "current transaction is
+aborted".
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from tenants.audit.trail import record
 from tenants.http import RateLimited, TenantRequest
 from tenants.limits import Rate, give_back, take
 from tenants.users.auth import proven_at
+from tenants.users.browsers import forget_session
 from tenants.users.handoff import issue_token
-from tenants.users.models import MemberSession
 
 # A workspace keeps every address that it had: with more it could collect names. 5 at once, then one each 6 days.
 ADDRESSES = Rate("workspace-address", burst=5, every=timedelta(days=6).total_seconds())
@@ -58,7 +58,7 @@ def take_along(request: TenantRequest) -> str:
     one's cookie, ends here.
     """
     token = issue_token(request.tenant, user_id=request.user.pk, proven_at=proven_at(request))
-    MemberSession.objects.filter(session_key=request.session.session_key).delete()
+    forget_session(request.session.session_key)
     logout(request)
     return token
 
