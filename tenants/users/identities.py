@@ -33,7 +33,7 @@ def link(request: TenantRequest, provider: Provider, person: Person, *, member: 
     """Let `person` open the account of the member who is logged in. Raises IdentityTaken, or AttemptOver."""
     try:
         with transaction.atomic(durable=True):
-            user = User.objects.select_for_update().filter(pk=member).first()
+            user = User.objects.select_for_update(no_key=True).filter(pk=member).first()
             if user is None or not _may_enter(user):
                 raise AttemptOver
             return _link(request, user, provider, person, how="account page")
@@ -45,7 +45,7 @@ def unlink(request: TenantRequest, pk: int) -> Identity:
     """Of the member who is logged in; any other is 404. Raises LastWayIn."""
     with transaction.atomic(durable=True):
         # So that of two at once the second sees what the first has left.
-        user = User.objects.select_for_update().get(pk=request.user.pk)
+        user = User.objects.select_for_update(no_key=True).get(pk=request.user.pk)
         identity = get_object_or_404(Identity, pk=pk, user=user)
         name = provider_name(identity.provider)
         others = user.identities.exclude(pk=pk).filter(provider__in=[one.key for one in configured()])
@@ -104,7 +104,7 @@ def _linked_by_email(request: TenantRequest, provider: Provider, person: Person)
         raise UnknownIdentity(provider.name)
     try:
         with transaction.atomic(durable=True):
-            user = User.objects.select_for_update().filter(email=_spelled(person.email)).first()
+            user = User.objects.select_for_update(no_key=True).filter(email=_spelled(person.email)).first()
             if user is None or user.email_confirmed_at is None or not _may_enter(user):
                 raise UnknownIdentity(provider.name)
             _link(request, user, provider, person, how="log-in")
