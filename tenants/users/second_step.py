@@ -213,7 +213,7 @@ def _interval_of(totp: Totp, code: str) -> int | None:
 
 def _locked(user: User) -> User:
     """Two tabs of one person one after the other: else one's new secret could replace what the other has confirmed."""
-    return User.objects.select_for_update().get(pk=user.pk)
+    return User.objects.select_for_update(no_key=True).get(pk=user.pk)
 
 
 def _unconfirmed(user: User) -> Totp | None:
