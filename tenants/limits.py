@@ -34,18 +34,24 @@ from tenants.http import RateLimited
 # A row: `free_at`, from when on there is room again; `count`, how many tries; `told`, how many seconds the last who
 # asked must wait; `kept_until`, from when on it says nothing.
 
+# When a try is counted, where its row is there: read once for the whole statement, after the row was locked. `now()` is
+# when the transaction began. By that clock a try that began before another and is counted after it comes too early, and
+# was refused with room left.
+_MOMENT = "(SELECT clock_timestamp() AS moment) m"
+
 # Taken as a bucket of `burst` that gains one each `every` seconds. `free_at` is when it is full again, and nothing else
 # need be known of it.
 _COST = "%(cost)s * %(every)s * interval '1 second'"
-_AFTER = f"greatest(l.free_at, now()) + {_COST}"
-_FITS = f"{_AFTER} <= now() + %(burst)s * %(every)s * interval '1 second'"
+_AFTER = f"greatest(l.free_at, m.moment) + {_COST}"
+_FITS = f"{_AFTER} <= m.moment + %(burst)s * %(every)s * interval '1 second'"
 _TAKE_OF_RATE = f"""
     INSERT INTO public.tenants_limit AS l (key, free_at, count, told, kept_until)
     VALUES (%(key)s, now() + {_COST}, 0, 0, now() + {_COST})
-    ON CONFLICT (key) DO UPDATE SET
-        free_at = CASE WHEN {_FITS} THEN {_AFTER} ELSE l.free_at END,
-        kept_until = CASE WHEN {_FITS} THEN {_AFTER} ELSE l.kept_until END,
-        told = greatest(0, extract(epoch FROM {_AFTER} - now()) - %(burst)s * %(every)s)
+    ON CONFLICT (key) DO UPDATE SET (free_at, kept_until, told) = (SELECT
+        CASE WHEN {_FITS} THEN {_AFTER} ELSE l.free_at END,
+        CASE WHEN {_FITS} THEN {_AFTER} ELSE l.kept_until END,
+        greatest(0, extract(epoch FROM {_AFTER} - m.moment) - %(burst)s * %(every)s)
+        FROM {_MOMENT})
     RETURNING told
 """  # noqa: S608  # here and below: of this module's own words alone
 _GIVE_BACK_TO_RATE = f"""
@@ -56,15 +62,16 @@ _GIVE_BACK_TO_RATE = f"""
 # would let nobody in.
 _WAIT = """(CASE WHEN {n} < %(free)s THEN 0 ELSE
     least(%(longest)s, %(first)s * power(%(factor)s, least({n} - %(free)s, 60))) END * interval '1 second')"""
-_NTH = "(CASE WHEN l.kept_until < now() THEN 1 ELSE l.count + 1 END)"
+_NTH = "(CASE WHEN l.kept_until < m.moment THEN 1 ELSE l.count + 1 END)"
 _TAKE_OF_TRIES = f"""
     INSERT INTO public.tenants_limit AS l (key, free_at, count, told, kept_until)
     VALUES (%(key)s, now() + {_WAIT.format(n=1)}, 1, 0, now() + %(forget_after)s * interval '1 second')
-    ON CONFLICT (key) DO UPDATE SET
-        count = CASE WHEN l.free_at > now() THEN l.count ELSE {_NTH} END,
-        free_at = CASE WHEN l.free_at > now() THEN l.free_at ELSE now() + {_WAIT.format(n=_NTH)} END,
-        kept_until = CASE WHEN l.free_at > now() THEN l.kept_until ELSE excluded.kept_until END,
-        told = greatest(0, extract(epoch FROM l.free_at - now()))
+    ON CONFLICT (key) DO UPDATE SET (count, free_at, kept_until, told) = (SELECT
+        CASE WHEN l.free_at > m.moment THEN l.count ELSE {_NTH} END,
+        CASE WHEN l.free_at > m.moment THEN l.free_at ELSE m.moment + {_WAIT.format(n=_NTH)} END,
+        CASE WHEN l.free_at > m.moment THEN l.kept_until ELSE m.moment + %(forget_after)s * interval '1 second' END,
+        greatest(0, extract(epoch FROM l.free_at - m.moment))
+        FROM {_MOMENT})
     RETURNING told
 """  # noqa: S608  # here and below: of this module's own words alone
 _GIVE_BACK_TO_TRIES = f"""

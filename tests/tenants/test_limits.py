@@ -6,7 +6,7 @@ import math
 import subprocess
 import sys
 import uuid
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import pytest
@@ -131,6 +131,33 @@ def many(who):
 
     with TenantExecutor(8) as pool:
         return sum(pool.map(one, range(20)))
+
+
+@contextmanager
+def overtaken(*args, **kwargs):
+    """Each try inside begins, and another one is counted before it is. What the others were told."""
+    others = []
+
+    def overtake(execute, sql, params, many, context):
+        # The transaction begins with its first statement, and `now()` stays at that moment.
+        execute("SELECT 1", (), False, context)
+        with TenantExecutor(1) as pool:
+            others.append(pool.submit(refused, *args, **kwargs).result())
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(overtake):
+        yield others
+
+
+def test_a_try_that_began_before_another_and_is_counted_after_it_is_no_early_one(who):
+    take(TRIES, who)
+    with overtaken(TRIES, who) as others:
+        assert [refused(TRIES, who) for _ in range(3)] == [0, 0, 1]
+    # All five were free, and no more than five.
+    assert others == [0, 0, 1]
+    with overtaken(RATE, who, cost=4) as others:
+        assert [refused(RATE, who) for _ in range(2)] == [0, 60]
+    assert others == [0, 240]
 
 
 def test_a_refused_try_counts_inside_a_workspace_and_never_inside_a_transaction(who, acme):
