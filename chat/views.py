@@ -24,14 +24,13 @@ SHOWN_CONVERSATIONS = 50
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@needs(Action.READ_CHATS, keeps=("prompt", "conversation_id", "max_tokens"))
+@needs(Action.READ_CHATS, to_send=Action.CHAT, keeps=("prompt", "conversation_id", "max_tokens"))
 def home(request: TenantRequest) -> HttpResponse:
     if request.method == "POST":
         return _ask(request)
     return _page(request, None, PromptForm(initial=drafts.take(request)))
 
 
-@needs(Action.CHAT)
 def _ask(request: TenantRequest) -> HttpResponse:
     form = PromptForm(request.POST)
     if not form.is_valid():

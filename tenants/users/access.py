@@ -32,13 +32,14 @@ def count_act(request: TenantRequest) -> None:
     take(ACTS, request.tenant.pk, request.user.pk)
 
 
-def needs(action: Action, *, keeps: tuple[str, ...] = ()) -> Callable[[View], View]:
+def needs(action: Action, *, to_send: Action | None = None, keeps: tuple[str, ...] = ()) -> Callable[[View], View]:
     """For those whose role may do `action`; with a key, whose scopes have it too. Others are 403.
 
     On a page who is nobody goes to log-in and back; under /api/ that is 401. Outermost but for the method's decorator
     or ninja's. The view says what it is by `view.needs`, which the doors and the tests read; an async view does only
-    that, for the plane has asked before it runs, and is refused elsewhere. A page's form does not lose its fields in
-    `keeps` to who sends them and is signed out: see tenants.users.drafts.
+    that, for the plane has asked before it runs, and is refused elsewhere. `to_send`: what sending a page's form is,
+    where that is another action than looking. A form does not lose its fields in `keeps` to who sends them and is
+    signed out: see tenants.users.drafts.
     """
 
     def decorate(view: View) -> View:
@@ -58,12 +59,14 @@ def needs(action: Action, *, keeps: tuple[str, ...] = ()) -> Callable[[View], Vi
         def of_page(request: TenantRequest, *args: Any, **kwargs: Any) -> Any:
             if not is_signed_in(request):
                 return signed_out(request, keeps)
-            if not request.user.may(action):
+            is_sent = request.method not in ("GET", "HEAD")
+            wanted = (to_send or action) if is_sent else action
+            if not request.user.may(wanted):
                 raise Forbidden(
                     "Your role in this workspace does not allow this. An owner or an admin can change it.",
-                    needs=action.value,
+                    needs=wanted.value,
                 )
-            if request.method not in ("GET", "HEAD") and action not in BOUGHT:
+            if is_sent and wanted not in BOUGHT:
                 count_act(request)
             return view(request, *args, **kwargs)
 

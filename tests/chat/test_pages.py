@@ -7,6 +7,9 @@ import pytest
 from billing.outcomes import Outcome
 from chat.models import Conversation, Message
 from chat.templatetags.answers import ENDS, page_words
+from tenants.limits import key_of
+from tenants.models import Limit
+from tenants.users.access import ACTS
 from tests.support.upstream import FakeUpstream
 
 pytestmark = pytest.mark.usefixtures("upstream")
@@ -79,6 +82,14 @@ def test_without_script_an_answer_is_paid_and_shown(workspace):
     response = workspace.client(workspace.owner).post("/", {"prompt": "hello", "max_tokens": ""}, follow=True)
     assert "Hello, world. $0.00026 · 10 in / 4 out" in turn_of(response.content.decode())
     assert workspace.ledger()["spent"] == 26_000
+
+
+def test_without_script_what_is_bought_is_not_counted_as_an_act_and_a_viewer_buys_nothing(workspace):
+    owner, viewer = workspace.owner, workspace.member("viewer@x.example", "viewer")
+    assert workspace.client(owner).post("/", {"prompt": "hello"}).status_code == 302
+    assert workspace.client(viewer).post("/", {"prompt": "hello"}).status_code == 403
+    acts = [key_of(ACTS.name, (workspace.tenant.pk, who.pk)) for who in (owner, viewer)]
+    assert not Limit.objects.filter(key__in=acts).exists()
 
 
 def test_without_script_a_shortened_answer_says_so(workspace, upstream):
