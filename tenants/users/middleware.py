@@ -54,17 +54,20 @@ class TenantSessionMiddleware:
 
 
 class SeenMiddleware:
-    """Notes on which pages' account a session is in use. Not the API's, nor for pages that ask for nobody."""
+    """Notes that a session is in use, by the pages that somebody looks at. Not by the API, nor by a form: the page that
+    it leads to does that, and what a form buys costs no statement more.
+    """
 
     def __init__(self, get_response: Callable[[TenantRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: TenantRequest) -> HttpResponseBase:
         response = self.get_response(request)
-        # Where AuthenticationMiddleware keeps whom a view asked for: nobody is looked up for this alone. After the
-        # view, so that who has just logged out is not noted anew.
+        if request.method not in ("GET", "HEAD") or wants_json(request):
+            return response
+        # Where AuthenticationMiddleware keeps whom the view has asked for: nobody is looked up for this alone.
         user = getattr(request, "_cached_user", None)
-        if isinstance(user, User) and request.tenant and not wants_json(request) and request.session.session_key:
+        if isinstance(user, User) and request.tenant and request.session.session_key:
             try:
                 note_seen(request, user)
             except DatabaseError:
