@@ -14,7 +14,7 @@ from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.fields import focus_on_error
 from tenants.hosts import origin_of
-from tenants.http import RateLimited, TenantRequest, say_when
+from tenants.http import TenantRequest, say_when
 from tenants.models import Domain
 from tenants.users import drafts
 from tenants.users.browsers import forget_session
@@ -22,6 +22,7 @@ from tenants.users.entering import let_in, safe_target
 from tenants.users.forms.signing_in import LoginForm
 from tenants.users.guesses import Guess
 from tenants.users.handoff import redeem_token
+from tenants.users.pages.answers import looked_at
 from tenants.users.signed_out import log_in_page, way_in
 
 
@@ -33,13 +34,8 @@ def log_in(request: TenantRequest) -> HttpResponse:
         return redirect(safe_target(target))
     form = LoginForm(request.POST or None, request=request)
     draft = request.POST.get("draft", "")
-    refusal: RateLimited | None = None
-    try:
-        is_right = request.method == "POST" and form.is_valid()
-    except RateLimited as exc:
-        # On the form, for who was on the way somewhere must not lose the way, nor type the address anew.
-        is_right, refusal = False, exc
-        form.add_error(None, exc.message)
+    # Who must wait is told on the form, and so loses neither the way nor the address.
+    is_right, refusal = looked_at(request, form)
     if is_right:
         response = let_in(request, form.user, method="password", target=target)
         drafts.keep(request, draft)
