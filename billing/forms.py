@@ -13,7 +13,7 @@ from billing.plans import DEFAULT_PLAN, plans_by_sign_up
 from tenants.fields import EmailField, NameField, NewPasswordField
 from tenants.http import TenantRequest
 from tenants.slugs import slug_problem
-from tenants.users.forms.own_password import WRONG, is_own_password, own_password_field
+from tenants.users.forms.own_password import WithOwnPassword
 from tenants.users.models import User
 
 
@@ -63,7 +63,7 @@ class SignUpForm(forms.Form):
         return data
 
 
-class DeleteForm(forms.Form):
+class DeleteForm(WithOwnPassword):
     """That it is meant, and that it is the owner who means it."""
 
     slug = forms.CharField(
@@ -71,11 +71,11 @@ class DeleteForm(forms.Form):
         max_length=32,
         widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
     )
-    password = own_password_field()
+
+    field_order = ["slug", "password"]
 
     def __init__(self, *args: Any, request: TenantRequest, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.request = request
+        super().__init__(*args, request=request, **kwargs)
         self.fields["slug"].help_text = f"Type “{request.tenant.slug}” to confirm."
 
     def clean_slug(self) -> str:
@@ -83,15 +83,6 @@ class DeleteForm(forms.Form):
         if slug != self.request.tenant.slug:
             raise forms.ValidationError(f"Type “{self.request.tenant.slug}”, as it stands here.")
         return slug
-
-    def clean(self) -> dict[str, Any]:
-        """A password is looked at once the rest is right. Raises RateLimited: see LoginForm."""
-        data = super().clean() or {}
-        if self.errors:
-            return data
-        if not is_own_password(self.request, self.request.user, data["password"]):
-            self.add_error("password", WRONG)
-        return data
 
 
 class DollarsField(forms.CharField):

@@ -6,10 +6,9 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth.password_validation import validate_password
-from django.http import HttpRequest
 
 from tenants.fields import EmailField, NewPasswordField
-from tenants.users.forms.own_password import WRONG, is_own_password, own_password_field
+from tenants.users.forms.own_password import WithOwnPassword, own_password_field
 from tenants.users.models import User
 
 
@@ -45,45 +44,24 @@ class NewPasswordForm(forms.Form):
         return password
 
 
-class _WithPassword(forms.Form):
-    """Asks for the password of now, with the limits of log-in: a browser that was left open is no way to guess it."""
-
-    password = own_password_field("Password")
-
-    def __init__(self, *args: Any, request: HttpRequest, user: User, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.request, self.user = request, user
-
-    def clean(self) -> dict[str, Any]:
-        """Raises RateLimited: see LoginForm. Nothing is guessed by a form that is wrong elsewhere."""
-        data = super().clean() or {}
-        if self.errors:
-            return data
-        if not is_own_password(self.request, self.user, data["password"]):
-            self.add_error("password", WRONG)
-        return data
-
-
-class ChangePasswordForm(_WithPassword):
+class ChangePasswordForm(WithOwnPassword):
+    password = own_password_field("Current password")
     new_password = new_password_field()
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["password"].label = "Current password"
 
     def clean_new_password(self) -> str:
         password: str = self.cleaned_data["new_password"]
-        validate_password(password, self.user)
+        validate_password(password, self.request.user)
         return password
 
 
-class ChangeEmailForm(_WithPassword):
+class ChangeEmailForm(WithOwnPassword):
     email = EmailField(label="New e-mail", max_length=254, widget=forms.EmailInput(attrs={"autocomplete": "email"}))
+    password = own_password_field("Password")
 
     field_order = ["email", "password"]
 
     def clean_email(self) -> str:
         email: str = self.cleaned_data["email"]
-        if email == self.user.email:
+        if email == self.request.user.email:
             raise forms.ValidationError("This is your address already.")
         return email

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django import forms
 from django.http import HttpRequest
 
+from tenants.http import TenantRequest
 from tenants.users.failures import note_failure
 from tenants.users.forms.signing_in import PASSWORD_LENGTH
 from tenants.users.guesses import Guess
@@ -25,7 +28,7 @@ def own_password_field(label: str = "Your password") -> forms.CharField:
 def is_own_password(request: HttpRequest, user: User, password: str) -> bool:
     """Whether it is the member's. A browser that was left open is no way to guess it: a try counts as one at log-in.
 
-    Raises RateLimited: see LoginForm. To be asked once the rest of a form is right.
+    Raises RateLimited: see LoginForm.
     """
     guess = Guess.of(request, user.email)
     with guess.place():
@@ -41,3 +44,22 @@ def is_own_password(request: HttpRequest, user: User, password: str) -> bool:
         guess.was_wrong()
         note_failure(request, user.email)
     return is_right
+
+
+class WithOwnPassword(forms.Form):
+    """A form that costs the password of now. It is looked at once the rest is right: nothing is guessed by a form that
+    is wrong elsewhere.
+    """
+
+    password = own_password_field()
+
+    def __init__(self, *args: Any, request: TenantRequest, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.request = request
+
+    def clean(self) -> dict[str, Any]:
+        """Raises RateLimited."""
+        data = super().clean() or {}
+        if not self.errors and not is_own_password(self.request, self.request.user, data["password"]):
+            self.add_error("password", WRONG)
+        return data

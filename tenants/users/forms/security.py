@@ -8,7 +8,7 @@ from django import forms
 
 from tenants.http import TenantRequest
 from tenants.users.auth import is_fresh
-from tenants.users.forms.own_password import WRONG, is_own_password, own_password_field
+from tenants.users.forms.own_password import WithOwnPassword
 from tenants.users.second_step import Kind, take_code
 
 WRONG_CODE = "This code is wrong, or was used already. Wait for the next one that your app shows."
@@ -22,28 +22,20 @@ def _code_field(*, help_text: str = "", **attrs: Any) -> forms.CharField:
     return forms.CharField(label="Code from your app", max_length=40, widget=widget, help_text=help_text)
 
 
-class PasswordAgain(forms.Form):
+class PasswordAgain(WithOwnPassword):
     """That it is still the member who is at this browser. Who has no password must have logged in just now."""
 
-    password = own_password_field()
-
     def __init__(self, *args: Any, request: TenantRequest, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.request = request
+        super().__init__(*args, request=request, **kwargs)
         if not request.user.has_usable_password():
             del self.fields["password"]
 
     def clean(self) -> dict[str, Any]:
-        """Raises RateLimited: a password that is asked again is guessed no more freely than at log-in."""
-        data = super().clean() or {}
-        if self.errors:
-            return data
-        if "password" not in self.fields:
-            if not is_fresh(self.request):
-                raise forms.ValidationError("Log out and in again first, then come back here within ten minutes.")
-        elif not is_own_password(self.request, self.request.user, data["password"]):
-            self.add_error("password", WRONG)
-        return data
+        if "password" in self.fields:
+            return super().clean()
+        if not self.errors and not is_fresh(self.request):
+            raise forms.ValidationError("Log out and in again first, then come back here within ten minutes.")
+        return self.cleaned_data
 
 
 class FirstCodeForm(forms.Form):

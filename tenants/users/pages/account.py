@@ -45,8 +45,8 @@ def _page(
     """The page with a form that is to be mended, or with none."""
     user = request.user
     context = {
-        "email_form": email_form or ChangeEmailForm(request=request, user=user, auto_id="id_email_%s"),
-        "password_form": password_form or ChangePasswordForm(request=request, user=user, auto_id="id_password_%s"),
+        "email_form": email_form or ChangeEmailForm(request=request, auto_id="id_email_%s"),
+        "password_form": password_form or ChangePasswordForm(request=request, auto_id="id_password_%s"),
         "has_password": user.has_usable_password(),
         "unconfirmed": import_string(settings.UNCONFIRMED_BESIDE)(request),
     }
@@ -57,7 +57,7 @@ def _page(
 @needs(Action.ACCOUNT)
 def change_email(request: TenantRequest) -> HttpResponse:
     """The same answer whether the address is free or a member's: the mails differ, and a job sends them."""
-    form = ChangeEmailForm(request.POST, request=request, user=request.user, auto_id="id_email_%s")
+    form = ChangeEmailForm(request.POST, request=request, auto_id="id_email_%s")
     try:
         if not form.is_valid():
             return _page(request, email_form=form)
@@ -74,7 +74,7 @@ def change_email(request: TenantRequest) -> HttpResponse:
 @require_POST
 @needs(Action.ACCOUNT)
 def change_own_password(request: TenantRequest) -> HttpResponse:
-    form = ChangePasswordForm(request.POST, request=request, user=request.user, auto_id="id_password_%s")
+    form = ChangePasswordForm(request.POST, request=request, auto_id="id_password_%s")
     try:
         if not form.is_valid():
             return _page(request, password_form=form)
