@@ -48,6 +48,9 @@ class Key:
 
     id: int
     limited_apps: Collection[str] | None = None
+    # The models that it may call, of those that its workspace may; and how much it may ask for. None: no limit.
+    models: Collection[str] | None = None
+    rates: Mapping[str, int] | None = None
 
     def has_ledger_for(self, app: str) -> bool:
         return self.limited_apps is None or app.lower() in self.limited_apps

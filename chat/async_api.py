@@ -108,9 +108,16 @@ def buyer_of(request: HttpRequest) -> Buyer:
         slug=tenant.slug,
         schema=tenant.schema_name,
         user_id=asker.user_id,
-        key=Key(asker.spends_as, asker.limited_apps) if asker.spends_as else None,
+        key=key_of(asker),
         account=asker.beside,
     )
+
+
+def key_of(asker: Asker) -> Key | None:
+    """The key that asks, as a call's subject has it; None for a session."""
+    if asker.spends_as is None:
+        return None
+    return Key(asker.spends_as, asker.limited_apps, asker.key_models, asker.rates)
 
 
 async def _answer(reply: Reply, payload: ChatBody) -> HttpResponseBase:

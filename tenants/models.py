@@ -49,6 +49,10 @@ class Tenant(TenantMixin):  # type: ignore[misc]  # django-tenants carries no ty
     )
     time_zone = models.CharField(max_length=64, default="UTC", db_default="UTC")
     requires_second_step = models.BooleanField(default=False, db_default=False)
+    # The models that its people and programs may call, by name; null: all that can be called here.
+    allowed_models = models.JSONField(null=True)
+    # The origins whose pages may ask its API from a browser, as browsers write them; null: none.
+    allowed_origins = models.JSONField(null=True)
     closed_at = models.DateTimeField(null=True)
     # When its rows were dropped, some time after it was closed.
     purged_at = models.DateTimeField(null=True)

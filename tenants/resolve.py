@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.db import DEFAULT_DB_ALIAS, connection
-from django.db.models import Model
+from django.db.models import Field, JSONField, Model
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
@@ -66,7 +66,7 @@ _AT_HOST = "public.tenants_domain d JOIN public.tenants_tenant t ON t.id = d.ten
 _NAMED_BY_KEY = "public.tenants_tenant t WHERE t.public_id"
 # A write for each request would double their cost; to the minute is exact enough for an owner.
 _MEMBER_BY_KEY = """
-    SELECT {beside}, coalesce(k.spends_as, k.id), k.limited_apps::json,
+    SELECT {beside}, coalesce(k.spends_as, k.id), k.limited_apps::json, k.allowed_models::json, k.rates::json,
         k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', k.scopes::json, {user}
     FROM {schema}.users_apikey k JOIN {schema}.users_user u ON u.id = k.user_id
     WHERE k.prefix = %s AND k.digest = %s AND k.revoked_at IS NULL
@@ -100,6 +100,9 @@ class Asker:
     # In whose name the key spends, and the features for which it has a limit: None without one.
     spends_as: int | None = None
     limited_apps: list[str] | None = None
+    # The models that it may call, of those that its workspace may, and how much it may ask for: None is no limit.
+    key_models: list[str] | None = None
+    rates: dict[str, int] | None = None
 
     @property
     def user_id(self) -> int:
@@ -315,7 +318,7 @@ def _member_by_key(request: HttpRequest, tenant: Tenant | None) -> Steps[Asker |
     row = yield _in(schema, _MEMBER_BY_KEY), (tenant_id, prefix_of(secret), digest(secret))
     if row is None or tenant is None or not _is_key_of(secret, tenant):
         return None
-    beside, spends_as, limited_apps, key_id, is_stale, scopes, *columns = row
+    beside, spends_as, limited_apps, key_models, rates, key_id, is_stale, scopes, *columns = row
     if is_stale:
         yield _in(schema, _NOTE_USE), (key_id,)
     return Asker(
@@ -326,6 +329,8 @@ def _member_by_key(request: HttpRequest, tenant: Tenant | None) -> Steps[Asker |
         scopes=scopes,
         spends_as=spends_as,
         limited_apps=limited_apps,
+        key_models=key_models,
+        rates=rates,
     )
 
 
@@ -367,7 +372,12 @@ def _beside() -> str:
 @cache
 def _columns(model: type[Model], alias: str) -> str:
     """All of the model's columns, in the order in which `_model` reads them."""
-    return ", ".join(f'{alias}."{field.column}"' for field in model._meta.concrete_fields)
+    return ", ".join(_column(field, alias) for field in model._meta.concrete_fields)
+
+
+def _column(field: Field[Any, Any], alias: str) -> str:
+    # As json, for Django has its connections give jsonb as text.
+    return f'{alias}."{field.column}"' + ("::json" if isinstance(field, JSONField) else "")
 
 
 def _model(model: type[M], columns: Sequence[Any]) -> M:

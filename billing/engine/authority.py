@@ -53,6 +53,10 @@ class Payer:
     key: str = field(repr=False)
     # Its allowance is not granted yet: what a refusal says, and nothing else, depends on it.
     waits: bool = False
+    # When its budget starts anew, in ISO 8601; None where that is not known.
+    resets_at: str | None = None
+    # The models that it may call, by name; None: all that can be called here.
+    models: frozenset[str] | None = None
 
     @property
     def is_house(self) -> bool:

@@ -40,7 +40,7 @@ async def payer_for(
             raise Unavailable from exc
     if account is None or account[1] == "pending":
         raise NotProvisioned
-    account_id, status, plan, subject_tenant, sealed, waits = account
+    account_id, status, plan, subject_tenant, sealed, waits, resets_at, models = account
     if status != "active":
         raise OnHold(f"tenant:{subject_tenant}")
     return Payer(
@@ -52,6 +52,8 @@ async def payer_for(
         plan=plan,
         key=unsealed(sealed),
         waits=waits,
+        resets_at=resets_at,
+        models=None if models is None else frozenset(models),
     )
 
 

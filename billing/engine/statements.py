@@ -18,18 +18,26 @@ def in_schema(statement: str, schema: str) -> str:
     return statement.replace("{schema}", f'"{schema}"')
 
 
-# As a value, for whoever reads more of the tenant in the same statement.
+# As a value, for whoever reads more of the tenant in the same statement. With the end of the period that is open, and
+# the models that the workspace may call.
 ACCOUNT_OF_TENANT = """(
-    SELECT json_build_array(id, status, plan, subject_tenant, sealed_key, allowance_granted_at IS NULL)
-    FROM public.billing_account WHERE tenant_id = %s
+    SELECT json_build_array(
+        account.id, account.status, plan, subject_tenant, sealed_key, allowance_granted_at IS NULL,
+        (SELECT ends_at FROM public.billing_budgetperiod
+         WHERE account_id = account.id AND opened_at IS NOT NULL AND closed_at IS NULL),
+        tenant.allowed_models::json
+    )
+    FROM public.billing_account AS account JOIN public.tenants_tenant AS tenant ON tenant.id = account.tenant_id
+    WHERE account.tenant_id = %s
 )"""
 
 ACCOUNT = f"SELECT {ACCOUNT_OF_TENANT}"
 
-# With the key that asks: in whose name it spends, and the features for which it has a limit.
+# With the key that asks, as billing.subjects.Key has it.
 ACCOUNT_AND_KEY = """
 SELECT {account}, (
-    SELECT json_build_array(coalesce(spends_as, id), limited_apps) FROM {schema}.users_apikey WHERE id = %s
+    SELECT json_build_array(coalesce(spends_as, id), limited_apps, allowed_models, rates)
+    FROM {schema}.users_apikey WHERE id = %s
 )""".replace("{account}", ACCOUNT_OF_TENANT)
 
 # Scopes are written in lower case, so that is how two tenants of the authority are the same.

@@ -116,6 +116,11 @@ class ApiKey(models.Model):
     limited_apps = models.JSONField(null=True)
     # The first of the keys that this one was rotated from, in whose name it spends: one limit is over them all.
     spends_as = models.BigIntegerField(null=True)
+    # The models that it may call, of those that its workspace may; null: all of them.
+    allowed_models = models.JSONField(null=True)
+    # How much it may ask for: {"requests": a minute, "tokens": a minute, "concurrent": at once}. What is missing, or
+    # null, has no limit of its own.
+    rates = models.JSONField(null=True)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
