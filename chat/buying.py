@@ -24,10 +24,11 @@ from billing.outcomes import Outcome
 from billing.plans import plan_of
 from billing.prices import Usage, affordable_tokens, cost
 from billing.subjects import Key
-from chat.dialect import dialect_for
+from chat.dialect import Sent, asked, dialect_for, passed_on
 from chat.errors import ConversationBusy
-from chat.history import Message, as_taken, overhead_bound, prompt_bytes, text_bound
+from chat.history import Message, as_taken, overhead_bound, overhead_of, prompt_bytes, text_bound
 from chat.llm import COUNT_FAILURES, count_tokens
+from chat.passed import Passed
 from chat.pricing import price_for
 from chat.streams import Answering, Completion, Terms
 from tenants.http import Forbidden, Invalid
@@ -48,7 +49,7 @@ class Known:
 class Wanted:
     """One answer that is to be bought."""
 
-    messages: Sequence[Message]
+    messages: Sequence[Message] = ()
     model: str = ""
     max_tokens: int | None = None
     app: str = field(default_factory=lambda: settings.DEFAULT_APP)
@@ -66,13 +67,18 @@ class Wanted:
     after: Callable[[Completion], Awaitable[None]] | None = None
     tags: list[str] | None = None
     claim: Claim | None = None
+    # A client's own request, which is passed on as it came; then there are no `messages`.
+    passed: Passed | None = None
 
 
 async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]:
     """Hold the money, write the hold, and start the answer. The caller reads it, or leaves it."""
     terms = terms_for(engine, payer, wanted)
     messages = as_taken(wanted.messages)
-    output = first_output(terms.habit, terms.max_tokens, whole=terms.dialect.bills_after_cut)
+    passed = wanted.passed
+    # What is written in one piece cannot be cut, so that all of it is held at once.
+    in_one_piece = passed is not None and not passed.is_stream
+    output = first_output(terms.habit, terms.most_output, whole=in_one_piece or terms.dialect.bills_after_cut)
     with engine.place_for(payer.subject_tenant):
         call = await open_call(engine, _order(payer, wanted, messages, terms, output))
     try:
@@ -81,13 +87,15 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
         return Answering(
             engine,
             call,
-            messages,
+            sent_for(terms, messages, passed),
             terms,
             held_output=held_output,
             keep=functools.partial(wanted.keep_rows, call) if wanted.keep_rows else None,
             after=wanted.after,
-            # Whoever repeats the request gets the whole answer: it is not cut because its first reader left.
-            goes_on=wanted.claim is not None,
+            # Whoever repeats the request gets the whole answer: it is not cut because its first reader left. Nor is
+            # one in one piece: nobody could say what of it was written, and is billed.
+            goes_on=wanted.claim is not None or in_one_piece,
+            as_it_came=passed is not None,
         )
     except Busy:
         raise ConversationBusy from None
@@ -101,8 +109,15 @@ def _within_what_is_held(call: Call, terms: Terms, output: int) -> int:
     terms.max_tokens = at_least_one(min(terms.max_tokens, call.max_tokens))
     if call.is_fitted:
         output = affordable_tokens(call.held, terms.bound, terms.price)
-        terms.max_tokens = at_least_one(min(terms.max_tokens, output))
-    return min(output, terms.max_tokens)
+        terms.max_tokens = at_least_one(min(terms.max_tokens, output // terms.n))
+    return min(output, terms.most_output)
+
+
+def sent_for(terms: Terms, messages: Sequence[Message], passed: Passed | None = None) -> Sent:
+    """The request to the model, under these terms."""
+    if passed is None:
+        return asked(messages, model=terms.model, max_tokens=terms.max_tokens, dialect=terms.dialect)
+    return passed_on(passed, model=terms.model, max_tokens=terms.max_tokens, dialect=terms.dialect)
 
 
 def at_least_one(max_tokens: int) -> int:
@@ -116,13 +131,18 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
     """What the call is bought at. Raises ModelNotPriced, or Invalid for messages that no model takes."""
     model = wanted.model or settings.LLM_MODEL
     price = price_for(model)
-    messages = as_taken(wanted.messages)
-    if not messages:
-        raise Invalid({"messages": ["Send at least one message that is not blank."]})
     habit = engine.habits.of(model, wanted.app)
-    size = prompt_bytes(messages)
-    bound = text_bound(messages) + overhead(habit, len(messages), overhead_bound(messages))
-    likely = likely_tokens(size, habit.input_ratio)
+    if (passed := wanted.passed) is not None:
+        size = passed.size
+        bound = passed.bound + overhead(habit, passed.messages, overhead_of(passed.messages))
+        likely = likely_tokens(size, habit.input_ratio) + passed.fixed
+    else:
+        messages = as_taken(wanted.messages)
+        if not messages:
+            raise Invalid({"messages": ["Send at least one message that is not blank."]})
+        size = prompt_bytes(messages)
+        bound = text_bound(messages) + overhead(habit, len(messages), overhead_bound(messages))
+        likely = likely_tokens(size, habit.input_ratio)
     if (known := wanted.known) is not None and size >= known.bytes:
         likely = known.tokens + likely_tokens(size - known.bytes, habit.input_ratio)
     return Terms(
@@ -135,15 +155,18 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
         bound=bound,
         likely=min(likely, bound),
         size=size,
+        n=1 if passed is None else passed.n,
     )
 
 
 def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Terms, output: int) -> Order:
     def fit(remaining: int) -> int:
         tokens = min(affordable_tokens(remaining, terms.bound, terms.price), output)
-        return terms.amount(tokens) if tokens >= 1 else 0
+        return terms.amount(tokens) if tokens >= terms.n else 0
 
     async def tighten() -> int | None:
+        if not messages:
+            return None
         try:
             counted = await count_tokens(messages, model=terms.model, dialect=terms.dialect)
         except COUNT_FAILURES:
@@ -176,6 +199,6 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         tags=wanted.tags,
         fit=fit if plan_of(payer.plan).fits else None,
         tighten=tighten,
-        affordable=lambda remaining: affordable_tokens(max(0, remaining), terms.bound, terms.price),
+        affordable=lambda remaining: affordable_tokens(max(0, remaining), terms.bound, terms.price) // terms.n,
         claim=wanted.claim,
     )

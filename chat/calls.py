@@ -32,7 +32,7 @@ from billing.errors import NoTenantBound
 from billing.guard import NotDispatched, Reservation, current_reservation
 from billing.outcomes import Outcome
 from billing.prices import Usage, affordable_tokens
-from chat.buying import Wanted, at_least_one, begin, terms_for
+from chat.buying import Wanted, at_least_one, begin, sent_for, terms_for
 from chat.history import Message, as_taken
 from chat.streams import Answering, Completion, Terms
 from tenants.context import current_tenant, public_scope, tenant_scope
@@ -259,7 +259,7 @@ async def _begin_within(outer: Reservation, wanted: Wanted) -> Answering[Within]
         within.answering = Answering(
             engine,
             within,
-            as_taken(wanted.messages),
+            sent_for(terms, as_taken(wanted.messages)),
             terms,
             held_output=terms.max_tokens,
             keep=None,

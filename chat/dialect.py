@@ -20,6 +20,7 @@ from django.conf import settings
 
 from chat.errors import ModelBusy, ModelFailed, ModelMisconfigured
 from chat.history import Message
+from chat.passed import Kind, Passed
 
 # Hosts that stop working, and billing, when a stream's connection is closed, as far as is published: the list
 # "Stream cancellation: supported providers" at openrouter.ai/docs/api-reference/streaming (read November 2026), for
@@ -77,6 +78,37 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A call as it is sent: the path at the model's server, and the body. `most` tokens of output at most, of all its
+    answers together.
+    """
+
+    path: str
+    body: bytes
+    most: int
+
+
+def asked(messages: Sequence[Message], *, model: str, max_tokens: int, dialect: Dialect) -> Sent:
+    """A call that we make ourselves."""
+    return Sent(
+        "chat/completions", request_body(messages, model=model, max_tokens=max_tokens, dialect=dialect), max_tokens
+    )
+
+
+def passed_on(passed: Passed, *, model: str, max_tokens: int, dialect: Dialect) -> Sent:
+    """A client's own call: its fields as they came, but for the model's name, the limit and the report of a stream."""
+    body = {**passed.body, "model": model}
+    if passed.kind != Kind.EMBEDDINGS:
+        for name in ("max_tokens", "max_completion_tokens"):
+            body.pop(name, None)
+        body[dialect.max_tokens_name] = max_tokens
+    if passed.is_stream and dialect.stream_options:
+        body["stream_options"] = {**(passed.body.get("stream_options") or {}), "include_usage": True}
+    data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return Sent(passed.kind.value, data, max_tokens * passed.n)
 
 
 def request_body(messages: Sequence[Message], *, model: str, max_tokens: int, dialect: Dialect) -> bytes:

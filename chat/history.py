@@ -81,7 +81,12 @@ def text_bound(messages: Iterable[Message]) -> int:
 
 def overhead_bound(messages: Sequence[Message]) -> int:
     """Tokens that a template can add to them at most, of a model that nothing is known of."""
-    return PROMPT_OVERHEAD + MESSAGE_OVERHEAD * len(messages)
+    return overhead_of(len(messages))
+
+
+def overhead_of(messages: int) -> int:
+    """The same for so many messages."""
+    return PROMPT_OVERHEAD + MESSAGE_OVERHEAD * messages
 
 
 def prompt_bound(messages: Sequence[Message]) -> int:

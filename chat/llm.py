@@ -21,7 +21,7 @@ from billing.engine.call import NotDispatched
 from billing.engine.loop import here
 from billing.outcomes import Outcome
 from chat.answer import Answer
-from chat.dialect import Dialect, failure_of_status, request_body
+from chat.dialect import Dialect, Sent, failure_of_status
 from chat.errors import ModelFailed, ModelMisconfigured
 from chat.frames import FRAME_BYTES
 from chat.history import Message
@@ -69,18 +69,14 @@ class ModelStream:
     What came is in `answer`. Raises ModelFailed where it breaks off by itself, with the class of what that costs.
     """
 
-    def __init__(
-        self, messages: Sequence[Message], *, model: str, max_tokens: int, dialect: Dialect, paid_by: Pays
-    ) -> None:
-        if max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1: below it, some upstreams read 'without limit'")
+    def __init__(self, sent: Sent, *, model: str, dialect: Dialect, paid_by: Pays) -> None:
         self.answer = Answer()
         self.model = model
-        self._max_tokens = max_tokens
+        self.data = b""  # what the last read brought
+        self._sent = sent
         self._paid_by = paid_by
         self.is_cut = False
         self._dialect = dialect
-        self._body = request_body(messages, model=model, max_tokens=max_tokens, dialect=dialect)
         self._response: aiohttp.ClientResponse | None = None
         self._clock: asyncio.Timeout | None = None
         self._failure: ModelFailed | None = None  # to be raised after the words that came with it
@@ -100,8 +96,8 @@ class ModelStream:
         try:
             async with asyncio.timeout_at(self._until()) as self._clock:
                 self._response = await _session(self._dialect.base_url).post(
-                    f"{self._dialect.base_url}/chat/completions",
-                    data=self._body,
+                    f"{self._dialect.base_url}/{self._sent.path}",
+                    data=self._sent.body,
                     headers=headers,
                     # A redirect would hand key and prompt to an address that nobody has configured.
                     allow_redirects=False,
@@ -120,7 +116,7 @@ class ModelStream:
         if not 200 <= self._response.status < 300:
             raise self._refused(self._response)
         content_type = self._response.headers.get("Content-Type", "")
-        self.answer = Answer(content_type=content_type, max_tokens=self._max_tokens)
+        self.answer = Answer(content_type=content_type, max_tokens=self._sent.most)
 
     async def read(self) -> str | None:
         """The next words, "" where what came has none; None at the end."""
@@ -141,6 +137,7 @@ class ModelStream:
             raise self._failed(BROKEN, self._class_of_a_break(), exc) from None
         finally:
             self._clock = None
+        self.data = data
         words = self.answer.feed(data) if data else self.answer.close()
         self._note_progress(len(data))
         if self._is_noise and self.answer.said_all:

@@ -20,10 +20,10 @@ from billing.engine.settling import Final, Keep, Settled
 from billing.outcomes import Outcome
 from billing.prices import Price, Usage, cost, estimate
 from chat.answer import used
-from chat.dialect import Dialect
+from chat.dialect import Dialect, Sent
 from chat.errors import ModelFailed
-from chat.history import Message
 from chat.llm import BROKEN, ModelStream
+from chat.relay import Relay
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +51,20 @@ class Terms:
     bound: int
     likely: int
     size: int
+    # How many answers are asked for, each of at most `max_tokens`.
+    n: int = 1
+
+    @property
+    def most_output(self) -> int:
+        """Tokens of all answers together."""
+        return self.max_tokens * self.n
 
     def amount(self, output: int) -> int:
         return estimate(tokens_input=self.bound, max_tokens=output, price=self.price)
 
     def likely_cost(self) -> int:
         """Of the longest answer that these terms allow, by what its input probably is."""
-        return estimate(tokens_input=self.likely, max_tokens=self.max_tokens, price=self.price)
+        return estimate(tokens_input=self.likely, max_tokens=self.most_output, price=self.price)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +112,14 @@ class Answering(Generic[P]):
         self,
         engine: Engine,
         call: P,
-        messages: list[Message],
+        sent: Sent,
         terms: Terms,
         *,
         held_output: int,
         keep: KeepFor | None = None,
         after: Callable[[Completion], Awaitable[None]] | None = None,
         goes_on: bool = False,
+        as_it_came: bool = False,
     ) -> None:
         self.call = call
         self.terms = terms
@@ -122,11 +130,12 @@ class Answering(Generic[P]):
         self._after = after
         self._goes_on = goes_on
         self._held_output = held_output
-        self._model = ModelStream(
-            messages, model=terms.model, max_tokens=terms.max_tokens, dialect=terms.dialect, paid_by=call
-        )
+        self._model = ModelStream(sent, model=terms.model, dialect=terms.dialect, paid_by=call)
         self._parts: list[str] = []
         self._fresh: list[str] = []
+        # For a reader who wants the answer's bytes, and not its words.
+        self._relay = Relay() if as_it_came else None
+        self._passed: list[bytes] = []
         self._news = asyncio.Event()
         self._begun = asyncio.Event()
         self._ended = False
@@ -170,6 +179,28 @@ class Answering(Generic[P]):
                     yield None
         except GeneratorExit:
             # Closed, or dropped by a reader who did not say that he leaves.
+            self.leave()
+            raise
+
+    async def frames(self) -> AsyncIterator[bytes | None]:
+        """The answer's bytes as they came, whole lines, up to its end; None for each stretch of silence. Else as
+        `events`.
+        """
+        try:
+            while True:
+                if self._passed:
+                    ready, self._passed = self._passed, []
+                    yield b"".join(ready)
+                    continue
+                if self._ended:
+                    break
+                self._news.clear()
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                        await self._news.wait()
+                except TimeoutError:
+                    yield None
+        except GeneratorExit:
             self.leave()
             raise
 
@@ -241,11 +272,16 @@ class Answering(Generic[P]):
             self._end()
 
     def _take(self, words: str) -> None:
-        if words:
-            self._parts.append(words)
+        if self._relay is not None:
+            if ready := self._relay.feed(self._model.data):
+                self._passed.append(ready)
+                self._news.set()
+        elif words:
             self._fresh.append(words)
             # Not at each hidden thought: the reader would wait on without a sign of life.
             self._news.set()
+        if words:
+            self._parts.append(words)
         if words or self._model.answer.has_begun:
             self._begun.set()
 
@@ -254,7 +290,7 @@ class Answering(Generic[P]):
         if self._model.answer.is_over:
             self._cut("length")
             return False
-        counted, most = self._model.answer.counted(), self.terms.max_tokens
+        counted, most = self._model.answer.counted(), self.terms.most_output
         while self._held_output < most:
             self._harvest()
             full = is_full(counted, self._held_output, most)
@@ -276,7 +312,7 @@ class Answering(Generic[P]):
         if self._growing is not None:
             return
         terms = self.terms
-        more = next_output(self._held_output, terms.max_tokens)
+        more = next_output(self._held_output, terms.most_output)
         # By the learned ratio, as an answer is charged that nobody reports: what is held goes by the safer count.
         now = Usage(terms.likely, self._model.answer.counted(terms.habit.output_ratio))
         self.call.note(cost(now, terms.price), tokens_input=now.tokens_input, tokens_output=now.tokens_output)
@@ -292,7 +328,7 @@ class Answering(Generic[P]):
         granted = not growing.cancelled() and growing.exception() is None and growing.result()
         self._growing = None
         if granted:
-            self._held_output += next_output(self._held_output, self.terms.max_tokens)
+            self._held_output += next_output(self._held_output, self.terms.most_output)
         else:
             self._ask_again_at = self._loop.time() + GROW_AGAIN_SECONDS
         return granted
@@ -345,7 +381,9 @@ class Answering(Generic[P]):
             outcome=final.outcome,
             budget=None,
         )
-        if not text.strip() and self._completion.shown:
+        if self._relay is not None:
+            self._passed.append(self._relay.rest())
+        elif not text.strip() and self._completion.shown:
             self._fresh.append(self._completion.shown)
         keep = self._keep(self._completion) if self._keep is not None and outcome != Outcome.NONE else None
         settling = self.call.settle(final, keep=keep)
@@ -369,14 +407,14 @@ class Answering(Generic[P]):
         usage, outcome = used(
             answer,
             tokens_input=terms.likely,
-            max_output=min(terms.max_tokens, self._held_output),
+            max_output=min(terms.most_output, self._held_output),
             tokens_per_byte=terms.habit.output_ratio,
             cut=self._cut_for is not None,
         )
         was_left = self._cut_for is not None or self._reader_left
         if was_left and terms.dialect.bills_after_cut and outcome != Outcome.EXACT:
             # It goes on writing, and billing, up to the most that it was asked for.
-            return replace(usage, tokens_output=min(terms.max_tokens, self._held_output)), Outcome.ESTIMATED
+            return replace(usage, tokens_output=min(terms.most_output, self._held_output)), Outcome.ESTIMATED
         if self.failure is not None and outcome != Outcome.EXACT:
             return usage, self.failure.outcome
         return usage, outcome

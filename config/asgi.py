@@ -186,12 +186,14 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django.setup(set_prefix=False)
 _http = PlaneHandler()
+_bare = {prefix: import_string(name) for prefix, name in settings.PLANE_BARE.items()}
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
     elif scope["type"] == "http":
-        await _http(scope, receive, send)
+        bare = next((app for prefix, app in _bare.items() if scope["path"].startswith(prefix)), None)
+        await (bare or _http)(scope, receive, send)
     else:
         raise ValueError(f"The plane speaks HTTP, not {scope['type']}.")

@@ -148,6 +148,8 @@ PLANE_URLCONF = "config.urls_plane"
 PLANE_REQUEST = "tenants.http.PlaneRequest"
 PLANE_MIDDLEWARE = ["tenants.plane.PlaneMiddleware"]
 PLANE_SQL = "billing.engine.fetch"
+# Served beside Django, for what its frame costs: an ASGI application by the beginning of its paths.
+PLANE_BARE = {"/v1/": "chat.v1.app.application"}
 # Read with the member who asks, which spares a paid call a statement: who pays for the tenant.
 ASKER_BESIDE = "billing.engine.statements.ACCOUNT_OF_TENANT"
 # What the pages of members and of keys show on each row, from a room further up: (request, rows) -> HTML by id.

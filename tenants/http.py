@@ -91,6 +91,30 @@ class WebRequest(_Readable, WSGIRequest):
     """What web's handler makes of each request."""
 
 
+class BareRequest(HttpRequest):
+    """What tenants.resolve reads of a request: host, X-Tenant-ID and a key. Django's own costs ten times as much."""
+
+    def __init__(self, scope: dict[str, Any]) -> None:
+        # Not Django's: it makes what no reader of this asks for.
+        self.META = {"SERVER_NAME": "", "SERVER_PORT": ""}
+        for name, value in scope["headers"]:
+            if (read := _READ_OF_BARE.get(name)) is not None:
+                # Twice in a request, a header is one that nobody can say the meaning of.
+                self.META[read] = (
+                    f"{self.META[read]},{value.decode('latin1')}" if read in self.META else value.decode("latin1")
+                )
+        self.path_info = self.path = scope["path"]
+        self.method = scope["method"]
+        self.content_params: dict[str, str] = {}
+
+
+_READ_OF_BARE = {
+    b"host": "HTTP_HOST",
+    b"authorization": "HTTP_AUTHORIZATION",
+    b"x-tenant-id": "HTTP_X_TENANT_ID",
+}
+
+
 class PlaneRequest(_Readable, ASGIRequest):
     """A request that PlaneMiddleware has let through to a view of the plane: somebody asks, and can be charged."""
 
@@ -264,7 +288,7 @@ def shortened(text: str, length: int) -> str:
 
 def wants_json(request: HttpRequest) -> bool:
     """Whether a program asks. The plane serves nobody else."""
-    return isinstance(request, PlaneRequest) or request.path_info.startswith(API_PREFIX)
+    return isinstance(request, PlaneRequest | BareRequest) or request.path_info.startswith(API_PREFIX)
 
 
 def error_response(request: HttpRequest, exc: ApiError) -> HttpResponse:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from chat.answer import Answer
-from chat.dialect import dialect_for
+from chat.dialect import asked, dialect_for
 from chat.errors import ModelFailed
 from chat.llm import ModelStream
 from tests.support.plane import run
@@ -32,7 +32,8 @@ class Asked:
         spoken = dataclasses.replace(dialect_for(model), **dialect)
 
         async def make() -> ModelStream:
-            return ModelStream(messages, model=model, max_tokens=max_tokens, dialect=spoken, paid_by=Paid(pays))
+            sent = asked(messages, model=model, max_tokens=max_tokens, dialect=spoken)
+            return ModelStream(sent, model=model, dialect=spoken, paid_by=Paid(pays))
 
         self.stream: ModelStream = run(make())
 

@@ -156,11 +156,11 @@ class Api:
         self.plane = PlaneClient(headers=headers)
 
     def get(self, path: str, **extra: Any) -> Any:
-        return self.client.get(path, **extra)
+        return (self.plane if path.startswith("/v1/") else self.client).get(path, **extra)
 
     def post(self, path: str, body: Any, **extra: Any) -> Any:
         content = body if isinstance(body, str | bytes) else json.dumps(body)
-        if path == "/api/chat/":
+        if path == "/api/chat/" or path.startswith("/v1/"):
             return self.plane.post(path, content, **extra)
         return self.client.post(path, content, content_type="application/json", **extra)
 
