@@ -13,7 +13,8 @@ ApiError
      │   ├─ HouseDenied          its budget said no: a BudgetDenied, with `reason` and `budget` for the operator
      │   └─ HouseOnHold          it is frozen, suspended or closed: an OnHold
      ├─ RateLimited              429 rate_limited: a tenants.http.RateLimited
-     │   └─ TooManyCalls         429 rate_limited, with `limit` and `in_use`: calls under way in this workspace
+     │   ├─ TooManyCalls         429 rate_limited, with `limit` and `in_use`: calls under way in this workspace
+     │   └─ KeyIsFull            429 rate_limited, with `limit` and `allowed`: what the key may ask for
      ├─ AuthorityUnavailable     503 authority_unavailable: not reached, or its answer is no answer
      └─ AuthorityMisconfigured   503 authority_unavailable: our key, our budget or our unit is wrong (alert)
  ├─ SlugTaken                    409 slug_taken, with `login_url`; the same whoever asks and whatever is there
@@ -26,6 +27,8 @@ ApiError
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -216,6 +219,37 @@ class TooManyCalls(RateLimited):
             limit=limit,
             in_use=in_use,
         )
+
+
+class KeyIsFull(RateLimited):
+    """The key has asked for all that it may just now. `limit` says of what: requests, tokens or concurrent.
+
+    `wait`: after how many seconds it would fit; None: never, for it is larger than all that the key may use at once.
+    """
+
+    def __init__(self, limit: str, *, allowed: int, wait: float | None, headers: Mapping[str, str]) -> None:
+        words = LIMITS[limit] if wait is not None else TOO_LARGE
+        retry_after_ms = None if wait is None else max(1, math.ceil(wait * 1_000))
+        super().__init__(words.format(allowed=allowed), retry_after_ms=retry_after_ms, limit=limit, allowed=allowed)
+        self.retry_after_ms = retry_after_ms
+        self.headers = dict(headers)
+        if retry_after_ms is not None:
+            # For clients that wait no whole seconds where less will do.
+            self.headers["retry-after-ms"] = str(retry_after_ms)
+
+
+LIMITS = {
+    "requests": "This API key may send {allowed} requests a minute, and has sent them. Nothing was spent; try again "
+    "as soon as Retry-After says.",
+    "tokens": "This API key may use {allowed} tokens a minute, and this request may need more than are left. Nothing "
+    "was spent; try again as soon as Retry-After says, or ask for a shorter answer.",
+    "concurrent": "This API key may have {allowed} calls under way at once, and has them. Nothing was spent; try again "
+    "when one has ended.",
+}
+TOO_LARGE = (
+    "This request may need more than the {allowed} tokens that this API key may use in a minute, so that waiting would "
+    "not help. Nothing was spent; send less, or ask for a shorter answer with max_tokens."
+)
 
 
 class AuthorityUnavailable(BudgetError):

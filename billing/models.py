@@ -184,6 +184,8 @@ class Hold(models.Model):
     slices = models.JSONField(default=list)
     # One call at a time for each value, whatever process it is in: a conversation's, for example.
     busy_key = models.CharField(max_length=200, null=True)  # noqa: DJ001 - many rows have none
+    # In whose name a key with rates spends, so that its calls under way can be counted. None: nothing is counted.
+    rated_key = models.BigIntegerField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
     dispatched_at = models.DateTimeField(null=True)
     used = models.BigIntegerField(default=0)
@@ -202,11 +204,37 @@ class Hold(models.Model):
             ),
             models.UniqueConstraint(fields=["busy_key"], name="hold_one_for_each_busy_key"),
         ]
-        # One index only: the table has a row for each call under way, and every call writes and deletes one.
-        indexes = [models.Index(fields=["account", "created_at"], name="hold_by_account")]
+        # One index for all rows: the table has a row for each call under way, and every call writes and deletes one.
+        indexes = [
+            models.Index(fields=["account", "created_at"], name="hold_by_account"),
+            models.Index(fields=["account", "rated_key"], condition=Q(rated_key__isnull=False), name="hold_by_key"),
+        ]
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class KeyRate(models.Model):
+    """What a key with rates has asked for lately. Written by the functions of migrations/0009_rates.sql alone.
+
+    `key` is in whose name it spends, of the workspace of that account. A row says nothing any more once it is old.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    account = models.ForeignKey(
+        Account, on_delete=models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
+    key_id = models.BigIntegerField()
+    requests = models.FloatField()
+    requests_at = models.DateTimeField()
+    tokens = models.FloatField()
+    tokens_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "key_id"], name="key_rate_once_for_each_key")]
+
+    def __str__(self) -> str:
+        return f"{self.account_id}: key-{self.key_id}"
 
 
 class HouseLine(SettledCall):

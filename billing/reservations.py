@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connection
 from runcycles import Caps, CyclesMetrics
 
@@ -33,6 +34,7 @@ from billing.engine.settling import Final, Settled
 from billing.errors import BudgetError, of_the_house
 from billing.outcomes import Outcome
 from billing.prices import Usage
+from billing.rates import rates_of
 from billing.subjects import house_subject_for
 from tenants.http import Unavailable
 from tenants.models import Tenant
@@ -125,7 +127,7 @@ def reserve(
 
 
 async def _open(tenant: Tenant | None, *, user_id: int | None, subject: dict[str, Any], order: dict[str, Any]) -> Call:
-    engine = here()
+    engine, key = here(), None
     if tenant is None:
         payer = await house_payer(engine)
         named = house_subject_for(tenant=payer.subject_tenant, user_id=user_id, **subject)
@@ -134,7 +136,8 @@ async def _open(tenant: Tenant | None, *, user_id: int | None, subject: dict[str
             engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name, key_id=subject.pop("key_id")
         )
         named = paid_subject(payer, user_id=user_id, key=key, **subject)
-    return await open_call(engine, Order(payer=payer, subject=named, user_id=user_id, **order))
+    rates = rates_of(key, settings.KEY_RATES)
+    return await open_call(engine, Order(payer=payer, subject=named, user_id=user_id, rates=rates, **order))
 
 
 class Reservation:

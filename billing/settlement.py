@@ -21,7 +21,7 @@ from billing.engine.engine import SILENT_SECONDS, Engine
 from billing.engine.loop import here, run
 from billing.engine.payers import house, unsealed
 from billing.engine.settling import Final, Open, settle_at_the_authority, slices_of, write_down
-from billing.engine.statements import ABANDONED, FORGET_HOLD, FORGET_THE_DEAD
+from billing.engine.statements import ABANDONED, FORGET_HOLD, FORGET_RATES, FORGET_THE_DEAD
 from billing.engine.store import FAILURES
 from billing.errors import AuthorityMisconfigured
 from billing.outcomes import Outcome
@@ -72,6 +72,7 @@ async def _sweep(*, at_once: bool) -> Swept:
     try:
         rows = await engine.store.fetch(ABANDONED, wanted)
         await engine.store.fetch(FORGET_THE_DEAD)
+        await engine.store.fetch(FORGET_RATES)
     except FAILURES:
         _memory.steady_since = None
         raise

@@ -132,13 +132,13 @@ async def _whole(reply: Reply) -> HttpResponseBase:
     completion = await reply.answering.finished()
     if reply.answering.failure is not None:
         raise reply.answering.failure
-    return _with_headers(whole(reply.body(completion)), reply.headers())
+    return _with_headers(whole(reply.body(completion)), {**reply.headers(), **reply.rates()})
 
 
 async def _event_stream(reply: Reply) -> HttpResponseBase:
     await reply.answering.begun()
     # A reader who stops the first answer has no `done` event to learn the conversation from.
-    headers = {"X-Conversation-ID": str(reply.conversation_id), **reply.headers()}
+    headers = {"X-Conversation-ID": str(reply.conversation_id), **reply.headers(), **reply.rates()}
     return _with_headers(_streaming(EventStream(reply)), headers)
 
 

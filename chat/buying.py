@@ -23,6 +23,7 @@ from billing.engine.settling import Final, Keep
 from billing.outcomes import Outcome
 from billing.plans import plan_of
 from billing.prices import Usage, affordable_tokens, cost
+from billing.rates import rates_of
 from billing.subjects import Key
 from chat.dialect import Sent, asked, dialect_for, passed_on
 from chat.errors import ConversationBusy
@@ -83,6 +84,7 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
         call = await open_call(engine, _order(payer, wanted, messages, terms, output))
     try:
         held_output = _within_what_is_held(call, terms, output)
+        call.order.tokens = terms.likely + held_output
         await call.dispatch()
         return Answering(
             engine,
@@ -201,4 +203,6 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         tighten=tighten,
         affordable=lambda remaining: affordable_tokens(max(0, remaining), terms.bound, terms.price) // terms.n,
         claim=wanted.claim,
+        rates=rates_of(wanted.key, settings.KEY_RATES),
+        tokens=terms.likely + output,
     )

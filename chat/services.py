@@ -105,6 +105,11 @@ class Reply:
         fitted = self.answering.call.is_fitted
         return {"X-Budget-Fitted": str(self.answering.terms.max_tokens)} if fitted else {}
 
+    def rates(self) -> dict[str, str]:
+        """What is left to its key, as headers: of this call, so that nobody who repeats the request is told it."""
+        rates = self.answering.call.rates
+        return rates.headers() if rates is not None else {}
+
 
 async def reply_or_told(buyer: Buyer, request: Request, is_first: asyncio.Event, **asked: Any) -> Reply | Told:
     """`start_reply`, or what was answered to the same request before: its reply is bought once.

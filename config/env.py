@@ -302,6 +302,33 @@ def _microcents(what: str, usd: Any) -> int:
     return int(amount)
 
 
+RATES = ("requests", "tokens", "concurrent")
+MOST_RATE = 1_000_000_000
+
+
+def envrates(name: str) -> dict[str, int]:
+    """How much a key may ask for: `{"requests": 60, "tokens": 100000, "concurrent": 10}`, the first two a minute.
+
+    What is left out has no limit. A name misspelt is a limit not set, so it is refused.
+    """
+    raw = envstr(name)
+    if not raw:
+        return {}
+    try:
+        rates = json.loads(raw, object_pairs_hook=_once)
+        if not isinstance(rates, dict):
+            raise TypeError("it is no object")
+        for rate, figure in rates.items():
+            if rate not in RATES:
+                raise ValueError(f"{rate[:40]} is none of {', '.join(RATES)}")
+            if type(figure) is not int or not 1 <= figure <= MOST_RATE:
+                raise ValueError(f"{rate} must be a whole number from 1 to {MOST_RATE}")
+    except (ValueError, TypeError, RecursionError) as exc:
+        example = '{"requests": 60, "tokens": 100000, "concurrent": 10}'
+        raise ImproperlyConfigured(f"{name} cannot be read ({exc}): write JSON such as {example}.") from None
+    return dict(rates)
+
+
 def envdialects(name: str) -> dict[str, dict[str, Any]]:
     """How models are spoken to: `{"m": {"max_tokens_name": "max_completion_tokens", "idle_seconds": 120}}`.
 

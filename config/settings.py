@@ -29,6 +29,7 @@ from config.env import (
     envprices,
     envproxies,
     envrate,
+    envrates,
     envsealingkey,
     envseconds,
     envsecret,
@@ -369,6 +370,8 @@ CYCLES_JOURNAL_DIR = envstr("CYCLES_JOURNAL_DIR", str(STATE_DIR / "journal"))
 BUDGET_WAIT_SECONDS = envseconds("BUDGET_WAIT_SECONDS", 5.0)
 # Calls under way of one tenant, in one process.
 TENANT_STREAMS_MAX = envint("TENANT_STREAMS_MAX", 200, minimum=1, maximum=100_000) or 200
+# The most that any API key may ask for, counted for all processes together; its own rates can only be lower.
+KEY_RATES = envrates("KEY_RATES")
 
 # Sign-up: workspaces that one address and the whole site may make, and forms that one address may send, right or wrong:
 # so many at once, then one each so many seconds. What all trials that are not closed may cost together, in microcents.

@@ -47,6 +47,7 @@ for _name in (
     "SITE_URL",
     "PORT",
     "BASE_DOMAIN",
+    "KEY_RATES",
     "SIGNUP_CONFIRM_EMAIL",
 ):
     os.environ.pop(_name, None)

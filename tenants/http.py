@@ -27,6 +27,7 @@ derive from it. Must not know what any of them means.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from itertools import islice
@@ -134,6 +135,8 @@ class ApiError(Exception):
     code: str = "internal_error"
     message: str = "Something went wrong on our side. Nothing was lost; please try again."
     retry_after_ms: int | None = None
+    # Sent beside the body, for programs that read them.
+    headers: Mapping[str, str] = {}
     why: str = ""
 
     def __init__(self, message: str | None = None, *, retry_after_ms: int | None = None, **extra: Any) -> None:
@@ -254,7 +257,7 @@ class RateLimited(ApiError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "rate_limited"
     message = "Too many requests just now. Try again in a moment."
-    retry_after_ms = 1_000
+    retry_after_ms: int | None = 1_000
 
 
 class TenantNotReady(ApiError):
@@ -309,7 +312,9 @@ def error_response(request: HttpRequest, exc: ApiError) -> HttpResponse:
 
 
 def say_when(response: HttpResponse, exc: ApiError) -> None:
-    """Retry-After, for those who read no words."""
+    """Retry-After and the error's own headers, for those who read no words."""
+    for name, value in exc.headers.items():
+        response[name] = value
     if exc.retry_after_ms is not None and exc.status in (429, 503):
         response["Retry-After"] = str(-(-exc.retry_after_ms // 1000))
 

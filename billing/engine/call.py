@@ -22,10 +22,18 @@ from billing.engine.authority import Held, Payer, code_of, held_of, is_lost
 from billing.engine.order import Order
 from billing.engine.recovery import recover
 from billing.engine.settling import Final, Keep, Open, Settled, Slice
-from billing.engine.statements import FINAL, FORGET_HOLD, SLICE, dispatch_statement, in_schema
+from billing.engine.statements import (
+    FINAL,
+    FORGET_HOLD,
+    SLICE,
+    TOKENS_CORRECTED,
+    dispatch_statement,
+    in_schema,
+)
 from billing.engine.store import FAILURES
 from billing.outcomes import Outcome
 from billing.plans import plan_of
+from billing.rates import Left
 from billing.subjects import scopes_of
 from tenants.http import Unavailable
 
@@ -58,6 +66,7 @@ class Call:
         self.first_balances = held.balances
         self.is_fitted = False
         self.is_dispatched = False
+        self.rates: Left | None = None  # what is left to its key, once it is counted
         self.busy_key = order.busy_key  # with its number, once the row is written
         self._may_have_a_row = False
         self.used = order.least
@@ -103,7 +112,9 @@ class Call:
     # --- before and during the call ---
 
     async def dispatch(self) -> None:
-        """Write the row that says that the model is being called. Raises Unavailable or Busy; nothing is held then."""
+        """Write the row that says that the model is being called. Raises Unavailable, Busy or KeyIsFull; nothing is
+        held then.
+        """
         order = self.order
         if self.is_settling:
             raise Unavailable  # its time was over before the model was called
@@ -122,10 +133,13 @@ class Call:
             "used": min(order.least, self.held),
             "tokens_input": order.tokens_input,
         }
-        statement = dispatch_statement(order.numbered_by)
+        is_claimed, is_counted = order.claim is not None, order.rates is not None
+        statement = dispatch_statement(order.numbered_by, is_claimed=is_claimed, is_counted=is_counted)
         if order.claim is not None:
-            statement = in_schema(dispatch_statement(order.numbered_by, is_claimed=True), self.payer.schema)
+            statement = in_schema(statement, self.payer.schema)
             params |= order.claim.params
+        if order.rates is not None:
+            params |= order.rates.params(order.tokens)
         try:
             await self._engine.register()
             self._may_have_a_row = True
@@ -142,7 +156,13 @@ class Call:
             self._may_have_a_row = False
             self.settle(Final(0, Outcome.NONE))
             raise Unavailable
-        self.busy_key = rows[0][0]
+        self.busy_key, *counted = rows[0]
+        if order.rates is not None:
+            self.rates = Left(order.rates, *counted)
+            if self.rates.full is not None:
+                self._may_have_a_row = False
+                self.settle(Final(0, Outcome.NONE))
+                raise self._engine.full_keys.full(order, self.rates)
         self.is_dispatched = True
         if order.claim is not None:
             order.claim.is_dispatched = True
@@ -266,7 +286,7 @@ class Call:
                 if settled.is_landed:
                     if self.is_dispatched:
                         settled.is_written = await settling.write_down(
-                            self._engine.store, self.hold, settled, keep, self._answer(settled)
+                            self._engine.store, self.hold, settled, keep, self._answer(settled), self._counted(settled)
                         )
                     self._log(settled)
                     return settled
@@ -286,6 +306,17 @@ class Call:
     def _answer(self, settled: Settled) -> Keep | None:
         """What becomes of the request's Idempotency-Key."""
         return self.order.claim.keep(settled) if self.order.claim is not None else None
+
+    def _counted(self, settled: Settled) -> Keep | None:
+        """Brings the tokens that were counted for it to those that it used."""
+        rates, final = self.order.rates, settled.final
+        if rates is None or rates.tokens is None:
+            return None
+        if final.usage is None and final.outcome != Outcome.NONE:
+            return None  # what it used is not known: what was counted stands
+        used = 0 if final.usage is None else final.usage.tokens_input + final.usage.tokens_output
+        params = {"most_tokens": rates.tokens, "tokens_more": used - self.order.tokens}
+        return Keep("", params, first=TOKENS_CORRECTED) if params["tokens_more"] else None
 
     async def _write_final(self, settled: Settled) -> None:
         figures = settling.line_figures(settled.final)

@@ -20,6 +20,7 @@ from django.conf import settings
 
 from billing.engine.authority import Authority
 from billing.engine.call import Call
+from billing.engine.full_keys import FullKeys
 from billing.engine.habits import Habits
 from billing.engine.statements import FORGET_PROCESS, REGISTER
 from billing.engine.store import FAILURES, Store
@@ -52,6 +53,7 @@ class Engine:
         self.habits = Habits(self._own_store)
         self.lines = Lines()
         self.exclusive = Exclusive()
+        self.full_keys = FullKeys()
         self.under_way: Counter[str] = Counter()
         self._opening: Counter[str] = Counter()
         self._calls: set[Call] = set()
@@ -125,6 +127,7 @@ class Engine:
     def ended(self, call: Call) -> None:
         if call in self._calls:
             self._calls.discard(call)
+            self.full_keys.ended(call)
             tenant = call.payer.subject_tenant
             self.under_way[tenant] -= 1
             if not self.under_way[tenant]:

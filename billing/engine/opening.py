@@ -36,6 +36,7 @@ async def open_call(engine: Engine, order: Order) -> Call:
 
     Raises a BudgetError: denied, on hold, not reached. Then nothing is held, or it is released in the background.
     """
+    engine.full_keys.refuse(order)
     scopes = scopes_of(order.subject)
     # Before the authority is asked: of two that it denies, the first must not come into the line behind the second.
     number = engine.lines.number()

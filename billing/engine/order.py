@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from billing.engine.authority import TTL_MS, Payer
+from billing.rates import Rates
 
 if TYPE_CHECKING:
     from billing.engine.repeats import Claim
@@ -39,6 +40,8 @@ class Order:
     anew what `amount` only bounds, once, when money is short; None where it cannot. `numbered_by` is an SQL
     expression that ends the busy key: what a call makes gets its number with the hold, which spares a statement.
     With a `claim` the call is dispatched only while the claim is its own, and its answer is written with its line.
+    With `rates` it is dispatched only while its key has room: `tokens` are counted for it then, and at its end those
+    that it used.
     """
 
     payer: Payer
@@ -59,6 +62,8 @@ class Order:
     tighten: Callable[[], Awaitable[int | None]] | None = None
     affordable: Callable[[int], int] | None = None
     claim: Claim | None = None
+    rates: Rates | None = None
+    tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.claim is not None:

@@ -334,14 +334,16 @@ def reserve_body(
 class Keep:
     """Rows of a tenant's own that are written with the line: further parts of one statement, after `gone`.
 
-    `sql` begins with a comma and names its schema `{schema}`; its parameters are named.
+    `sql` begins with a comma and names its schema `{schema}`; its parameters are named. `first` is a condition that is
+    worked out before the hold is deleted, and always true.
     """
 
     sql: str
     params: dict[str, Any]
+    first: str = ""
 
     def __add__(self, other: Keep) -> Keep:
-        return Keep(self.sql + other.sql, {**self.params, **other.params})
+        return Keep(self.sql + other.sql, {**self.params, **other.params}, self.first + other.first)
 
 
 async def write_down(store: Store, hold: Open, settled: Settled, *keeps: Keep | None) -> bool:
@@ -362,7 +364,7 @@ async def write_down(store: Store, hold: Open, settled: Settled, *keeps: Keep | 
 
 async def _write(store: Store, hold: Open, settled: Settled, keep: Keep | None) -> bool:
     settle = SETTLE_HOUSE if hold.payer.is_house else SETTLE
-    statement = settle.replace("{keep}", keep.sql if keep else "")
+    statement = settle.replace("{keep}", keep.sql if keep else "").replace("{first}", keep.first if keep else "")
     params = {"id": hold.id, "held": hold.held, **line_figures(settled.final), **(keep.params if keep else {})}
     rows = await store.fetch(in_schema(statement, hold.payer.schema), params)
     return bool(rows)

@@ -62,6 +62,23 @@ SELECT
 
 DISPATCH = f"{_HOLD_ROW}RETURNING busy_key\n"
 
+# The same for a key with rates, which counts the call first: no row where the key is full, and what is left of its
+# rates in either case. The key's row stays locked until this statement has committed.
+_COUNT = """public.billing_count_call(
+    %(account)s, %(rated_key)s, %(most_requests)s, %(most_tokens)s, %(most_concurrent)s, %(wanted)s
+)"""
+_RATED_ROW = _HOLD_ROW.replace("tokens_input, outcome", "tokens_input, rated_key, outcome").replace(
+    "%(tokens_input)s, 'swept'", "%(tokens_input)s, %(rated_key)s, 'swept'"
+)
+_COUNTED = """
+), held AS ({row}FROM counted WHERE "full" IS NULL RETURNING busy_key)
+SELECT busy_key, counted.* FROM counted LEFT JOIN held ON true
+""".replace("{row}", _RATED_ROW)
+
+DISPATCH_COUNTED = """
+WITH counted AS (
+    SELECT * FROM {count}{counted}""".replace("{count}", _COUNT).replace("{counted}", _COUNTED)
+
 # A process that was stopped may wake when another has taken its claim over: then no hold is written, and it calls no
 # model. One statement, so that nobody can take the claim between the two.
 DISPATCH_CLAIMED = """
@@ -73,10 +90,26 @@ WITH claim AS (
 RETURNING busy_key
 """.replace("{row}", _HOLD_ROW)
 
+# Where the key is full the claim names a hold that never was; whoever repeats the request may take it over.
+DISPATCH_CLAIMED_COUNTED = """
+WITH claim AS (
+    UPDATE {schema}.usage_repeat SET hold = %(id)s
+    WHERE id = %(claim)s AND attempt = %(attempt)s AND hold IS NULL
+    RETURNING id
+), counted AS (
+    SELECT found.* FROM claim, LATERAL {count} AS found{counted}""".replace("{count}", _COUNT).replace(
+    "{counted}", _COUNTED
+)
 
-def dispatch_statement(numbered_by: str = "", *, is_claimed: bool = False) -> str:
-    """The hold's row, its busy key ended by an SQL expression where there is one; `is_claimed`: while the claim is."""
-    text = DISPATCH_CLAIMED if is_claimed else DISPATCH
+
+def dispatch_statement(numbered_by: str = "", *, is_claimed: bool = False, is_counted: bool = False) -> str:
+    """The hold's row, its busy key ended by an SQL expression where there is one; `is_claimed`: while the claim is;
+    `is_counted`: while its key has room.
+    """
+    if is_counted:
+        text = DISPATCH_CLAIMED_COUNTED if is_claimed else DISPATCH_COUNTED
+    else:
+        text = DISPATCH_CLAIMED if is_claimed else DISPATCH
     return text.replace("{number}", f"::text || ({numbered_by})" if numbered_by else "")
 
 
@@ -105,7 +138,7 @@ SELECT id FROM gone
 # The line in and the hold out, or neither. Whoever deletes the row writes the line; nobody else does.
 SETTLE = """
 WITH gone AS (
-    DELETE FROM public.billing_hold WHERE id = %(id)s
+    DELETE FROM public.billing_hold WHERE id = %(id)s{first}
     RETURNING id, reservation_id, user_id, subject, action_name, created_at
 ), line AS (
     INSERT INTO {schema}.usage_usageline (
@@ -123,6 +156,9 @@ SELECT id FROM gone
 
 # The same for a call that the house paid for: the operator's line, in no tenant's schema.
 SETTLE_HOUSE = SETTLE.replace("{schema}.usage_usageline", "public.billing_houseline")
+
+# Further condition of SETTLE, where more or fewer tokens were used than were counted for a key with rates. Always true.
+TOKENS_CORRECTED = " AND public.billing_correct_tokens(account_id, rated_key, %(most_tokens)s, %(tokens_more)s)"
 
 # What the newest reports say of each model, from all processes.
 LEARN = """
@@ -167,6 +203,9 @@ DELETE FROM public.billing_process AS process
 WHERE seen_at < now() - interval '1 hour'
   AND NOT EXISTS (SELECT 1 FROM public.billing_hold AS hold WHERE hold.process = process.id)
 """
+
+# By then every bucket has drained.
+FORGET_RATES = "DELETE FROM public.billing_keyrate WHERE greatest(requests_at, tokens_at) < now() - interval '1 hour'"
 
 # --- requests under an Idempotency-Key ---
 

@@ -19,6 +19,7 @@ from billing.engine.statements import (
     LEARN,
     REGISTER,
     SETTLE,
+    TOKENS_CORRECTED,
     dispatch_statement,
     in_schema,
 )
@@ -46,10 +47,11 @@ def whole_statements():
     }
     assert len(found) > 10
     kept = {f"SETTLE with {name}": SETTLE.replace("{keep}", text) for name, text in KEEPS.items()}
+    kept["SETTLE with TOKENS_CORRECTED"] = SETTLE.replace("{first}", TOKENS_CORRECTED)
     kept |= {f"FINAL with {name}": FINAL.replace("{keep}", KEEPS[name]) for name in ("ANSWERED", "GIVEN_BACK")}
     numbered = {
-        f"{name} of a new conversation": dispatch_statement(services.NEW_ID, is_claimed=is_claimed)
-        for name, is_claimed in {"DISPATCH": False, "DISPATCH_CLAIMED": True}.items()
+        f"DISPATCH of a new conversation, {facts}": dispatch_statement(services.NEW_ID, **facts)
+        for facts in ({"is_claimed": claimed, "is_counted": counted} for claimed in (0, 1) for counted in (0, 1))
     }
     return {**found, **kept, **numbered}
 
@@ -65,7 +67,9 @@ def sql(acme):
 
 @pytest.mark.parametrize("name", whole_statements())
 def test_a_statement_is_understood_by_the_database_of_the_models(acme, sql, name):
-    text = whole_statements()[name].replace("{keep}", "").replace("{number}", "")
+    text = whole_statements()[name]
+    for gap in ("{keep}", "{number}", "{first}"):
+        text = text.replace(gap, "")
     text = in_schema(text, acme.tenant.schema_name)
     named = set(re.findall(r"%\((\w+)\)s", text))
     params = dict.fromkeys(named) if named else [None] * len(re.findall(r"%s", text))
@@ -143,6 +147,7 @@ def counted(app, authority, settings, monkeypatch):
     [
         *(("a key", stream, again) for stream in (False, True) for again in (False, True)),
         ("a limited key", True, True),
+        ("a key with rates", True, True),
         ("a browser", True, False),
     ],
 )
@@ -161,6 +166,10 @@ def test_a_call_makes_few_statements_and_two_requests(workspace, upstream, model
             pk = workspace.owner.api_keys.latest("pk").pk
         for address in (f"keys/{pk}", f"members/{workspace.owner.pk}"):
             assert browser.post(f"/settings/{address}/limit/", {"amount": "0.50"}).status_code == 302
+
+    if asks == "a key with rates":
+        with workspace.scope():
+            workspace.owner.api_keys.update(rates={"requests": 100, "tokens": 100_000, "concurrent": 10})
 
     def chat(**fields):
         return plane.post("/api/chat/", json.dumps({"prompt": "hello", **fields}), headers=headers)

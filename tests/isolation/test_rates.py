@@ -1,0 +1,63 @@
+"""One key's rates, two planes that are asked at once: as many calls pass as it may make, and never one more."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from billing.settlement import sweep
+from tenants.users.models import ApiKey
+from tests.support.crash import kill
+from tests.support.jobs import rows
+from tests.support.plane import PlaneProcess
+
+pytestmark = pytest.mark.slow
+
+MODEL = {"LLM_MODEL": "test-model", "LLM_PRICES": '{"test-model": {"input": 10, "output": 40}}'}
+
+
+@pytest.fixture
+def planes(database_url, authority, app, upstream_server):
+    options = {"database_url": database_url, "authority": authority, "LLM_BASE_URL": upstream_server.base_url, **MODEL}
+    with PlaneProcess(**options) as one, PlaneProcess(**options) as other:
+        yield one, other
+
+
+def test_two_planes_let_through_what_the_key_may_and_a_dead_one_s_calls_count_until_they_are_swept(
+    workspace, planes, upstream
+):
+    def rated(**rates):
+        secret = workspace.key()
+        with workspace.scope():
+            ApiKey.objects.filter(pk=ApiKey.objects.latest("pk").pk).update(rates=rates)
+        return secret
+
+    def statuses(secret, many):
+        def call(number):
+            with planes[number % 2].client(workspace, secret) as client:
+                return client.post("/api/chat/", json={"prompt": "hello", "max_tokens": 20})
+
+        with ThreadPoolExecutor(many) as pool:
+            found = [answer.status_code for answer in pool.map(call, range(many))]
+        return found.count(200), found.count(429)
+
+    assert statuses(rated(requests=9), 40) == (9, 31)
+    upstream.delay_first = 1.0  # so that calls overlap
+    assert statuses(rated(concurrent=3), 24) == (3, 21)
+    # The plane that has a call under way is killed, and the other one asked.
+    secret, upstream.delay_first = rated(concurrent=1), 30.0
+    with ThreadPoolExecutor(1) as pool, planes[0].client(workspace, secret) as client:
+        lost = pool.submit(client.post, "/api/chat/", json={"prompt": "hello", "max_tokens": 20})
+        while workspace.holds() == 0:
+            time.sleep(0.02)
+        kill(planes[0].process)
+        assert lost.exception() is not None
+    upstream.delay_first = 0
+    with planes[1].client(workspace, secret) as client:
+        ask = {"prompt": "hello", "max_tokens": 20}
+        assert client.post("/api/chat/", json=ask).json()["limit"] == "concurrent"
+        rows("UPDATE public.billing_process SET seen_at = now() - interval '1 minute' WHERE kind = 'plane'")
+        assert sweep(at_once=True).settled == 1
+        time.sleep(0.3)
+        assert client.post("/api/chat/", json=ask).status_code == 200
+    assert workspace.settled(lines=14)
