@@ -114,6 +114,11 @@ class OutsideItsLimit(BudgetError, Forbidden):
         "This API key has a limit of its own, and so has this conversation: a call cannot be counted against both. "
         "Nothing was spent. Ask in another conversation, or with a key without a limit."
     )
+    # One that was set before there was this feature.
+    FEATURE = (
+        "This API key has a limit that was set before it could be for {app}, so nothing was spent. An owner or an "
+        "admin can set the same limit again: it is for {app} from then on, too."
+    )
     APP = (
         "This API key has a limit, and none of it is for {app}, so nothing was spent. An owner or an admin can set the "
         "key's limit again once {app} was used without it, or take the limit away."

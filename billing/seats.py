@@ -36,7 +36,7 @@ from billing.ledgers import Ledger, all_ledgers, ledgers_of
 from billing.models import Account
 from billing.money import UNIT, usd
 from billing.proof import Bar, bar_of
-from billing.subjects import scopes_of, subject_for
+from billing.subjects import FEATURES, scopes_of, subject_for
 from billing.usage.models import UsageLine
 from tenants.audit.events import Event
 from tenants.audit.models import AuditEvent
@@ -46,8 +46,8 @@ from tenants.locks import if_nobody_is
 from tenants.roles import SCOPES, Action, may_act_on
 from tenants.users.models import ApiKey, User
 
-# The features that a key's scopes allow. A builder's own come to a key's limit once they were used.
-FEATURES = ("chat", "summarize")
+# The features of FEATURES that a key's scopes allow. A builder's own come to a key's limit once they were used.
+_FEATURES_OF = {Action.CHAT: {"chat", "api"}, Action.SUMMARIZE: {"summarize"}}
 
 
 # --- where a limit is -----------------------------------------------------------------------------------------------
@@ -67,7 +67,8 @@ def key_apps(key: ApiKey) -> list[str]:
 
     Never fewer than it has: a ledger that is there goes on refusing.
     """
-    allowed = {scope.value for scope in SCOPES if key.scopes is None or scope in key.scopes} & set(FEATURES)
+    scopes = SCOPES if key.scopes is None else [scope for scope in SCOPES if scope in key.scopes]
+    allowed = {app for scope in scopes for app in _FEATURES_OF.get(scope, ())}
     others = set(UsageLine.objects.values_list("app", flat=True).distinct()) - set(FEATURES) - {""}
     wanted = allowed | others | {str(settings.DEFAULT_APP)} | set(key.limited_apps or ())
     return sorted({app.lower() for app in wanted}, key=_order)
@@ -78,7 +79,9 @@ def _order(app: str) -> tuple[bool, str]:
 
 
 def name_of_app(app: str) -> str:
-    return {"summarize": "summaries", str(settings.DEFAULT_APP).lower(): "other calls"}.get(app, app)
+    return {"summarize": "summaries", "api": "the API of /v1", str(settings.DEFAULT_APP).lower(): "other calls"}.get(
+        app, app
+    )
 
 
 # --- setting --------------------------------------------------------------------------------------------------------

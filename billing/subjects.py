@@ -20,6 +20,8 @@ from typing import Any
 LEVELS = ("tenant", "workspace", "app", "workflow", "agent", "toolset")
 # A job's or a command's seat. It has a name, for a call without a seat would escape every limit below the tenant.
 SYSTEM = "system"
+# The features that are here in every installation: a limit of a key is for each of them that its scopes allow.
+FEATURES = ("chat", "summarize", "api")
 
 # The authority accepts more in a subject, but gives no ledger to a scope with an id beyond these.
 _ID = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?"

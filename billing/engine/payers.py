@@ -20,7 +20,7 @@ from billing.engine.store import FAILURES
 from billing.errors import AuthorityMisconfigured, NoHouseAccount, NotProvisioned, OnHold, OutsideItsLimit
 from billing.keys import unseal
 from billing.plans import HOUSE
-from billing.subjects import Key, subject_for
+from billing.subjects import FEATURES, Key, subject_for
 from tenants.http import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,8 @@ def paid_subject(payer: Payer, *, user_id: int | None, app: str, key: Key | None
         if levels.get("workflow") is not None:
             raise OutsideItsLimit(OutsideItsLimit.CONVERSATION)
         if not key.has_ledger_for(app):
-            raise OutsideItsLimit(OutsideItsLimit.APP.format(app=app))
+            words = OutsideItsLimit.FEATURE if app.lower() in FEATURES else OutsideItsLimit.APP
+            raise OutsideItsLimit(words.format(app=app))
     key_id = None if key is None else key.id
     return subject_for(tenant=payer.subject_tenant, user_id=user_id, app=app, key_id=key_id, **levels)
 

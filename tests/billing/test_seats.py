@@ -353,7 +353,7 @@ def test_a_keys_limit_is_for_each_feature_and_no_call_of_it_escapes(workspace, o
     with workspace.scope():
         key = ApiKey.objects.get(pk=key.pk)
     assert key.has_limit
-    assert key.limited_apps == ["chat", "summarize", "app"]
+    assert key.limited_apps == ["api", "chat", "summarize", "app"]
     api = workspace.api(secret)
     assert api.chat().status_code == api.summarize().status_code == 200
     scope = use_up(workspace, member, key=key)
@@ -444,6 +444,25 @@ def test_a_keys_limit_that_was_half_set_refuses_and_its_row_asks_to_set_it_again
     with workspace.scope():
         key.refresh_from_db()
     assert "interrupted" not in beside(workspace, workspace.owner, [key])[key.pk]
+
+
+def test_a_limit_of_before_v1_says_what_to_do_and_set_again_is_for_it_too(workspace, owner, member, upstream):
+    secret, key = key_of(workspace, member)
+    assert set_limit(owner, key, ROOM).status_code == 302
+    with workspace.scope():
+        ApiKey.objects.filter(pk=key.pk).update(limited_apps=["chat", "summarize", "app"])
+    api, ask = workspace.api(secret), {"model": "test-model", "messages": [{"role": "user", "content": "hello"}]}
+    refused = api.post("/v1/chat/completions", ask)
+    assert (refused.status_code, "set the same limit again" in refused.json()["error"]["message"]) == (403, True)
+    assert upstream.calls == []
+    assert api.chat().status_code == 200
+    spent = ledgers_of([seats.key_scope(workspace.account, key, "chat")])[0].spent
+    assert set_limit(owner, key, ROOM).status_code == 302
+    assert api.post("/v1/chat/completions", ask).status_code == 200
+    assert workspace.settled(lines=2)
+    chat, v1 = (ledgers_of([seats.key_scope(workspace.account, key, app)])[0] for app in ("chat", "api"))
+    assert (chat.spent, v1.spent) == (spent, spent)
+    assert spent > 0
 
 
 def test_a_keys_limit_that_was_half_removed_says_so_and_can_be_removed(workspace, owner, member, monkeypatch):
