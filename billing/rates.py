@@ -1,7 +1,7 @@
 """How much a key may ask for, and what is left of it: requests and tokens a minute, calls at once. Pure.
 
-Owns which figure holds where the key and the operator both name one, and the headers that say what is left. What is
-counted, and where: billing/migrations/0009_rates.sql. Must not know a clock, a row or a setting.
+Owns the headers that say what is left. What is counted, and where: billing/migrations/0009_rates.sql. Must not know a
+clock, a row or a setting.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from billing.subjects import Key
+from tenants.rates import lower
 
 REQUESTS, TOKENS, CONCURRENT = "requests", "tokens", "concurrent"
 
@@ -44,13 +45,8 @@ def rates_of(key: Key | None, most: Mapping[str, int]) -> Rates | None:
     """The key's own figures and the operator's, `most`: of two the lower one holds. None: nothing is limited."""
     if key is None or not (key.rates or most):
         return None
-    own = key.rates or {}
-    figures = {limit: _lower(own.get(limit), most.get(limit)) for limit in (REQUESTS, TOKENS, CONCURRENT)}
-    return Rates(key.id, **figures) if any(figure is not None for figure in figures.values()) else None
-
-
-def _lower(own: int | None, most: int | None) -> int | None:
-    return min((figure for figure in (own, most) if figure is not None), default=None)
+    figures = lower(key.rates, most)
+    return Rates(key.id, **figures) if figures else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,14 @@ def change_time_zone(tenant: Tenant, time_zone: str) -> None:
     tenant.time_zone = time_zone
 
 
+def change_origins(tenant: Tenant, origins: list[str]) -> list[str]:
+    """In the caller's transaction; those of before."""
+    before = Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk).allowed_origins or []
+    Tenant.objects.filter(pk=tenant.pk).update(allowed_origins=origins or None)
+    tenant.allowed_origins = origins or None
+    return list(before)
+
+
 def change_slug(tenant: Tenant, slug: str) -> str:
     """The tenant's address from now on, in the caller's transaction; the one before. Raises SlugIsTaken.
 

@@ -39,6 +39,7 @@ class Event(StrEnum):
     KEY_MADE = "keys.made"
     KEY_ROTATED = "keys.rotated"
     KEY_REVOKED = "keys.revoked"
+    KEY_RATES_SET = "keys.rates_set"
 
     LIMIT_SET = "budgets.limit_set"
     LIMIT_REMOVED = "budgets.limit_removed"
@@ -48,6 +49,7 @@ class Event(StrEnum):
     RENAMED = "settings.renamed"
     ADDRESS_CHANGED = "settings.address_changed"
     TIME_ZONE_CHANGED = "settings.time_zone_changed"
+    ORIGINS_CHANGED = "settings.origins_changed"
     SECOND_STEP_REQUIRED = "settings.second_step_required"
     SECOND_STEP_NOT_REQUIRED = "settings.second_step_not_required"
     DELETED = "settings.deleted"

@@ -75,7 +75,8 @@ def _begin(request: TenantRequest, old: ApiKey, new: ApiKey, *, overlap: timedel
     if not unbegun.exists():
         return
     _refuse_ended(old)
-    unbegun.update(expires_at=expires_at)
+    # Not as it was when the new one was written: its rates may have been changed since.
+    unbegun.update(expires_at=expires_at, rates=old.rates)
     ends_at = now + overlap
     if old.expires_at is None or old.expires_at > ends_at:
         ApiKey.objects.filter(pk=old.pk).update(expires_at=ends_at)

@@ -8,7 +8,9 @@ from tenants.users.pages import (
     keys,
     log_in_links,
     members,
+    origins,
     passwords,
+    rates,
     second_step,
     security,
     signing_in,
@@ -27,6 +29,7 @@ urlpatterns = [
     # Workspace
     path("settings/workspace/", workspace.workspace, name="workspace"),
     path("settings/workspace/address/", workspace.address, name="workspace_address"),
+    path("settings/workspace/origins/", origins.origins, name="workspace_origins"),
     # Security
     path("login/code/", second_step.code, name="second_step"),
     path("settings/security/", security.security, name="security"),
@@ -58,6 +61,7 @@ urlpatterns = [
     path("password/<str:secret>/", passwords.reset, name="reset"),
     # Keys
     path("settings/keys/", keys.api_keys, name="api_keys"),
+    path("settings/keys/<int:pk>/rates/", rates.key_rates, name="key_rates"),
     path("settings/keys/<int:pk>/rotate/", keys.rotate, name="rotate_key"),
     path("settings/keys/<int:pk>/revoke/", keys.revoke, name="revoke_key"),
 ]

@@ -1,4 +1,5 @@
-"""What members with the right to it change of their workspace: its name, its time zone, its address.
+"""What members with the right to it change of their workspace: its name, its time zone, its address, and the web
+pages that may ask its API.
 
 Owns that each change is in the trail, and how often an address may be changed. The rows are tenants.services'; who may
 is decided by the page.
@@ -37,6 +38,16 @@ def change_details(request: TenantRequest, *, name: str, time_zone: str) -> bool
             services.change_time_zone(tenant, time_zone)
             record(Event.TIME_ZONE_CHANGED, request=request, target=time_zone, before=before[1], after=time_zone)
     return before != (name, time_zone)
+
+
+def change_origins(request: TenantRequest, origins: list[str]) -> bool:
+    """The origins whose pages may ask the API from a browser. Whether there was anything to change."""
+    with transaction.atomic(durable=True):
+        before = services.change_origins(request.tenant, origins)
+        if before == origins:
+            return False
+        record(Event.ORIGINS_CHANGED, request=request, target=", ".join(origins), before=before, after=origins)
+    return True
 
 
 def change_address(request: TenantRequest, *, slug: str) -> None:

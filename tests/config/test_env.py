@@ -306,3 +306,19 @@ def test_an_external_model_needs_its_name():
     code, said = settings_with(LLM_BASE_URL="http://models:1/v1")
     assert code != 0
     assert "LLM_MODEL is not set" in said
+
+
+def test_rates_are_read_as_written(monkeypatch):
+    assert env.envrates("X") == {}
+    monkeypatch.setenv("X", '{"requests": 60, "concurrent": 1}')
+    assert env.envrates("X") == {"requests": 60, "concurrent": 1}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["60", "[]", "{", '{"request": 1}', '{"requests": 0}', '{"tokens": 1.5}', '{"tokens": "9"}', '{"tokens": true}'],
+)
+def test_nonsense_for_rates_is_loud(monkeypatch, raw):
+    monkeypatch.setenv("X", raw)
+    with pytest.raises(ImproperlyConfigured, match="X cannot be read"):
+        env.envrates("X")

@@ -15,11 +15,13 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from tenants.fields import focus_on_error
 from tenants.http import ApiError, TenantRequest, say_when
+from tenants.rates import in_words, lower
 from tenants.roles import Action
 from tenants.users.access import needs
 from tenants.users.forms.keys import KeyForm, RotateForm
 from tenants.users.keys import create_key, forget_untaken, keys_for, may_revoke, revoke_key, take_secret
 from tenants.users.models import ApiKey
+from tenants.users.rates import may_set_rates
 from tenants.users.rotating import rotate_key
 
 SHOWN_KEYS = 200
@@ -101,6 +103,8 @@ def _describe(request: TenantRequest, keys: Sequence[Any], posted: dict[Any, Rot
     for key in keys:
         key.beside = beside.get(key.pk, "")
         key.replacement = replacements.get(key.pk)
+        key.rates_in_words = in_words(lower(key.rates, settings.KEY_RATES)) if key.is_active else []
+        key.can_be_rated = may_set_rates(request.user, key)
         key.can_be_revoked = key.is_active and may_revoke(request.user, key)
         is_own = key.user_id == request.user.pk
         if is_own and key.is_active and key.replacement is None:
