@@ -29,7 +29,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing.engine.loop import here, run
-from billing.models import Hold, TopUp
+from billing.models import Hold, KeyRate, TopUp
 from billing.provisioning import status_token
 from billing.topups import top_up
 from chat.models import Conversation
@@ -367,6 +367,15 @@ def _hold(room: Room, person: Any, canary: Any) -> Any:
     )
 
 
+def _key_rate(room: Room, person: Any, canary: Any) -> Any:
+    """It has no words; one for each key."""
+    now = timezone.now()
+    account = room.workspace.account
+    return KeyRate.objects.create(
+        account=account, key_id=person.pk, requests=0, requests_at=now, tokens=0, tokens_at=now
+    )
+
+
 def _top_up(room: Room, person: Any, canary: Any) -> Any:
     key = canary("key")
     top_up(room.workspace.account, amount=50_000_000, key=key)
@@ -377,6 +386,7 @@ PLANTS: dict[str, Callable[[Room, Any, Any], Any]] = {
     "users.ApiKey": _key,
     "users.Totp": _totp,
     "billing.Hold": _hold,
+    "billing.KeyRate": _key_rate,
     "billing.TopUp": _top_up,
 }
 __all__ = ["CASES", "PASSWORD", "PLANTS", "Case", "all_cases", "all_plants"]
