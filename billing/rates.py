@@ -26,7 +26,7 @@ class Rates:
     tokens: int | None = None
     concurrent: int | None = None
 
-    def params(self, tokens: int) -> dict[str, int | None]:
+    def params(self, tokens: int, *, is_let_in: bool) -> dict[str, int | None]:
         """What the statement that counts a call of so many tokens is given."""
         return {
             "rated_key": self.key,
@@ -34,6 +34,7 @@ class Rates:
             "most_tokens": self.tokens,
             "most_concurrent": self.concurrent,
             "wanted": tokens,
+            "is_let_in": is_let_in,
         }
 
     def of(self, limit: str) -> int | None:

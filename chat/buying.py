@@ -68,6 +68,8 @@ class Wanted:
     after: Callable[[Completion], Awaitable[None]] | None = None
     tags: list[str] | None = None
     claim: Claim | None = None
+    # Whether a call was made for it already: another one in its place is no request more of its key.
+    is_let_in: bool = False
     # A client's own request, which is passed on as it came; then there are no `messages`.
     passed: Passed | None = None
 
@@ -86,6 +88,7 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
         held_output = _within_what_is_held(call, terms, output)
         call.order.tokens = terms.likely + held_output
         await call.dispatch()
+        wanted.is_let_in = True
         return Answering(
             engine,
             call,
@@ -205,4 +208,5 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         claim=wanted.claim,
         rates=rates_of(wanted.key, settings.KEY_RATES),
         tokens=terms.likely + output,
+        is_let_in=wanted.is_let_in,
     )

@@ -139,7 +139,7 @@ class Call:
             statement = in_schema(statement, self.payer.schema)
             params |= order.claim.params
         if order.rates is not None:
-            params |= order.rates.params(order.tokens)
+            params |= order.rates.params(order.tokens, is_let_in=order.is_let_in)
         try:
             await self._engine.register()
             self._may_have_a_row = True

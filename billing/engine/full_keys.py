@@ -41,7 +41,7 @@ class FullKeys:
     def refuse(self, order: Order) -> None:
         """Raises KeyIsFull where that is known already. What is not known is found out when the call is counted."""
         rates = order.rates
-        if rates is None:
+        if rates is None or order.is_let_in:
             return
         if rates.tokens is not None and order.tokens > rates.tokens:
             raise KeyIsFull(TOKENS, allowed=rates.tokens, wait=None, headers={})

@@ -41,7 +41,7 @@ class Order:
     expression that ends the busy key: what a call makes gets its number with the hold, which spares a statement.
     With a `claim` the call is dispatched only while the claim is its own, and its answer is written with its line.
     With `rates` it is dispatched only while its key has room: `tokens` are counted for it then, and at its end those
-    that it used.
+    that it used. `is_let_in`: it is another try of a request that was counted already.
     """
 
     payer: Payer
@@ -64,6 +64,7 @@ class Order:
     claim: Claim | None = None
     rates: Rates | None = None
     tokens: int = 0
+    is_let_in: bool = False
 
     def __post_init__(self) -> None:
         if self.claim is not None:

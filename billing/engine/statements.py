@@ -65,7 +65,7 @@ DISPATCH = f"{_HOLD_ROW}RETURNING busy_key\n"
 # The same for a key with rates, which counts the call first: no row where the key is full, and what is left of its
 # rates in either case. The key's row stays locked until this statement has committed.
 _COUNT = """public.billing_count_call(
-    %(account)s, %(rated_key)s, %(most_requests)s, %(most_tokens)s, %(most_concurrent)s, %(wanted)s
+    %(account)s, %(rated_key)s, %(most_requests)s, %(most_tokens)s, %(most_concurrent)s, %(wanted)s, %(is_let_in)s
 )"""
 _RATED_ROW = _HOLD_ROW.replace("tokens_input, outcome", "tokens_input, rated_key, outcome").replace(
     "%(tokens_input)s, 'swept'", "%(tokens_input)s, %(rated_key)s, 'swept'"

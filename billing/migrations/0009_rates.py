@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 FUNCTIONS = Path(__file__).with_name("0009_rates.sql")
 DROP = """
-DROP FUNCTION public.billing_count_call(bigint, bigint, bigint, bigint, bigint, bigint);
+DROP FUNCTION public.billing_count_call(bigint, bigint, bigint, bigint, bigint, bigint, boolean);
 DROP FUNCTION public.billing_correct_tokens(bigint, bigint, bigint, bigint);
 DROP FUNCTION public.billing_drained(double precision, timestamptz, bigint, timestamptz);
 """

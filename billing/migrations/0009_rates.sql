@@ -10,8 +10,12 @@
 -- Counts one call where it fits, within the statement that writes its hold. What is locked here stays locked until that
 -- statement has committed, so that the next call sees this one's hold. Each statement in here has a snapshot of its own,
 -- which begins after the row was locked; with the outer statement's snapshot two calls would each miss the other.
+--
+-- `is_let_in`: it takes the place of a call of the same request that came to nothing. Its tokens are counted, and it is
+-- neither refused nor one request more.
 CREATE FUNCTION public.billing_count_call(
-    the_account bigint, the_key bigint, most_requests bigint, most_tokens bigint, most_concurrent bigint, wanted bigint
+    the_account bigint, the_key bigint, most_requests bigint, most_tokens bigint, most_concurrent bigint, wanted bigint,
+    is_let_in boolean
 ) RETURNS TABLE (
     "full" text, wait double precision, requests_left bigint, requests_reset double precision, tokens_left bigint,
     tokens_reset double precision
@@ -35,22 +39,22 @@ BEGIN
     counted.requests := public.billing_drained(counted.requests, counted.requests_at, most_requests, moment);
     counted.tokens := public.billing_drained(counted.tokens, counted.tokens_at, most_tokens, moment);
     -- A millionth is what a double loses, and no request.
-    IF counted.requests + 1 > most_requests + 1e-6 THEN
+    IF NOT is_let_in AND counted.requests + 1 > most_requests + 1e-6 THEN
         requests_wait := (counted.requests + 1 - most_requests) * 60 / most_requests;
     END IF;
-    IF counted.tokens + wanted > most_tokens + 1e-6 THEN
+    IF NOT is_let_in AND counted.tokens + wanted > most_tokens + 1e-6 THEN
         tokens_wait := (counted.tokens + wanted - most_tokens) * 60 / most_tokens;
     END IF;
     IF requests_wait > 0 OR tokens_wait > 0 THEN
         "full" := CASE WHEN requests_wait >= tokens_wait THEN 'requests' ELSE 'tokens' END;
         wait := greatest(requests_wait, tokens_wait);
-    ELSIF most_concurrent IS NOT NULL AND most_concurrent <= (
+    ELSIF NOT is_let_in AND most_concurrent IS NOT NULL AND most_concurrent <= (
         SELECT count(*) FROM public.billing_hold AS hold
         WHERE hold.account_id = the_account AND hold.rated_key = the_key
     ) THEN
         "full" := 'concurrent';
     ELSE
-        counted.requests := coalesce(counted.requests + 1, 0);
+        counted.requests := coalesce(counted.requests + CASE WHEN is_let_in THEN 0 ELSE 1 END, 0);
         counted.tokens := coalesce(counted.tokens + wanted, 0);
         UPDATE public.billing_keyrate AS rate
         SET requests = counted.requests, requests_at = moment, tokens = counted.tokens, tokens_at = moment

@@ -171,6 +171,17 @@ def test_a_summary_counts_too_and_a_repeat_under_one_idempotency_key_counts_once
     assert again.status_code == 200, again.content
 
 
+def test_a_call_in_the_place_of_one_that_came_to_nothing_is_no_request_more(workspace):
+    def count(*, is_let_in):
+        asked = """SELECT found.full, requests_left, tokens_left
+            FROM public.billing_count_call(%s, 1, 1, 100, NULL, 60, %s) AS found"""
+        return rows(asked, workspace.account.pk, is_let_in)[0]
+
+    assert count(is_let_in=False) == (None, 0, 40)
+    assert count(is_let_in=False)[0] == "requests"
+    assert count(is_let_in=True) == (None, 0, 0)
+
+
 def test_a_row_that_says_nothing_any_more_is_deleted(workspace):
     api = workspace.api(rated(workspace, requests=1)[0])
     assert api.chat().status_code == 200
