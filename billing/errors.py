@@ -51,6 +51,8 @@ class BudgetDenied(BudgetError):
 
     status = HTTPStatus.PAYMENT_REQUIRED
     code = "budget_exceeded"
+    # Microcents that a smaller call could still hold: of all its scopes, and not of the one that refuses alone.
+    room: int | None = None
 
     def __init__(self, *, reason: str, budget: dict[str, Any]) -> None:
         self.reason = reason

@@ -217,7 +217,9 @@ def refusal(
     reason = "over_limit" if over else _reason(refusing, needed)
     if waits and reason == "exhausted" and "/" not in refusing.scope:
         return EmailNotConfirmed(budget=budget)
-    return BudgetDenied(reason=reason, budget=budget)
+    denied = BudgetDenied(reason=reason, budget=budget)
+    denied.room = left
+    return denied
 
 
 def room_in(ledgers: Iterable[Ledger]) -> int:

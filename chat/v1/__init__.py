@@ -5,4 +5,5 @@ reading.py    a request's JSON, and the most that it can cost (pure)
 buying.py     the request bought, for whoever asks
 relaying.py   the answer on its way to the reader
 refusals.py   our errors in OpenAI's shape (pure)
+ways_out.py   what can be done about a refusal for money
 """

@@ -17,6 +17,7 @@ from django.utils.module_loading import import_string
 
 from billing.engine.loop import here
 from billing.engine.payers import payer_for
+from billing.errors import BudgetDenied
 from billing.subjects import Key
 from chat.buying import Wanted, begin
 from chat.passed import Kind, Passed
@@ -24,6 +25,7 @@ from chat.streams import Answering
 from chat.v1 import relaying
 from chat.v1.reading import read
 from chat.v1.refusals import refusal
+from chat.v1.ways_out import tell_ways_out
 from tenants.bodies import read_object
 from tenants.context import bind
 from tenants.http import ApiError, BareRequest, Forbidden, NotFound, TenantRequired, TooLarge, Unauthenticated
@@ -120,7 +122,11 @@ async def bought(asker: Asker, passed: Passed) -> Answering[Any]:
         user_id=asker.user_id,
         key=Key(asker.spends_as, asker.limited_apps, asker.key_models, asker.rates),
     )
-    return await begin(engine, payer, wanted)
+    try:
+        return await begin(engine, payer, wanted)
+    except BudgetDenied as exc:
+        tell_ways_out(exc, engine, payer, wanted)
+        raise
 
 
 async def _stream(answering: Answering[Any], send: Send) -> None:
