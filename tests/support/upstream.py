@@ -38,6 +38,8 @@ class Behaviour:
     # None: the stream ends without a word why. "length" is said by itself when max_tokens cuts the tokens.
     finish_reason: str | None = "stop"
     honour_max_tokens: bool = True
+    # What it says instead of `tokens`, by the request: an assistant's message, such as one that calls tools.
+    message: Callable[[Body], Body] | None = None
     delay_first: float = 0.0  # seconds, after the headers of a stream and before its first token
     delay_between: float = 0.0
 
@@ -275,7 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = not upstream.keep_alive
         with upstream._busy(self.connection):
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if self.path == "/v1/chat/completions":
+            if self.path == "/v1/chat/completions" or self.path in OTHER_KINDS:
                 self._complete(json.loads(raw))
             elif self.path in ("/tokenize", "/apply-template") and upstream.tokenizer is not None:
                 self._tokenize(json.loads(raw))
@@ -321,7 +323,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif upstream.parts is not None:
             self._play(upstream.parts)
         elif upstream.status is not None:
-            quoted = f"upstream says {upstream.status} to {self.headers.get('Authorization')}: {body['messages']}"
+            quoted = f"upstream says {upstream.status} to {self.headers.get('Authorization')}: {body.get('messages')}"
             self._json(upstream.status, {"error": {"message": quoted, "code": upstream.status}})
         elif upstream.html:
             self._send(200, "text/html", b"<!doctype html><title>Sign in to the proxy</title>")
@@ -329,6 +331,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, "text/event-stream", b"data: {oh no\n\ndata: \xff\xfe\n\n")
         elif upstream.raw is not None:
             self._send(200, "text/event-stream", upstream.raw)
+        elif self.path in OTHER_KINDS:
+            self._json(200, OTHER_KINDS[self.path](body, upstream.tokens))
         elif body.get("stream"):
             self._stream(body)
         else:
@@ -365,25 +369,29 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, body: Body) -> None:
         upstream = self.server.upstream
         tokens, reason = upstream._words(body)
+        deltas: list[Body] = [{"content": token} for token in tokens]
+        if upstream.message is not None:
+            said = upstream.message(body)
+            deltas, reason = _deltas(said), _reason(said)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self._wait(upstream.delay_first)
         self._event(_chunk(body, [_choice({"role": "assistant", "content": None})]))
-        for number, token in enumerate(tokens):
+        for number, delta in enumerate(deltas):
             if number == upstream.cut_after:
                 return self._drop()
             if number:
                 self._wait(upstream.delay_between)
-            self._event(_chunk(body, [_choice({"content": token})]))
+            self._event(_chunk(body, [_choice(delta)]))
             self._spent[1] += 1
         if upstream.cut_after is not None:
             return self._drop()
         if reason:
             self._event(_chunk(body, [_choice({}, reason)]))
         if (body.get("stream_options") or {}).get("include_usage"):
-            usage = upstream._usage(body, len(tokens))
+            usage = upstream._usage(body, len(deltas))
             if usage is not None:
                 self._event({**_chunk(body, []), "usage": usage})
         if reason:
@@ -397,7 +405,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._wait(upstream.delay_first + upstream.delay_between * (len(tokens) - 1))
         if upstream.cut_after is not None:
             return self._drop()
-        message = {"role": "assistant", "content": "".join(tokens)}
+        message: Body = {"role": "assistant", "content": "".join(tokens)}
+        if upstream.message is not None:
+            message = {"role": "assistant", "content": None, **upstream.message(body)}
+            reason = _reason(message)
         self._spent[1] = len(tokens)
         answer: Body = {
             "id": "chatcmpl-fake",
@@ -461,6 +472,45 @@ def _chunk(body: Body, choices: list[Body]) -> Body:
         "model": body.get("model"),
         "choices": choices,
     }
+
+
+def _deltas(message: Body) -> list[Body]:
+    """The message as a stream brings it: the words in one piece, and each tool's arguments in two."""
+    deltas: list[Body] = [{"content": message["content"]}] if message.get("content") else []
+    for index, call in enumerate(message.get("tool_calls", [])):
+        function, half = call["function"], len(call["function"]["arguments"]) // 2
+        begun = {**call, "index": index, "function": {**function, "arguments": function["arguments"][:half]}}
+        rest = {"index": index, "function": {"arguments": function["arguments"][half:]}}
+        deltas += [{"tool_calls": [begun]}, {"tool_calls": [rest]}]
+    return deltas
+
+
+def _reason(message: Body) -> str:
+    return "tool_calls" if message.get("tool_calls") else "stop"
+
+
+def _text(body: Body, tokens: list[str]) -> Body:
+    choice = {"index": 0, "text": "".join(tokens), "finish_reason": "stop", "logprobs": None}
+    usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": len(tokens)}
+    return {
+        "id": "cmpl-fake",
+        "object": "text_completion",
+        "created": 0,
+        "model": body.get("model"),
+        "choices": [choice],
+        "usage": {**usage, "total_tokens": sum(usage.values())},
+    }
+
+
+def _vectors(body: Body, tokens: list[str]) -> Body:
+    inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]
+    data = [{"object": "embedding", "index": index, "embedding": [0.5, -0.25]} for index in range(len(inputs))]
+    usage = {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS}
+    return {"object": "list", "model": body.get("model"), "data": data, "usage": usage}
+
+
+# What it answers beside chat, whole, by address.
+OTHER_KINDS: dict[str, Callable[[Body, list[str]], Body]] = {"/v1/completions": _text, "/v1/embeddings": _vectors}
 
 
 def _choice(delta: Body, finish_reason: str | None = None) -> Body:

@@ -1,0 +1,337 @@
+"""The stock openai client against a real plane: base URL and key alone, and everything works or says why not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import openai
+import pytest
+from pydantic import BaseModel
+
+from billing.client import default_client
+from tests.support.clients import Sent
+
+pytestmark = pytest.mark.usefixtures("upstream")
+
+HELLO = [{"role": "user", "content": "hello"}]
+ASK = {"model": "test-model", "messages": HELLO}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def calls_of(*cities):
+    """A model's message that asks for the weather of each."""
+    asked = [{"name": "weather", "arguments": json.dumps({"city": city})} for city in cities]
+    return {"tool_calls": [{"id": f"call-{n}", "type": "function", "function": f} for n, f in enumerate(asked)]}
+
+
+@pytest.fixture
+def key(workspace):
+    return workspace.key()
+
+
+@pytest.fixture
+def client(door, key):
+    return door.client(key)
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_and_a_base_url_are_enough_on_either_host(door, workspace, key, upstream):
+    for at in (None, workspace):
+        answer = door.client(key, at=at).chat.completions.create(**ASK, seed=7, stop=["x"])
+        assert answer.choices[0].message.content == "Hello, world."
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (10, 4)
+    sent = upstream.calls[-1]
+    assert (sent["seed"], sent["stop"]) == (7, ["x"])
+    assert [(line.cost, line.app, line.outcome) for line in workspace.settled(lines=2)] == [
+        (26_000, "api", "exact")
+    ] * 2
+
+
+def test_headers_say_what_an_answer_cost_and_what_is_left(client, workspace):
+    raw = client.chat.completions.with_raw_response.create(**ASK)
+    assert raw.parse().choices[0].finish_reason == "stop"
+    said = {name.removeprefix("x-budget-"): text for name, text in raw.headers.items() if name.startswith("x-budget-")}
+    ledger = workspace.ledger()
+    assert (said["cost"], said["limit"], said["remaining"], said["held"]) == ("0.00026", "1.00", "0.99974", "0.00")
+    assert said["scope"] == ledger["scope"]
+
+
+def test_a_stream_brings_words_usage_and_what_they_cost(client, workspace):
+    stream = client.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True})
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "Hello, world."
+    assert [chunk.usage.completion_tokens for chunk in chunks if chunk.usage] == [4]
+    last = chunks[-1]
+    assert last.choices == []
+    budget = last.model_extra["budget"]
+    assert (budget["cost"], budget["remaining"], budget["ended"]) == ("0.00026", "0.99974", False)
+    # [DONE] comes after the commit: nothing is left to wait for.
+    assert (workspace.ledger()["spent"], workspace.holds()) == (26_000, 0)
+
+
+def test_the_helper_that_gathers_a_stream_takes_ours(client):
+    with client.chat.completions.stream(**ASK) as stream:
+        words = [event.delta for event in stream if event.type == "content.delta"]
+    assert words == ["Hello", ",", " world", "."]
+    assert stream.get_final_completion().choices[0].message.content == "Hello, world."
+
+
+def test_the_async_client_asks_and_reads_several_at_once(door, key, workspace):
+    async def ask(client, stream):
+        answer = await client.chat.completions.create(**ASK, stream=stream)
+        if not stream:
+            return answer.choices[0].message.content
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in answer if chunk.choices])
+
+    async def run():
+        async with door.aclient(key) as client:
+            return await asyncio.gather(*(ask(client, n % 2 == 0) for n in range(6)))
+
+    assert asyncio.run(run()) == ["Hello, world."] * 6
+    assert len(workspace.settled(lines=6)) == 6
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_is_called_and_its_result_goes_back(client, upstream, stream):
+    upstream.message = lambda body: calls_of("Paris") if body["messages"][-1]["role"] == "user" else {"content": "Sun."}
+    options = {"model": "test-model", "tools": [WEATHER], "tool_choice": "auto"}
+    with client.chat.completions.stream(messages=HELLO, **options) as streaming:
+        asked = streaming.get_final_completion().choices[0]
+    if not stream:
+        asked = client.chat.completions.create(messages=HELLO, **options).choices[0]
+    (call,) = asked.message.tool_calls
+    assert (asked.finish_reason, call.function.name, json.loads(call.function.arguments)) == (
+        "tool_calls",
+        "weather",
+        {"city": "Paris"},
+    )
+    said = asked.message.model_dump(exclude_none=True, include={"role", "content", "tool_calls"})
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    answer = client.chat.completions.create(messages=[*HELLO, said, result], **options)
+    assert answer.choices[0].message.content == "Sun."
+    assert upstream.calls[-1]["messages"][-1] == result
+    assert upstream.calls[-1]["tools"] == [WEATHER]
+
+
+def test_parallel_tool_calls_of_a_stream_are_put_together(client, upstream):
+    upstream.message = lambda body: calls_of("Paris", "Rome")
+    with client.chat.completions.stream(**ASK, tools=[WEATHER], parallel_tool_calls=True) as stream:
+        calls = stream.get_final_completion().choices[0].message.tool_calls
+    assert [json.loads(call.function.arguments)["city"] for call in calls] == ["Paris", "Rome"]
+    assert upstream.calls[-1]["parallel_tool_calls"] is True
+
+
+def test_an_answer_in_a_shape_is_parsed(client, upstream):
+    class City(BaseModel):
+        name: str
+        people: int
+
+    upstream.message = lambda body: {"content": '{"name": "Rome", "people": 3}'}
+    answer = client.chat.completions.parse(**ASK, response_format=City)
+    assert answer.choices[0].message.parsed == City(name="Rome", people=3)
+    assert upstream.calls[-1]["response_format"]["json_schema"]["name"] == "City"
+
+
+def test_a_reader_who_closes_early_pays_for_what_came_and_no_more(client, workspace, upstream):
+    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.02
+    stream = client.chat.completions.create(**ASK, stream=True)
+    for number, _ in enumerate(stream):
+        if number == 4:
+            break
+    stream.close()
+    (line,) = workspace.settled(lines=1)
+    assert upstream.wait_until(lambda model: model.aborted == 1)
+    assert 0 < line.cost < 200 * 4_000
+    assert line.outcome == "estimated"
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_for_money_is_sent_once_and_says_what_would_fit(door, workspace, key, upstream):
+    sent = Sent()
+    workspace.leave(60_000)  # less than the input's bound, and not too little at a tenth of the price
+    ask = {**ASK, "messages": [{"role": "user", "content": "hello " * 20}]}
+    with pytest.raises(openai.APIStatusError) as refused:
+        door.client(key, sent=sent).chat.completions.create(**ask)
+    assert (sent.statuses, upstream.calls) == ([402], [])
+    error = refused.value.body
+    assert (error["type"], error["code"]) == ("insufficient_budget", "budget_exhausted")
+    budget = error["budget"]
+    assert (budget["remaining"], budget["affordable_max_tokens"], budget["limit_source"]) == (
+        "0.0006",
+        0,
+        "workspace_budget",
+    )
+    (other,) = budget["fits_with"]
+    assert other["model"] == "small-model"
+    # It is no guess: what it names is taken, and one token more would not have been held.
+    answer = door.client(key).chat.completions.create(**{**ask, **other})
+    assert answer.choices[0].finish_reason == "stop"
+    assert upstream.calls[-1]["max_tokens"] == other["max_tokens"]
+
+
+def test_money_that_others_hold_is_asked_for_again_and_then_there(door, workspace, key, upstream):
+    """What others hold is a reservation of the workspace's, which ends once the client was told to wait."""
+    door.client(key).chat.completions.create(**ASK)  # the authority knows the key
+    reservation = default_client().create_reservation(
+        {
+            "idempotency_key": f"held-{workspace.slug}",
+            "subject": {"tenant": workspace.account.subject_tenant},
+            "action": {"kind": "test", "name": "hold"},
+            "estimate": {"unit": "USD_MICROCENTS", "amount": workspace.ledger()["remaining"]},
+            "ttl_ms": 60_000,
+        }
+    )
+    assert reservation.status == 200, reservation.body
+    told = []
+
+    class Freeing(Sent):
+        def note(self, response):
+            super().note(response)
+            told.append(dict(response.headers))
+            if response.status_code == 429:
+                default_client().release_reservation(
+                    reservation.body["reservation_id"], {"idempotency_key": f"freed-{workspace.slug}"}
+                )
+
+    sent = Freeing()
+    answer = door.client(key, sent=sent).chat.completions.create(**ASK)
+    assert answer.choices[0].message.content == "Hello, world."
+    assert sent.statuses == [429, 200]
+    assert (told[0]["x-should-retry"], told[0]["retry-after"]) == ("true", "2")
+    assert len(upstream.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "status", "param"),
+    [
+        ({"messages": HELLO, "model": ""}, openai.BadRequestError, 400, "model"),
+        ({"messages": HELLO, "model": "no-such-model"}, openai.UnprocessableEntityError, 422, "model"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_by_its_field_and_once(door, key, upstream, body, error, status, param):
+    sent = Sent()
+    with pytest.raises(error) as refused:
+        door.client(key, sent=sent).chat.completions.create(**body)
+    assert (sent.statuses, refused.value.param, refused.value.type) == ([status], param, "invalid_request_error")
+    assert upstream.calls == []
+
+
+def test_a_key_opens_its_own_workspace_and_no_other(door, key, workspace, globex, upstream):
+    sent, ask = Sent(), ASK
+    clients = [
+        door.client(key[:-4] + "xxxx", sent=sent),
+        door.client("sk-made-up", at=workspace, sent=sent),
+        door.client(key, at=globex, sent=sent),
+        door.client(globex.key(), at=workspace, sent=sent),
+    ]
+    said = set()
+    for client in clients:
+        with pytest.raises(openai.AuthenticationError) as refused:
+            client.chat.completions.create(**ask)
+        said.add((refused.value.code, refused.value.message))
+    assert len(said) == 1  # a stranger does not learn which workspaces there are
+    assert refused.value.code == "invalid_api_key"
+    assert (sent.statuses, upstream.calls) == ([401] * 4, [])
+
+
+def test_what_a_key_may_not_do_and_what_is_not_there_is_said_once(door, workspace, upstream):
+    sent = Sent()
+    reads_only = door.client(workspace.key(scopes=["budget.read"]), sent=sent)
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        reads_only.chat.completions.create(**ASK)
+    assert refused.value.type == "permission_error"
+    with pytest.raises(openai.NotFoundError):
+        door.client(workspace.key(), sent=sent).responses.create(model="test-model", input="hello")
+    assert (sent.statuses, upstream.calls) == ([403, 404], [])
+
+
+def test_a_model_that_surely_did_nothing_is_asked_again_and_one_that_may_have_billed_is_not(
+    door, workspace, key, upstream
+):
+    sent, upstream.status = Sent(), 503
+    with pytest.raises(openai.InternalServerError) as failed:
+        door.client(key, sent=sent, max_retries=1).chat.completions.create(**ASK)
+    assert (sent.statuses, failed.value.code) == ([503, 503], "model_busy")
+    assert workspace.ledger()["spent"] == 0
+    sent, upstream.status, upstream.drop = Sent(), None, True
+    with pytest.raises(openai.InternalServerError) as failed:
+        door.client(key, sent=sent).chat.completions.create(**ASK)
+    assert (sent.statuses, failed.value.code) == ([502], "model_failed")
+    assert len(upstream.calls) == 3
+    assert "sk-upstream-secret" not in str(failed.value.body)
+    assert str(upstream.base_url) not in str(failed.value.body)
+
+
+def test_a_stream_that_breaks_is_raised_after_its_words(client, workspace, upstream):
+    upstream.cut_after = 2
+    words = []
+    with pytest.raises(openai.APIError) as broken:
+        for chunk in client.chat.completions.create(**ASK, stream=True):
+            words += [choice.delta.content for choice in chunk.choices if choice.delta.content]
+    assert words == ["Hello", ","]
+    assert (broken.value.code, broken.value.type) == ("model_failed", "server_error")
+    (line,) = workspace.settled(lines=1)
+    assert line.outcome == "estimated"
+
+
+# --- what other pieces of the door bring ----------------------------------------------------------------------------
+
+
+def test_an_equal_request_under_one_key_is_answered_again_and_charged_once(client, workspace, upstream):
+    ask = {**ASK, "extra_headers": {"Idempotency-Key": "once"}}
+    first = client.chat.completions.with_raw_response.create(**ask)
+    again = client.chat.completions.with_raw_response.create(**ask)
+    assert again.content == first.content
+    assert again.headers["idempotent-replayed"] == "true"
+    assert "idempotent-replayed" not in first.headers
+    assert (len(upstream.calls), len(workspace.settled(lines=1))) == (1, 1)
+    sent = Sent()
+    other = client.with_options(http_client=openai.DefaultHttpxClient(event_hooks={"response": [sent.note]}))
+    with pytest.raises(openai.ConflictError) as refused:
+        other.chat.completions.create(**{**ask, "seed": 1})
+    assert (refused.value.code, sent.statuses) == ("idempotency_conflict", [409])
+
+
+def test_models_are_listed_and_found(client):
+    assert {model.id for model in client.models.list()} == {"test-model", "small-model", "embed-model"}
+    assert client.models.retrieve("small-model").object == "model"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("no-such-model")
+
+
+def test_embeddings_are_paid_by_their_input(client, workspace, upstream):
+    answer = client.embeddings.create(model="embed-model", input=["one", "two"])
+    assert [item.embedding for item in answer.data] == [[0.5, -0.25]] * 2
+    assert upstream.calls[-1]["input"] == ["one", "two"]
+    (line,) = workspace.settled(lines=1)
+    assert line.cost == 10_000
+
+
+def test_completions_are_paid_as_chat_is(client, workspace):
+    answer = client.completions.create(model="test-model", prompt="hello")
+    assert answer.choices[0].text == "Hello, world."
+    (line,) = workspace.settled(lines=1)
+    assert line.cost == 26_000
+
+
+def test_money_that_ends_is_a_length_and_says_that_it_was_the_money(client, workspace, upstream):
+    upstream.tokens = ["word "] * 400
+    workspace.leave(1_000_000)
+    chunks = list(client.chat.completions.create(**ASK, stream=True, max_tokens=1_000))
+    reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
+    assert reasons == ["length"]
+    assert chunks[-1].model_extra["budget"]["ended"] is True
+    workspace.settled(lines=1)
+    assert workspace.ledger()["remaining"] >= 0

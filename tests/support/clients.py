@@ -1,0 +1,74 @@
+"""The stock clients pointed at a plane process: what users' programs do, by the packages that users install.
+
+`door` is the plane; `Program` a client of it with a key, and what it really sent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from tests.support.plane import PlaneProcess
+
+# Dollars a million tokens. In and out, 1,000 and 4,000 microcents a token for the first.
+PRICES = {
+    "test-model": {"input": 10, "output": 40},
+    "small-model": {"input": 1, "output": 4},
+    "embed-model": {"input": 10, "output": 0},
+}
+
+
+class Sent:
+    """The requests that a client has sent, each with the status that came back."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+
+    def note(self, response: Any) -> None:
+        self.statuses.append(response.status_code)
+
+    async def anote(self, response: Any) -> None:
+        self.note(response)
+
+
+class Door:
+    """Makes clients of one plane. They get a base URL and a key, as the README says, and nothing else."""
+
+    def __init__(self, plane: PlaneProcess) -> None:
+        self.plane = plane
+        self.base_url = f"http://127.0.0.1:{plane.port}/v1"
+
+    def headers(self, workspace: Any = None) -> dict[str, str]:
+        """The Host that a client's own address would send: the bare one, or the workspace's own."""
+        # 127.0.0.1 is no host of ours, and not every resolver knows *.localhost.
+        return {"Host": f"localhost:{self.plane.port}" if workspace is None else f"{workspace.host}:{self.plane.port}"}
+
+    def client(self, key: str, *, at: Any = None, sent: Sent | None = None, **options: Any) -> openai.OpenAI:
+        http = openai.DefaultHttpxClient(event_hooks={"response": [(sent or Sent()).note]}, trust_env=False)
+        return openai.OpenAI(
+            base_url=self.base_url, api_key=key, default_headers=self.headers(at), http_client=http, **options
+        )
+
+    def aclient(self, key: str, *, sent: Sent | None = None, **options: Any) -> openai.AsyncOpenAI:
+        http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [(sent or Sent()).anote]}, trust_env=False)
+        return openai.AsyncOpenAI(
+            base_url=self.base_url, api_key=key, default_headers=self.headers(), http_client=http, **options
+        )
+
+
+@pytest.fixture(scope="session")
+def door(database_url: str, authority: Any, app: Any, upstream_server: Any) -> Iterator[Door]:
+    variables = {
+        "LLM_BASE_URL": upstream_server.base_url,
+        "LLM_API_KEY": "sk-upstream-secret",
+        "LLM_MODEL": "test-model",
+        "LLM_PRICES": json.dumps(PRICES),
+        # Held money is refused soon, so that tests see what a client does about it.
+        "BUDGET_WAIT_SECONDS": "0.2",
+    }
+    with PlaneProcess(database_url=database_url, authority=authority, **variables) as plane:
+        yield Door(plane)
