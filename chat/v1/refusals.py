@@ -90,7 +90,8 @@ def _param(exc: ApiError) -> str | None:
         return next((name for name in exc.extra["fields"] if name != "body"), None)
     if isinstance(exc, TenantConflict):
         return "X-Tenant-ID"
-    return "model" if isinstance(exc, ModelNotPriced) else exc.extra.get("param")
+    # An error that names a model is about the one that was asked for.
+    return "model" if isinstance(exc, ModelNotPriced) or "model" in exc.extra else exc.extra.get("param")
 
 
 def _sentence(exc: ApiError, message: str) -> str:
@@ -160,7 +161,7 @@ def _with_figures(exc: BudgetDenied) -> str:
 
 def _headers(exc: ApiError, *, is_free: bool | None = None) -> dict[str, str]:
     again = _is_free_to_repeat(exc) if is_free is None else is_free
-    headers = {"x-should-retry": "true" if again else "false"}
+    headers = {**getattr(exc, "headers", {}), "x-should-retry": "true" if again else "false"}
     if exc.retry_after_ms is not None and (again or exc.status in _PASSING):
         headers["retry-after"] = str(-(-exc.retry_after_ms // 1000))
     if exc.status == HTTPStatus.UNAUTHORIZED:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from pathlib import Path
 
 import openai
 import pytest
 from pydantic import BaseModel
 
 from billing.client import default_client
+from chat.local_model import NAME
 from tests.support.clients import Sent
 
 pytestmark = pytest.mark.usefixtures("upstream")
 
+README = (Path(__file__).resolve().parents[3] / "README.md").read_text()
 HELLO = [{"role": "user", "content": "hello"}]
 ASK = {"model": "test-model", "messages": HELLO}
 WEATHER = {
@@ -155,6 +159,14 @@ def test_a_reader_who_closes_early_pays_for_what_came_and_no_more(client, worksp
     assert line.outcome == "estimated"
 
 
+def test_the_block_of_the_readme_runs(door, key, capsys):
+    (block,) = re.findall(r"tests/chat/v1/test_clients.py runs this block -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert len(block.strip().splitlines()) == 3
+    block = block.replace("localhost:8000", f"localhost:{door.plane.port}").replace(NAME, "test-model")
+    exec(block, {"KEY": key})
+    assert "Hello, world." in capsys.readouterr().out
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
@@ -260,10 +272,10 @@ def test_what_a_key_may_not_do_and_what_is_not_there_is_said_once(door, workspac
 def test_a_model_that_surely_did_nothing_is_asked_again_and_one_that_may_have_billed_is_not(
     door, workspace, key, upstream
 ):
-    sent, upstream.status = Sent(), 503
+    sent, upstream.status = Sent(), 500
     with pytest.raises(openai.InternalServerError) as failed:
         door.client(key, sent=sent, max_retries=1).chat.completions.create(**ASK)
-    assert (sent.statuses, failed.value.code) == ([503, 503], "model_busy")
+    assert (sent.statuses, failed.value.code) == ([502, 502], "model_failed")
     assert workspace.ledger()["spent"] == 0
     sent, upstream.status, upstream.drop = Sent(), None, True
     with pytest.raises(openai.InternalServerError) as failed:
