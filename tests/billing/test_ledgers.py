@@ -213,13 +213,13 @@ def test_the_first_scope_from_the_root_that_stays_short_is_named(root, seat, rea
     error = refusal("BUDGET_EXCEEDED", both, needed=100, affordable=lambda amount: amount)
     assert (error.reason, error.budget["scope"]) == (reason, scope)
     assert (worth_waiting_for(both, needed=100) is not None) == (reason == "held_by_others")
-    assert error.budget["affordable_max_tokens"] == room_in(both)
+    assert error.budget["affordable_max_tokens"] == error.room == room_in(both)
 
 
 @pytest.mark.parametrize("unknown", [None, []])
 def test_unknown_figures_are_null_and_nothing_is_claimed_of_them(unknown):
     error = refusal("BUDGET_EXCEEDED", unknown, needed=100, affordable=lambda amount: amount)
-    assert error.reason == "does_not_fit"
+    assert (error.reason, error.room) == ("does_not_fit", None)
     assert error.budget.pop("needed") == 100
     assert error.budget.pop("unit") == UNIT
     assert error.budget == dict.fromkeys(

@@ -18,7 +18,7 @@ from tests.support.plane import PlaneProcess
 PRICES = {
     "test-model": {"input": 10, "output": 40},
     "small-model": {"input": 1, "output": 4},
-    "embed-model": {"input": 10, "output": 0},
+    "embed-model": {"input": 1, "output": 0},
 }
 
 

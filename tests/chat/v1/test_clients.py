@@ -328,7 +328,7 @@ def test_embeddings_are_paid_by_their_input(client, workspace, upstream):
     assert [item.embedding for item in answer.data] == [[0.5, -0.25]] * 2
     assert upstream.calls[-1]["input"] == ["one", "two"]
     (line,) = workspace.settled(lines=1)
-    assert line.cost == 10_000
+    assert line.cost == 1_000
 
 
 def test_completions_are_paid_as_chat_is(client, workspace):

@@ -90,6 +90,9 @@ def test_figures_are_decimal_dollars_and_what_is_not_known_is_null():
     known = {name for name, value in error["budget"].items() if value not in (None, [])}
     assert known == {"reason", "needed", "unit"}
     assert "None" not in error["message"]
+    error = refusal(denied("over_limit", {**BUDGET, "remaining": -150}))[2]["error"]
+    assert error["budget"]["remaining"] == "-0.0000015"
+    assert "$0.00 is left" in error["message"]
 
 
 @pytest.mark.parametrize(
