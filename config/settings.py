@@ -379,6 +379,8 @@ SIGN_UP_ADDRESS_RATE = envrate("SIGN_UP_ADDRESS_RATE", "20/60")
 SIGN_UP_SITE_RATE = envrate("SIGN_UP_SITE_RATE", "100/6")
 SIGN_UP_FORM_RATE = envrate("SIGN_UP_FORM_RATE", "300/2")
 TRIAL_POOL = envusd("TRIAL_POOL_USD", "1000")
+# Where people top up a workspace's budget, for the refusals that this would help.
+TOP_UP_URL = envurl("TOP_UP_URL")
 # Whether a workspace that signs up gets its allowance only once its owner's e-mail is confirmed.
 SIGNUP_CONFIRM_EMAIL = envbool("SIGNUP_CONFIRM_EMAIL", not is_loopback(BASE_DOMAIN))
 refuse_unsendable(base_domain=BASE_DOMAIN, smtp_host=EMAIL_HOST, confirm_email=SIGNUP_CONFIRM_EMAIL)

@@ -129,7 +129,7 @@ def _denied(exc: BudgetDenied) -> tuple[int, dict[str, str], dict[str, Any]]:
 
 
 # What chat.v1.ways_out adds to the error, for the figures.
-_WAYS_OUT = ("resets_at", "fits_with")
+_WAYS_OUT = ("resets_at", "fits_with", "top_up_url")
 
 
 def _budget(exc: BudgetDenied) -> dict[str, Any]:
@@ -146,6 +146,7 @@ def _budget(exc: BudgetDenied) -> dict[str, Any]:
         "resets_at": exc.extra.get("resets_at"),
         "retry_after_ms": exc.retry_after_ms,
         "fits_with": exc.extra.get("fits_with", []),
+        "top_up_url": exc.extra.get("top_up_url"),
     }
 
 

@@ -1,12 +1,14 @@
-"""What a client can do about a refusal for money: when the budget starts anew, and which other models fit what is left.
+"""What can be done about a refusal for money: which other models fit, when the budget starts anew, where to top up.
 
-Owns these two facts of an error. Asks nobody, so that a refusal costs no statement more. Must not buy.
+Owns these facts of an error. Asks nobody, so that a refusal costs no statement more. Must not buy.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+
+from django.conf import settings
 
 from billing.engine.authority import Payer
 from billing.engine.engine import Engine
@@ -26,6 +28,9 @@ def tell_ways_out(denied: BudgetDenied, engine: Engine, payer: Payer, wanted: Wa
     """Put them into the error, for chat.v1.refusals."""
     denied.extra["resets_at"] = payer.resets_at
     denied.extra["fits_with"] = fits_with(engine, payer, wanted, room=denied.room)
+    # A limit that the workspace's own people set is not for sale.
+    is_for_sale = denied.extra.get("raised_by") == ["operator"]
+    denied.extra["top_up_url"] = (settings.TOP_UP_URL or None) if is_for_sale else None
 
 
 def fits_with(engine: Engine, payer: Payer, wanted: Wanted, *, room: int | None) -> list[dict[str, Any]]:

@@ -185,6 +185,7 @@ def test_a_refusal_for_money_is_sent_once_and_says_what_would_fit(door, workspac
         0,
         "workspace_budget",
     )
+    assert budget["top_up_url"] == "https://pay.example/top-up"
     (other,) = budget["fits_with"]
     assert other["model"] == "small-model"
     # It is no guess: what it names is taken, and one token more would not have been held.

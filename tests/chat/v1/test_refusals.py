@@ -69,6 +69,7 @@ def test_money_that_is_not_there_is_402_and_never_sent_again(reason):
 def test_figures_are_decimal_dollars_and_what_is_not_known_is_null():
     exc = denied("does_not_fit")
     exc.extra |= {"resets_at": "2026-12-01T00:00:00+01:00", "fits_with": [{"model": "small", "max_tokens": 4096}]}
+    exc.extra["top_up_url"] = "https://pay.example/"
     error = refusal(exc)[2]["error"]
     assert error["budget"] == {
         "scope": "tenant:t1/workspace:user-1",
@@ -84,6 +85,7 @@ def test_figures_are_decimal_dollars_and_what_is_not_known_is_null():
         "resets_at": "2026-12-01T00:00:00+01:00",
         "retry_after_ms": None,
         "fits_with": [{"model": "small", "max_tokens": 4096}],
+        "top_up_url": "https://pay.example/",
     }
     assert error["raised_by"] == ["owner", "admin"]
     error = refusal(denied("does_not_fit", NOTHING_KNOWN))[2]["error"]
