@@ -23,6 +23,8 @@ NO_OUTPUT = {"role", "content", "usage"}
 LEAST_BYTES = 2
 MOST_BYTES = 16
 SLACK_TOKENS = 64
+# No call asks for as many: what ends more of them is a fault, and is not remembered.
+MOST_ANSWERS = 1_000
 
 FILTERED = "The model's provider filtered this answer out."
 TOOLS = "The model asked for a tool instead of answering, and there is none here."
@@ -39,9 +41,9 @@ class Answer:
     """
 
     __slots__ = (
+        "_answers",
         "_deltas_reported",
         "_ends_by_report",
-        "_frames",
         "_half",
         "_html",
         "_is_hidden",
@@ -55,18 +57,27 @@ class Answer:
         "deltas",
         "error",
         "finish_reason",
+        "frames",
+        "good",
+        "head",
         "is_done",
+        "reasons",
     )
 
-    def __init__(self, *, content_type: str = "", max_tokens: int | None = None) -> None:
+    def __init__(self, *, content_type: str = "", max_tokens: int | None = None, answers: int = 1) -> None:
         self.deltas = 0
         self.billed_bytes = 0
-        self.finish_reason: str | None = None
+        self.finish_reason: str | None = None  # of the first answer, where several were asked for
+        self.reasons: dict[int, str] = {}  # of each, by its index
+        self.head: dict[str, Any] | None = None  # what each chunk says of the answer: the first one's
+        # Of the frames that were fed last, so many came before an error, or before what is past `max_tokens`. None: all
+        self.good: int | None = None
         self.error = False  # an error object came
         self.is_done = False  # nothing more is to be read
         self._html = "html" in content_type.lower()
         self._max_tokens = max_tokens
-        self._frames = Frames()
+        self._answers = answers
+        self.frames = Frames()
         self._reports = Reports()
         self._deltas_reported = 0  # as many had come by the last report
         self._ends_by_report = False
@@ -81,16 +92,16 @@ class Answer:
 
     def feed(self, data: bytes) -> str:
         """What a reader is shown of these bytes; often nothing."""
-        shown = self._take_all(self._frames.feed(data))
-        self._end(self._frames.is_done)
+        shown = self._take_all(self.frames.feed(data))
+        self._end(self.frames.is_done)
         return shown
 
     def close(self) -> str:
         """The connection has ended. The words of a frame that was not, or of a whole JSON body."""
-        shown = self._take_all(self._frames.close())
-        if self._frames.is_bare and not self._spoke and not self.is_done:
+        shown = self._take_all(self.frames.close())
+        if self.frames.is_bare and not self._spoke and not self.is_done:
             self.error = True  # a refusal, sent as a success
-        self._end(self._frames.is_done or (self._frames.is_bare and self._message_came))
+        self._end(self.frames.is_done or (self.frames.is_bare and self._message_came))
         return shown
 
     def _end(self, is_done: bool) -> None:
@@ -99,16 +110,24 @@ class Answer:
         self.is_done = is_done or self.is_over
 
     def _take_all(self, frames: list[Any]) -> str:
-        shown = ""
-        for frame in frames:
+        shown, is_over, self.good = "", self.is_over, None
+        for number, frame in enumerate(frames):
+            if is_over:
+                self.good = number if self.good is None else self.good
+                break
             for item in frame if type(frame) is list else (frame,):
-                if type(item) is dict and not self.is_over:
+                if type(item) is dict and not is_over:
                     shown += self._take(item)
+                    is_over = self.is_over
+            if self.error and self.good is None:
+                self.good = number
         return shown
 
     def _take(self, frame: dict[str, Any]) -> str:
         before, shown = self.deltas, ""
         choices = choices_of(frame)
+        if choices and self.head is None:
+            self.head = {name: frame.get(name) for name in ("id", "created", "model")}
         for place, choice in enumerate(choices):
             self._spoke = True
             shown += self._take_choice(choice, place)
@@ -128,7 +147,8 @@ class Answer:
 
     def _take_choice(self, choice: dict[str, Any], place: int) -> str:
         index = choice.get("index")
-        is_first = (index if type(index) is int else place) == 0
+        index = index if type(index) is int else place
+        is_first = index == 0
         if choice.get("error"):
             self.error = True
         shown = ""
@@ -140,8 +160,8 @@ class Answer:
                 if self.deltas > before:
                     break
         reason = choice.get("finish_reason")
-        if reason and is_first:
-            self._take_reason(reason)
+        if reason:
+            self._take_reason(reason, index)
         return shown
 
     def _take_said(self, said: Any, *, is_first: bool, is_message: bool) -> str:
@@ -185,13 +205,16 @@ class Answer:
             self.deltas += 1
             self.billed_bytes += size
 
-    def _take_reason(self, reason: Any) -> None:
+    def _take_reason(self, reason: Any, index: int) -> None:
         if type(reason) is not str or not reason.isprintable() or reason.lower() in ("null", "none"):
             return
         if reason.lower() == "error":
             self.error = True
         else:
-            self.finish_reason = reason[:40]
+            if len(self.reasons) < MOST_ANSWERS:
+                self.reasons[index] = reason[:40]
+            if index == 0:
+                self.finish_reason = reason[:40]
 
     # What it comes to
 
@@ -213,7 +236,8 @@ class Answer:
     @property
     def said_all(self) -> bool:
         """Nothing is missing, whether or not the server says that it is done: wait two seconds more, not a minute."""
-        if self.finish_reason is not None or self._frames.looks_whole:
+        is_finished = self.finish_reason is not None and len(self.reasons) >= self._answers
+        if is_finished or self.frames.looks_whole:
             return True
         return self._ends_by_report and not self.report_is_stale
 
@@ -222,7 +246,9 @@ class Answer:
         """All is said and not only perhaps: a report before the first word may be of the input alone, also where it
         counts the output as 1. Then words are waited for as long as for any first ones.
         """
-        return self.said_all and (self.has_begun or self.finish_reason is not None or self._frames.looks_whole)
+        if not self.said_all:
+            return False
+        return self.has_begun or self.finish_reason is not None or self.frames.looks_whole
 
     @property
     def is_over(self) -> bool:
@@ -236,7 +262,7 @@ class Answer:
     @property
     def is_broken(self) -> bool:
         """A frame without an end: nothing more of it is read."""
-        return self._frames.is_broken
+        return self.frames.is_broken
 
     @property
     def is_page(self) -> bool:

@@ -29,13 +29,14 @@ from chat.dialect import Sent, asked, dialect_for, passed_on
 from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, overhead_bound, overhead_of, prompt_bytes, text_bound
 from chat.llm import COUNT_FAILURES, count_tokens
-from chat.passed import Passed
+from chat.passed import Kind, Passed
 from chat.pricing import price_for
 from chat.streams import Answering, Completion, Terms
 from tenants.http import Forbidden, Invalid
 
 DEFAULT_MAX_TOKENS = 512
 ACTION = "llm.completion"
+EMBEDDING = "llm.embedding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
             # one in one piece: nobody could say what of it was written, and is billed.
             goes_on=wanted.claim is not None or in_one_piece,
             as_it_came=passed is not None,
+            keeps_bytes=wanted.claim is not None,
         )
     except Busy:
         raise ConversationBusy from None
@@ -111,6 +113,8 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
 
 def _within_what_is_held(call: Call, terms: Terms, output: int) -> int:
     """Lower the terms to the caps and to the amount granted. Tokens of output that are held."""
+    if terms.max_tokens == 0:
+        return 0  # it writes nothing, so that no cap of output is its own
     terms.max_tokens = at_least_one(min(terms.max_tokens, call.max_tokens))
     if call.is_fitted:
         output = affordable_tokens(call.held, terms.bound, terms.price)
@@ -136,7 +140,7 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
     """What the call is bought at. Raises ModelNotPriced, or Invalid for messages that no model takes."""
     model = wanted.model or settings.LLM_MODEL
     price = price_for(model)
-    habit = engine.habits.of(model, wanted.app)
+    habit, plan = engine.habits.of(model, wanted.app), plan_of(payer.plan)
     if (passed := wanted.passed) is not None:
         size = passed.size
         bound = passed.bound + overhead(habit, passed.messages, overhead_of(passed.messages))
@@ -156,7 +160,7 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
         price=price,
         dialect=dialect_for(model),
         habit=habit,
-        max_tokens=min(wanted.max_tokens or DEFAULT_MAX_TOKENS, plan_of(payer.plan).max_tokens),
+        max_tokens=0 if _writes_nothing(wanted) else min(wanted.max_tokens or DEFAULT_MAX_TOKENS, plan.max_tokens),
         bound=bound,
         likely=min(likely, bound),
         size=size,
@@ -164,10 +168,17 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
     )
 
 
+def _writes_nothing(wanted: Wanted) -> bool:
+    return wanted.passed is not None and wanted.passed.kind == Kind.EMBEDDINGS
+
+
 def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Terms, output: int) -> Order:
     def fit(remaining: int) -> int:
         tokens = min(affordable_tokens(remaining, terms.bound, terms.price), output)
         return terms.amount(tokens) if tokens >= terms.n else 0
+
+    def affordable(remaining: int) -> int:
+        return affordable_tokens(max(0, remaining), terms.bound, terms.price) // terms.n
 
     async def tighten() -> int | None:
         if not messages:
@@ -182,6 +193,7 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         terms.likely = min(terms.likely, counted)
         return terms.amount(output)
 
+    writes_nothing = _writes_nothing(wanted)
     return Order(
         payer=payer,
         subject=paid_subject(
@@ -192,7 +204,7 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
             workflow=wanted.workflow,
             dimensions=wanted.dimensions,
         ),
-        action_kind=ACTION,
+        action_kind=EMBEDDING if writes_nothing else ACTION,
         action_name=wanted.action_name or terms.model,
         amount=terms.amount(output),
         user_id=wanted.user_id,
@@ -202,9 +214,10 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         busy_key=wanted.busy_key,
         numbered_by=wanted.numbered_by,
         tags=wanted.tags,
-        fit=fit if plan_of(payer.plan).fits else None,
+        # Of an input, less is another input.
+        fit=fit if plan_of(payer.plan).fits and not writes_nothing else None,
         tighten=tighten,
-        affordable=lambda remaining: affordable_tokens(max(0, remaining), terms.bound, terms.price) // terms.n,
+        affordable=None if writes_nothing else affordable,
         claim=wanted.claim,
         rates=rates_of(wanted.key, settings.KEY_RATES),
         tokens=terms.likely + output,

@@ -11,6 +11,8 @@ from typing import Any
 # Fields that say what a thing is, not what the model wrote, unless a long text stands there.
 _LABELS = {"role", "id", "type", "index", "format"}
 LABEL_LENGTH = 64
+# What is said of tokens that stand elsewhere, and sounds: neither has as many tokens as its letters tell.
+_NOT_WRITTEN = {"logprobs", "data", "b64_json"}
 
 
 def choices_of(frame: dict[str, Any]) -> list[dict[str, Any]]:
@@ -77,6 +79,8 @@ def texts_in(said: Any) -> Iterable[str]:
 
 
 def _is_label(name: str, value: Any) -> bool:
+    if name in _NOT_WRITTEN:
+        return True
     return name in _LABELS and type(value) is str and len(value) <= LABEL_LENGTH
 
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
-from chat.errors import ModelBusy, ModelFailed, ModelMisconfigured
+from chat.errors import ModelBusy, ModelDeclined, ModelFailed, ModelMisconfigured
 from chat.history import Message
 from chat.passed import Kind, Passed
 
@@ -39,6 +39,8 @@ STOPS_WHEN_CUT = (
 # An operator must act: a key, a bill, an address or a model's name is wrong. 3xx too: a redirect is never followed.
 MISCONFIGURED = (401, 402, 403, 404, 405, 407, 410)
 BUSY = (429, 503, 529)
+DECLINED = (400, 413, 415, 422)
+NO_ROUTE = (404, 405, 501)
 
 RETRY_AFTER_MS = 2_000
 RETRY_AFTER_LEAST_MS, RETRY_AFTER_MOST_MS = 1_000, 3_600_000
@@ -83,12 +85,16 @@ def _is_loopback(host: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class Sent:
     """A call as it is sent: the path at the model's server, and the body. `most` tokens of output at most, of all its
-    answers together.
+    `answers` together; none where it writes nothing.
     """
 
     path: str
     body: bytes
-    most: int
+    most: int | None
+    answers: int = 1
+    in_one_piece: bool = False
+    # A client's own request: what is wrong with it is his to mend.
+    is_passed_on: bool = False
 
 
 def asked(messages: Sequence[Message], *, model: str, max_tokens: int, dialect: Dialect) -> Sent:
@@ -108,7 +114,14 @@ def passed_on(passed: Passed, *, model: str, max_tokens: int, dialect: Dialect) 
     if passed.is_stream and dialect.stream_options:
         body["stream_options"] = {**(passed.body.get("stream_options") or {}), "include_usage": True}
     data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    return Sent(passed.kind.value, data, max_tokens * passed.n)
+    return Sent(
+        passed.kind.value,
+        data,
+        max_tokens * passed.n if passed.kind != Kind.EMBEDDINGS else None,
+        answers=passed.n,
+        in_one_piece=not passed.is_stream,
+        is_passed_on=True,
+    )
 
 
 def request_body(messages: Sequence[Message], *, model: str, max_tokens: int, dialect: Dialect) -> bytes:
@@ -132,6 +145,8 @@ def failure_of_status(status: int, headers: Mapping[str, str]) -> ModelFailed:
     misconfigured  3xx, 401–405, 407, 410   the operator; to be logged as an error
     busy           429, 503, 529            the caller, by waiting
     failed         all others               nobody here
+
+    `failure_of_passed_on` comes first where the request is a client's own.
     """
     if status in MISCONFIGURED or 300 <= status < 400:
         return ModelMisconfigured()
@@ -140,6 +155,16 @@ def failure_of_status(status: int, headers: Mapping[str, str]) -> ModelFailed:
     if 400 <= status < 500:
         return ModelFailed("The language model did not take this request; a shorter text may help.")
     return ModelFailed("The language model failed before it began; try again in a moment.")
+
+
+def failure_of_passed_on(status: int, path: str) -> ModelFailed | None:
+    """What a client can mend himself: a request that the model does not take, or a route that it does not have."""
+    if status in DECLINED:
+        return ModelDeclined()
+    # Of a chat it says that the model's name or the address is wrong, which only the operator can mend.
+    if status in NO_ROUTE and path != Kind.CHAT:
+        return ModelDeclined(f"The model that was named does not answer /v1/{path}.", status=404)
+    return None
 
 
 def _retry_after_ms(headers: Mapping[str, str]) -> int:

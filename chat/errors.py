@@ -7,6 +7,8 @@ address or a key.
      ├─ ModelNotPriced        422 model_not_priced
      ├─ ConversationBusy      409 conversation_busy
      └─ ModelFailed           502 model_failed, with `usage` and `outcome`
+         ├─ ModelDeclined        400 model_declined, or 404: a client's own request that the model does not take
+         ├─ ModelStopped         503 unavailable: we ended it, in the middle
          ├─ ModelMisconfigured   502 model_misconfigured: the operator's to mend
          └─ ModelBusy            503 model_busy, with Retry-After
 """
@@ -77,6 +79,30 @@ class ModelFailed(ApiError):
     def reached(self) -> bool:
         """The model may have worked on the call, so that something is charged for it."""
         return self.outcome != Outcome.NONE
+
+
+class ModelDeclined(ModelFailed):
+    """The model's server does not take a request that was passed on as its client wrote it. Sent again, it would be
+    declined again.
+    """
+
+    status: int = HTTPStatus.BAD_REQUEST
+    code = "model_declined"
+    message = "The model does not take this request: one of its fields is not known there, or is not as it should be."
+
+    def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
+        super().__init__(message)
+        if status is not None:
+            self.status = status
+
+
+class ModelStopped(ModelFailed):
+    """This process ends, or the money is no longer held: what came until then is paid."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "unavailable"
+    message = "The answer had to be stopped in the middle, on our side. Ask again."
+    retry_after_ms = 2_000
 
 
 class ModelMisconfigured(ModelFailed):

@@ -19,6 +19,8 @@ TRIES = 64
 BOM = b"\xef\xbb\xbf"
 _CLOSING = (b"}", b"]")
 _OPENING = (b"{", b"[")
+# Of an event, beside `event`; without a name it is a comment.
+_FIELDS = (b"", b"data", b"id", b"retry")
 
 _decode = json.JSONDecoder().decode
 
@@ -37,12 +39,14 @@ class Frames:
         "is_bare",
         "is_broken",
         "is_done",
+        "left_out",
     )
 
     def __init__(self) -> None:
         self.is_done = False  # [DONE] came
         self.is_broken = False  # a frame without an end
         self.is_bare = False  # JSON came without an event around it
+        self.left_out = False  # some line that was fed last is neither JSON nor an event's
         self._rest = bytearray()  # of a line that has not ended
         self._after_cr = False
         self._lines: list[bytes] = []  # of a frame that is no JSON yet
@@ -52,6 +56,7 @@ class Frames:
         self._event = b""
 
     def feed(self, data: bytes) -> list[Any]:
+        self.left_out = False
         if self.is_done or self.is_broken:
             return []
         if self._after_cr or b"\r" in data:
@@ -75,6 +80,21 @@ class Frames:
         self._line(rest, values)
         self._end_frame(values)
         return values
+
+    @property
+    def unread(self) -> int:
+        """Bytes at the end of what was fed that belong to a line without its end."""
+        return len(self._rest)
+
+    @property
+    def is_between(self) -> bool:
+        """What was fed is read, but for a line without its end."""
+        return not self._lines and self._event != b"error" and not self.is_broken
+
+    @property
+    def is_plain(self) -> bool:
+        """So it is, and all of it were an event's lines, with no end in it."""
+        return self.is_between and not (self.left_out or self.is_bare or self.is_done)
 
     @property
     def looks_whole(self) -> bool:
@@ -114,6 +134,8 @@ class Frames:
             self._lines_are_bare = True
             self._text(line, values)
             self._lines_are_bare = bool(self._lines)
+        elif line and line.partition(b":")[0] not in _FIELDS:
+            self.left_out = True
 
     def _data(self, text: bytes, values: list[Any]) -> None:
         if self._lines_are_bare:
@@ -147,7 +169,10 @@ class Frames:
 
     def _end_frame(self, values: list[Any]) -> None:
         # What is no JSON together may be several frames, one of them garbage.
-        if len(self._lines) > 1 and not self._take(b"\n".join(self._lines), values):
+        if len(self._lines) == 1:
+            self.left_out = True  # alone it was tried already
+        elif self._lines and not self._take(b"\n".join(self._lines), values):
+            self.left_out = True
             for line in self._lines:
                 self._take(line, values)
         self._forget()

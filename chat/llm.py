@@ -21,10 +21,11 @@ from billing.engine.call import NotDispatched
 from billing.engine.loop import here
 from billing.outcomes import Outcome
 from chat.answer import Answer
-from chat.dialect import Dialect, Sent, failure_of_status
+from chat.dialect import Dialect, Sent, failure_of_passed_on, failure_of_status
 from chat.errors import ModelFailed, ModelMisconfigured
 from chat.frames import FRAME_BYTES
 from chat.history import Message
+from chat.whole import Whole
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ CALL_SECONDS = 600.0
 LAST_FRAME_SECONDS = 2.0
 # Many servers close an idle connection after 5 s. A call that is written to a closing one may or may not be worked on.
 KEEP_ALIVE_SECONDS = 3.0
+# What is asked for in one piece comes after as long a silence as all of it takes to write, at ten tokens a second.
+SECONDS_A_TOKEN = 0.1
 HEADER_BYTES = 64 * 1024
 END_SECONDS = 0.2
 COUNT_SECONDS = 1.0
@@ -72,7 +75,8 @@ class ModelStream:
     def __init__(self, sent: Sent, *, model: str, dialect: Dialect, paid_by: Pays) -> None:
         self.answer = Answer()
         self.model = model
-        self.data = b""  # what the last read brought
+        self._data = b""  # what the last read brought
+        self.is_closed = False  # `answer` has been told that nothing more comes
         self._sent = sent
         self._paid_by = paid_by
         self.is_cut = False
@@ -90,7 +94,8 @@ class ModelStream:
         """Send the request; back when the model's server has accepted it."""
         if not self._paid_by.pays:
             raise NotDispatched("A model is called only under a hold that is written, and not settled yet.")
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        accept = "application/json" if self._sent.in_one_piece else "text/event-stream"
+        headers = {"Content-Type": "application/json", "Accept": accept, "Accept-Encoding": "identity"}
         if self._dialect.api_key:
             headers["Authorization"] = f"Bearer {self._dialect.api_key}"
         try:
@@ -116,36 +121,55 @@ class ModelStream:
         if not 200 <= self._response.status < 300:
             raise self._refused(self._response)
         content_type = self._response.headers.get("Content-Type", "")
-        self.answer = Answer(content_type=content_type, max_tokens=self._sent.most)
+        made = Whole if self._sent.in_one_piece else Answer
+        self.answer = made(content_type=content_type, max_tokens=self._sent.most, answers=self._sent.answers)
+
+    def taken(self) -> bytes:
+        """The bytes of the last read, once."""
+        data, self._data = self._data, b""
+        return data
 
     async def read(self) -> str | None:
         """The next words, "" where what came has none; None at the end."""
         if self._failure is not None and not self.is_cut:
             raise self._failure
-        if self.is_cut or self.answer.is_done or self._response is None:
+        if self.is_cut or self.answer.is_done or self.is_closed or self._response is None:
             return None
         try:
             async with asyncio.timeout_at(self._until()) as self._clock:
                 data = await self._response.content.readany()
         except TimeoutError as exc:
             if self.is_cut or self.answer.said_all:
-                return None
+                return self._closed()
             raise self._failed(SILENT, self._class_of_a_break(), exc) from None
         except _BROKEN as exc:
             if self.is_cut or self.answer.said_all:
-                return None
+                return self._closed()
             raise self._failed(BROKEN, self._class_of_a_break(), exc) from None
         finally:
             self._clock = None
-        self.data = data
-        words = self.answer.feed(data) if data else self.answer.close()
+        if not data:
+            return self._closed()
+        self._data = data
+        words = self.answer.feed(data)
         self._note_progress(len(data))
         if self._is_noise and self.answer.said_all:
             return None
         self._failure = self._break_in(data, words)
         if self._failure is not None and not words:
             raise self._failure
-        return words if words or data else None
+        return words
+
+    def _closed(self) -> str | None:
+        """The words of what had not come to its end, once nothing more comes; None where there are none."""
+        if self.is_cut:
+            return None
+        self.is_closed = True
+        words = self.answer.close()
+        self._failure = self._break_in(b"", words)
+        if self._failure is not None and not words:
+            raise self._failure
+        return words or None
 
     def _break_in(self, data: bytes, words: str) -> ModelFailed | None:
         """What is wrong with what came; the words before it are the reader's all the same."""
@@ -167,6 +191,10 @@ class ModelStream:
     def _note_progress(self, size: int) -> None:
         """Comments and empty frames are no progress: with them alone a call would go on for ever."""
         self._noise += size
+        if self._sent.in_one_piece:
+            # Every byte is one: nothing else can be said of it before its end.
+            self._heard_at, self._noise = asyncio.get_running_loop().time(), 0
+            return
         progress = (self.answer.deltas, self.answer.said_all, self.answer.is_done)
         if progress != self._progress:
             self._progress, self._heard_at = progress, asyncio.get_running_loop().time()
@@ -180,10 +208,16 @@ class ModelStream:
             quiet = self._dialect.idle_seconds
         else:
             quiet = self._dialect.first_byte_seconds
+            if self._sent.in_one_piece:
+                quiet += (self._sent.most or 0) * SECONDS_A_TOKEN
         return min(self._ends_at, self._heard_at + quiet)
 
     def _class_of_a_break(self) -> Outcome:
         return Outcome.ESTIMATED if self.answer.has_begun else Outcome.UNKNOWN
+
+    def go_on(self) -> None:
+        """It was not read for a while, which was not the model's silence."""
+        self._heard_at = asyncio.get_running_loop().time()
 
     def cut(self) -> None:
         """Stop the upstream now, also while it is waited for. Reading then comes to its end."""
@@ -203,7 +237,8 @@ class ModelStream:
             here().spawn(_give_back(self._response))
 
     def _refused(self, response: aiohttp.ClientResponse) -> ModelFailed:
-        error = failure_of_status(response.status, response.headers)
+        error = failure_of_passed_on(response.status, self._sent.path) if self._sent.is_passed_on else None
+        error = error or failure_of_status(response.status, response.headers)
         level = logging.ERROR if isinstance(error, ModelMisconfigured) else logging.WARNING
         logger.log(level, "model call refused: model=%s status=%d", self.model, response.status)
         response.close()

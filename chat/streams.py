@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -19,11 +19,12 @@ from billing.engine.rules import Habit, Sample, is_full, next_output, percent_of
 from billing.engine.settling import Final, Keep, Settled
 from billing.outcomes import Outcome
 from billing.prices import Price, Usage, cost, estimate
-from chat.answer import used
+from chat.answer import Answer, used
 from chat.dialect import Dialect, Sent
-from chat.errors import ModelFailed
+from chat.errors import ModelFailed, ModelStopped
 from chat.llm import BROKEN, ModelStream
-from chat.relay import Relay
+from chat.outlet import Outlet
+from chat.whole import Whole
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ class Completion:
     cost: int
     outcome: Outcome
     budget: dict[str, Any] | None
+    # As they were passed on: the bytes of an answer in one piece, or of a stream where they are kept.
+    passed: bytes | None = field(default=None, repr=False)
 
 
 KeepFor = Callable[[Completion], Keep | None]
@@ -120,6 +123,7 @@ class Answering(Generic[P]):
         after: Callable[[Completion], Awaitable[None]] | None = None,
         goes_on: bool = False,
         as_it_came: bool = False,
+        keeps_bytes: bool = False,
     ) -> None:
         self.call = call
         self.terms = terms
@@ -134,8 +138,8 @@ class Answering(Generic[P]):
         self._parts: list[str] = []
         self._fresh: list[str] = []
         # For a reader who wants the answer's bytes, and not its words.
-        self._relay = Relay() if as_it_came else None
-        self._passed: list[bytes] = []
+        self._as_it_came = as_it_came
+        self._outlet = Outlet(keeps=keeps_bytes) if as_it_came and not sent.in_one_piece else None
         self._news = asyncio.Event()
         self._begun = asyncio.Event()
         self._ended = False
@@ -155,7 +159,8 @@ class Answering(Generic[P]):
         with suppress(TimeoutError):
             async with asyncio.timeout(KEEP_ALIVE_SECONDS):
                 await self._begun.wait()
-        if self._ended and self.failure is not None and not self._parts:
+        has_words = bool(self._parts) or (self._as_it_came and self._model.answer.has_begun)
+        if self._ended and self.failure is not None and not has_words:
             await self.finished()
             raise self.failure
 
@@ -183,14 +188,15 @@ class Answering(Generic[P]):
             raise
 
     async def frames(self) -> AsyncIterator[bytes | None]:
-        """The answer's bytes as they came, whole lines, up to its end; None for each stretch of silence. Else as
+        """The answer's bytes as they came, whole frames, up to its end; None for each stretch of silence. Else as
         `events`.
         """
+        outlet = self._outlet
+        assert outlet is not None  # it was asked for as a stream, by whoever wants its bytes
         try:
             while True:
-                if self._passed:
-                    ready, self._passed = self._passed, []
-                    yield b"".join(ready)
+                if not outlet.is_empty:
+                    yield outlet.take()
                     continue
                 if self._ended:
                     break
@@ -208,6 +214,8 @@ class Answering(Generic[P]):
         """The reader is gone. The upstream is cut, unless it bills the rest all the same and may still report, or the
         answer is for others too.
         """
+        if self._outlet is not None:
+            self._outlet.leave()
         if not self._ended and not self._reader_left and not self._goes_on:
             self._reader_left = True
             if not self.terms.dialect.bills_after_cut:
@@ -216,6 +224,16 @@ class Answering(Generic[P]):
     @property
     def is_over(self) -> bool:
         return self._ended
+
+    @property
+    def gave_up_reader(self) -> bool:
+        """He took nothing for so long that what came meanwhile was dropped."""
+        return self._outlet is not None and self._outlet.is_left
+
+    @property
+    def said(self) -> Answer:
+        """What is known of the answer so far."""
+        return self._model.answer
 
     @property
     def is_left(self) -> bool:
@@ -261,6 +279,8 @@ class Answering(Generic[P]):
                 self._take(words)
                 if not await self._stays_within():
                     break
+                if self._outlet is not None and self._outlet.is_full:
+                    await self._wait_for(self._outlet)
         except ModelFailed as exc:
             # Cut by ourselves, a connection can look broken.
             if self._cut_for is None:
@@ -271,12 +291,18 @@ class Answering(Generic[P]):
         finally:
             self._end()
 
+    async def _wait_for(self, outlet: Outlet) -> None:
+        """Let the model wait for its reader, too; one who takes nothing at all has left."""
+        if await outlet.room():
+            self._model.go_on()
+        else:
+            self.leave()
+
     def _take(self, words: str) -> None:
-        if self._relay is not None:
-            if ready := self._relay.feed(self._model.data):
-                self._passed.append(ready)
+        if self._outlet is not None:
+            if self._outlet.feed(self._model.taken(), self._model.answer):
                 self._news.set()
-        elif words:
+        elif words and not self._as_it_came:
             self._fresh.append(words)
             # Not at each hidden thought: the reader would wait on without a sign of life.
             self._news.set()
@@ -341,6 +367,8 @@ class Answering(Generic[P]):
         if not self._ended and self._cut_for is None:
             self._cut_for = why
             self._model.cut()
+            if self._outlet is not None:
+                self._outlet.wake()
 
     # --- the end ---
 
@@ -349,6 +377,7 @@ class Answering(Generic[P]):
         self._engine.remove_cut(self.stop)
         self._model.close()
         try:
+            self._pass_the_rest_on()
             self._finish(*self._used())
         except Exception:
             # Whatever is wrong with our own words for it, the call is settled by what is surely known.
@@ -362,10 +391,28 @@ class Answering(Generic[P]):
         self._begun.set()
         self._news.set()
 
+    def _pass_the_rest_on(self) -> None:
+        """What came with a failure and before it, and a last frame that lacked its end."""
+        if (outlet := self._outlet) is None:
+            return
+        if data := self._model.taken():
+            outlet.feed(data, self._model.answer)
+        if self._model.is_closed:
+            outlet.close(self._model.answer)
+
+    def _passed(self) -> bytes | None:
+        if self._outlet is not None:
+            return self._outlet.kept
+        answer = self._model.answer
+        return answer.body if isinstance(answer, Whole) and self.failure is None else None
+
     def _finish(self, usage: Usage, outcome: Outcome) -> None:
         final = Final(cost(usage, self.terms.price), outcome, usage, self.terms.model).within(self.call.held)
         if outcome == Outcome.NONE:
             final = Final(0, Outcome.NONE, Usage(0, 0), self.terms.model)
+        if self._as_it_came and self.failure is None and self._cut_for == "cancelled":
+            # No word of the protocol says that it was stopped: without an error it would look like the whole.
+            self.failure = ModelStopped()
         if self.failure is not None:
             self.failure.charged_as(final.outcome, usage)
         self._learn(usage, outcome, is_believed=final.outcome != Outcome.OVERRUN)
@@ -380,10 +427,9 @@ class Answering(Generic[P]):
             cost=final.cost,
             outcome=final.outcome,
             budget=None,
+            passed=self._passed(),
         )
-        if self._relay is not None:
-            self._passed.append(self._relay.rest())
-        elif not text.strip() and self._completion.shown:
+        if not self._as_it_came and not text.strip() and self._completion.shown:
             self._fresh.append(self._completion.shown)
         keep = self._keep(self._completion) if self._keep is not None and outcome != Outcome.NONE else None
         settling = self.call.settle(final, keep=keep)
@@ -421,7 +467,7 @@ class Answering(Generic[P]):
 
     def _learn(self, usage: Usage, outcome: Outcome, *, is_believed: bool) -> None:
         answer, terms = self._model.answer, self.terms
-        if outcome != Outcome.EXACT or not usage.tokens_input or not answer.has_begun:
+        if outcome != Outcome.EXACT or not usage.tokens_input or not (answer.has_begun or terms.max_tokens == 0):
             return
         percent = percent_of(usage.tokens_output, answer.counted())
         if not is_believed:

@@ -74,7 +74,7 @@ async def _answer(scope: Scope, raw: bytes, receive: Receive, send: Send) -> Non
     assert task is not None  # an ASGI server calls within a task
     watch = asyncio.create_task(_watch(receive, task, left))
     try:
-        await (_stream(answering, send) if passed.is_stream else _whole(answering, send))
+        await (_stream(answering, passed, send) if passed.is_stream else _whole(answering, send))
     except asyncio.CancelledError:
         if not left.is_set():
             raise
@@ -129,7 +129,7 @@ async def bought(asker: Asker, passed: Passed) -> Answering[Any]:
         raise
 
 
-async def _stream(answering: Answering[Any], send: Send) -> None:
+async def _stream(answering: Answering[Any], passed: Passed, send: Send) -> None:
     await answering.begun()
     headers = {
         "content-type": "text/event-stream",
@@ -138,17 +138,13 @@ async def _stream(answering: Answering[Any], send: Send) -> None:
         **relaying.headers(answering.call, None),
     }
     await send({"type": "http.response.start", "status": 200, "headers": _encoded(headers)})
-    async for part in relaying.stream(answering):
+    async for part in relaying.stream(answering, passed):
         await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body"})
 
 
 async def _whole(answering: Answering[Any], send: Send) -> None:
-    parts = [part async for part in answering.frames() if part is not None]
-    completion = await answering.finished()
-    if answering.failure is not None:
-        raise answering.failure
-    await _send(send, 200, b"".join(parts), relaying.headers(answering.call, completion))
+    await _send(send, 200, *await relaying.whole(answering))
 
 
 async def _send_json(send: Send, status: int, said: Any, headers: dict[str, str]) -> None:

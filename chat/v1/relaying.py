@@ -6,7 +6,6 @@ for stock clients close there. Must not settle: a reader who leaves ends the wor
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +13,10 @@ from typing import Any
 from billing.engine.authority import budget_of
 from billing.engine.call import Call
 from billing.money import usd
+from billing.prices import Usage
+from chat.errors import ModelStopped
+from chat.passed import Kind, Passed
+from chat.relay import as_event
 from chat.sse import comment
 from chat.streams import Answering, Completion
 from chat.v1.refusals import error_chunk
@@ -22,38 +25,82 @@ from tenants.http import ApiError
 logger = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
-# What ended the answer was the money, or somebody who stopped it: the protocol has one word for both.
-_ENDED_BY_US = ("budget", "length", "cancelled")
+# Ends an event whose server left out its blank line. Where it did not, readers skip it.
+BLANK = b"\n\n"
+# What ended the answer was the money, or that it was past its limit: the protocol has one word for both.
+_CUT_BY_US = ("budget", "length")
 
 
-async def stream(answering: Answering[Call]) -> AsyncIterator[bytes]:
+async def stream(answering: Answering[Call], passed: Passed) -> AsyncIterator[bytes]:
     """The bytes of a stream. To close it is to leave."""
     try:
         async for part in answering.frames():
             yield comment("waiting") if part is None else part
         completion = await answering.finished()
-        failure: ApiError | None = answering.failure
+        end = end_of(answering, completion, passed)
     except Exception:
         # A status can no longer say it, and a stream that just stops looks like a lost connection.
         logger.exception("A stream broke on our side: hold=%s", answering.call.id)
-        failure = ApiError()
+        end = BLANK + error_chunk(ApiError()) + DONE
+    yield end
+
+
+def end_of(answering: Answering[Call], completion: Completion, passed: Passed) -> bytes:
+    """What stands after the model's own frames; with `completion.passed` before it, the whole stream once more."""
+    failure: ApiError | None = ModelStopped() if answering.gave_up_reader else answering.failure
     if failure is not None:
-        yield error_chunk(failure)
-    else:
-        yield _last_chunk(answering, completion)
-    yield DONE
+        return BLANK + error_chunk(failure) + DONE
+    chunks = [_budget_chunk(answering, completion, passed)]
+    if completion.finish_reason in _CUT_BY_US and (missing := _unended(answering)):
+        chunks.insert(0, _head(answering, completion, passed) | {"choices": [_ended(i, passed) for i in missing]})
+    return BLANK + b"".join(as_event(chunk) for chunk in chunks) + DONE
 
 
-def _last_chunk(answering: Answering[Call], completion: Completion) -> bytes:
-    chunk = {
-        "id": f"chatcmpl-{answering.call.id.hex}",
-        "object": "chat.completion.chunk",
-        "created": 0,
-        "model": completion.model,
-        "choices": [],
-        "budget": budget(answering.call, completion),
+async def whole(answering: Answering[Call]) -> tuple[bytes, dict[str, str]]:
+    """The body of an answer in one piece, and its headers, once it is settled. Raises what it failed with."""
+    completion = await answering.finished()
+    if answering.failure is not None:
+        raise answering.failure
+    assert completion.passed is not None  # it did not fail
+    return completion.passed, headers(answering.call, completion)
+
+
+def _unended(answering: Answering[Call]) -> list[int]:
+    """The answers that have no finish_reason yet, by index."""
+    return [index for index in range(answering.terms.n) if index not in answering.said.reasons]
+
+
+def _ended(index: int, passed: Passed) -> dict[str, Any]:
+    words: dict[str, Any] = {"text": ""} if passed.kind == Kind.COMPLETIONS else {"delta": {}}
+    return {"index": index, **words, "logprobs": None, "finish_reason": "length"}
+
+
+def _head(answering: Answering[Call], completion: Completion, passed: Passed) -> dict[str, Any]:
+    """As the stream's own chunks begin, for clients take all of a stream's chunks to be of one answer."""
+    own = answering.said.head or {}
+    is_chat = passed.kind == Kind.CHAT
+    return {
+        "id": own.get("id") or f"{'chatcmpl' if is_chat else 'cmpl'}-{answering.call.id.hex}",
+        "object": "chat.completion.chunk" if is_chat else "text_completion",
+        "created": own.get("created") or 0,
+        "model": own.get("model") or completion.model,
     }
-    return b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
+
+
+def _budget_chunk(answering: Answering[Call], completion: Completion, passed: Passed) -> dict[str, Any]:
+    chunk = _head(answering, completion, passed) | {"choices": []}
+    # Clients add up every report of a stream, so that there is only one.
+    if passed.wants_usage and answering.said.report() is None:
+        chunk["usage"] = _as_usage(completion.usage)
+    return chunk | {"budget": budget(answering.call, completion)}
+
+
+def _as_usage(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.tokens_input,
+        "completion_tokens": usage.tokens_output,
+        "total_tokens": usage.tokens_input + usage.tokens_output,
+    }
 
 
 def budget(call: Call, completion: Completion | None) -> dict[str, Any]:
@@ -68,15 +115,21 @@ def budget(call: Call, completion: Completion | None) -> dict[str, Any]:
         "resets_at": call.payer.resets_at,
         "scope": call.hold.scope,
         "unit": "USD",
+        "outcome": str(completion.outcome) if completion is not None else None,
         "ended": completion is not None and completion.finish_reason == "budget",
     }
+
+
+_IN_HEADERS = ("cost", "remaining", "limit", "held", "resets_at", "scope", "outcome")
 
 
 def headers(call: Call, completion: Completion | None) -> dict[str, str]:
     """The same as headers; what is not known is left out."""
     facts = budget(call, completion)
-    named = {name: facts[name] for name in ("cost", "remaining", "limit", "held", "resets_at", "scope")}
-    found = {f"x-budget-{name.replace('_', '-')}": value for name, value in named.items() if value is not None}
+    named = {name: str(facts[name]) for name in _IN_HEADERS if facts[name] is not None}
+    found = {f"x-budget-{name.replace('_', '-')}": value for name, value in named.items()}
+    if facts["ended"]:
+        found["x-budget-ended"] = "true"
     if call.is_fitted:
         found["x-budget-fitted"] = str(call.max_tokens)
     return found
