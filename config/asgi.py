@@ -1,18 +1,18 @@
 """The ASGI application that uvicorn serves as the plane: Django's frame for async views, without its thread hops.
 
-Owns reading a request, sending an answer and noticing that its reader has left. Django's own handler sends signals,
+Owns Django's frame: reading a request and sending an answer. Django's own handler sends signals,
 logs and closes through threads, for the ORM's sake; the plane has no ORM, and those hops cost more than its views.
 """
 
 from __future__ import annotations
 
-import asyncio
 import io
 import logging
 import os
 import resource
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import django
@@ -36,10 +36,6 @@ logger = logging.getLogger(__name__)
 FILES = 10_240
 
 
-class ReaderLeft(Exception):
-    """The connection ended before the answer did."""
-
-
 class PlaneHandler(ASGIHandler):
     """Serves PLANE_URLCONF through PLANE_MIDDLEWARE.
 
@@ -49,6 +45,7 @@ class PlaneHandler(ASGIHandler):
 
     def load_middleware(self, is_async: bool = True) -> None:
         self.request_class = import_string(settings.PLANE_REQUEST)
+        self._connection = import_module(settings.PLANE_CONNECTION)
         self._view_middleware: list[Any] = []
         chain = self._get_response_async
         for name in reversed(settings.PLANE_MIDDLEWARE):
@@ -62,40 +59,20 @@ class PlaneHandler(ASGIHandler):
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         try:
-            body = await self._body(receive)
-        except ReaderLeft:
+            body = await self._connection.read_body(receive, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+        except self._connection.ReaderLeft:
             return
         request = self._request(scope, body)
-        task, left = asyncio.current_task(), asyncio.Event()
-        assert task is not None  # an ASGI server calls within a task
-        watch = asyncio.create_task(self._watch(receive, task, left))
+        await self._connection.while_read(receive, self._answer(request, send))
+
+    async def _answer(self, request: HttpRequest, send: Send) -> None:
         response: Response | None = None
         try:
             response = await self.get_response_async(request)
             await self.send_response(response, send)
-        except asyncio.CancelledError:
-            # The reader's going cancels what works for it; anything else that cancels us wants to be heard.
-            if not left.is_set():
-                raise
-            task.uncancel()
         finally:
-            watch.cancel()
             if response is not None:
                 await self._close(response)
-
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body, in memory; None once it is larger than a request may be."""
-        parts, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ReaderLeft
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
-                return None
-            more = message.get("more_body", False)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _request(self, scope: Scope, body: bytes | None) -> HttpRequest:
         # Django reads it strictly and answers in HTML where it cannot.
@@ -105,13 +82,6 @@ class PlaneHandler(ASGIHandler):
         size = settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1 if body is None else len(body)
         request.META["CONTENT_LENGTH"] = str(size)
         return request
-
-    async def _watch(self, receive: Receive, task: asyncio.Task[None], left: asyncio.Event) -> None:
-        # The rest of a body that was too large comes first.
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        left.set()
-        task.cancel()
 
     async def get_response_async(self, request: HttpRequest) -> Response:
         response: Response = await self._middleware_chain(request)

@@ -147,10 +147,13 @@ WEB_REQUEST = "tenants.http.WebRequest"
 ASGI_APPLICATION = "config.asgi.application"
 PLANE_URLCONF = "config.urls_plane"
 PLANE_REQUEST = "tenants.http.PlaneRequest"
+PLANE_CONNECTION = "tenants.asgi"
 PLANE_MIDDLEWARE = ["tenants.plane.PlaneMiddleware"]
 PLANE_SQL = "billing.engine.fetch"
 # Served beside Django, for what its frame costs: an ASGI application by the beginning of its paths.
 PLANE_BARE = {"/v1/": "chat.v1.app.application"}
+# Of one request there: pictures come in its JSON. The front has the same limit (config/Caddyfile).
+V1_BODY_BYTES = (envint("V1_BODY_MB", 8, minimum=1, maximum=32) or 8) * 1024 * 1024
 # Read with the member who asks, which spares a paid call a statement: who pays for the tenant.
 ASKER_BESIDE = "billing.engine.statements.ACCOUNT_OF_TENANT"
 # What the pages of members and of keys show on each row, from a room further up: (request, rows) -> HTML by id.

@@ -26,12 +26,12 @@ _HEAD = 1024  # longer heads are refused by Django
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-def read_object(raw: bytes) -> dict[str, Any]:
+def read_object(raw: bytes, *, most_values: int = VALUES) -> dict[str, Any]:
     """The JSON object in `raw`. Nothing it lets through can upset Postgres or a model."""
     try:
         text = raw.decode("utf-8")
-        if _has_too_many_values(text):
-            raise _refused(f"This has more than {VALUES:,} values. Send less at a time.")
+        if _has_too_many_values(text, most_values):
+            raise _refused(f"This has more than {most_values:,} values. Send less at a time.")
         body = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise _refused("This is not valid JSON.") from None
@@ -71,14 +71,14 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON.")
 
 
-def _has_too_many_values(text: str) -> bool:
+def _has_too_many_values(text: str, most: int) -> bool:
     """Counted before it is parsed: each value but the first in its container comes after a comma."""
-    if _values(text) <= VALUES:
+    if _values(text) <= most:
         return False
     # Most texts that come here are a long string with commas in it. Without the escapes, every other part between
     # quotes is outside of a string.
     plain = text.replace("\\\\", "").replace('\\"', "")
-    return _values("".join(plain.split('"')[::2])) > VALUES
+    return _values("".join(plain.split('"')[::2])) > most
 
 
 def _values(text: str) -> int:

@@ -7,6 +7,7 @@ know any page: one that needs another policy sets the header itself, and that on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -15,6 +16,7 @@ from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
 
 from tenants.hosts import every_workspace
+from tenants.http import mark_private, mark_varying
 
 POLICY = "Content-Security-Policy"
 
@@ -49,6 +51,22 @@ class PolicyMiddleware:
         response = self.get_response(request)
         set_policy(request, response)
         return response
+
+
+def headers_of_programs(request: HttpRequest) -> dict[str, str]:
+    """The same for a program's answer that Django does not make."""
+    return dict(_headers_of_programs(request.is_secure()))
+
+
+@lru_cache(maxsize=2)
+def _headers_of_programs(is_secure: bool) -> dict[str, str]:
+    request, response = HttpRequest(), HttpResponse()
+    request.is_secure = lambda: is_secure  # type: ignore[method-assign]
+    PlaneHeaders().set(request, response)
+    del response["Content-Type"]
+    mark_varying(response)
+    mark_private(response)
+    return dict(response.items())
 
 
 class PlaneHeaders:

@@ -113,6 +113,7 @@ _READ_OF_BARE = {
     b"host": "HTTP_HOST",
     b"authorization": "HTTP_AUTHORIZATION",
     b"x-tenant-id": "HTTP_X_TENANT_ID",
+    b"x-forwarded-proto": "HTTP_X_FORWARDED_PROTO",
 }
 
 

@@ -1,175 +1,217 @@
 """The door of /v1: an ASGI application beside Django, for what Django's frame costs each call.
 
-Owns routes, the body, who asks (by tenants.resolve, as everywhere), and the answer's headers. Buys through
-chat.buying, as everything does. Must not know a rule of money, nor of who may ask.
+Owns routes, the body, the headers of every answer and the log of what was refused. Must not know a rule of money, nor
+of who may ask: chat.v1.asking asks tenants.resolve, chat.v1.answering buys by chat.buying.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
 
 from django.conf import settings
-from django.utils.module_loading import import_string
 
-from billing.engine.loop import here
-from billing.engine.payers import payer_for
-from billing.errors import BudgetDenied
-from billing.subjects import Key
-from chat.buying import Wanted, begin
-from chat.passed import Kind, Passed
-from chat.streams import Answering
-from chat.v1 import relaying
+from billing.engine.repeats import WHAT_A_KEY_IS, is_key
+from chat.passed import Kind
+from chat.v1 import catalog, cors, relaying
+from chat.v1.answering import Outgoing, answer
+from chat.v1.asking import asker_of, fetch_of_plane, found_by
 from chat.v1.reading import read
 from chat.v1.refusals import refusal
-from chat.v1.ways_out import tell_ways_out
+from tenants.asgi import ReaderLeft, Receive, Scope, Send, read_body, while_read
 from tenants.bodies import read_object
 from tenants.context import bind
-from tenants.http import ApiError, BareRequest, Forbidden, NotFound, TenantRequired, TooLarge, Unauthenticated
+from tenants.headers import headers_of_programs
+from tenants.http import ApiError, BareRequest, Invalid, MethodNotAllowed, NotFound, NotJson, TooLarge, Unavailable
 from tenants.middleware import as_api_error
-from tenants.resolve import Asker, aanswered, find_member, find_tenant
-from tenants.roles import Action
+from tenants.models import Tenant
+from tenants.resolve import Asker, Found
 
 logger = logging.getLogger(__name__)
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-APP = "api"
 KINDS = {f"/v1/{kind.value}": kind for kind in Kind}
-
-
-class ReaderLeft(Exception):
-    """The connection ended before the request did."""
+MODELS = "/v1/models"
+WHAT_THERE_IS = "There is no such address here: /v1 has chat/completions, completions, embeddings and models."
+# Of all requests of this process whose answer has not begun. A body becomes some times its size in memory.
+BODIES_BYTES = 64 * 1024 * 1024
+SMALL_BYTES = 64 * 1024
+# A text of token numbers, or a long history: 200,000 values take 20 ms to read.
+MOST_VALUES = 200_000
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    # The task is this request's own, so that the tenant stays bound for as long as its stream runs.
     bind(None)
-    try:
-        body = await _body(receive)
-        await _answer(scope, body, receive, send)
-    except ReaderLeft:
-        return
-    except Exception as exc:
-        error = as_api_error(exc)
-        if error is None:
-            logger.exception("A request of /v1 failed on our side: %s", scope["path"])
-            error = ApiError()
-        status, headers, said = refusal(error)
-        await _send_json(send, status, said, headers)
+    await Door(scope, receive, send).serve()
 
 
-async def _answer(scope: Scope, raw: bytes, receive: Receive, send: Send) -> None:
-    kind = KINDS.get(scope["path"])
-    if kind is None or scope["method"] != "POST":
-        raise NotFound
-    asker = await who_asks(scope)
-    passed = read(kind, read_object(raw))
-    answering = await bought(asker, passed)
-    task, left = asyncio.current_task(), asyncio.Event()
-    assert task is not None  # an ASGI server calls within a task
-    watch = asyncio.create_task(_watch(receive, task, left))
+class Door:
+    """One request."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._method: str = scope["method"]
+        self._path: str = scope["path"]
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._request = BareRequest(scope)
+        self._tenant: Tenant | None = None
+        self._id = uuid4().hex
+
+    async def serve(self) -> None:
+        try:
+            await self._serve()
+        except ReaderLeft:
+            return
+        except Exception as exc:
+            error = as_api_error(exc)
+            if error is None:
+                logger.exception("A request of /v1 failed on our side: %s %s", self._method, self._id)
+                error = ApiError()
+            await self._refuse(error)
+
+    async def _serve(self) -> None:
+        fetch = fetch_of_plane()
+        if cors.is_preflight(self._method, self._headers):
+            await self._preflight()
+            return
+        found = await found_by(self._request, fetch)
+        self._enter(found)
+        kind = self._routed()
+        asker = await asker_of(self._request, found, fetch)
+        if kind is None:
+            await self._send_whole(200, {"content-type": "application/json"}, self._listed(asker))
+            return
+        key = self._idempotency_key()
+        size = self._announced()
+        with _room_for(size):
+            body = await self._body()
+            await while_read(self._receive, self._answer(asker, kind, body, key))
+
+    def _enter(self, found: Found) -> None:
+        self._tenant = found.tenant
+        bind(found.tenant)
+
+    def _routed(self) -> Kind | None:
+        """What is asked of a model; None for the list of models. Raises NotFound or MethodNotAllowed."""
+        kind = KINDS.get(self._path)
+        is_list = self._path == MODELS or self._path.startswith(f"{MODELS}/")
+        if kind is None and not is_list:
+            raise NotFound(WHAT_THERE_IS)
+        wanted = ("POST",) if kind else ("GET", "HEAD")
+        if self._method not in wanted:
+            raise _OtherMethod(wanted)
+        return kind
+
+    def _listed(self, asker: Asker) -> bytes:
+        if self._path == MODELS:
+            return relaying.as_json(catalog.models_for(asker))
+        return relaying.as_json(catalog.model_for(asker, self._path.removeprefix(f"{MODELS}/")))
+
+    def _idempotency_key(self) -> str | None:
+        given = self._headers.get(b"idempotency-key")
+        if given is None:
+            return None
+        key = given.decode("latin1").strip()
+        if not is_key(key):
+            raise Invalid({"Idempotency-Key": [WHAT_A_KEY_IS]})
+        return key
+
+    def _announced(self) -> int:
+        """Bytes of the body, at most."""
+        kind = self._headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise NotJson
+        most: int = settings.V1_BODY_BYTES
+        announced = self._headers.get(b"content-length", b"")
+        if not announced.isdigit():
+            return most
+        if len(announced) > 12 or int(announced) > most:
+            raise _too_large(most)
+        return int(announced)
+
+    async def _body(self) -> bytes:
+        most: int = settings.V1_BODY_BYTES
+        body = await read_body(self._receive, most)
+        if body is None:
+            raise _too_large(most)
+        return body
+
+    async def _answer(self, asker: Asker, kind: Kind, body: bytes, key: str | None) -> None:
+        passed = read(kind, read_object(body, most_values=MOST_VALUES))
+        del body
+        outgoing = await answer(asker, passed, key)
+        try:
+            await self._send_out(outgoing)
+        finally:
+            outgoing.leave()
+
+    # --- sending ---
+
+    async def _send_out(self, outgoing: Outgoing) -> None:
+        if outgoing.parts is None:
+            await self._send_whole(outgoing.status, outgoing.headers, outgoing.body)
+            return
+        await self._start(outgoing.status, outgoing.headers)
+        async for part in outgoing.parts:
+            await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        await self._send({"type": "http.response.body"})
+
+    async def _send_whole(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        await self._start(status, {**headers, "content-length": str(len(body))})
+        await self._send({"type": "http.response.body", "body": b"" if self._method == "HEAD" else body})
+
+    async def _start(self, status: int, headers: dict[str, str]) -> None:
+        said = {name.lower(): value for name, value in headers_of_programs(self._request).items()}
+        allowed = cors.allowed(self._headers, self._tenant)
+        allowed["vary"] = f"{said['vary']}, {allowed['vary']}" if "vary" in allowed else said["vary"]
+        said |= {**allowed, **headers, "x-request-id": self._id}
+        encoded = [(name.encode("ascii"), value.encode("latin1", "replace")) for name, value in said.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
+
+    async def _refuse(self, error: ApiError) -> None:
+        status, headers, body = refusal(error)
+        level = logging.ERROR if status >= 500 and error.why else logging.WARNING
+        # Neither the path, which may hold anything, nor a header.
+        logger.log(level, "/v1 refused: status=%d code=%s request=%s %s", status, error.code, self._id, error.why)
+        if isinstance(error, _OtherMethod):
+            headers["allow"] = ", ".join(error.wanted)
+        await self._send_whole(status, {"content-type": "application/json", **headers}, relaying.as_json(body))
+
+    async def _preflight(self) -> None:
+        fetch = fetch_of_plane()
+        # Its key comes with the call itself; here the host alone says whose pages it is about.
+        self._request.META.pop("HTTP_AUTHORIZATION", None)
+        self._request.META.pop("HTTP_X_TENANT_ID", None)
+        self._enter(await found_by(self._request, fetch))
+        headers = await cors.preflight(self._headers, self._tenant, fetch)
+        await self._start(204, headers)
+        await self._send({"type": "http.response.body"})
+
+
+class _OtherMethod(MethodNotAllowed):
+    def __init__(self, wanted: tuple[str, ...]) -> None:
+        self.wanted = wanted
+        super().__init__(f"This address answers {' and '.join(wanted)}.")
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"The request is larger than {most // 1024 // 1024} MiB. Send less at a time.")
+
+
+_bytes_in_flight = 0
+
+
+@contextmanager
+def _room_for(size: int) -> Iterator[None]:
+    """A place for a large body. Many of them at once would be more than the process has memory for."""
+    global _bytes_in_flight
+    size = 0 if size <= SMALL_BYTES else size
+    if size and _bytes_in_flight + size > BODIES_BYTES:
+        raise Unavailable("Many large requests are being read just now. Try again in a moment.")
+    _bytes_in_flight += size
     try:
-        await (_stream(answering, passed, send) if passed.is_stream else _whole(answering, send))
-    except asyncio.CancelledError:
-        if not left.is_set():
-            raise
-        task.uncancel()
+        yield
     finally:
-        answering.leave()
-        watch.cancel()
-
-
-async def _watch(receive: Receive, task: asyncio.Task[Any], left: asyncio.Event) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    left.set()
-    task.cancel()
-
-
-async def who_asks(scope: Scope) -> Asker:
-    """By key alone: a session is a browser's, and says nothing here."""
-    request, fetch = BareRequest(scope), import_string(settings.PLANE_SQL)
-    found = await aanswered(find_tenant(request), fetch)
-    if found.tenant is None:
-        raise TenantRequired if "HTTP_AUTHORIZATION" in request.META else Unauthenticated
-    bind(found.tenant)
-    if "HTTP_AUTHORIZATION" not in request.META:
-        raise Unauthenticated
-    asker = found.asker
-    if asker is None:
-        asker = await aanswered(find_member(request, found.tenant), fetch)
-    if not asker.may(Action.CHAT):
-        raise Forbidden("This key may not ask models here.", needs=Action.CHAT.value)
-    return asker
-
-
-async def bought(asker: Asker, passed: Passed) -> Answering[Any]:
-    engine, tenant = here(), asker.tenant
-    payer = await payer_for(
-        engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name, account=asker.beside
-    )
-    assert asker.spends_as is not None  # it asks by key
-    wanted = Wanted(
-        passed=passed,
-        model=passed.model,
-        max_tokens=passed.max_tokens,
-        app=APP,
-        user_id=asker.user_id,
-        key=Key(asker.spends_as, asker.limited_apps, asker.key_models, asker.rates),
-    )
-    try:
-        return await begin(engine, payer, wanted)
-    except BudgetDenied as exc:
-        tell_ways_out(exc, engine, payer, wanted)
-        raise
-
-
-async def _stream(answering: Answering[Any], passed: Passed, send: Send) -> None:
-    await answering.begun()
-    headers = {
-        "content-type": "text/event-stream",
-        "cache-control": "no-cache",
-        "x-accel-buffering": "no",
-        **relaying.headers(answering.call, None),
-    }
-    await send({"type": "http.response.start", "status": 200, "headers": _encoded(headers)})
-    async for part in relaying.stream(answering, passed):
-        await send({"type": "http.response.body", "body": part, "more_body": True})
-    await send({"type": "http.response.body"})
-
-
-async def _whole(answering: Answering[Any], send: Send) -> None:
-    await _send(send, 200, *await relaying.whole(answering))
-
-
-async def _send_json(send: Send, status: int, said: Any, headers: dict[str, str]) -> None:
-    await _send(send, status, json.dumps(said, separators=(",", ":")).encode(), headers)
-
-
-async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-    await send({"type": "http.response.start", "status": status, "headers": _encoded(headers)})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("ascii"), value.encode("latin1")) for name, value in headers.items()]
-
-
-async def _body(receive: Receive) -> bytes:
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ReaderLeft
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
-            raise TooLarge
-        more = message.get("more_body", False)
-    return b"".join(parts)
+        _bytes_in_flight -= size

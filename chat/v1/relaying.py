@@ -6,6 +6,7 @@ for stock clients close there. Must not settle: a reader who leaves ends the wor
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -63,6 +64,10 @@ async def whole(answering: Answering[Call]) -> tuple[bytes, dict[str, str]]:
         raise answering.failure
     assert completion.passed is not None  # it did not fail
     return completion.passed, headers(answering.call, completion)
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _unended(answering: Answering[Call]) -> list[int]:
@@ -132,4 +137,6 @@ def headers(call: Call, completion: Completion | None) -> dict[str, str]:
         found["x-budget-ended"] = "true"
     if call.is_fitted:
         found["x-budget-fitted"] = str(call.max_tokens)
+    if call.rates is not None:
+        found |= call.rates.headers()
     return found

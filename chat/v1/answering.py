@@ -1,0 +1,187 @@
+"""A request of /v1 bought, and its answer handed to whoever waits for it: for the first time, or again.
+
+Owns the call under an Idempotency-Key, and which form an answer has. Must not know HTTP's bytes (chat.v1.app has
+them), and holds no rule of money: chat.buying does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from billing.engine.call import Call
+from billing.engine.loop import here
+from billing.engine.payers import payer_for
+from billing.engine.repeats import Claim, Told, claim_or_told
+from billing.engine.settling import Settled
+from billing.errors import BudgetDenied
+from billing.repeats import request_of
+from billing.subjects import Key
+from chat.buying import Wanted, begin
+from chat.passed import Passed
+from chat.repeats import REPLAYED
+from chat.sse import comment
+from chat.streams import KEEP_ALIVE_SECONDS, Answering
+from chat.v1 import relaying
+from chat.v1.refusals import error_chunk, refusal
+from chat.v1.ways_out import tell_ways_out
+from tenants.http import ApiError
+from tenants.resolve import Asker
+
+logger = logging.getLogger(__name__)
+
+APP = "api"
+EVENTS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """What is to be sent: a whole body, or the parts of a stream. `leave` where the reader goes."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+    parts: AsyncIterator[bytes] | None = None
+    answering: Answering[Call] | None = None
+    waiting: asyncio.Task[Any] | None = None
+
+    def leave(self) -> None:
+        if self.answering is not None:
+            self.answering.leave()
+        if self.waiting is not None:
+            self.waiting.cancel()
+
+
+async def answer(asker: Asker, passed: Passed, key: str | None) -> Outgoing:
+    """Raises the ApiError that refuses it, or that it failed with before its first byte."""
+    if key is None:
+        return await _outgoing(await bought(asker, passed), passed)
+    return await _once(asker, passed, key)
+
+
+async def bought(asker: Asker, passed: Passed, claim: Claim | None = None) -> Answering[Call]:
+    """The answer under way. The caller must leave it or read it to its end."""
+    engine, tenant = here(), asker.tenant
+    payer = await payer_for(
+        engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name, account=asker.beside
+    )
+    assert asker.spends_as is not None  # it asks by key
+    wanted = Wanted(
+        passed=passed,
+        model=passed.model,
+        max_tokens=passed.max_tokens,
+        app=APP,
+        user_id=asker.user_id,
+        key=Key(asker.spends_as, asker.limited_apps, asker.key_models, asker.rates),
+        claim=claim,
+    )
+    try:
+        return await begin(engine, payer, wanted)
+    except BudgetDenied as exc:
+        tell_ways_out(exc, engine, payer, wanted)
+        raise
+
+
+async def _outgoing(answering: Answering[Call], passed: Passed) -> Outgoing:
+    try:
+        if not passed.is_stream:
+            body, headers = await relaying.whole(answering)
+            return Outgoing(200, {"content-type": "application/json", **headers}, body, answering=answering)
+        await answering.begun()
+    except BaseException:
+        answering.leave()
+        raise
+    headers = {**EVENTS, **relaying.headers(answering.call, None)}
+    return Outgoing(200, headers, parts=relaying.stream(answering, passed), answering=answering)
+
+
+# --- under an Idempotency-Key ---------------------------------------------------------------------------------------
+
+
+async def _once(asker: Asker, passed: Passed, key: str) -> Outgoing:
+    """Bought once for each key and body; told again to whoever repeats it, and waited for while it is under way."""
+    named = request_of(asker, f"v1/{passed.kind}", key, passed.body)
+    finding = asyncio.create_task(claim_or_told(here(), named))
+    try:
+        await asyncio.wait({finding}, timeout=KEEP_ALIVE_SECONDS if passed.is_stream else None)
+    except asyncio.CancelledError:
+        _give_up(finding)
+        raise
+    if not finding.done():
+        # Whoever it waits for takes its time: this reader must see that the line lives.
+        return Outgoing(200, EVENTS, parts=_late(asker, passed, finding), waiting=finding)
+    return await _found(asker, passed, finding.result())
+
+
+async def _found(asker: Asker, passed: Passed, found: Claim | Told) -> Outgoing:
+    if isinstance(found, Told):
+        said = found.answer
+        return Outgoing(found.status, {**said["headers"], **REPLAYED}, said["body"].encode("latin1"))
+    try:
+        answering = await bought(asker, passed, found)
+    except BaseException:
+        found.give_back()
+        raise
+    found.tell = functools.partial(_told_of, answering, passed)
+    return await _outgoing(answering, passed)
+
+
+def _give_up(finding: asyncio.Task[Claim | Told]) -> None:
+    """A claim that came in the very moment in which its reader left is given back, for its repeats would wait."""
+
+    def give_back(done: asyncio.Task[Claim | Told]) -> None:
+        if not done.cancelled() and done.exception() is None and isinstance(found := done.result(), Claim):
+            found.give_back()
+
+    finding.add_done_callback(give_back)
+    finding.cancel()
+
+
+async def _late(asker: Asker, passed: Passed, finding: asyncio.Task[Claim | Told]) -> AsyncIterator[bytes]:
+    outgoing: Outgoing | None = None
+    try:
+        yield comment("waiting")
+        while not (await asyncio.wait({finding}, timeout=KEEP_ALIVE_SECONDS))[0]:
+            yield comment("waiting")
+        outgoing = await _found(asker, passed, finding.result())
+        if outgoing.parts is not None:
+            async for part in outgoing.parts:
+                yield part
+        else:
+            is_events = outgoing.headers["content-type"].startswith("text/event-stream")
+            yield outgoing.body if is_events else b"data: " + outgoing.body + b"\n\n" + relaying.DONE
+    except ApiError as exc:
+        yield error_chunk(exc) + relaying.DONE
+    except Exception:
+        logger.exception("A repeat broke on our side")
+        yield error_chunk(ApiError()) + relaying.DONE
+    finally:
+        if outgoing is not None:
+            outgoing.leave()
+        _give_up(finding)
+
+
+def _told_of(answering: Answering[Call], passed: Passed, settled: Settled) -> Told | None:
+    """What a repeat is told, to the byte; None where nothing was bought, or where more came than is kept."""
+    completion, failure = answering.as_settled(settled), answering.failure
+    has_begun = passed.is_stream and bool(completion.passed)
+    if failure is not None and not has_begun:
+        if not settled.final.cost:
+            return None
+        status, headers, body = refusal(failure)
+        return _as_told(status, {"content-type": "application/json", **headers}, relaying.as_json(body))
+    if completion.passed is None:
+        return None
+    headers = relaying.headers(answering.call, completion)
+    if passed.is_stream:
+        return _as_told(200, {**EVENTS, **headers}, completion.passed + relaying.end_of(answering, completion, passed))
+    return _as_told(200, {"content-type": "application/json", **headers}, completion.passed)
+
+
+def _as_told(status: int, headers: dict[str, str], body: bytes) -> Told:
+    # A letter for each byte: what came need not be UTF-8, and is told again to the byte.
+    return Told(status, {"headers": headers, "body": body.decode("latin1")})

@@ -1,0 +1,45 @@
+"""Who asks at /v1: a key's owner, by tenants.resolve as everywhere.
+
+Owns that a key alone counts here: a session is a browser's, whose cookies any page could send along. Must not write a
+rule of who may ask a second time.
+"""
+
+from __future__ import annotations
+
+import re
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from tenants.http import BareRequest, TenantRequired, Unauthenticated
+from tenants.resolve import Asker, Fetch, Found, aanswered, find_member, find_tenant
+from tenants.roles import Action
+from tenants.users.actions import allow
+from tenants.users.keys import bearer_secret
+
+_OLD_KEY = re.compile(r"[a-z0-9]{1,12}_[A-Za-z0-9_-]{43}")
+
+
+def fetch_of_plane() -> Fetch:
+    fetch: Fetch = import_string(settings.PLANE_SQL)
+    return fetch
+
+
+async def found_by(request: BareRequest, fetch: Fetch) -> Found:
+    """The workspace that the host, the header or the key names."""
+    return await aanswered(find_tenant(request), fetch)
+
+
+async def asker_of(request: BareRequest, found: Found, fetch: Fetch, action: Action = Action.CHAT) -> Asker:
+    """Raises Unauthenticated, TenantRequired, or Forbidden where its scopes or its owner's role do not allow it."""
+    secret = bearer_secret(request)
+    if not secret:
+        raise Unauthenticated
+    if found.tenant is None:
+        # A key of before says nothing of its workspace; anything else is no key.
+        raise TenantRequired if _OLD_KEY.fullmatch(secret) else Unauthenticated
+    asker = found.asker
+    if asker is None:
+        asker = await aanswered(find_member(request, found.tenant), fetch)
+    allow(asker, action)
+    return asker
