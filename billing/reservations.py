@@ -35,7 +35,7 @@ from billing.errors import BudgetError, of_the_house
 from billing.outcomes import Outcome
 from billing.prices import Usage
 from billing.rates import rates_of
-from billing.subjects import house_subject_for
+from billing.subjects import Key, house_subject_for
 from tenants.http import Unavailable
 from tenants.models import Tenant
 
@@ -118,7 +118,8 @@ def reserve(
         },
     )
     try:
-        return Reservation(paying, run(opening))
+        call, key = run(opening)
+        return Reservation(paying, call, key=key)
     except BudgetError as exc:
         if paying is not None:
             raise
@@ -126,7 +127,9 @@ def reserve(
         raise of_the_house(exc) from None
 
 
-async def _open(tenant: Tenant | None, *, user_id: int | None, subject: dict[str, Any], order: dict[str, Any]) -> Call:
+async def _open(
+    tenant: Tenant | None, *, user_id: int | None, subject: dict[str, Any], order: dict[str, Any]
+) -> tuple[Call, Key | None]:
     engine, key = here(), None
     if tenant is None:
         payer = await house_payer(engine)
@@ -137,7 +140,7 @@ async def _open(tenant: Tenant | None, *, user_id: int | None, subject: dict[str
         )
         named = paid_subject(payer, user_id=user_id, key=key, **subject)
     rates = rates_of(key, settings.KEY_RATES)
-    return await open_call(engine, Order(payer=payer, subject=named, user_id=user_id, rates=rates, **order))
+    return await open_call(engine, Order(payer=payer, subject=named, user_id=user_id, rates=rates, **order)), key
 
 
 class Reservation:
@@ -147,8 +150,10 @@ class Reservation:
     end of the block, by what was recorded and not by how the block ended.
     """
 
-    def __init__(self, tenant: Tenant | None, call: Call) -> None:
+    def __init__(self, tenant: Tenant | None, call: Call, *, key: Key | None = None) -> None:
         self.tenant = tenant
+        # The one that asks: what it may buy is asked again by whatever is bought under this hold.
+        self.key = key
         self.caps = Caps.model_validate({**_known_caps(call.caps), "max_tokens": call.max_tokens})
         self.context = Context(call.hold.slices[0].reservation_id or "", call.held, self.caps)
         self._call = call

@@ -1,6 +1,6 @@
 """How an answer is bought: what is held for it at first, what it may become, and the call that pays.
 
-Owns `Wanted` and `begin`. Must not know who asked, nor conversations.
+Owns `Wanted`, `begin`, and that only what may be called is bought. Must not know who asked, nor conversations.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from billing.plans import plan_of
 from billing.prices import Usage, affordable_tokens, cost
 from billing.rates import rates_of
 from billing.subjects import Key
+from chat.allowed import allowed_of, is_allowed, not_allowed
+from chat.breaker import Upstream
 from chat.dialect import Sent, asked, dialect_for, passed_on
 from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, overhead_bound, overhead_of, prompt_bytes, text_bound
+from chat.hops import Hops
 from chat.llm import COUNT_FAILURES, count_tokens
 from chat.passed import Kind, Passed
-from chat.pricing import price_for
-from chat.streams import Answering, Completion, Terms
+from chat.pricing import kinds_for, members_of, price_for, priced_models
+from chat.streams import Answering, Bought, Completion, Terms
 from tenants.http import Forbidden, Invalid
 
 DEFAULT_MAX_TOKENS = 512
@@ -77,12 +80,35 @@ class Wanted:
 
 async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]:
     """Hold the money, write the hold, and start the answer. The caller reads it, or leaves it."""
-    terms = terms_for(engine, payer, wanted)
-    messages = as_taken(wanted.messages)
+    members = members_for(wanted)
+    hops = Hops(members, functools.partial(_buy, engine, payer, wanted), claim=wanted.claim)
+    bought = await hops.first()
     passed = wanted.passed
+    try:
+        return Answering(
+            engine,
+            bought,
+            after=wanted.after,
+            # Whoever repeats the request gets the whole answer: it is not cut because its first reader left. Nor is
+            # one in one piece: nobody could say what of it was written, and is billed.
+            goes_on=wanted.claim is not None or _is_in_one_piece(wanted),
+            as_it_came=passed is not None,
+            keeps_bytes=wanted.claim is not None,
+            others=hops if hops.has_more else None,
+        )
+    except BaseException:
+        bought.call.settle(Final(0, Outcome.NONE))
+        raise
+
+
+async def _buy(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Bought[Call]:
+    """The answer of this model, held and written down. Raises ModelBusy, before any money is held, where it is down."""
+    terms = terms_for(engine, payer, wanted, model)
+    terms.upstream.refuse_if_down()
+    messages = as_taken(wanted.messages)
     # What is written in one piece cannot be cut, so that all of it is held at once.
-    in_one_piece = passed is not None and not passed.is_stream
-    output = first_output(terms.habit, terms.most_output, whole=in_one_piece or terms.dialect.bills_after_cut)
+    is_held_whole = _is_in_one_piece(wanted) or terms.dialect.bills_after_cut
+    output = first_output(terms.habit, terms.most_output, whole=is_held_whole)
     with engine.place_for(payer.subject_tenant):
         call = await open_call(engine, _order(payer, wanted, messages, terms, output))
     try:
@@ -90,25 +116,22 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
         call.order.tokens = terms.likely + held_output
         await call.dispatch()
         wanted.is_let_in = True
-        return Answering(
-            engine,
+        return Bought(
             call,
-            sent_for(terms, messages, passed),
+            sent_for(terms, messages, wanted.passed),
             terms,
-            held_output=held_output,
-            keep=functools.partial(wanted.keep_rows, call) if wanted.keep_rows else None,
-            after=wanted.after,
-            # Whoever repeats the request gets the whole answer: it is not cut because its first reader left. Nor is
-            # one in one piece: nobody could say what of it was written, and is billed.
-            goes_on=wanted.claim is not None or in_one_piece,
-            as_it_came=passed is not None,
-            keeps_bytes=wanted.claim is not None,
+            held_output,
+            functools.partial(wanted.keep_rows, call) if wanted.keep_rows else None,
         )
     except Busy:
         raise ConversationBusy from None
     except BaseException:
         call.settle(Final(0, Outcome.NONE))
         raise
+
+
+def _is_in_one_piece(wanted: Wanted) -> bool:
+    return wanted.passed is not None and not wanted.passed.is_stream
 
 
 def _within_what_is_held(call: Call, terms: Terms, output: int) -> int:
@@ -136,10 +159,33 @@ def at_least_one(max_tokens: int) -> int:
     return max_tokens
 
 
-def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
-    """What the call is bought at. Raises ModelNotPriced, or Invalid for messages that no model takes."""
-    model = wanted.model or settings.LLM_MODEL
+def members_for(wanted: Wanted) -> list[str]:
+    """The models to ask for it, in their order: of a group those that can be asked for what it is."""
+    asked = wanted.model or settings.LLM_MODEL
+    members = members_of(asked)
+    if (passed := wanted.passed) is None or len(members) == 1:
+        return members
+    return [model for model in members if passed.kind in kinds_for(model)] or members[:1]
+
+
+def refuse_unless_allowed(payer: Payer, key: Key | None, model: str | None) -> None:
+    """Raises Forbidden where the workspace or the key may not call it, by the name that was asked for."""
+    model = model or settings.LLM_MODEL
+    allowed = payer.models, None if key is None else key.models
+    if not is_allowed(model, *allowed):
+        raise not_allowed(model, allowed_of(priced_models(), *allowed))
+
+
+def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms:
+    """What the call is bought at, of one of `members_for`. Everything that buys comes by here.
+
+    Raises Forbidden for a model that may not be called, ModelNotPriced, or Invalid for what no model takes.
+    """
+    refuse_unless_allowed(payer, wanted.key, wanted.model)
     price = price_for(model)
+    if wanted.passed is not None and wanted.passed.kind not in kinds_for(model):
+        raise Invalid({"model": [f"{model[:80]} cannot be asked for {wanted.passed.kind.value} here."]})
+    dialect = dialect_for(model)
     habit, plan = engine.habits.of(model, wanted.app), plan_of(payer.plan)
     if (passed := wanted.passed) is not None:
         size = passed.size
@@ -158,8 +204,9 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted) -> Terms:
         model=model,
         app=wanted.app,
         price=price,
-        dialect=dialect_for(model),
+        dialect=dialect,
         habit=habit,
+        upstream=Upstream(dialect.base_url, dialect.model or model, payer.subject_tenant),
         max_tokens=0 if _writes_nothing(wanted) else min(wanted.max_tokens or DEFAULT_MAX_TOKENS, plan.max_tokens),
         bound=bound,
         likely=min(likely, bound),

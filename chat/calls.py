@@ -25,6 +25,7 @@ from uuid import UUID
 from django.db import connection
 
 from billing.engine.call import Call
+from billing.engine.engine import Engine
 from billing.engine.loop import has_engine, here, on_engine, refuse_in_transaction, refuse_on_loop, run
 from billing.engine.payers import payer_and_key
 from billing.engine.settling import Final, Keep, Settled
@@ -32,9 +33,10 @@ from billing.errors import NoTenantBound
 from billing.guard import NotDispatched, Reservation, current_reservation
 from billing.outcomes import Outcome
 from billing.prices import Usage, affordable_tokens
-from chat.buying import Wanted, at_least_one, begin, sent_for, terms_for
+from chat.buying import Wanted, at_least_one, begin, members_for, sent_for, terms_for
 from chat.history import Message, as_taken
-from chat.streams import Answering, Completion, Terms
+from chat.hops import Hops
+from chat.streams import Answering, Bought, Completion, Terms
 from tenants.context import current_tenant, public_scope, tenant_scope
 from tenants.http import Forbidden
 
@@ -250,26 +252,37 @@ async def _begin_within(outer: Reservation, wanted: Wanted) -> Answering[Within]
         # Said to the code that is wrong: raised inside the answer, it would read as the model's failure.
         raise NotDispatched("A model is called only under a hold that is written, and not settled yet.")
     engine = here()
-    within = None
+    wanted.key = outer.key
+    parts: list[Within] = []
+
+    async def buy(model: str) -> Bought[Within]:
+        return _bought_within(engine, outer, wanted, model, parts)
+
     try:
-        terms = terms_for(engine, outer.payer, wanted)
-        most = at_least_one(outer.cap(terms.max_tokens))
-        terms.max_tokens = min(most, _affordable_within(outer, terms))
-        within = Within(outer, terms.likely_cost())
-        within.answering = Answering(
-            engine,
-            within,
-            sent_for(terms, as_taken(wanted.messages)),
-            terms,
-            held_output=terms.max_tokens,
-            keep=None,
-            after=wanted.after,
-        )
-        return within.answering
+        hops = Hops(members_for(wanted), buy)
+        bought = await hops.first()
+        answering = Answering(engine, bought, after=wanted.after, others=hops if hops.has_more else None)
     except Exception:
         # Refused before the model was called: without a word of that, the outer hold is charged in full.
-        outer.add(cost=0, outcome=Outcome.NONE, usage=Usage(0, 0), part=within)
+        outer.add(cost=0, outcome=Outcome.NONE, usage=Usage(0, 0), part=parts[-1] if parts else None)
         raise
+    bought.call.answering = answering
+    return answering
+
+
+def _bought_within(
+    engine: Engine, outer: Reservation, wanted: Wanted, model: str, parts: list[Within]
+) -> Bought[Within]:
+    if not outer.pays:
+        raise NotDispatched("The hold under a model's answer is settled, so that no other model is asked.")
+    terms = terms_for(engine, outer.payer, wanted, model)
+    terms.upstream.refuse_if_down()
+    most = at_least_one(outer.cap(terms.max_tokens))
+    terms.max_tokens = min(most, _affordable_within(outer, terms))
+    within = Within(outer, terms.likely_cost())
+    within.answering = parts[0].answering if parts else None
+    parts.append(within)
+    return Bought(within, sent_for(terms, as_taken(wanted.messages)), terms, terms.max_tokens)
 
 
 def _affordable_within(outer: Reservation, terms: Terms) -> int:
@@ -312,6 +325,9 @@ class Within:
 
     async def grow(self, amount: int) -> bool:
         return False
+
+    def give_way(self, final: Final) -> asyncio.Task[Settled]:
+        return self.settle(final)
 
     def settle(self, final: Final, *, keep: Keep | None = None) -> asyncio.Task[Settled]:
         if self._settling is None:

@@ -56,11 +56,14 @@ class Dialect:
     idle_seconds: float = 60.0
     # The provider works on, and bills, after its connection was cut.
     bills_after_cut: bool
+    # What its server calls it; empty: what we do.
+    model: str = ""
 
 
 def dialect_for(model: str) -> Dialect:
-    """As LLM_DIALECT says of this model, else as most servers speak."""
-    own: dict[str, Any] = dict(settings.LLM_DIALECT.get(model, {}))
+    """As MODELS or LLM_DIALECT says of this model, else as most servers speak."""
+    entry = settings.MODELS.get(model)
+    own: dict[str, Any] = dict(settings.LLM_DIALECT.get(model, {}) if entry is None else entry["dialect"])
     base_url = own.pop("base_url", settings.LLM_BASE_URL)
     # The common key is for the common address: another host must not be handed it.
     api_key = own.pop("api_key", settings.LLM_API_KEY if base_url == settings.LLM_BASE_URL else "")
@@ -106,7 +109,7 @@ def asked(messages: Sequence[Message], *, model: str, max_tokens: int, dialect: 
 
 def passed_on(passed: Passed, *, model: str, max_tokens: int, dialect: Dialect) -> Sent:
     """A client's own call: its fields as they came, but for the model's name, the limit and the report of a stream."""
-    body = {**passed.body, "model": model}
+    body = {**passed.body, "model": dialect.model or model}
     if passed.kind != Kind.EMBEDDINGS:
         for name in ("max_tokens", "max_completion_tokens"):
             body.pop(name, None)
@@ -129,7 +132,7 @@ def request_body(messages: Sequence[Message], *, model: str, max_tokens: int, di
     if max_tokens < 1:
         raise ValueError("max_tokens must be at least 1: below it, some upstreams read 'without limit'")
     body: dict[str, Any] = {
-        "model": model,
+        "model": dialect.model or model,
         "messages": messages,
         dialect.max_tokens_name: max_tokens,
         "stream": True,

@@ -16,6 +16,7 @@ address or a key.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum, auto
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,9 @@ class ModelNotPriced(ApiError):
 
     def __init__(self, model: str, *, priced: Sequence[str]) -> None:
         use = f"Use {' or '.join(priced)}, or have" if priced else "Have"
-        super().__init__(f"The model {model[:80]} has no price here. {use} the operator price it in LLM_PRICES.")
+        super().__init__(
+            f"The model {model[:80]} has no price here. {use} the operator price it in LLM_PRICES or MODELS."
+        )
 
 
 class ConversationBusy(ApiError):
@@ -44,6 +47,14 @@ class ConversationBusy(ApiError):
     code = "conversation_busy"
     message = "This conversation is still answering. Wait for the answer to end, then send this again."
     retry_after_ms = 2_000
+
+
+class Fault(Enum):
+    """What a failure says of the upstream as a whole, for chat.breaker."""
+
+    NONE = auto()  # nothing: another request may fare better, or only the operator can mend it
+    FAILED = auto()  # it answered 5xx, or fell silent before a word; perhaps for this request alone
+    UNREACHABLE = auto()  # no request can have caused it
 
 
 class ModelFailed(ApiError):
@@ -56,6 +67,7 @@ class ModelFailed(ApiError):
     status: int = HTTPStatus.BAD_GATEWAY
     code = "model_failed"
     message = "The language model did not finish its answer; try again."
+    fault = Fault.NONE
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from billing.engine.loop import here
 from billing.outcomes import Outcome
 from chat.answer import Answer
 from chat.dialect import Dialect, Sent, failure_of_passed_on, failure_of_status
-from chat.errors import ModelFailed, ModelMisconfigured
+from chat.errors import Fault, ModelFailed, ModelMisconfigured
 from chat.frames import FRAME_BYTES
 from chat.history import Message
 from chat.whole import Whole
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 # A model that is up accepts at once.
 CONNECT_SECONDS = 2.0
+CONNECT_AGAIN_SECONDS = 0.1
 # For a whole answer, whatever comes meanwhile. One that trickles for ever would hold its money for ever.
 CALL_SECONDS = 600.0
 # After everything has been said: some servers keep the connection open and never say [DONE].
@@ -100,21 +101,15 @@ class ModelStream:
             headers["Authorization"] = f"Bearer {self._dialect.api_key}"
         try:
             async with asyncio.timeout_at(self._until()) as self._clock:
-                self._response = await _session(self._dialect.base_url).post(
-                    f"{self._dialect.base_url}/{self._sent.path}",
-                    data=self._sent.body,
-                    headers=headers,
-                    # A redirect would hand key and prompt to an address that nobody has configured.
-                    allow_redirects=False,
-                )
+                self._response = await self._posted(headers)
         except _NOT_SENT as exc:
-            raise self._failed(UNREACHABLE, Outcome.NONE, exc) from None
+            raise self._failed(UNREACHABLE, Outcome.NONE, exc, Fault.UNREACHABLE) from None
         except TimeoutError as exc:
             if self.is_cut:
                 return
-            raise self._failed(SILENT, Outcome.UNKNOWN, exc) from None
+            raise self._failed(SILENT, Outcome.UNKNOWN, exc, Fault.FAILED) from None
         except _BROKEN as exc:
-            raise self._failed(BROKEN, Outcome.UNKNOWN, exc) from None
+            raise self._failed(BROKEN, Outcome.UNKNOWN, exc, Fault.FAILED) from None
         finally:
             self._clock = None
         # Some gateways answer every POST with 201.
@@ -129,6 +124,23 @@ class ModelStream:
         data, self._data = self._data, b""
         return data
 
+    async def _posted(self, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """Sent once; a connection that is refused at once is tried a second time, for nothing was sent on it."""
+        for pause in (CONNECT_AGAIN_SECONDS, None):
+            try:
+                return await _session(self._dialect.base_url).post(
+                    f"{self._dialect.base_url}/{self._sent.path}",
+                    data=self._sent.body,
+                    headers=headers,
+                    # A redirect would hand key and prompt to an address that nobody has configured.
+                    allow_redirects=False,
+                )
+            except aiohttp.ClientConnectorError:
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+        raise AssertionError("the second try returns or raises")
+
     async def read(self) -> str | None:
         """The next words, "" where what came has none; None at the end."""
         if self._failure is not None and not self.is_cut:
@@ -141,11 +153,11 @@ class ModelStream:
         except TimeoutError as exc:
             if self.is_cut or self.answer.said_all:
                 return self._closed()
-            raise self._failed(SILENT, self._class_of_a_break(), exc) from None
+            raise self._failed(SILENT, self._class_of_a_break(), exc, Fault.FAILED) from None
         except _BROKEN as exc:
             if self.is_cut or self.answer.said_all:
                 return self._closed()
-            raise self._failed(BROKEN, self._class_of_a_break(), exc) from None
+            raise self._failed(BROKEN, self._class_of_a_break(), exc, Fault.FAILED) from None
         finally:
             self._clock = None
         if not data:
@@ -242,12 +254,17 @@ class ModelStream:
         level = logging.ERROR if isinstance(error, ModelMisconfigured) else logging.WARNING
         logger.log(level, "model call refused: model=%s status=%d", self.model, response.status)
         response.close()
+        # 429 is no outage: what one asks for may be too much where another's is not.
+        error.fault = Fault.FAILED if response.status >= 500 else Fault.NONE
         return error
 
-    def _failed(self, message: str, outcome: Outcome, why: Exception | str) -> ModelFailed:
+    def _failed(self, message: str, outcome: Outcome, why: Exception | str, fault: Fault = Fault.NONE) -> ModelFailed:
         what = why if isinstance(why, str) else type(why).__name__
         logger.warning("model call failed: model=%s outcome=%s failure=%s", self.model, outcome, what)
-        return ModelFailed(message, outcome=outcome)
+        failure = ModelFailed(message, outcome=outcome)
+        # Once words came, the upstream is there, whatever became of this answer.
+        failure.fault = Fault.NONE if self.answer.has_begun else fault
+        return failure
 
 
 async def _give_back(response: aiohttp.ClientResponse) -> None:
@@ -276,7 +293,7 @@ async def count_tokens(messages: Sequence[Message], *, model: str, dialect: Dial
 
 
 async def _counted_by_messages(root: str, messages: Sequence[Message], model: str, dialect: Dialect) -> int | None:
-    answer = await _ask(f"{root}/tokenize", {"model": model, "messages": list(messages)}, dialect)
+    answer = await _ask(f"{root}/tokenize", {"model": dialect.model or model, "messages": list(messages)}, dialect)
     count = answer.get("count")
     return count + COUNT_SPARE if type(count) is int and count > 0 else None
 

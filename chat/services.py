@@ -35,7 +35,7 @@ from billing.plans import PLANS
 from billing.prices import estimate
 from billing.subjects import Key
 from chat import calls
-from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Known, Wanted, begin
+from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Known, Wanted, begin, refuse_unless_allowed
 from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, prompt_bound, prompt_bytes
 from chat.pricing import price_for
@@ -64,10 +64,15 @@ class Buyer:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer under way in its conversation."""
+    """An answer under way in its conversation. `known_id`: the conversation's, None for a new one."""
 
     answering: Answering[Call]
-    conversation_id: int
+    known_id: int | None
+
+    @property
+    def conversation_id(self) -> int:
+        """A new one has the number of the hold that pays, which is another once another model is asked."""
+        return self.known_id or _number_of(self.answering.call)
 
     def facts(self, completion: Completion) -> dict[str, Any]:
         """What an answer says of itself. `budget` is null where it was not to be had in time."""
@@ -144,10 +149,12 @@ async def start_reply(
     it was.
     """
     engine = here()
-    price_for(model or settings.LLM_MODEL)
     payer = await payer_for(
         engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema, account=buyer.account
     )
+    # What cannot be bought is refused before the conversation's turn is waited for.
+    refuse_unless_allowed(payer, buyer.key, model)
+    price_for(model or settings.LLM_MODEL)
     if conversation_id is None:
         conversation = Conversation(busy_key=_busy_key(buyer))
         return await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model, claim)
@@ -194,7 +201,7 @@ async def _reply(
         claim=claim,
     )
     answering = await begin(engine, payer, wanted)
-    reply = Reply(answering, conversation.id or _number_of(answering.call))
+    reply = Reply(answering, conversation.id)
     if claim is not None:
         claim.tell = functools.partial(told_of_reply, reply)
     return reply

@@ -20,11 +20,13 @@ from billing.engine.settling import Final, Keep, Settled
 from billing.outcomes import Outcome
 from billing.prices import Price, Usage, cost, estimate
 from chat.answer import Answer, used
+from chat.breaker import Upstream
 from chat.dialect import Dialect, Sent
 from chat.errors import ModelFailed, ModelStopped
 from chat.llm import BROKEN, ModelStream
 from chat.outlet import Outlet
 from chat.whole import Whole
+from tenants.http import ApiError
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ KEEP_ALIVE_SECONDS = 10.0
 # The last event waits this long for the commit, and then goes without the balances.
 COMMIT_SECONDS = 1.0
 GROW_AGAIN_SECONDS = 0.2
+# What a member of a group held is given back within this, or the next one is not asked.
+GIVE_WAY_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -48,6 +52,7 @@ class Terms:
     price: Price
     dialect: Dialect
     habit: Habit
+    upstream: Upstream
     max_tokens: int
     bound: int
     likely: int
@@ -103,9 +108,31 @@ class Paying(Protocol):
     def note(self, used: int, *, tokens_input: int | None, tokens_output: int | None) -> None: ...
     async def grow(self, amount: int) -> bool: ...
     def settle(self, final: Final, *, keep: Keep | None = None) -> asyncio.Task[Settled]: ...
+    def give_way(self, final: Final) -> asyncio.Task[Settled]: ...
 
 
 P = TypeVar("P", bound=Paying)
+
+
+@dataclass(slots=True)
+class Bought(Generic[P]):
+    """An answer that is paid for and can be asked for now. `held_output`: the tokens of it that are held."""
+
+    call: P
+    sent: Sent
+    terms: Terms
+    held_output: int
+    keep: KeepFor | None = None
+
+
+class Others(Protocol[P]):
+    """Models that may answer in the place of one that failed and billed nothing."""
+
+    async def next(self) -> Bought[P] | None:
+        """The next one, paid for; None where none is left. Raises what refuses it."""
+
+    def gave_up(self) -> None:
+        """None of them is asked."""
 
 
 class Answering(Generic[P]):
@@ -114,32 +141,30 @@ class Answering(Generic[P]):
     def __init__(
         self,
         engine: Engine,
-        call: P,
-        sent: Sent,
-        terms: Terms,
+        bought: Bought[P],
         *,
-        held_output: int,
-        keep: KeepFor | None = None,
         after: Callable[[Completion], Awaitable[None]] | None = None,
         goes_on: bool = False,
         as_it_came: bool = False,
         keeps_bytes: bool = False,
+        others: Others[P] | None = None,
     ) -> None:
-        self.call = call
-        self.terms = terms
-        self.failure: ModelFailed | None = None
+        self.failure: ApiError | None = None
         self._engine = engine
         self._loop = asyncio.get_running_loop()
-        self._keep = keep
         self._after = after
         self._goes_on = goes_on
-        self._held_output = held_output
-        self._model = ModelStream(sent, model=terms.model, dialect=terms.dialect, paid_by=call)
+        self._others = others
+        self._is_hopping = False
+        # Its reader has been told something of this model's answer: another's would be another answer.
+        self._is_told = False
+        self._take_on(bought)
         self._parts: list[str] = []
         self._fresh: list[str] = []
         # For a reader who wants the answer's bytes, and not its words.
         self._as_it_came = as_it_came
-        self._outlet = Outlet(keeps=keeps_bytes) if as_it_came and not sent.in_one_piece else None
+        self._keeps_bytes = keeps_bytes
+        self._outlet = Outlet(keeps=keeps_bytes) if as_it_came and not bought.sent.in_one_piece else None
         self._news = asyncio.Event()
         self._begun = asyncio.Event()
         self._ended = False
@@ -148,17 +173,30 @@ class Answering(Generic[P]):
         self._growing: asyncio.Task[bool] | None = None
         self._ask_again_at = 0.0
         self._completion: Completion | None = None
-        call.on_lapse = self._lapse
         engine.add_cut(self.stop)
         self._task = engine.spawn(self._run())
+
+    def _take_on(self, bought: Bought[P]) -> None:
+        self.call, self.terms = bought.call, bought.terms
+        self._keep, self._held_output = bought.keep, bought.held_output
+        self._model = ModelStream(
+            bought.sent, model=bought.terms.model, dialect=bought.terms.dialect, paid_by=bought.call
+        )
+        self.call.on_lapse = self._lapse
 
     # --- for the reader ---
 
     async def begun(self) -> None:
-        """Until the first frame, or ten seconds. Raises ModelFailed, once settled, where it ended before a word."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                await self._begun.wait()
+        """Until the first frame, or ten seconds, or ten of each further model that is asked. Raises ModelFailed, once
+        settled, where it ended before a word; or what refused the next model.
+        """
+        while not self._begun.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    await self._begun.wait()
+            if not self._is_hopping:
+                break
+        self._is_told = True
         has_words = bool(self._parts) or (self._as_it_came and self._model.answer.has_begun)
         if self._ended and self.failure is not None and not has_words:
             await self.finished()
@@ -172,6 +210,7 @@ class Answering(Generic[P]):
             while True:
                 if self._fresh:
                     words, self._fresh = self._fresh, []
+                    self._is_told = True
                     yield words
                     continue
                 if self._ended:
@@ -181,7 +220,9 @@ class Answering(Generic[P]):
                     async with asyncio.timeout(KEEP_ALIVE_SECONDS):
                         await self._news.wait()
                 except TimeoutError:
-                    yield None
+                    if not self._is_hopping:
+                        self._is_told = True
+                        yield None
         except GeneratorExit:
             # Closed, or dropped by a reader who did not say that he leaves.
             self.leave()
@@ -205,7 +246,9 @@ class Answering(Generic[P]):
                     async with asyncio.timeout(KEEP_ALIVE_SECONDS):
                         await self._news.wait()
                 except TimeoutError:
-                    yield None
+                    if not self._is_hopping:
+                        self._is_told = True
+                        yield None
         except GeneratorExit:
             self.leave()
             raise
@@ -274,6 +317,14 @@ class Answering(Generic[P]):
 
     async def _run(self) -> None:
         try:
+            await self._read()
+            while self._may_hop and await self._hopped():
+                await self._read()
+        finally:
+            self._end()
+
+    async def _read(self) -> None:
+        try:
             await self._model.open()
             while (words := await self._model.read()) is not None:
                 self._take(words)
@@ -281,15 +332,59 @@ class Answering(Generic[P]):
                     break
                 if self._outlet is not None and self._outlet.is_full:
                     await self._wait_for(self._outlet)
+            if self._cut_for is None:
+                self.terms.upstream.answered()
         except ModelFailed as exc:
             # Cut by ourselves, a connection can look broken.
             if self._cut_for is None:
                 self.failure = exc
+                self.terms.upstream.failed(exc.fault)
         except Exception:
             logger.exception("Reading a model failed on our side")
             self.failure = ModelFailed(BROKEN, outcome=Outcome.ESTIMATED if self._parts else Outcome.UNKNOWN)
+
+    # --- another model in its place ---
+
+    @property
+    def _may_hop(self) -> bool:
+        """Whether nothing was billed, nothing was told, and somebody still waits for the answer."""
+        if self._others is None or self._is_told or self.is_left or self._parts:
+            return False
+        return isinstance(self.failure, ModelFailed) and self.failure.outcome == Outcome.NONE
+
+    async def _hopped(self) -> bool:
+        """Whether another model is paid for now, in the place of the one that failed; else `failure` says why not."""
+        assert self._others is not None
+        self._is_hopping = True
+        try:
+            if await self._hop_on(self._others):
+                return True
+        except ApiError as exc:
+            self.failure = exc
+        except Exception:
+            logger.exception("Asking another model failed on our side")
         finally:
-            self._end()
+            self._is_hopping = False
+        self._others.gave_up()
+        return False
+
+    async def _hop_on(self, others: Others[P]) -> bool:
+        self._model.close()
+        released = self.call.give_way(Final(0, Outcome.NONE, Usage(0, 0), self.terms.model))
+        await asyncio.wait([released], timeout=GIVE_WAY_SECONDS)
+        if not released.done() or not released.result().is_landed:
+            return False
+        bought = await others.next()
+        if bought is None:
+            return False
+        self._take_on(bought)
+        if self.is_left:
+            # Who wanted it has gone meanwhile, or this process ends: no model was called for it.
+            return False
+        if self._outlet is not None:
+            self._outlet = Outlet(keeps=self._keeps_bytes)
+        self.failure = None
+        return True
 
     async def _wait_for(self, outlet: Outlet) -> None:
         """Let the model wait for its reader, too; one who takes nothing at all has left."""
@@ -308,8 +403,9 @@ class Answering(Generic[P]):
             self._news.set()
         if words:
             self._parts.append(words)
-        if words or self._model.answer.has_begun:
+        if not self._begun.is_set() and (words or self._model.answer.has_begun):
             self._begun.set()
+            self.terms.upstream.answered()
 
     async def _stays_within(self) -> bool:
         """Whether the answer may go on: what it used is below what is held, and more is asked for in time."""
@@ -413,7 +509,7 @@ class Answering(Generic[P]):
         if self._as_it_came and self.failure is None and self._cut_for == "cancelled":
             # No word of the protocol says that it was stopped: without an error it would look like the whole.
             self.failure = ModelStopped()
-        if self.failure is not None:
+        if isinstance(self.failure, ModelFailed):
             self.failure.charged_as(final.outcome, usage)
         self._learn(usage, outcome, is_believed=final.outcome != Outcome.OVERRUN)
         answer = self._model.answer
@@ -448,7 +544,7 @@ class Answering(Generic[P]):
 
     def _used(self) -> tuple[Usage, Outcome]:
         terms, answer = self.terms, self._model.answer
-        if self.failure is not None and self.failure.outcome == Outcome.NONE:
+        if self.failure is not None and not self._failed_at_a_cost:
             return Usage(0, 0), Outcome.NONE
         usage, outcome = used(
             answer,
@@ -461,9 +557,13 @@ class Answering(Generic[P]):
         if was_left and terms.dialect.bills_after_cut and outcome != Outcome.EXACT:
             # It goes on writing, and billing, up to the most that it was asked for.
             return replace(usage, tokens_output=min(terms.most_output, self._held_output)), Outcome.ESTIMATED
-        if self.failure is not None and outcome != Outcome.EXACT:
+        if isinstance(self.failure, ModelFailed) and outcome != Outcome.EXACT:
             return usage, self.failure.outcome
         return usage, outcome
+
+    @property
+    def _failed_at_a_cost(self) -> bool:
+        return isinstance(self.failure, ModelFailed) and self.failure.reached
 
     def _learn(self, usage: Usage, outcome: Outcome, *, is_believed: bool) -> None:
         answer, terms = self._model.answer, self.terms

@@ -39,6 +39,7 @@ from config.env import (
     envusd,
     state_dir,
 )
+from config.models import envmodels
 from config.production import (
     is_loopback,
     refuse_half_a_mail_server,
@@ -159,6 +160,8 @@ ASKER_BESIDE = "billing.engine.statements.ACCOUNT_OF_TENANT"
 # What the pages of members and of keys show on each row, from a room further up: (request, rows) -> HTML by id.
 MEMBERS_BESIDE = "billing.seats.beside_members"
 KEYS_BESIDE = "billing.seats.beside_keys"
+# Of which models a workspace, and a key, may be allowed some: () -> their names.
+CALLABLE_MODELS = "chat.pricing.callable_models"
 # Called with a key that is rotated and the one in its place, before that one opens anything: what limits the first must
 # hold for the second. If it raises, the second never opens. Empty: nothing is called.
 KEY_ROTATED = "billing.seats.key_rotated"
@@ -422,6 +425,15 @@ LLM_PRICES = envprices("LLM_PRICES")
 LLM_DIALECT = envdialects("LLM_DIALECT")
 if _strangers := LLM_DIALECT.keys() - {LLM_MODEL, *LLM_PRICES}:
     raise ImproperlyConfigured(f"LLM_DIALECT names {sorted(_strangers)}: neither LLM_MODEL nor LLM_PRICES has them.")
+MODELS = envmodels(
+    "MODELS",
+    beside={*LLM_PRICES, EMBEDDED_MODEL} if LLM_MODEL == EMBEDDED_MODEL else LLM_PRICES.keys(),
+    has_common_address=not MODEL_IS_EMBEDDED,
+)
+if _twice := MODELS.keys() & {*LLM_PRICES, *LLM_DIALECT}:
+    raise ImproperlyConfigured(
+        f"MODELS names {sorted(_twice)}, and so does LLM_PRICES or LLM_DIALECT: write each once."
+    )
 
 LOGGING = {
     "version": 1,

@@ -38,6 +38,7 @@ for _name in (
     "LLM_PRICES",
     "LLM_MODEL",
     "LLM_DIALECT",
+    "MODELS",
     "SMTP_HOST",
     "SMTP_PORT",
     "SMTP_USER",

@@ -192,7 +192,10 @@ def upstream_server():
 @pytest.fixture
 def upstream(request, upstream_server, settings):
     """A model's server that does as it is told and counts its calls. Its model has taught nobody its habits yet."""
+    from chat import breaker
+
     upstream_server.reset()
+    breaker.forget()
     if "database" in request.fixturenames:
         from tests.support.plane import forget_habits
 

@@ -165,7 +165,7 @@ class Call:
                 raise self._engine.full_keys.full(order, self.rates)
         self.is_dispatched = True
         if order.claim is not None:
-            order.claim.is_dispatched = True
+            order.claim.dispatched()
 
     def note(self, used: int, *, tokens_input: int | None, tokens_output: int | None) -> None:
         """What the call used so far, at least. Written with the next slice."""
@@ -260,6 +260,12 @@ class Call:
         if self._settling is None:
             self._settling = self._engine.spawn(self._settle(final.within(self.held), keep))
         return self._settling
+
+    def give_way(self, final: Final) -> asyncio.Task[Settled]:
+        """Settle a call that came to nothing, and keep its request's claim for the one that is made in its place."""
+        if self.order.claim is not None and not self.is_settling:
+            self.order.claim.kept_for_another()
+        return self.settle(final)
 
     async def _settle(self, final: Final, keep: Keep | None) -> Settled:
         try:

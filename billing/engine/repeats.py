@@ -21,6 +21,7 @@ from billing.engine.order import refuse_unless_text, refuse_unless_whole
 from billing.engine.settling import Keep, Settled
 from billing.engine.statements import (
     ANSWERED,
+    CALLED_AGAIN,
     CLAIM,
     GIVE_BACK,
     GIVEN_BACK,
@@ -107,6 +108,7 @@ class Claim:
         self.is_dispatched = False
         self.tell: Callable[[Settled], Told | None] | None = None
         self.told: Told | None = None  # once it is written, or about to be
+        self._is_kept = False
         self._written: dict[str, Any] | None = None
         self._engine = engine
         self._asking: asyncio.Task[Any] | None = None
@@ -150,8 +152,17 @@ class Claim:
                     raise
                 await self._engine.pause(pause)
 
+    def kept_for_another(self) -> None:
+        """The call came to nothing, and is settled so; another is made in its place, or the claim is given back."""
+        self.is_dispatched, self._is_kept = False, True
+
+    def dispatched(self) -> None:
+        self.is_dispatched, self._is_kept = True, False
+
     def keep(self, settled: Settled) -> Keep | None:
         """What is written with the call's line; before it, where that waits for the authority: a repeat need not."""
+        if self._is_kept:
+            return Keep(CALLED_AGAIN, self.params)
         if (written := self._tell(settled)) is not None:
             return Keep(ANSWERED, {**self.params, **written})
         # Charged and without an answer, it stays as it is: whoever asks again is told that it was lost.

@@ -255,6 +255,14 @@ ANSWERED = """
     FROM gone WHERE repeat.id = %(claim)s AND repeat.attempt = %(attempt)s AND repeat.status IS NULL
 )"""
 
+# The call came to nothing, and its process makes another for the same request: as if it had just been claimed.
+CALLED_AGAIN = """
+, called_again AS (
+    UPDATE {schema}.usage_repeat AS repeat SET hold = NULL, created_at = now()
+    FROM gone WHERE repeat.id = %(claim)s AND repeat.attempt = %(attempt)s AND repeat.hold = gone.id
+      AND repeat.status IS NULL
+)"""
+
 GIVEN_BACK = """
 , given_back AS (
     DELETE FROM {schema}.usage_repeat AS repeat USING gone

@@ -13,10 +13,10 @@ from tenants.resolve import Fetch
 
 # What a page may read of an answer beside its body.
 _EXPOSED = (
-    "retry-after, retry-after-ms, x-should-retry, x-request-id, idempotent-replayed, "
-    "x-budget-cost, x-budget-remaining, x-budget-limit, x-budget-held, x-budget-resets-at, x-budget-scope, x-budget-outcome, x-budget-ended, "
-    "x-budget-fitted, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
-    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+    "retry-after, retry-after-ms, x-should-retry, x-request-id, idempotent-replayed, x-budget-cost, "
+    "x-budget-remaining, x-budget-limit, x-budget-held, x-budget-resets-at, x-budget-scope, x-budget-outcome, "
+    "x-budget-ended, x-budget-fitted, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+    "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 # A stock client tells of itself in headers of its own, more of them with each release.
 _LONGEST_LIST = 2_000

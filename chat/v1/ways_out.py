@@ -15,7 +15,7 @@ from billing.engine.engine import Engine
 from billing.errors import BudgetDenied
 from billing.plans import plan_of
 from billing.prices import affordable_tokens
-from chat.buying import Wanted, terms_for
+from chat.buying import Wanted, members_for, terms_for
 from chat.passed import Kind
 from chat.pricing import callable_models
 from tenants.http import ApiError
@@ -45,7 +45,7 @@ def fits_with(engine: Engine, payer: Payer, wanted: Wanted, *, room: int | None)
 
 def _longest(engine: Engine, payer: Payer, wanted: Wanted, room: int) -> int:
     try:
-        terms = terms_for(engine, payer, wanted)
+        terms = terms_for(engine, payer, wanted, members_for(wanted)[0])
     except ApiError:
         return 0  # not priced, or not for this workspace or key
     if terms.price.input and not terms.price.output:

@@ -13,7 +13,8 @@ from billing.prices import PER, UNLIMITED_TOKENS, Price, Usage, affordable_token
 from chat.calls import complete
 from chat.errors import ModelNotPriced
 from chat.local_model import NAME
-from chat.pricing import callable_models, price_for
+from chat.passed import Kind
+from chat.pricing import callable_models, context_for, kinds_for, members_of, price_for
 
 MINI = Price(input=15_000_000, output=60_000_000)  # $0.15 and $0.60 a million
 PRICES = {"acme-mini": {"input": 15_000_000, "output": 60_000_000}}
@@ -120,6 +121,17 @@ def test_the_embedded_models_price_is_not_for_sale_where_another_model_is_the_de
     settings.LLM_MODEL, settings.LLM_PRICES = "acme-mini", PRICES
     with pytest.raises(ModelNotPriced):
         price_for(NAME)
+
+
+def test_a_group_costs_what_its_first_member_does_and_takes_what_some_member_takes(settings):
+    settings.LLM_MODEL, settings.LLM_PRICES = "acme-mini", PRICES
+    small = {"price": {"input": 1, "output": 2}, "context": 4_096, "kinds": ["embeddings"], "dialect": {}}
+    settings.MODELS = {"small": small, "smart": {"fallback": ["small", "acme-mini"]}, "one": {"fallback": ["small"]}}
+    assert callable_models() == ["acme-mini", "one", "small", "smart"]
+    assert (members_of("smart"), members_of("small")) == (["small", "acme-mini"], ["small"])
+    assert price_for("smart") == Price(input=1, output=2)
+    assert (kinds_for("one"), kinds_for("smart")) == ({Kind.EMBEDDINGS}, set(Kind))
+    assert (context_for("one"), context_for("smart"), context_for("acme-mini")) == (4_096, None, None)
 
 
 def test_a_default_without_a_price_is_refused_and_not_recommended(settings):
