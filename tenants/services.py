@@ -104,6 +104,11 @@ def change_origins(tenant: Tenant, origins: list[str]) -> list[str]:
     return list(before)
 
 
+def allow_models(tenant: Tenant, models: list[str] | None) -> None:
+    Tenant.objects.filter(pk=tenant.pk).update(allowed_models=models)
+    tenant.allowed_models = models
+
+
 def change_slug(tenant: Tenant, slug: str) -> str:
     """The tenant's address from now on, in the caller's transaction; the one before. Raises SlugIsTaken.
 

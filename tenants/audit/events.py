@@ -38,6 +38,7 @@ class Event(StrEnum):
 
     KEY_MADE = "keys.made"
     KEY_ROTATED = "keys.rotated"
+    KEY_MODELS_CHANGED = "keys.models_changed"
     KEY_REVOKED = "keys.revoked"
     KEY_RATES_SET = "keys.rates_set"
 
@@ -48,6 +49,7 @@ class Event(StrEnum):
 
     RENAMED = "settings.renamed"
     ADDRESS_CHANGED = "settings.address_changed"
+    MODELS_ALLOWED = "settings.models_allowed"
     TIME_ZONE_CHANGED = "settings.time_zone_changed"
     ORIGINS_CHANGED = "settings.origins_changed"
     SECOND_STEP_REQUIRED = "settings.second_step_required"

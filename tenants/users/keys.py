@@ -78,6 +78,7 @@ def create_key(
     name: str,
     scopes: Sequence[str] = SCOPES,
     expires_at: datetime | None = None,
+    allowed_models: list[str] | None = None,
     shown_later: bool = False,
     request: HttpRequest | None = None,
     via: str = "job",
@@ -87,7 +88,8 @@ def create_key(
     `via` is for the trail, where there is no request.
     """
     with transaction.atomic():
-        key, secret = insert_key(user, name=name, scopes=scopes, expires_at=expires_at, shown_later=shown_later)
+        limits = {"expires_at": expires_at, "allowed_models": allowed_models}
+        key, secret = insert_key(user, name=name, scopes=scopes, shown_later=shown_later, **limits)
         record(Event.KEY_MADE, request=request, via="" if request else via, target=name, **facts_of(key))
     return key, secret
 

@@ -32,7 +32,7 @@ class KeyEnded(ApiError):
 
 
 def rotate_key(request: TenantRequest, key_id: int, *, overlap: timedelta, life: timedelta | None) -> ApiKey:
-    """A key in the place of one of this member's own: same name and scopes. The old one goes on for `overlap`.
+    """A key in the place of one of this member's own: same name, scopes and models. The old one goes on for `overlap`.
 
     Asked twice, both get the one new key. Raises ApiKey.DoesNotExist, KeyEnded, and what the hook raises: the old key
     then goes on as it was.
@@ -75,8 +75,8 @@ def _begin(request: TenantRequest, old: ApiKey, new: ApiKey, *, overlap: timedel
     if not unbegun.exists():
         return
     _refuse_ended(old)
-    # Not as it was when the new one was written: its rates may have been changed since.
-    unbegun.update(expires_at=expires_at, rates=old.rates)
+    # As they are now: they may have been changed since the new one was written.
+    unbegun.update(expires_at=expires_at, rates=old.rates, allowed_models=old.allowed_models)
     ends_at = now + overlap
     if old.expires_at is None or old.expires_at > ends_at:
         ApiKey.objects.filter(pk=old.pk).update(expires_at=ends_at)

@@ -30,6 +30,7 @@ urlpatterns = [
     path("settings/workspace/", workspace.workspace, name="workspace"),
     path("settings/workspace/address/", workspace.address, name="workspace_address"),
     path("settings/workspace/origins/", origins.origins, name="workspace_origins"),
+    path("settings/workspace/models/", workspace.models, name="workspace_models"),
     # Security
     path("login/code/", second_step.code, name="second_step"),
     path("settings/security/", security.security, name="security"),
@@ -63,5 +64,6 @@ urlpatterns = [
     path("settings/keys/", keys.api_keys, name="api_keys"),
     path("settings/keys/<int:pk>/rates/", rates.key_rates, name="key_rates"),
     path("settings/keys/<int:pk>/rotate/", keys.rotate, name="rotate_key"),
+    path("settings/keys/<int:pk>/models/", keys.models, name="key_models"),
     path("settings/keys/<int:pk>/revoke/", keys.revoke, name="revoke_key"),
 ]

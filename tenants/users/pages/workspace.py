@@ -1,6 +1,8 @@
-"""The page of the workspace itself, on a tenant's host: its name, its time zone, its address."""
+"""The page of the workspace itself, on a tenant's host: its name, its time zone, its address, its models."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from django.contrib import messages
 from django.http import HttpResponse
@@ -14,6 +16,8 @@ from tenants.models import Domain
 from tenants.roles import Action
 from tenants.services import SlugIsTaken
 from tenants.users.access import needs
+from tenants.users.allowing import allow_workspace
+from tenants.users.forms.models import ModelsForm, callable_models
 from tenants.users.forms.workspace import AddressForm, DetailsForm
 from tenants.users.pages.answers import answer
 from tenants.users.workspace import change_address, change_details, take_along
@@ -50,16 +54,33 @@ def address(request: TenantRequest) -> HttpResponse:
     return _moved(request, take_along(request))
 
 
+@require_POST
+@needs(Action.EDIT_WORKSPACE)
+def models(request: TenantRequest) -> HttpResponse:
+    form = _models_form(request, request.POST)
+    if not form.is_valid():
+        return _page(request, models=form)
+    if allow_workspace(request, form.chosen()):
+        messages.success(request, "The models are changed, from the next call on.")
+    return redirect("workspace")
+
+
+def _models_form(request: TenantRequest, data: Any = None) -> ModelsForm:
+    return ModelsForm(data, offered=callable_models(), allowed=request.tenant.allowed_models)
+
+
 def _page(
     request: TenantRequest,
     *,
     details: DetailsForm | None = None,
     address: AddressForm | None = None,
+    models: ModelsForm | None = None,
     refusal: RateLimited | None = None,
 ) -> HttpResponse:
     context = {
         "form": details or DetailsForm(tenant=request.tenant),
         "address": address or AddressForm(tenant=request.tenant),
+        "models": models or _models_form(request),
         "url": url_for(request.tenant.slug),
         "earlier": [
             origin_of(host)
@@ -68,7 +89,7 @@ def _page(
             .values_list("domain", flat=True)
         ],
     }
-    return answer(request, "users/workspace.html", context, details or address, refusal)
+    return answer(request, "users/workspace.html", context, details or address or models, refusal)
 
 
 def _moved(request: TenantRequest, token: str) -> HttpResponse:
