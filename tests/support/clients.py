@@ -1,18 +1,21 @@
 """The stock clients pointed at a plane process: what users' programs do, by the packages that users install.
 
-`door` is the plane; `Program` a client of it with a key, and what it really sent.
+`door` is the plane and makes clients of it, `Sent` is what one really sent. The packages are loaded where they are
+used: every worker of a run reads all files of tests, and LangChain alone would cost each a second.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 
 from tests.support.plane import PlaneProcess
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
 
 # Dollars a million tokens. In and out, 1,000 and 4,000 microcents a token for the first.
 PRICES = {
@@ -47,17 +50,24 @@ class Door:
         # 127.0.0.1 is no host of ours, and not every resolver knows *.localhost.
         return {"Host": f"localhost:{self.plane.port}" if workspace is None else f"{workspace.host}:{self.plane.port}"}
 
-    def client(self, key: str, *, at: Any = None, sent: Sent | None = None, **options: Any) -> openai.OpenAI:
-        http = openai.DefaultHttpxClient(event_hooks={"response": [(sent or Sent()).note]}, trust_env=False)
-        return openai.OpenAI(
-            base_url=self.base_url, api_key=key, default_headers=self.headers(at), http_client=http, **options
-        )
+    def http(self, sent: Sent | None = None) -> Any:
+        """The stock client's own way to send, by which it is seen how often it does."""
+        from openai import DefaultHttpxClient
 
-    def aclient(self, key: str, *, sent: Sent | None = None, **options: Any) -> openai.AsyncOpenAI:
-        http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [(sent or Sent()).anote]}, trust_env=False)
-        return openai.AsyncOpenAI(
-            base_url=self.base_url, api_key=key, default_headers=self.headers(), http_client=http, **options
-        )
+        return DefaultHttpxClient(event_hooks={"response": [(sent or Sent()).note]}, trust_env=False)
+
+    def client(self, key: str, *, at: Any = None, sent: Sent | None = None, **options: Any) -> OpenAI:
+        from openai import OpenAI
+
+        facts = {"base_url": self.base_url, "default_headers": self.headers(at), "http_client": self.http(sent)}
+        return OpenAI(api_key=key, **facts, **options)
+
+    def aclient(self, key: str, *, sent: Sent | None = None, **options: Any) -> AsyncOpenAI:
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        http = DefaultAsyncHttpxClient(event_hooks={"response": [(sent or Sent()).anote]}, trust_env=False)
+        facts = {"base_url": self.base_url, "default_headers": self.headers(), "http_client": http}
+        return AsyncOpenAI(api_key=key, **facts, **options)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import json
 import re
 from pathlib import Path
 
-import openai
 import pytest
 from pydantic import BaseModel
 
@@ -34,6 +33,14 @@ def calls_of(*cities):
     """A model's message that asks for the weather of each."""
     asked = [{"name": "weather", "arguments": json.dumps({"city": city})} for city in cities]
     return {"tool_calls": [{"id": f"call-{n}", "type": "function", "function": f} for n, f in enumerate(asked)]}
+
+
+@pytest.fixture(scope="session")
+def openai():
+    """Loaded here: every worker of a run reads this file."""
+    import openai
+
+    return openai
 
 
 @pytest.fixture
@@ -170,7 +177,7 @@ def test_the_block_of_the_readme_runs(door, key, capsys):
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
-def test_a_refusal_for_money_is_sent_once_and_says_what_would_fit(door, workspace, key, upstream):
+def test_a_refusal_for_money_is_sent_once_and_says_what_would_fit(openai, door, workspace, key, upstream):
     sent = Sent()
     workspace.leave(60_000)  # less than the input's bound, and not too little at a tenth of the price
     ask = {**ASK, "messages": [{"role": "user", "content": "hello " * 20}]}
@@ -229,19 +236,19 @@ def test_money_that_others_hold_is_asked_for_again_and_then_there(door, workspac
 @pytest.mark.parametrize(
     ("body", "error", "status", "param"),
     [
-        ({"messages": HELLO, "model": ""}, openai.BadRequestError, 400, "model"),
-        ({"messages": HELLO, "model": "no-such-model"}, openai.UnprocessableEntityError, 422, "model"),
+        ({"messages": HELLO, "model": ""}, "BadRequestError", 400, "model"),
+        ({"messages": HELLO, "model": "no-such-model"}, "UnprocessableEntityError", 422, "model"),
     ],
 )
-def test_what_cannot_be_asked_is_said_by_its_field_and_once(door, key, upstream, body, error, status, param):
+def test_what_cannot_be_asked_is_said_by_its_field_and_once(openai, door, key, upstream, body, error, status, param):
     sent = Sent()
-    with pytest.raises(error) as refused:
+    with pytest.raises(getattr(openai, error)) as refused:
         door.client(key, sent=sent).chat.completions.create(**body)
     assert (sent.statuses, refused.value.param, refused.value.type) == ([status], param, "invalid_request_error")
     assert upstream.calls == []
 
 
-def test_a_key_opens_its_own_workspace_and_no_other(door, key, workspace, globex, upstream):
+def test_a_key_opens_its_own_workspace_and_no_other(openai, door, key, workspace, globex, upstream):
     sent, ask = Sent(), ASK
     clients = [
         door.client(key[:-4] + "xxxx", sent=sent),
@@ -259,7 +266,7 @@ def test_a_key_opens_its_own_workspace_and_no_other(door, key, workspace, globex
     assert (sent.statuses, upstream.calls) == ([401] * 4, [])
 
 
-def test_what_a_key_may_not_do_and_what_is_not_there_is_said_once(door, workspace, upstream):
+def test_what_a_key_may_not_do_and_what_is_not_there_is_said_once(openai, door, workspace, upstream):
     sent = Sent()
     reads_only = door.client(workspace.key(scopes=["budget.read"]), sent=sent)
     with pytest.raises(openai.PermissionDeniedError) as refused:
@@ -271,7 +278,7 @@ def test_what_a_key_may_not_do_and_what_is_not_there_is_said_once(door, workspac
 
 
 def test_a_model_that_surely_did_nothing_is_asked_again_and_one_that_may_have_billed_is_not(
-    door, workspace, key, upstream
+    openai, door, workspace, key, upstream
 ):
     sent, upstream.status = Sent(), 500
     with pytest.raises(openai.InternalServerError) as failed:
@@ -287,7 +294,7 @@ def test_a_model_that_surely_did_nothing_is_asked_again_and_one_that_may_have_bi
     assert str(upstream.base_url) not in str(failed.value.body)
 
 
-def test_a_stream_that_breaks_is_raised_after_its_words(client, workspace, upstream):
+def test_a_stream_that_breaks_is_raised_after_its_words(openai, client, workspace, upstream):
     upstream.cut_after = 2
     words = []
     with pytest.raises(openai.APIError) as broken:
@@ -302,7 +309,7 @@ def test_a_stream_that_breaks_is_raised_after_its_words(client, workspace, upstr
 # --- what other pieces of the door bring ----------------------------------------------------------------------------
 
 
-def test_an_equal_request_under_one_key_is_answered_again_and_charged_once(client, workspace, upstream):
+def test_an_equal_request_under_one_key_is_answered_again_and_charged_once(openai, door, client, workspace, upstream):
     ask = {**ASK, "extra_headers": {"Idempotency-Key": "once"}}
     first = client.chat.completions.with_raw_response.create(**ask)
     again = client.chat.completions.with_raw_response.create(**ask)
@@ -311,13 +318,13 @@ def test_an_equal_request_under_one_key_is_answered_again_and_charged_once(clien
     assert "idempotent-replayed" not in first.headers
     assert (len(upstream.calls), len(workspace.settled(lines=1))) == (1, 1)
     sent = Sent()
-    other = client.with_options(http_client=openai.DefaultHttpxClient(event_hooks={"response": [sent.note]}))
+    other = client.with_options(http_client=door.http(sent))
     with pytest.raises(openai.ConflictError) as refused:
         other.chat.completions.create(**{**ask, "seed": 1})
     assert (refused.value.code, sent.statuses) == ("idempotency_conflict", [409])
 
 
-def test_models_are_listed_and_found(client):
+def test_models_are_listed_and_found(openai, client):
     assert {model.id for model in client.models.list()} == {"test-model", "small-model", "embed-model"}
     assert client.models.retrieve("small-model").object == "model"
     with pytest.raises(openai.NotFoundError):

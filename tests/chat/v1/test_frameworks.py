@@ -1,4 +1,7 @@
-"""LangChain's client, an agent framework and curl against a real plane: each reads an answer in a way of its own."""
+"""LangChain's client, an agent framework and curl against a real plane: each reads an answer in a way of its own.
+
+The packages are loaded by the tests that use them, for every worker of a run reads this file.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,8 @@ import json
 import shutil
 import subprocess
 
-import openai
 import pytest
-from langchain_core.messages import HumanMessage, ToolMessage
-from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
-from pydantic_ai import Agent, ModelHTTPError
-from pydantic_ai.models.openai import OpenAIChatModel
-from pydantic_ai.providers.openai import OpenAIProvider
 
 from tests.support.clients import Sent
 
@@ -29,7 +25,6 @@ class City(BaseModel):
     people: int
 
 
-@tool
 def weather(city: str) -> str:
     """The weather of a city."""
     return f"sunny in {city}"
@@ -49,8 +44,16 @@ def key(workspace):
 
 
 @pytest.fixture
-def chat(door, key):
-    return ChatOpenAI(model="test-model", base_url=door.base_url, api_key=key, default_headers=door.headers())
+def sent():
+    return Sent()
+
+
+@pytest.fixture
+def chat(door, key, sent):
+    from langchain_openai import ChatOpenAI
+
+    facts = {"base_url": door.base_url, "default_headers": door.headers(), "http_client": door.http(sent)}
+    return ChatOpenAI(model="test-model", api_key=key, **facts)
 
 
 def test_langchain_asks_and_counts(chat, workspace):
@@ -74,12 +77,12 @@ def test_langchain_streams_and_counts(chat, workspace):
 def test_langchain_calls_a_tool_and_gives_its_result_back(chat, upstream):
     with_tools = chat.bind_tools([weather])
     upstream.message = lambda body: called("weather", city="Rome")
-    question = HumanMessage("How is Rome?")
+    question = {"role": "user", "content": "How is Rome?"}
     asked = with_tools.invoke([question])
     (call,) = asked.tool_calls
     assert (call["name"], call["args"]) == ("weather", {"city": "Rome"})
     upstream.message = None
-    result = ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"])
+    result = {"role": "tool", "tool_call_id": call["id"], "content": weather(**call["args"])}
     assert with_tools.invoke([question, asked, result]).content == "Hello, world."
     assert [message["role"] for message in upstream.calls[-1]["messages"]] == ["user", "assistant", "tool"]
 
@@ -91,14 +94,11 @@ def test_langchain_reads_a_shape(chat, upstream, method):
     assert chat.with_structured_output(City, method=method).invoke("Rome?") == City(**rome)
 
 
-def test_langchain_raises_a_refusal_that_was_sent_once(door, key, workspace, upstream):
-    sent = Sent()
-    http = openai.DefaultHttpxClient(event_hooks={"response": [sent.note]}, trust_env=False)
-    chat = ChatOpenAI(
-        model="test-model", base_url=door.base_url, api_key=key, default_headers=door.headers(), http_client=http
-    )
+def test_langchain_raises_a_refusal_that_was_sent_once(chat, sent, workspace, upstream):
+    from openai import APIStatusError
+
     workspace.leave(1_000)
-    with pytest.raises(openai.APIStatusError) as refused:
+    with pytest.raises(APIStatusError) as refused:
         chat.invoke("hello")
     assert (sent.statuses, refused.value.code, upstream.calls) == ([402], "budget_exhausted", [])
 
@@ -107,6 +107,10 @@ def test_langchain_raises_a_refusal_that_was_sent_once(door, key, workspace, ups
 
 
 def an_agent_with_a_tool(client, **options):
+    from pydantic_ai import Agent
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
     model = OpenAIChatModel("test-model", provider=OpenAIProvider(openai_client=client))
     agent = Agent(model, **options)
     agent.tool_plain(lambda city: f"3 people in {city}", name="people", description="How many live in a city.")
@@ -150,8 +154,9 @@ def test_an_agent_streams_its_shape(door, key, workspace, upstream):
     assert len(workspace.settled(lines=2)) == 2
 
 
-def test_an_agent_whose_money_ends_stops_at_once(door, key, workspace, upstream):
-    sent = Sent()
+def test_an_agent_whose_money_ends_stops_at_once(door, key, sent, workspace, upstream):
+    from pydantic_ai import ModelHTTPError
+
     upstream.message = who_asks_its_tool_first
     workspace.leave(1_000)
 
