@@ -162,7 +162,7 @@ def _with_figures(exc: BudgetDenied) -> str:
 
 def _headers(exc: ApiError, *, is_free: bool | None = None) -> dict[str, str]:
     again = _is_free_to_repeat(exc) if is_free is None else is_free
-    headers = {**getattr(exc, "headers", {}), "x-should-retry": "true" if again else "false"}
+    headers = {**exc.headers, "x-should-retry": "true" if again else "false"}
     if exc.retry_after_ms is not None and (again or exc.status in _PASSING):
         headers["retry-after"] = str(-(-exc.retry_after_ms // 1000))
     if exc.status == HTTPStatus.UNAUTHORIZED:

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from billing.client import default_client
 from chat.local_model import NAME
+from tenants.users.keys import digest
+from tenants.users.models import ApiKey
 from tests.support.clients import Sent
 
 pytestmark = pytest.mark.usefixtures("upstream")
@@ -277,6 +279,48 @@ def test_what_a_key_may_not_do_and_what_is_not_there_is_said_once(openai, door, 
     assert (sent.statuses, upstream.calls) == ([403, 404], [])
 
 
+@pytest.fixture
+def rated(workspace, key):
+    """Limits the key."""
+
+    def rate(**rates):
+        with workspace.scope():
+            ApiKey.objects.filter(digest=digest(key)).update(rates=rates)
+
+    return rate
+
+
+def test_a_key_that_has_sent_enough_is_told_when_it_may_again(openai, door, key, rated, upstream):
+    rated(requests=1)
+    client = door.client(key, max_retries=0)
+    client.chat.completions.create(**ASK)
+    with pytest.raises(openai.RateLimitError) as refused:
+        client.chat.completions.create(**ASK)
+    assert (refused.value.code, refused.value.type) == ("rate_limit_exceeded", "rate_limit_error")
+    assert refused.value.body["limit"] == "requests"
+    headers = refused.value.response.headers
+    assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) == ("1", "0")
+    assert (headers["x-should-retry"], 55 < int(headers["retry-after"]) <= 60) == ("true", True)
+    assert len(upstream.calls) == 1
+
+
+def test_a_key_with_one_call_at_once_waits_for_its_end_by_itself(door, key, rated, upstream):
+    rated(concurrent=1)
+    upstream.tokens, upstream.delay_between = ["word "] * 500, 0.02
+    first = door.client(key).chat.completions.create(**ASK, stream=True)
+    next(iter(first))
+
+    class Ending(Sent):
+        def note(self, response):
+            super().note(response)
+            first.close()
+            upstream.tokens, upstream.delay_between = ["Here."], 0
+
+    sent = Ending()
+    assert door.client(key, sent=sent).chat.completions.create(**ASK).choices[0].message.content == "Here."
+    assert sent.statuses == [429, 200]
+
+
 def test_a_model_that_surely_did_nothing_is_asked_again_and_one_that_may_have_billed_is_not(
     openai, door, workspace, key, upstream
 ):
@@ -322,6 +366,14 @@ def test_an_equal_request_under_one_key_is_answered_again_and_charged_once(opena
     with pytest.raises(openai.ConflictError) as refused:
         other.chat.completions.create(**{**ask, "seed": 1})
     assert (refused.value.code, sent.statuses) == ("idempotency_conflict", [409])
+
+
+def test_an_answer_says_what_is_left_of_its_keys_rates(client, rated):
+    rated(requests=5, tokens=100_000)
+    raw = client.chat.completions.with_raw_response.create(**ASK)
+    assert (raw.headers["x-ratelimit-limit-requests"], raw.headers["x-ratelimit-remaining-requests"]) == ("5", "4")
+    assert raw.headers["x-ratelimit-limit-tokens"] == "100000"
+    assert raw.headers["x-ratelimit-reset-requests"].endswith("s")
 
 
 def test_models_are_listed_and_found(openai, client):
