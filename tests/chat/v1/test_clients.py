@@ -407,3 +407,14 @@ def test_money_that_ends_is_a_length_and_says_that_it_was_the_money(client, work
     assert chunks[-1].model_extra["budget"]["ended"] is True
     workspace.settled(lines=1)
     assert workspace.ledger()["remaining"] >= 0
+
+
+def test_an_image_goes_where_the_operator_has_priced_it_and_nowhere_else(openai, client, upstream):
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, image]}]
+    client.chat.completions.create(model="test-model", messages=messages)
+    assert upstream.calls[-1]["messages"] == messages
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="small-model", messages=messages)
+    assert refused.value.param.startswith("messages[0].content[1]")
+    assert len(upstream.calls) == 1
