@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tenants.users.keys import digest
+from tenants.users.models import ApiKey
 from tests.support.plane import PlaneProcess
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ PRICES = {
     "small-model": {"input": 1, "output": 4},
     "embed-model": {"input": 1, "output": 0},
 }
+HELLO = [{"role": "user", "content": "hello"}]
+ASK: dict[str, Any] = {"model": "test-model", "messages": HELLO}
 
 
 class Sent:
@@ -59,15 +63,27 @@ class Door:
     def client(self, key: str, *, at: Any = None, sent: Sent | None = None, **options: Any) -> OpenAI:
         from openai import OpenAI
 
-        facts = {"base_url": self.base_url, "default_headers": self.headers(at), "http_client": self.http(sent)}
+        facts: dict[str, Any] = {
+            "base_url": self.base_url,
+            "default_headers": self.headers(at),
+            "http_client": self.http(sent),
+        }
         return OpenAI(api_key=key, **facts, **options)
 
     def aclient(self, key: str, *, sent: Sent | None = None, **options: Any) -> AsyncOpenAI:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         http = DefaultAsyncHttpxClient(event_hooks={"response": [(sent or Sent()).anote]}, trust_env=False)
-        facts = {"base_url": self.base_url, "default_headers": self.headers(), "http_client": http}
+        facts: dict[str, Any] = {"base_url": self.base_url, "default_headers": self.headers(), "http_client": http}
         return AsyncOpenAI(api_key=key, **facts, **options)
+
+
+@pytest.fixture(scope="session")
+def openai() -> Any:
+    """The package, loaded once a test asks for it."""
+    import openai
+
+    return openai
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +99,9 @@ def door(database_url: str, authority: Any, app: Any, upstream_server: Any) -> I
     }
     with PlaneProcess(database_url=database_url, authority=authority, **variables) as plane:
         yield Door(plane)
+
+
+def limit(workspace: Any, key: str, **rates: int) -> None:
+    """Give the key these rates."""
+    with workspace.scope():
+        ApiKey.objects.filter(digest=digest(key)).update(rates=rates)

@@ -1,4 +1,4 @@
-"""Our errors as OpenAI's clients read them. What those clients do with each is tests/chat/v1/test_clients.py's."""
+"""Our errors as OpenAI's clients read them. What those do about each: tests/chat/v1/test_clients_refused.py."""
 
 from __future__ import annotations
 
