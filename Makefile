@@ -15,7 +15,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt clean model bench-authority bench-chat bench-doors bench-signup
+.PHONY: help run test check fmt clean model bench-authority bench-api bench-chat bench-doors bench-signup
 
 help:
 	@echo "make run     start everything and print the addresses (Ctrl-C stops it)"
@@ -24,6 +24,7 @@ help:
 	@echo "make fmt     format, and fix what can be fixed"
 	@echo "make bench-authority   what the embedded authority can do here; ARGS='--seconds 1' and more"
 	@echo "make bench-chat        what a paid chat costs here, beside an earlier commit; ARGS='--quick' and more"
+	@echo "make bench-api         the same of /v1, beside /api/chat/ of both; ARGS='--quick' and more"
 	@echo "make bench-doors       what a burst of log-ins does to a neighbour, beside an earlier commit"
 	@echo "make bench-signup      from sign-up to the first answer here, beside running migrations; ARGS='--quick' and more"
 	@echo "make clean   delete the database and all local state, after asking"
@@ -54,6 +55,9 @@ bench-signup: $(VENV)/dev-installed
 
 bench-chat: $(VENV)/dev-installed
 	@$(PY) -m tests.bench.chat $(ARGS)
+
+bench-api: $(VENV)/dev-installed
+	@$(PY) -m tests.bench.chat --api $(ARGS)
 
 bench-doors: $(VENV)/dev-installed
 	@$(PY) -m tests.bench.doors $(ARGS)

@@ -29,14 +29,14 @@ SETTLE_SECONDS = 30.0  # for the last settlements of a cell
 
 @dataclass(frozen=True)
 class Cell:
-    """`plain:8`, `stream+session:4`, `plain+pages:8`, `slow:2000`: kind, how, connections."""
+    """`plain:8`, `stream+session:4`, `plain+pages:8`, `slow+v1:2000`: kind, how, connections."""
 
     kind: str
     connections: int
     how: frozenset[str] = frozenset()
 
     KINDS = ("plain", "stream", "slow")
-    HOWS = ("session", "follow", "pages")
+    HOWS = ("session", "follow", "pages", "v1")
 
     @classmethod
     def parse(cls, text: str) -> Cell:
@@ -63,6 +63,7 @@ class Sizes:
     plain_chunks: int = 4
     stream_chunks: int = 20
     slow_delay: float = 1.0  # seconds between two chunks of a slow stream
+    slow_over: float = 0.0  # seconds within which slow streams begin, one after the other
 
     def chunks(self, cell: Cell) -> int:
         return self.stream_chunks if cell.streams else self.plain_chunks
@@ -133,7 +134,7 @@ def measure(cell: Cell, sizes: Sizes, stack: Stack, server: Model) -> Outcome:
     before = stack.cpu()
     with _watching(stack) as memory:
         tallies = _talk(loads)
-        wrong = _settled(stack, books, server)
+        wrong = _settled(stack, books, server, messages=0 if "v1" in cell.how else 2)
     calls = max(tallies[0]["calls"], 1)
     cpu = {name: seconds * 1000 / calls for name, seconds in stack.cpu().since(before).items()}
     wrong += [f"{count} × {what}" for tally in tallies for what, count in tally["wrong"].items()]
@@ -149,6 +150,8 @@ def direct(cell: Cell, sizes: Sizes, server: Model) -> Outcome:
 
 def _load(cell: Cell, sizes: Sizes, stack: Stack) -> Load:
     chunks = sizes.chunks(cell)
+    if "v1" in cell.how:
+        return _in_the_models_language(cell, sizes, stack.chat_port, stack.keys_alone())
     return Load(
         port=stack.chat_port,
         callers=stack.browsers() if "session" in cell.how else stack.programs(),
@@ -163,9 +166,13 @@ def _load(cell: Cell, sizes: Sizes, stack: Stack) -> Load:
 
 
 def _direct_load(cell: Cell, sizes: Sizes, server: Model) -> Load:
+    return _in_the_models_language(cell, sizes, server.port, [{"Host": "bench"}])
+
+
+def _in_the_models_language(cell: Cell, sizes: Sizes, port: int, callers: list[dict[str, str]]) -> Load:
     return Load(
-        port=server.port,
-        callers=[{"Host": "bench"}],
+        port=port,
+        callers=callers,
         path="/v1/chat/completions",
         body={"messages": [], "model": model.NAME, "max_tokens": MAX_TOKENS, "stream": cell.streams},
         expect="word",
@@ -177,7 +184,8 @@ def _direct_load(cell: Cell, sizes: Sizes, server: Model) -> Load:
 
 def _length(cell: Cell, sizes: Sizes) -> dict[str, Any]:
     if cell.kind == "slow":
-        return {"connections": cell.connections, "times": 1, "lasts": sizes.slow_delay * sizes.stream_chunks}
+        lasts = sizes.slow_delay * sizes.stream_chunks
+        return {"connections": cell.connections, "times": 1, "lasts": lasts, "over": sizes.slow_over}
     if sizes.times:
         return {"connections": cell.connections, "times": sizes.times}
     return {"connections": cell.connections, "seconds": sizes.seconds}
@@ -225,20 +233,20 @@ def _watching(stack: Stack) -> Iterator[dict[str, float]]:
         watcher.join()
 
 
-def _settled(stack: Stack, before: Books, server: Model) -> list[str]:
-    """Wait until the books say what the model says; what they still say otherwise."""
+def _settled(stack: Stack, before: Books, server: Model, *, messages: int) -> list[str]:
+    """Wait until the books say what the model says; what they still say otherwise. `messages`: kept of each call."""
     deadline = time.monotonic() + SETTLE_SECONDS
-    while (wrong := _differences(stack.books(), before, server.counts())) and time.monotonic() < deadline:
+    while (wrong := _differences(stack.books(), before, server.counts(), messages)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return wrong
 
 
-def _differences(after: Books, before: Books, counts: dict[str, Any]) -> list[str]:
+def _differences(after: Books, before: Books, counts: dict[str, Any], messages: int) -> list[str]:
     pairs = {
         "spent": (after.spent - before.spent, counts["cost"]),
         "lines' cost": (after.cost - before.cost, counts["cost"]),
         "lines": (after.lines - before.lines, counts["calls"]),
-        "messages": (after.messages - before.messages, 2 * counts["calls"]),
+        "messages": (after.messages - before.messages, messages * counts["calls"]),
         "finished": (counts["finished"], counts["calls"]),
         "inexact lines": (after.inexact - before.inexact, 0),
         "holds": (after.holds, 0),

@@ -1,4 +1,4 @@
-"""`make bench-chat`: what a paid chat costs on this machine, beside a direct call and beside an earlier commit.
+"""`make bench-chat` and `make bench-api`: what a paid call costs here, beside a direct one and an earlier commit.
 
 Starts a made-up model, the product of this checkout (`now`) and that of an earlier commit (`base`), each by its own
 supervisor with a database and an authority of its own, and asks them in turn. After each cell the books are compared
@@ -11,7 +11,7 @@ import argparse
 import os
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -37,13 +37,40 @@ WARM_UP = [Cell.parse("plain:48"), Cell.parse("stream:8")]
 PARTS = ("front", "plane", "web", "jobs", "authority", "postgres")
 # What this checkout aims at, as a ratio to the base of the same run; each of one cell.
 Figure = Callable[[Outcome, Outcome], float]
-AIMS: list[tuple[str, str, Figure, str, float]] = [
-    ("CPU of all parts, plain", "plain:1", lambda one, _: one.all_cpu, "≤", 0.24),
-    ("CPU of all parts, plain", "plain:8", lambda one, _: one.all_cpu, "≤", 0.24),
-    ("CPU of all parts, 20 chunks", "stream:4", lambda one, _: one.all_cpu, "≤", 0.24),
-    ("calls/s", "plain:32", lambda one, _: one.per_second, "≥", 4.5),
-    ("added p50", "plain:1", lambda one, bare: one.tally["p50"] - bare.tally["p50"], "≤", 0.22),
+Aims = list[tuple[str, str, Figure, str, float]]
+
+
+def all_cpu(one: Outcome, _: Outcome) -> float:
+    return one.all_cpu
+
+
+def per_second(one: Outcome, _: Outcome) -> float:
+    return one.per_second
+
+
+def added_p50(one: Outcome, bare: Outcome) -> float:
+    return float(one.tally["p50"] - bare.tally["p50"])
+
+
+AIMS: Aims = [
+    ("CPU of all parts, plain", "plain:1", all_cpu, "≤", 0.24),
+    ("CPU of all parts, plain", "plain:8", all_cpu, "≤", 0.24),
+    ("CPU of all parts, 20 chunks", "stream:4", all_cpu, "≤", 0.24),
+    ("calls/s", "plain:32", per_second, "≥", 4.5),
+    ("added p50", "plain:1", added_p50, "≤", 0.22),
 ]
+# /v1, beside the base's /api/chat/: at the base it is that call.
+API_CELLS = ["plain+v1:1", "plain+v1:8", "plain+v1:32", "stream+v1:4", "slow+v1:2000"]
+API_QUICK = ["plain+v1:1", "plain+v1:32", "stream+v1:4"]
+API_AIMS: Aims = [
+    ("CPU of all parts, plain", "plain+v1:1", all_cpu, "≤", 0.14),
+    ("CPU of all parts, plain", "plain+v1:8", all_cpu, "≤", 0.14),
+    ("CPU of all parts, 20 chunks", "stream+v1:4", all_cpu, "≤", 0.14),
+    ("calls/s", "plain+v1:32", per_second, "≥", 9),
+    ("added p50", "plain+v1:1", added_p50, "≤", 0.14),
+]
+API_OVER = 10.0  # seconds in which the slow streams of /v1 come
+FIRST_BYTES = 2_000.0  # ms, of the slowest but one in a hundred of them
 STREAMS_MEGABYTES = 250  # of the plane, with 2,000 of them
 
 
@@ -71,12 +98,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workspaces", type=int, default=10, help="that call in turn (10)")
     parser.add_argument("--tenants", type=int, default=3000, help="for the last cell; 0: leave it out (3000)")
     parser.add_argument("--counts", choices=["no", "yes", "list"], default="yes", help="of SQL and HTTP, a call (yes)")
+    parser.add_argument("--api", action="store_true", help="/v1, beside /api/chat/ of both")
     parser.add_argument("--quick", action="store_true", help="a minute or two: few cells, once")
     options = parser.parse_args()
     if options.quick:
         options.seconds, options.repeat, options.counts = min(options.seconds, 3.0), 1, "no"
         options.tenants = 0
-    options.cells = [Cell.parse(text) for text in options.cell or (QUICK if options.quick else CELLS)]
+    usual = (API_QUICK if options.quick else API_CELLS) if options.api else (QUICK if options.quick else CELLS)
+    if options.api:
+        options.counts, options.tenants = "no", 0
+    options.cells = [Cell.parse(text) for text in options.cell or usual]
     options.stacks = [options.only] if options.only else ["base", "now"]
     return options
 
@@ -102,7 +133,8 @@ class Run:
 
     def __init__(self, options: argparse.Namespace, stacks: list[Stack], server: Model) -> None:
         self._options, self._stacks, self._server = options, stacks, server
-        self._sizes = Sizes(seconds=options.seconds, plain_chunks=options.chunks)
+        over = API_OVER if options.api else 0.0
+        self._sizes = Sizes(seconds=options.seconds, plain_chunks=options.chunks, slow_over=over)
         self._found: dict[tuple[str, str], Outcome] = {}
 
     def all(self) -> None:
@@ -144,10 +176,8 @@ class Run:
         outcomes: dict[str, list[Outcome]] = {}
         for _ in range(1 if cell.kind == "slow" else self._options.repeat):
             outcomes.setdefault("direct", []).append(direct(cell, self._sizes, self._server))
-            for stack in self._stacks:
-                outcomes.setdefault(stack.name, []).append(
-                    measure(self._fitting(cell, stack), self._sizes, stack, self._server)
-                )
+            for name, stack, asked in self._asked(cell):
+                outcomes.setdefault(name, []).append(measure(asked, self._sizes, stack, self._server))
         bare = middle(outcomes["direct"])
         for name, repeated in outcomes.items():
             if keep:
@@ -156,21 +186,39 @@ class Run:
             for wrong in dict.fromkeys(text for one in repeated for text in one.wrong):
                 print(f"        wrong: {wrong}")
 
+    def _asked(self, cell: Cell) -> Iterator[tuple[str, Stack, Cell]]:
+        """At which stacks, under which names, and what there; beside /v1 stands /api/chat/ of now."""
+        for stack in self._stacks:
+            fitting = self._fitting(cell, stack)
+            if "v1" in fitting.how:
+                yield "chat", stack, _as_chat(fitting)
+            yield stack.name, stack, fitting
+
     def _fitting(self, cell: Cell, stack: Stack) -> Cell:
+        if stack.name == "base":
+            cell = _as_chat(cell)
         if cell.kind == "slow" and stack.name == "base":
             return Cell(cell.kind, min(cell.connections, BASE_SLOW), cell.how)
         return cell
 
     def _aims(self) -> None:
-        for what, cell, figure, sign, aim in AIMS:
+        for what, cell, figure, sign, aim in API_AIMS if self._options.api else AIMS:
             now, base, bare = (self._found.get((name, cell)) for name in ("now", "base", "direct"))
             if now and base and bare:
                 ratio = figure(now, bare) / figure(base, bare)
                 verdict(f"{what}, {cell}: now / base", f"{ratio:.3f}", sign, aim, ratio <= aim, ratio >= aim)
-        slow = self._found.get(("now", "slow:2000"))
+        slow = self._found.get(("now", "slow+v1:2000" if self._options.api else "slow:2000"))
+        if slow and self._options.api:
+            first = slow.tally["first_p99"]
+            met = first <= FIRST_BYTES
+            verdict("ms to the first byte of 2,000 slow streams, p99", f"{first:.0f}", "≤", FIRST_BYTES, met, not met)
         if slow and (megabytes := slow.memory.get("plane")):
             met = megabytes <= STREAMS_MEGABYTES
             verdict("MB of the plane with 2,000 slow streams", f"{megabytes:.0f}", "≤", STREAMS_MEGABYTES, met, not met)
+
+
+def _as_chat(cell: Cell) -> Cell:
+    return Cell(cell.kind, cell.connections, cell.how - {"v1"})
 
 
 def verdict(what: str, found: str, sign: str, aim: float, below: bool, above: bool) -> None:

@@ -263,6 +263,13 @@ class Stack:
             cookies |= _cookies(answer)
         workspace.cookie, workspace.token = _cookie_header(cookies), cookies["csrftoken"]
 
+    def keys_alone(self) -> list[dict[str, str]]:
+        """Of programs that name their workspace by nothing but their key."""
+        return [
+            {"Host": f"localhost:{self.port}", "Authorization": f"Bearer {workspace.key}"}
+            for workspace in self.workspaces
+        ]
+
     def programs(self) -> list[dict[str, str]]:
         """Headers of a program of each workspace, on the bare host."""
         return [

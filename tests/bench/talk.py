@@ -42,6 +42,7 @@ class Load:
     ending: str = ""  # stands in a whole answer once
     follow: bool = False  # stay in the conversation of the first answer
     lasts: float = 0.0  # seconds that an answer takes by intention
+    over: float = 0.0  # seconds within which the connections begin, one after the other
 
 
 @dataclass
@@ -149,6 +150,7 @@ async def run(load: Load) -> Tally:
         return body
 
     async def connection(first: int) -> None:
+        await asyncio.sleep(load.over * first / load.connections)
         line = await opened()
         more: dict[str, Any] = {}
         for turn in _turns(load, until):
