@@ -7,6 +7,7 @@ threads. Must not know which authority answers.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
@@ -18,6 +19,7 @@ import httpx
 import psycopg
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, connection
 from pydantic import BaseModel
 from runcycles import CyclesClient, CyclesConfig, set_default_client
 from runcycles.exceptions import CyclesProtocolError
@@ -41,6 +43,7 @@ from billing.subjects import scopes_of
 from billing.warmth import Word, doors, name_of
 from tenants.connections import own_connection_params
 from tenants.context import current_tenant
+from tenants.kept import Keep, Params, Query, Row, fetched, of_tenant
 from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
@@ -313,8 +316,13 @@ def _find_key(subject_tenant: str) -> str | None:
 
 
 def account_of(tenant: Any) -> Account:
-    """The tenant's ACTIVE account, its key made known to the client. Raises OnHold or NotProvisioned."""
-    account = Account.objects.filter(tenant_id=tenant.pk).first()
+    """The tenant's ACTIVE account, to be read; its key made known to the client. Raises OnHold or NotProvisioned.
+
+    Its row may have been kept for a moment (tenants.kept), but not where a transaction may have written it.
+    """
+    keep = None if connection.in_atomic_block else _KEEP_ACCOUNT
+    row = fetched(Query(_account_sql(), (tenant.pk,), keep), _first_row)
+    account = None if row is None else Account.from_db(DEFAULT_DB_ALIAS, _ACCOUNT_FIELDS, row)
     if account is None or account.status == Account.Status.PENDING:
         raise NotProvisioned
     if account.status != Account.Status.ACTIVE:
@@ -326,6 +334,28 @@ def account_of(tenant: Any) -> Account:
         raise AuthorityMisconfigured from None
     default_client().keys.put(account.subject_tenant, key)
     return account
+
+
+_ACCOUNT = "SELECT {columns} FROM public.billing_account WHERE tenant_id = %s"
+# A hash that waits for its owner's row is nothing to keep.
+_ACCOUNT_FIELDS = [field.attname for field in Account._meta.concrete_fields if field.attname != "owner_password"]
+_KEEP_ACCOUNT = Keep(
+    tags=lambda row: (of_tenant(row[_ACCOUNT_FIELDS.index("tenant_id")]),),
+    # Those of others are looked at for a moment, while they are set up or reopened.
+    seconds=lambda row: math.inf if row[_ACCOUNT_FIELDS.index("status")] == Account.Status.ACTIVE else 0,
+)
+
+
+@functools.cache
+def _account_sql() -> str:
+    return _ACCOUNT.format(columns=", ".join(_ACCOUNT_FIELDS))
+
+
+def _first_row(sql: str, params: Params) -> Row | None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, params)
+        row: Row | None = cursor.fetchone()
+        return row
 
 
 def current_subject_tenant(*args: Any, **kwargs: Any) -> str:

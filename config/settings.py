@@ -155,6 +155,8 @@ PLANE_SQL = "billing.engine.fetch"
 PLANE_BARE = {"/v1/": "chat.v1.app.application"}
 # Of one request there: pictures come in its JSON. The front has the same limit (config/Caddyfile).
 V1_BODY_BYTES = (envint("V1_BODY_MB", 8, minimum=1, maximum=32) or 8) * 1024 * 1024
+# For so long at most a process keeps the rows that say whose a host and a key are (tenants.kept); 0: none is kept.
+LOOKUPS_KEPT_SECONDS = envseconds("LOOKUPS_KEPT_SECONDS", 30.0, or_none=True)
 # Read with the member who asks, which spares a paid call a statement: who pays for the tenant.
 ASKER_BESIDE = "billing.engine.statements.ACCOUNT_OF_TENANT"
 # What the pages of members and of keys show on each row, from a room further up: (request, rows) -> HTML by id.

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from django.conf import settings
 from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connection
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from django.middleware.common import CommonMiddleware
@@ -168,6 +168,10 @@ class TenantMiddleware:
         found = answered(find_tenant(request))
         if found.tenant is not None:
             enter(found.tenant)
+            # Sets the search path now, and so finds a schema that is gone before there is a tenant whose pages, the
+            # error's too, would want it.
+            with connection.cursor():
+                pass
             request.tenant, request.asker = found.tenant, found.asker
             request.urlconf = settings.ROOT_URLCONF
             if found.has_moved and request.method in ("GET", "HEAD") and not wants_json(request):

@@ -25,8 +25,9 @@ from tenants.http import (
     mark_private,
     mark_varying,
 )
+from tenants.kept import Fetch
 from tenants.middleware import as_api_error, refuse_costly_form, said_as_ours
-from tenants.resolve import Fetch, aanswered, find_member, find_tenant
+from tenants.resolve import aanswered, find_member, find_tenant
 from tenants.users.actions import action_of, allow
 
 GetResponse = Callable[[PlaneRequest], Awaitable[HttpResponseBase]]

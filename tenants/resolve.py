@@ -2,21 +2,24 @@
 
 Each function is a generator that yields the SQL it wants to know the first row of, and performs nothing: `answered`
 runs one in web's threads, `aanswered` on the plane's loop. The SQL names its schema, so no search path can lead it to
-another tenant's rows or to public's. Raises the ApiErrors of tenants.http.
+another tenant's rows or to public's. A query says whether and how its row may be kept (tenants.kept); what is made of a
+row is the same whether it was kept or just read. Raises the ApiErrors of tenants.http.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
+import psycopg
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
-from django.db import DEFAULT_DB_ALIAS, connection
+from django.db import DEFAULT_DB_ALIAS, ProgrammingError, connection
 from django.db.models import Field, JSONField, Model
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
@@ -33,6 +36,7 @@ from tenants.http import (
     Unauthenticated,
     wants_json,
 )
+from tenants.kept import Fetch, Keep, Params, Query, Row, afetched, fetched, of_schema, of_tenant
 from tenants.models import Tenant
 from tenants.roles import Action, may, may_with_key
 from tenants.schema_versions import BEGIN_CATCHING_UP, IS_CURRENT, fingerprint
@@ -44,19 +48,17 @@ from tenants.users.sessions import is_sessions_user, passes_csrf, read_session, 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
-Row = Sequence[Any]
-Query = tuple[str, tuple[str | int, ...]]
 Steps = Generator[Query, Row | None, T]
-Fetch = Callable[[str, tuple[str | int, ...]], Awaitable[list[Any]]]
 
 PUBLIC = "public"
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+KEPT_SECONDS = 30.0
 
 # Whether the schema is there, and not behind this code, is asked in the query that finds the tenant. The table of keys
 # stands for it: a schema that is still empty has no members. Nor is a schema there that this process's role may not
 # use: a search path leaves it out without an error, and public comes next. A closed workspace is an unknown one.
 _TENANT = """
-    SELECT CASE
+    SELECT t.id, t.schema_name, CASE
         WHEN (SELECT has_schema_privilege(n.oid, 'USAGE')
               FROM pg_catalog.pg_namespace n WHERE n.nspname = t.schema_name)
         THEN to_regclass(quote_ident(t.schema_name) || '.users_apikey') IS NOT NULL ELSE false END,
@@ -64,9 +66,12 @@ _TENANT = """
     FROM {place} = %s AND t.status <> 'closed'"""
 _AT_HOST = "public.tenants_domain d JOIN public.tenants_tenant t ON t.id = d.tenant_id WHERE d.domain"
 _NAMED_BY_KEY = "public.tenants_tenant t WHERE t.public_id"
-# A write for each request would double their cost; to the minute is exact enough for an owner.
+# A write for each request would double their cost; to the minute is exact enough for an owner. The row is true until
+# that minute is over, or the key expires: for how many seconds comes first.
 _MEMBER_BY_KEY = """
-    SELECT {beside}, coalesce(k.spends_as, k.id), k.limited_apps::json, k.allowed_models::json, k.rates::json,
+    SELECT least(60 - date_part('epoch', now() - coalesce(k.last_used_at, now() - interval '1 minute')),
+                 date_part('epoch', k.expires_at - now())),
+        {beside}, coalesce(k.spends_as, k.id), k.limited_apps::json, k.allowed_models::json, k.rates::json,
         k.id, k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute', k.scopes::json, {user}
     FROM {schema}.users_apikey k JOIN {schema}.users_user u ON u.id = k.user_id
     WHERE k.prefix = %s AND k.digest = %s AND k.revoked_at IS NULL
@@ -165,8 +170,9 @@ def find_tenant(request: HttpRequest) -> Steps[Found]:
         public_id = tenant_of(bearer_secret(request) or "") if wants_json(request) else None
         if public_id is None:
             return Found(None)
-        return (yield from _opened(request, (yield from _candidate_named(public_id))))
-    candidate = yield from _candidate_at(host)
+        named = yield from _candidate_named(public_id, keep=_keep_named(request))
+        return (yield from _opened(request, named))
+    candidate = yield from _candidate_at(host, keep=_KEEP_TENANT)
     if candidate is None:
         raise NotFound("No workspace lives at this address.")
     tenant = yield from _let_in(candidate)
@@ -192,12 +198,11 @@ def find_member(request: HttpRequest, tenant: Tenant) -> Steps[Asker]:
 def answered(steps: Steps[T]) -> T:
     """Run the steps on this thread's Django connection."""
     try:
-        sql, params = next(steps)
+        query = next(steps)
         while True:
-            with connection.cursor() as cursor:
-                cursor.execute(sql, params)
-                row = cursor.fetchone()
-            sql, params = steps.send(row)
+            with _in_a_schema_that_is_there():
+                row = fetched(query, _first_row)
+            query = steps.send(row)
     except StopIteration as done:
         result: T = done.value
         return result
@@ -208,11 +213,32 @@ async def aanswered(steps: Steps[T], fetch: Fetch) -> T:
     try:
         query = next(steps)
         while True:
-            rows = await fetch(*query)
-            query = steps.send(rows[0] if rows else None)
+            with _in_a_schema_that_is_there():
+                row = await afetched(query, fetch)
+            query = steps.send(row)
     except StopIteration as done:
         result: T = done.value
         return result
+
+
+def _first_row(sql: str, params: Params) -> Row | None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, params)
+        row: Row | None = cursor.fetchone()
+        return row
+
+
+@contextmanager
+def _in_a_schema_that_is_there() -> Iterator[None]:
+    """Somebody dropped it by hand, which tells nobody: the tenant's row, which says that it is there, may be kept."""
+    try:
+        yield
+    except psycopg.errors.UndefinedTable as exc:
+        raise TenantNotReady from exc
+    except ProgrammingError as exc:
+        if isinstance(exc.__cause__, psycopg.errors.UndefinedTable):
+            raise TenantNotReady from exc
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,18 +250,37 @@ class _Candidate:
     is_primary: bool
 
 
-def _candidate_at(host: str) -> Steps[_Candidate | None]:
-    return _candidate(_AT_HOST, host, is_primary="d.is_primary")
+def _candidate_at(host: str, *, keep: Keep | None = None) -> Steps[_Candidate | None]:
+    return _candidate(_AT_HOST, host, is_primary="d.is_primary", keep=keep)
 
 
-def _candidate_named(public_id: str) -> Steps[_Candidate | None]:
-    return _candidate(_NAMED_BY_KEY, public_id, is_primary="true")
+def _candidate_named(public_id: str, *, keep: Keep) -> Steps[_Candidate | None]:
+    return _candidate(_NAMED_BY_KEY, public_id, is_primary="true", keep=keep)
 
 
-def _candidate(place: str, value: str, *, is_primary: str) -> Steps[_Candidate | None]:
-    sql = _TENANT.format(is_current=IS_CURRENT, is_primary=is_primary, tenant=_columns(Tenant, "t"), place=place)
-    row = yield sql, (fingerprint(), value)
-    return None if row is None else _Candidate(_model(Tenant, row[3:]), *row[:3])
+def _candidate(place: str, value: str, *, is_primary: str, keep: Keep | None) -> Steps[_Candidate | None]:
+    row = yield Query(_tenant_sql(place, is_primary), (fingerprint(), value), keep)
+    return None if row is None else _Candidate(_model(Tenant, row[5:]), *row[2:5])
+
+
+@cache
+def _tenant_sql(place: str, is_primary: str) -> str:
+    return _TENANT.format(is_current=IS_CURRENT, is_primary=is_primary, tenant=_columns(Tenant, "t"), place=place)
+
+
+def _tenant_seconds(row: Row) -> float:
+    """Nothing tells that a schema has been made."""
+    _, _, has_schema, is_current, *_ = row
+    return KEPT_SECONDS if has_schema and is_current else 0
+
+
+_KEEP_TENANT = Keep(tags=lambda row: (of_tenant(row[0]),), seconds=_tenant_seconds)
+
+
+def _keep_named(request: HttpRequest) -> Keep:
+    """Of a tenant that anybody may name: used with a key of it alone, so that the time does not tell who is known."""
+    secret = bearer_secret(request) or ""
+    return Keep(tags=_KEEP_TENANT.tags, seconds=_tenant_seconds, only_with=lambda row: _by_key(secret, row[0], row[1]))
 
 
 def _let_in(candidate: _Candidate) -> Steps[Tenant]:
@@ -248,7 +293,7 @@ def _let_in(candidate: _Candidate) -> Steps[Tenant]:
     # Behind the code, a page would fail on the first column that is not there, or write what the migration that is
     # still to come does not expect.
     if not candidate.is_current:
-        if (yield BEGIN_CATCHING_UP, (candidate.tenant.pk,)):
+        if (yield Query(BEGIN_CATCHING_UP, (candidate.tenant.pk,))):
             # Once for each job, and not with every request.
             logger.warning(
                 "Workspace %s is behind this code. The jobs process brings it up to date, if it runs this code too; "
@@ -262,7 +307,7 @@ def _let_in(candidate: _Candidate) -> Steps[Tenant]:
 def _find_by_header(request: HttpRequest, host: str, slug: str) -> Steps[Found]:
     named, candidate = host_for(slug) if SLUG.fullmatch(slug) else None, None
     if host != settings.BASE_DOMAIN:
-        candidate = yield from _candidate_at(host)
+        candidate = yield from _candidate_at(host, keep=_KEEP_TENANT)
         if candidate is None:
             raise NotFound("No workspace lives at this address.")
         if named != host and not (named and (yield from _is_of(named, candidate.tenant))):
@@ -271,7 +316,7 @@ def _find_by_header(request: HttpRequest, host: str, slug: str) -> Steps[Found]:
     if not wants_json(request) or named is None:
         candidate = None
     elif candidate is None:
-        candidate = yield from _candidate_at(named)
+        candidate = yield from _candidate_at(named, keep=_keep_named(request))
     return (yield from _opened(request, candidate))
 
 
@@ -300,7 +345,7 @@ def _has_key(request: HttpRequest, tenant: Tenant) -> Steps[bool]:
     secret = bearer_secret(request)
     if not secret:
         return False
-    row = yield _in(tenant.schema_name, _HAS_KEY), (prefix_of(secret), digest(secret))
+    row = yield Query(_in(tenant.schema_name, _HAS_KEY), (prefix_of(secret), digest(secret)))
     return row is not None and _is_key_of(secret, tenant)
 
 
@@ -315,12 +360,12 @@ def _member_by_key(request: HttpRequest, tenant: Tenant | None) -> Steps[Asker |
         return None
     schema = tenant.schema_name if tenant else PUBLIC
     tenant_id = tenant.pk if tenant else 0
-    row = yield _in(schema, _MEMBER_BY_KEY), (tenant_id, prefix_of(secret), digest(secret))
+    row = yield _by_key(secret, tenant_id, schema)
     if row is None or tenant is None or not _is_key_of(secret, tenant):
         return None
-    beside, spends_as, limited_apps, key_models, rates, key_id, is_stale, scopes, *columns = row
+    _, beside, spends_as, limited_apps, key_models, rates, key_id, is_stale, scopes, *columns = row
     if is_stale:
-        yield _in(schema, _NOTE_USE), (key_id,)
+        yield Query(_in(schema, _NOTE_USE), (key_id,))
     return Asker(
         tenant,
         _model(User, columns),
@@ -334,6 +379,13 @@ def _member_by_key(request: HttpRequest, tenant: Tenant | None) -> Steps[Asker |
     )
 
 
+def _by_key(secret: str, tenant_id: int, schema: str) -> Query:
+    keep = None
+    if schema != PUBLIC:
+        keep = Keep(tags=lambda row: (of_tenant(tenant_id), of_schema(schema)), seconds=lambda row: row[0])
+    return Query(_in(schema, _MEMBER_BY_KEY), (tenant_id, prefix_of(secret), digest(secret)), keep)
+
+
 def _is_key_of(secret: str, tenant: Tenant) -> bool:
     """Not so where a row was copied here from another tenant's schema. An old key does not say whose it is."""
     return tenant_of(secret) in (None, tenant.public_id)
@@ -343,12 +395,12 @@ def _member_by_session(request: HttpRequest, tenant: Tenant) -> Steps[Asker | No
     key = session_key(request)
     if key is None:
         return None
-    row = yield _in(tenant.schema_name, _SESSION), (key,)
+    row = yield Query(_in(tenant.schema_name, _SESSION), (key,))
     session = read_session(row[0]) if row else {}
     user_id = signed_in_user_id(session, tenant_id=tenant.pk)
     if user_id is None:
         return None
-    row = yield _in(tenant.schema_name, _MEMBER), (tenant.pk, user_id)
+    row = yield Query(_in(tenant.schema_name, _MEMBER), (tenant.pk, user_id))
     if row is None:
         return None
     beside, *columns = row
@@ -356,6 +408,7 @@ def _member_by_session(request: HttpRequest, tenant: Tenant) -> Steps[Asker | No
     return Asker(tenant, user, beside=beside) if is_sessions_user(session, user) else None
 
 
+@lru_cache(maxsize=4_096)
 def _in(schema: str, sql: str) -> str:
     if not _SCHEMA_NAME.fullmatch(schema):
         raise ValueError("This is no name of a schema of ours.")

@@ -35,7 +35,7 @@ from billing.outcomes import Outcome
 from billing.plans import plan_of
 from billing.rates import Left
 from billing.subjects import scopes_of
-from tenants.http import Unavailable
+from tenants.http import TenantNotReady, Unavailable
 
 if TYPE_CHECKING:
     from billing.engine.engine import Engine
@@ -112,8 +112,9 @@ class Call:
     # --- before and during the call ---
 
     async def dispatch(self) -> None:
-        """Write the row that says that the model is being called. Raises Unavailable, Busy or KeyIsFull; nothing is
-        held then.
+        """Write the row that says that the model is being called.
+
+        Raises Unavailable, Busy, KeyIsFull or TenantNotReady; nothing is held then.
         """
         order = self.order
         if self.is_settling:
@@ -132,6 +133,7 @@ class Call:
             "busy_key": order.busy_key,
             "used": min(order.least, self.held),
             "tokens_input": order.tokens_input,
+            "schema": order.payer.schema,
         }
         is_claimed, is_counted = order.claim is not None, order.rates is not None
         statement = dispatch_statement(order.numbered_by, is_claimed=is_claimed, is_counted=is_counted)
@@ -152,9 +154,11 @@ class Call:
             self.settle(Final(0, Outcome.NONE))
             raise Unavailable from exc
         if not rows:
-            # Taken for dead, this process lost the claim to another, which makes the call.
             self._may_have_a_row = False
             self.settle(Final(0, Outcome.NONE))
+            if order.claim is None:
+                raise TenantNotReady
+            # Taken for dead, this process lost the claim to another, which makes the call.
             raise Unavailable
         self.busy_key, *counted = rows[0]
         if order.rates is not None:

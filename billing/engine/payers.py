@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from typing import Any
 
 from django.conf import settings
@@ -22,6 +23,7 @@ from billing.keys import unseal
 from billing.plans import HOUSE
 from billing.subjects import FEATURES, Key, subject_for
 from tenants.http import Unavailable
+from tenants.kept import Keep, Query, Row, afetched, of_schema, of_tenant
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ async def payer_for(
     """
     if account is None:
         try:
-            account = (await engine.store.fetch(ACCOUNT, [tenant_id]))[0][0]
+            (account,) = await _row(engine, Query(ACCOUNT, (tenant_id,), _kept(tenant_id, schema)))
         except FAILURES as exc:
             raise Unavailable from exc
     if account is None or account[1] == "pending":
@@ -65,7 +67,7 @@ async def payer_and_key(
     if type(key_id) is int:
         try:
             statement = in_schema(ACCOUNT_AND_KEY, schema)
-            ((account, key),) = await engine.store.fetch(statement, [tenant_id, key_id])
+            account, key = await _row(engine, Query(statement, (tenant_id, key_id), _kept(tenant_id, schema)))
         except FAILURES as exc:
             raise Unavailable from exc
         if account is None:
@@ -73,6 +75,20 @@ async def payer_and_key(
     payer = await payer_for(engine, tenant_id=tenant_id, slug=slug, schema=schema, account=account)
     # A key that has no row has no limit either; what it is named by is checked where the subject is made.
     return payer, Key(*key) if key else None if key_id is None else Key(key_id)
+
+
+async def _row(engine: Engine, query: Query) -> Row:
+    row = await afetched(query, engine.store.fetch)
+    assert row is not None  # it selects values, and so has a row always
+    return row
+
+
+def _kept(tenant_id: int, schema: str) -> Keep:
+    """Where there is an account, and the key if one is asked for: nothing tells of a key that is new."""
+    return Keep(
+        tags=lambda row: (of_tenant(tenant_id), of_schema(schema)),
+        seconds=lambda row: 0 if any(value is None for value in row) else math.inf,
+    )
 
 
 def paid_subject(payer: Payer, *, user_id: int | None, app: str, key: Key | None, **levels: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from tenants.schema_is_there import SCHEMA_IS_THERE
+
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -60,7 +62,9 @@ SELECT
     %(estimate)s, '[]'::jsonb, %(busy_key)s{number}, now(), now(), %(used)s, 0, %(tokens_input)s, 'swept', false
 """
 
-DISPATCH = f"{_HOLD_ROW}RETURNING busy_key\n"
+# Whose workspace's schema is gone buys nothing: its line could not be written. The row that says that it is there may
+# have been kept since before somebody dropped it. The house's is public.
+DISPATCH = f"{_HOLD_ROW}WHERE {SCHEMA_IS_THERE}\nRETURNING busy_key\n"
 
 # The same for a key with rates, which counts the call first: no row where the key is full, and what is left of its
 # rates in either case. The key's row stays locked until this statement has committed.

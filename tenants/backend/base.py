@@ -1,16 +1,24 @@
 """Where Django finds the backend's connection.
 
-Owns the one place that each statement of the ORM and of `connection.cursor()` passes. Must not choose a schema:
-tenants.context does.
+Owns the one place that each statement of the ORM and of `connection.cursor()` passes, and the statement that sets the
+search path. Must not choose a schema: tenants.context does.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 from django_tenants.postgresql_backend import base
+from django_tenants.utils import get_limit_set_calls
 
 from tenants.context import refuse_another_schema
+from tenants.http import TenantNotReady
+from tenants.schema_is_there import SCHEMA_IS_THERE
+
+# Sets nothing where the workspace's schema is not there, or may not be used: the path would lead past it to public's
+# rows, without an error. Whoever found the tenant may have kept its row since before somebody dropped the schema.
+_ENTER = f"SELECT set_config('search_path', %(path)s, false) WHERE {SCHEMA_IS_THERE}"
 
 
 class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-tenants carries no types
@@ -19,6 +27,34 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-ten
     When it is opened is too early to ask: async code and pools come back to connections that are open already.
     """
 
+    # django-tenants' own.
+    search_path_set_schemas: list[str] | None
+    _setting_search_path: bool
+
     def _cursor(self, name: str | None = None) -> Any:
         refuse_another_schema(self)
         return super()._cursor(name)
+
+    def _handle_search_path(self, cursor: Any = None) -> None:
+        """Of a workspace by _ENTER; of a schema that only has a name, as one that is being built, as django-tenants
+        does it. Raises TenantNotReady.
+        """
+        is_set = get_limit_set_calls() and self.search_path_set_schemas
+        if self._setting_search_path or is_set or isinstance(self.tenant, base.FakeTenant):
+            super()._handle_search_path(cursor)
+            return
+        schemas = self._get_cursor_search_paths()
+        own = self.connection.cursor() if cursor is None else cursor
+        self._setting_search_path = True
+        try:
+            own.execute(_ENTER, {"path": ", ".join(f'"{name}"' for name in schemas), "schema": self.schema_name})
+            is_there = own.fetchone() is not None
+        except psycopg.errors.InFailedSqlTransaction:
+            return  # what comes next fails as well, unless it rolls back
+        finally:
+            self._setting_search_path = False
+            if cursor is None:
+                own.close()
+        if not is_there:
+            raise TenantNotReady
+        self.search_path_set_schemas = schemas

@@ -1,0 +1,473 @@
+"""What a process keeps of hosts, keys and accounts is never stale: it is told of changes, or it reads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.utils import timezone
+
+from billing.client import account_of
+from billing.engine.loop import here
+from billing.engine.payers import payer_and_key
+from billing.models import Account, BudgetPeriod
+from config.database import embedded_database
+from tenants import kept
+from tenants.connections import own_connection_params
+from tenants.context import public_scope
+from tenants.http import AccountOnHold, TenantNotReady
+from tenants.models import Domain, SchemaVersion, Tenant
+from tenants.resolve import answered, find_member, find_tenant
+from tenants.users.keys import digest
+from tenants.users.models import ApiKey, User
+from tests.support.factories import WorkspaceFactory
+from tests.support.plane import run
+from tests.tenants.test_resolve import asked, request
+
+pytestmark = pytest.mark.usefixtures("keeping")
+# Of every worker. A listener that says nothing counts for half a second.
+SOON = 1.0
+
+
+def until(holds, *, seconds=SOON):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not so within {seconds} s"
+        time.sleep(0.005)
+
+
+def hears():
+    return kept._rows.mark() is not None
+
+
+@pytest.fixture
+def keeping(app, settings):
+    settings.LOOKUPS_KEPT_SECONDS = 30.0
+    until(hears, seconds=10)
+
+
+@pytest.fixture(scope="module")
+def home(app):
+    return WorkspaceFactory()
+
+
+@pytest.fixture
+def key(home):
+    """A key whose use has just been noted, so that its row may be kept."""
+    secret = home.key()
+    row_of(home, secret).update(last_used_at=timezone.now())
+    return secret
+
+
+class row_of:
+    def __init__(self, workspace, secret):
+        self.workspace, self.secret = workspace, secret
+
+    def update(self, **values):
+        with self.workspace.scope():
+            ApiKey.objects.filter(digest=digest(self.secret)).update(**values)
+
+
+@contextmanager
+def reads() -> Iterator[list[str]]:
+    """The statements on Django's connection, but for those that set a search path."""
+    seen: list[str] = []
+
+    def note(execute, sql, params, many, context):
+        if "search_path" not in sql:
+            seen.append(sql)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(note):
+        yield seen
+
+
+def who_asks(host, secret, **headers):
+    """The asker, or the error."""
+    asks = request(host, secret, **headers)
+    try:
+        found = answered(find_tenant(asks))
+        return found.asker or answered(find_member(asks, found.tenant))
+    except Exception as error:
+        return error
+
+
+def is_error(answer):
+    return isinstance(answer, Exception)
+
+
+@pytest.mark.parametrize("spelled", ["host", "header", "key"])
+def test_what_is_asked_for_again_is_not_read_again(home, key, spelled):
+    host = home.host if spelled == "host" else "localhost"
+    headers = {"x-tenant-id": home.slug} if spelled == "header" else {}
+    counts = []
+    for _ in range(3):
+        with reads() as seen:
+            asker = who_asks(host, key, **headers)
+        counts.append(len(seen))
+        assert (asker.tenant, asker.user) == (home.tenant, home.owner)
+    # Reading for another spelling may have kept the row before.
+    assert counts[0] in (1, 2)
+    assert counts[1:] == [0, 0]
+
+
+def test_who_pays_is_not_read_again(home, key):
+    with home.scope():
+        key_id = ApiKey.objects.get(digest=digest(key)).pk
+    until(lambda: _counted_fetches(home, key_id) == 0)
+    account_of(home.tenant)
+    with reads() as seen:
+        account = account_of(home.tenant)
+    assert seen == []
+    assert (account.pk, account.plan, account.sealed_key) == (
+        home.account.pk,
+        home.account.plan,
+        Account.objects.get(pk=home.account.pk).sealed_key,
+    )
+
+
+def _counted_fetches(workspace, key_id):
+    """Of the engine, which has connections of its own."""
+
+    async def pay():
+        engine, count = here(), 0
+        fetch = engine.store.fetch
+
+        async def counting(*query):
+            nonlocal count
+            count += 1
+            return await fetch(*query)
+
+        engine.store.fetch = counting
+        try:
+            tenant = workspace.tenant
+            payer, key = await payer_and_key(
+                engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name, key_id=key_id
+            )
+        finally:
+            del engine.store.fetch
+        assert (payer.account_id, key.id) == (workspace.account.pk, key_id)
+        return count
+
+    return run(pay())
+
+
+def by_hand(workspace, sql):
+    """By a program that knows nothing of us."""
+    with psycopg.connect(**own_connection_params(), autocommit=True) as own:
+        own.execute(sql.format(schema=f'"{workspace.tenant.schema_name}"', tenant=workspace.tenant.pk))
+
+
+CHANGES = {
+    "revoked": ("UPDATE {schema}.users_apikey SET revoked_at = now()", is_error),
+    "expired": ("UPDATE {schema}.users_apikey SET expires_at = now()", is_error),
+    "fewer scopes": ("UPDATE {schema}.users_apikey SET scopes = '[]'", lambda asker: asker.scopes == []),
+    "fewer models": ("UPDATE {schema}.users_apikey SET allowed_models = '[]'", lambda asker: asker.key_models == []),
+    "slower": ("UPDATE {schema}.users_apikey SET rates = '{{\"requests\": 1}}'", lambda asker: bool(asker.rates)),
+    "limited": ("UPDATE {schema}.users_apikey SET limited_apps = '[]'", lambda asker: asker.limited_apps == []),
+    "deleted": ("DELETE FROM {schema}.users_apikey", is_error),
+    "truncated": ("TRUNCATE {schema}.users_apikey CASCADE", is_error),
+    "another role": ("UPDATE {schema}.users_user SET role = 'viewer'", lambda asker: asker.role == "viewer"),
+    "deactivated": ("UPDATE {schema}.users_user SET is_active = false", is_error),
+    "suspended": ("UPDATE public.tenants_tenant SET status = 'suspended' WHERE id = {tenant}", is_error),
+    "closed": ("UPDATE public.tenants_tenant SET status = 'closed' WHERE id = {tenant}", is_error),
+    "renamed": ("UPDATE public.tenants_tenant SET name = 'New' WHERE id = {tenant}", lambda a: a.tenant.name == "New"),
+    "behind": ("UPDATE public.tenants_tenant SET schema_version = NULL WHERE id = {tenant}", is_error),
+    "another host": ("UPDATE public.tenants_domain SET domain = 'x-' || domain WHERE tenant_id = {tenant}", is_error),
+    "frozen": (
+        "UPDATE public.billing_account SET status = 'frozen' WHERE tenant_id = {tenant}",
+        lambda asker: asker.beside[1] == "frozen",
+    ),
+    "another plan": (
+        "UPDATE public.billing_account SET plan = 'x' WHERE tenant_id = {tenant}",
+        lambda asker: asker.beside[2] == "x",
+    ),
+    "rotated at the authority": (
+        "UPDATE public.billing_account SET sealed_key = 'x' WHERE tenant_id = {tenant}",
+        lambda asker: asker.beside[4] == "x",
+    ),
+    "a period that ends": (
+        "UPDATE public.billing_budgetperiod SET ends_at = '2040-01-01' FROM public.billing_account a "
+        "WHERE a.id = account_id AND a.tenant_id = {tenant}",
+        lambda asker: asker.beside[6].startswith("2040"),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_by_hand_is_known_within_a_second(home, key, change):
+    sql, is_known = CHANGES[change]
+    with home.scope():
+        user, rows = User.objects.get(), list(ApiKey.objects.all())
+    public = [Tenant.objects.get(pk=home.tenant.pk), Account.objects.get(pk=home.account.pk)]
+    public += [*Domain.objects.filter(tenant=home.tenant), *BudgetPeriod.objects.filter(account=home.account)]
+    try:
+        assert not is_known(who_asks(home.host, key))
+        with reads() as seen:
+            assert not is_known(who_asks(home.host, key))
+        assert seen == []
+        by_hand(home, sql)
+        until(lambda: is_known(who_asks(home.host, key)))
+    finally:
+        for row in public:
+            row.save()
+        with home.scope():
+            user.save()
+            for row in rows:
+                row.save()
+        until(lambda: not is_error(who_asks(home.host, key)))
+
+
+def test_a_neighbours_change_ends_no_row_of_ours(home, key, neighbour):
+    who_asks(home.host, key)
+    with neighbour.scope():
+        User.objects.update(role="owner", second_step_at=timezone.now())
+    Tenant.objects.filter(pk=neighbour.tenant.pk).update(name="Other")
+    Account.objects.filter(pk=neighbour.account.pk).update(plan="x")
+    time.sleep(0.1)
+    with reads() as seen:
+        assert who_asks(home.host, key).tenant == home.tenant
+    assert seen == []
+
+
+def test_a_row_that_was_read_before_a_change_is_not_kept_after_it(home):
+    """However late its reader is, and whether the word of the change came before or after it."""
+    tenant = home.tenant
+    row = kept.Keep(tags=lambda row: (kept.of_tenant(tenant.pk),), seconds=lambda row: 30)
+    query = kept.Query("SELECT name FROM public.tenants_tenant WHERE id = %s", (tenant.pk,), row)
+
+    def read(sql, params):
+        with connection.cursor() as cursor:
+            cursor.execute(sql, params)
+            return cursor.fetchone()
+
+    def read_and_be_late(sql, params):
+        found, told = read(sql, params), kept._rows._changes
+        Tenant.objects.filter(pk=tenant.pk).update(name="Changed meanwhile")
+        until(lambda: kept._rows._changes > told)
+        return found
+
+    assert kept.fetched(query, read_and_be_late) != ("Changed meanwhile",)
+    assert kept._rows.get(query) is None
+    assert kept.fetched(query, read) == ("Changed meanwhile",)
+    assert kept._rows.get(query) == ("Changed meanwhile",)
+
+
+def backend():
+    """The server's process of our listener."""
+    with psycopg.connect(**own_connection_params()) as own:
+        # Of other processes of the run none listens: they keep nothing.
+        ((pid,),) = own.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()", [kept.NAME]
+        ).fetchall()
+        return pid
+
+
+def test_a_listener_that_lost_its_connection_keeps_nothing_and_comes_back(home, key):
+    who_asks(home.host, key)
+    assert kept._rows._kept
+    by_hand(home, f"SELECT pg_terminate_backend({backend()})")
+    until(lambda: not hears())
+    row_of(home, key).update(scopes=["budget"])
+    assert who_asks(home.host, key).scopes == ["budget"]
+    until(hears, seconds=5)
+    row_of(home, key).update(last_used_at=timezone.now())
+    who_asks(home.host, key)
+    with reads() as seen:
+        assert who_asks(home.host, key).scopes == ["budget"]
+    assert seen == []
+
+
+@pytest.mark.skipif(not embedded_database(), reason="stops a process of the server")
+def test_while_the_listener_is_frozen_rows_are_read(home, key):
+    """Its connection is there, and says nothing: what it was told last counts for half a second."""
+    who_asks(home.host, key)
+    pid = backend()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        row_of(home, key).update(revoked_at=timezone.now())
+        until(lambda: is_error(who_asks(home.host, key)))
+        row_of(home, key).update(revoked_at=None)
+        for _ in range(2):
+            with reads() as seen:
+                assert not is_error(who_asks(home.host, key))
+            assert len(seen) >= 2
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until(hears, seconds=5)
+
+
+def test_a_session_that_is_not_told_is_found_out(home, monkeypatch):
+    """As behind a pooler that gives each transaction another session."""
+    monkeypatch.setattr(kept, "PROOF_SECONDS", 0.2)
+    with psycopg.connect(**own_connection_params(), autocommit=True) as own:
+        with pytest.raises(kept._Deaf):
+            kept._prove(own, {**own_connection_params(), "autocommit": True})
+        own.execute(f"LISTEN {kept.CHANNEL}")
+        kept._prove(own, {**own_connection_params(), "autocommit": True})
+        listener, session = kept._Listener(kept.Rows()), own.execute(kept._HEARS).fetchone()
+        listener._rows.mark()  # somebody asks
+        listener._ask(own, session)
+        own.execute(f"UNLISTEN {kept.CHANNEL}")
+        with pytest.raises(kept._Deaf):
+            listener._ask(own, session)
+
+
+def test_a_key_is_answered_by_its_own_tenants_row_alone(home, key, neighbour):
+    """Even where its row was copied: each schema's is another's."""
+    old = home.old_key()
+    with neighbour.scope():
+        ApiKey.objects.create(user=neighbour.owner, name="copied", prefix=old[:11], digest=digest(old))
+    for _ in range(3):
+        assert who_asks(home.host, old).user == home.owner
+        assert who_asks(neighbour.host, old).user == neighbour.owner
+        assert who_asks(home.host, key).tenant == home.tenant
+        assert is_error(who_asks(neighbour.host, key))
+        assert is_error(who_asks("localhost", key, **{"x-tenant-id": neighbour.slug}))
+    assert who_asks(neighbour.host, old).email != who_asks(home.host, old).email
+
+
+def test_the_time_tells_no_stranger_who_is_known(home, key, neighbour):
+    """The tenant's row is kept, for its own key is in use; whoever names it without one reads as much as ever."""
+    for headers in ({"x-tenant-id": home.slug}, {}):
+        for _ in range(2):
+            assert not is_error(who_asks("localhost", key, **headers))
+    foreign, counts = neighbour.key(), set()
+    brand, _, rest = foreign.split("_", 2)
+    for public_id in (home.tenant.public_id, "0" * 12):
+        counts.add(_strangers_reads(f"{brand}_{public_id}_{rest}"))
+    for slug in (home.slug, "nobody"):
+        counts.add(_strangers_reads(foreign, **{"x-tenant-id": slug}))
+    assert counts == {2}
+
+
+def _strangers_reads(secret, **headers):
+    with reads() as seen:
+        assert is_error(who_asks("localhost", secret, **headers))
+    return len(seen)
+
+
+def test_a_kept_keys_use_is_noted_once_a_minute_and_its_end_is_kept(home, key):
+    row_of(home, key).update(last_used_at=timezone.now() - timedelta(seconds=59.7))
+    assert not is_error(who_asks(home.host, key))
+    time.sleep(0.35)
+    asks = request(home.host, key)
+    _, statements = asked(find_member(asks, home.tenant))
+    assert [sql.split()[0] for sql, _ in statements] == ["SELECT", "UPDATE"]
+    row_of(home, key).update(expires_at=timezone.now() + timedelta(seconds=0.4))
+    until(lambda: who_asks(home.host, key).user == home.owner)
+    assert not is_error(who_asks(home.host, key))
+    time.sleep(0.4)
+    assert is_error(who_asks(home.host, key))
+
+
+def test_a_use_that_is_noted_and_a_log_in_tell_nobody(home, key):
+    who_asks(home.host, key)
+    row_of(home, key).update(last_used_at=timezone.now())
+    with home.scope():
+        User.objects.update(last_login=timezone.now())
+    time.sleep(0.1)
+    with reads() as seen:
+        who_asks(home.host, key)
+    assert seen == []
+
+
+def test_nothing_is_kept_that_was_not_there(home):
+    for _ in range(3):
+        with reads() as seen:
+            assert is_error(who_asks("nobody.localhost", "tk_nothing"))
+            assert is_error(who_asks(home.host, "tk_nothing"))
+        assert len([sql for sql in seen if "users_apikey" in sql]) >= 2
+
+
+def test_not_more_is_kept_than_a_few_thousand(monkeypatch):
+    monkeypatch.setattr(kept, "MOST", 3)
+    kept._rows.forget()
+    keep = kept.Keep(tags=lambda row: ("tenant:1",), seconds=lambda row: 30)
+    queries = [kept.Query("SELECT %s", (number,), keep) for number in range(5)]
+    for query in queries:
+        kept.fetched(query, lambda sql, params: params)
+    assert [kept._rows.get(query) for query in queries[2:]] == [(2,), (3,), (4,)]
+    assert kept._rows.get(queries[1]) is None
+
+
+def test_a_list_of_a_kept_row_is_its_readers_own():
+    keep = kept.Keep(tags=lambda row: ("tenant:1",), seconds=lambda row: 30)
+    query = kept.Query("SELECT 'list'", (), keep)
+    for _ in range(3):
+        row = kept.fetched(query, lambda sql, params: (["a"],))
+        assert row[0] == ["a"]
+        if kept._rows.get(query):
+            kept.fetched(query, lambda sql, params: None)[0].append("b")
+
+
+def test_a_fork_keeps_nothing_of_its_parent(home, key):
+    who_asks(home.host, key)
+    assert kept._rows._kept
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if not kept._rows._kept and kept._rows._listener is None else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert kept._rows._listener.is_alive()
+
+
+def test_in_a_schema_that_was_dropped_by_hand_nobody_is_shown_publics_rows(upstream):
+    """Nothing tells of it, so the host's row and the key's are kept: each door finds out by what it does anyway."""
+    gone = WorkspaceFactory()
+    key, browser = gone.key(), gone.client(gone.owner)
+    gone.api(key).post("/api/chat/", {"prompt": "hello"})
+    who_asks(gone.host, key)
+    by_hand(gone, "DROP SCHEMA {schema} CASCADE")
+    calls = len(upstream.calls)
+    with reads() as seen:
+        assert who_asks(gone.host, key).tenant == gone.tenant
+    assert seen == []
+    with pytest.raises(TenantNotReady), gone.scope():
+        User.objects.count()
+    answers = [browser.get("/"), browser.get("/api/budget/"), gone.api(key).post("/api/chat/", {"prompt": "hello"})]
+    answers.append(gone.plane(browser).post("/api/chat/", {"prompt": "hello"}))
+    assert [answer.status_code for answer in answers] == [503] * 4
+    assert len(upstream.calls) == calls
+    assert gone.holds() == 0
+
+
+def test_a_workspace_of_before_gets_its_triggers_by_migrating(home):
+    """As one that is made by the template has them."""
+    schema = home.tenant.schema_name
+    made = triggers(schema)
+    assert {name for name, _, _ in made} == {"tell", "tell_all"}
+    assert len(made) == 4
+    call_command("migrate_schemas", "users", "0005", schema_name=schema, verbosity=0)
+    assert triggers(schema) == set()
+    call_command("migrate_schemas", schema_name=schema, verbosity=0)
+    assert triggers(schema) == made
+    until(lambda: not is_error(who_asks(home.host, home.key())))
+
+
+def triggers(schema):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT tgname, c.relname, replace(pg_get_triggerdef(t.oid), %s, '') FROM pg_trigger t "
+            "JOIN pg_class c ON c.oid = tgrelid WHERE c.relnamespace = %s::regnamespace AND NOT tgisinternal",
+            [schema, schema],
+        )
+        return set(cursor.fetchall())
+
+
+def test_other_codes_state_is_known(home, key):
+    """A rollback numbers its own state anew: who is served is asked again."""
+    who_asks(home.host, key)
+    with public_scope():
+        version = SchemaVersion.objects.create(fingerprint="x" * 64)
+        told = kept._rows._all_changed
+        version.delete()
+    until(lambda: kept._rows._all_changed > told)
+    assert not isinstance(who_asks(home.host, key), AccountOnHold)
