@@ -315,27 +315,6 @@ def _find_key(subject_tenant: str) -> str | None:
     return unseal(row[0]) if row else None
 
 
-def account_of(tenant: Any) -> Account:
-    """The tenant's ACTIVE account, to be read; its key made known to the client. Raises OnHold or NotProvisioned.
-
-    Its row may have been kept for a moment (tenants.kept), but not where a transaction may have written it.
-    """
-    keep = None if connection.in_atomic_block else _KEEP_ACCOUNT
-    row = fetched(Query(_account_sql(), (tenant.pk,), keep), _first_row)
-    account = None if row is None else Account.from_db(DEFAULT_DB_ALIAS, _ACCOUNT_FIELDS, row)
-    if account is None or account.status == Account.Status.PENDING:
-        raise NotProvisioned
-    if account.status != Account.Status.ACTIVE:
-        raise OnHold(account.scope)
-    try:
-        key = unseal(account.sealed_key)
-    except ImproperlyConfigured:
-        logger.exception("No account's authority key can be read")
-        raise AuthorityMisconfigured from None
-    default_client().keys.put(account.subject_tenant, key)
-    return account
-
-
 _ACCOUNT = "SELECT {columns} FROM public.billing_account WHERE tenant_id = %s"
 # A hash that waits for its owner's row is nothing to keep.
 _ACCOUNT_FIELDS = [field.attname for field in Account._meta.concrete_fields if field.attname != "owner_password"]
@@ -351,11 +330,36 @@ def _account_sql() -> str:
     return _ACCOUNT.format(columns=", ".join(_ACCOUNT_FIELDS))
 
 
+def account_row(tenant: Any) -> Account | None:
+    """The tenant's account, to be read and not written: its row may have been kept for a moment (tenants.kept), but not
+    where a transaction may have written it.
+    """
+    keep = None if connection.in_atomic_block else _KEEP_ACCOUNT
+    row = fetched(Query(_account_sql(), (tenant.pk,), keep), _first_row)
+    return None if row is None else Account.from_db(DEFAULT_DB_ALIAS, _ACCOUNT_FIELDS, row)
+
+
 def _first_row(sql: str, params: Params) -> Row | None:
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         row: Row | None = cursor.fetchone()
         return row
+
+
+def account_of(tenant: Any) -> Account:
+    """account_row, where it is ACTIVE; its key made known to the client. Raises OnHold or NotProvisioned."""
+    account = account_row(tenant)
+    if account is None or account.status == Account.Status.PENDING:
+        raise NotProvisioned
+    if account.status != Account.Status.ACTIVE:
+        raise OnHold(account.scope)
+    try:
+        key = unseal(account.sealed_key)
+    except ImproperlyConfigured:
+        logger.exception("No account's authority key can be read")
+        raise AuthorityMisconfigured from None
+    default_client().keys.put(account.subject_tenant, key)
+    return account
 
 
 def current_subject_tenant(*args: Any, **kwargs: Any) -> str:

@@ -16,7 +16,7 @@ import django.db
 from django.utils import timezone
 
 from billing import admin_client
-from billing.client import NOT_ACTIVE, account_of
+from billing.client import NOT_ACTIVE, account_of, account_row
 from billing.errors import AuthorityUnavailable, BudgetDenied, BudgetError, EmailNotConfirmed, OnHold
 from billing.models import Account
 from billing.money import UNIT
@@ -277,9 +277,9 @@ def is_on_hold(subject_tenant: str) -> bool:
 def figures_for(tenant: Tenant) -> Ledger | None:
     """The tenant's own ledger; None where it cannot be had just now. A page must not fail for its figures."""
     try:
-        account = Account.objects.get(tenant_id=tenant.pk)
-        return next(iter(ledgers_of([account.scope])), None)
-    except (Account.DoesNotExist, BudgetError, django.db.Error):
+        account = account_row(tenant)
+        return next(iter(ledgers_of([account.scope])), None) if account else None
+    except (BudgetError, django.db.Error):
         return None
 
 

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from billing.client import account_of
@@ -471,3 +472,58 @@ def test_other_codes_state_is_known(home, key):
         version.delete()
     until(lambda: kept._rows._all_changed > told)
     assert not isinstance(who_asks(home.host, key), AccountOnHold)
+
+
+@contextmanager
+def engine_reads() -> Iterator[list[str]]:
+    """The statements of paid calls on the engine's connections."""
+    seen: list[str] = []
+    store = here_of_loop().store
+    fetch = store.fetch
+
+    async def noting(sql, params=None):
+        seen.append(sql)
+        return await fetch(sql, params)
+
+    store.fetch = noting
+    try:
+        yield seen
+    finally:
+        del store.fetch
+
+
+def here_of_loop():
+    async def engine():
+        return here()
+
+    return run(engine())
+
+
+def statements_of(workspace, path, body, key):
+    """Of one call, its settling included: on Django's connection, with the search path's, and on the engine's."""
+    with CaptureQueriesContext(connection) as ours, engine_reads() as engines:
+        answer = workspace.api(key).post(path, body)
+        assert answer.status_code == 200, answer.content
+        workspace.settled()
+        while not any("DELETE FROM public.billing_hold" in sql for sql in engines):
+            time.sleep(0.01)
+    return [query["sql"] for query in ours], engines
+
+
+def test_a_chat_makes_two_statements_and_a_summary_three(workspace, upstream, settings):
+    """The hold's row and the line's, and web's search path: it was four, and twelve."""
+    key, counts = workspace.key(), {}
+    for seconds in (0.0, 30.0):
+        settings.LOOKUPS_KEPT_SECONDS = seconds
+        until(lambda: hears() or not settings.LOOKUPS_KEPT_SECONDS, seconds=5)
+        for path, body in (
+            ("/api/chat/", {"prompt": "hello", "max_tokens": 20}),
+            ("/api/summarize/", {"text": "a long text", "max_tokens": 20}),
+        ):
+            for _ in range(3):  # the first notes the key's use, the second reads the row with it
+                django, engine = statements_of(workspace, path, body, key)
+            counts[path, seconds] = django, engine
+    assert [len(counts["/api/chat/", seconds][1]) for seconds in (0.0, 30.0)] == [4, 2]
+    assert [len(counts["/api/summarize/", seconds][1]) for seconds in (0.0, 30.0)] == [3, 2]
+    # Four more are the test's own look at what was settled.
+    assert [len(counts["/api/summarize/", seconds][0]) - 4 for seconds in (0.0, 30.0)] == [9, 1]
