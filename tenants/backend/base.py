@@ -28,6 +28,7 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-ten
     """
 
     # django-tenants' own.
+    include_public_schema: bool
     search_path_set_schemas: list[str] | None
     _setting_search_path: bool
 
@@ -36,11 +37,12 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-ten
         return super()._cursor(name)
 
     def _handle_search_path(self, cursor: Any = None) -> None:
-        """Of a workspace by _ENTER; of a schema that only has a name, as one that is being built, as django-tenants
-        does it. Raises TenantNotReady.
+        """Of a workspace by _ENTER; as django-tenants does it where no public comes next, or where a schema only has a
+        name, as one that is being built. Raises TenantNotReady.
         """
         is_set = get_limit_set_calls() and self.search_path_set_schemas
-        if self._setting_search_path or is_set or isinstance(self.tenant, base.FakeTenant):
+        has_public_behind = self.include_public_schema and not isinstance(self.tenant, base.FakeTenant)
+        if self._setting_search_path or is_set or not has_public_behind:
             super()._handle_search_path(cursor)
             return
         schemas = self._get_cursor_search_paths()

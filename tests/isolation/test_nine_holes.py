@@ -24,6 +24,7 @@ from django_tenants.utils import schema_exists
 from billing.provisioning import sign_up
 from tenants import services
 from tenants.context import NoContext, WrongSchema, bind, current_tenant, public_scope, tenant_scope
+from tenants.http import TenantNotReady
 from tenants.models import Tenant
 from tenants.slugs import slug_problem
 from tenants.threads import carrying
@@ -47,8 +48,9 @@ def bare(tenant):
 
 @pytest.fixture
 def unguarded(monkeypatch):
-    """django-tenants' backend, in effect: no statement is looked at."""
+    """django-tenants' backend, in effect: no statement is looked at, nor whether the schema is there."""
     monkeypatch.setattr("tenants.backend.base.refuse_another_schema", lambda connection: None)
+    monkeypatch.delattr("tenants.backend.base.DatabaseWrapper._handle_search_path")
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +90,18 @@ def in_state(workspace, status):
 # --- H1: a tenant without its schema is served public's rows ----------------------------------------------------------
 
 
-def test_h1_shown_a_tenant_without_a_schema_reads_and_writes_publics_rows(schemaless, operator):
+def test_h1_shown_a_tenant_without_a_schema_reads_and_writes_publics_rows(schemaless, operator, unguarded):
     with bare(schemaless):
         assert User.objects.filter(pk=operator.pk).exists()
         User.objects.create(email="lost@half.example")
     assert User.objects.filter(email="lost@half.example").exists()
+
+
+def test_h1_closed_the_statement_that_enters_a_tenant_finds_that_its_schema_is_not_there(schemaless, operator):
+    for entered in (bare, tenant_scope):
+        with entered(schemaless), pytest.raises(TenantNotReady):
+            User.objects.filter(pk=operator.pk).exists()
+    assert User.objects.filter(pk=operator.pk).exists()
 
 
 def test_h1_closed_such_a_tenant_is_503_to_everyone(schemaless, operator, acme):
