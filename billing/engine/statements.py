@@ -79,9 +79,13 @@ _COUNTED = """
 SELECT busy_key, counted.* FROM counted LEFT JOIN held ON true
 """.replace("{row}", _RATED_ROW)
 
-DISPATCH_COUNTED = """
+DISPATCH_COUNTED = (
+    """
 WITH counted AS (
-    SELECT * FROM {count}{counted}""".replace("{count}", _COUNT).replace("{counted}", _COUNTED)
+    SELECT * FROM {count} WHERE {there}{counted}""".replace("{count}", _COUNT)
+    .replace("{there}", SCHEMA_IS_THERE)
+    .replace("{counted}", _COUNTED)
+)
 
 # A process that was stopped may wake when another has taken its claim over: then no hold is written, and it calls no
 # model. One statement, so that nobody can take the claim between the two.

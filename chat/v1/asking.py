@@ -12,7 +12,8 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from tenants.http import BareRequest, TenantRequired, Unauthenticated
-from tenants.resolve import Asker, Fetch, Found, aanswered, find_member, find_tenant
+from tenants.kept import Fetch
+from tenants.resolve import Asker, Found, aanswered, find_member, find_tenant
 from tenants.roles import Action
 from tenants.users.actions import allow
 from tenants.users.keys import bearer_secret

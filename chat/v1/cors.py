@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tenants.kept import Fetch
 from tenants.models import Tenant
-from tenants.resolve import Fetch
 
 # What a page may read of an answer beside its body.
 _EXPOSED = (

@@ -32,7 +32,7 @@ def told(name, table, when, function, level):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0008_spender"), ("tenants", "0006_told_of_changes")]
+    dependencies = [("billing", "0009_rates"), ("tenants", "0006_told_of_changes")]
 
     operations = [
         migrations.RunSQL([TELL_OF_ACCOUNT], ["DROP FUNCTION public.tell_of_account()"]),
