@@ -1,0 +1,187 @@
+"""An answer's bytes on their way: as they came, however they were split, and never an error's words."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat.answer import Answer
+from chat.relay import Relay
+from tests.support.odd_answers import odd_answers
+
+STREAMS = [case for case in odd_answers() if case.status == 200]
+SHORT = [case for case in STREAMS if sum(map(len, case.pieces())) < 20_000]
+DONE = b"data: [DONE]\n\n"
+
+
+def frame(value, end=b"\n\n"):
+    return b"data: " + json.dumps(value).encode() + end
+
+
+def said(text, **more):
+    return frame({"choices": [{"index": 0, "delta": {"content": text}}], **more})
+
+
+ERROR = {"error": {"message": "Incorrect API key sk-SECRET at http://10.0.0.7"}}
+
+
+def relayed(pieces, *, content_type="text/event-stream", max_tokens=None):
+    """What a reader gets of these, as chat.streams drives it."""
+    answer, relay, passed = Answer(content_type=content_type, max_tokens=max_tokens), Relay(), b""
+    for piece in pieces:
+        answer.feed(piece)
+        passed += relay.feed(piece, answer)
+        if answer.is_done or answer.error or answer.is_broken:
+            return passed
+    answer.close()
+    return passed + relay.close(answer)
+
+
+def of(case, pieces=None):
+    content_type = case.headers.get("Content-Type", "")
+    return relayed(pieces or case.pieces(), content_type=content_type, max_tokens=case.max_tokens)
+
+
+def until_done(data):
+    lines = data.splitlines(keepends=True)
+    ends = [
+        n
+        for n, line in enumerate(lines)
+        if line.replace(b'"', b"").strip().upper() in (b"DATA: [DONE]", b"DATA:[DONE]")
+    ]
+    return b"".join(lines[: ends[0]] if ends else lines)
+
+
+def without_blanks(data):
+    return data.replace(b"\n\n\n", b"\n\n")
+
+
+def is_passed_on_as_it_came(case):
+    """All but what is no event's, what is not whole, and an error."""
+    raw = b"".join(case.pieces())
+    is_bare = raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[", b"<")
+    return case.right["ends"] == "done" and not is_bare and "garbage" not in case.about and "digits" not in case.about
+
+
+@pytest.mark.parametrize("case", list(filter(is_passed_on_as_it_came, STREAMS)), ids=lambda case: case.name)
+def test_an_odd_answer_is_passed_on_byte_for_byte(case):
+    assert of(case) == until_done(b"".join(case.pieces())), case.about
+
+
+def test_most_odd_answers_are_passed_on_as_they_came():
+    assert len([case for case in STREAMS if is_passed_on_as_it_came(case)]) > 60
+
+
+@pytest.mark.parametrize("case", SHORT, ids=lambda case: case.name)
+def test_the_bytes_may_come_one_by_one(case):
+    every = b"".join(case.pieces())
+    assert of(case, [every[i : i + 1] for i in range(len(every))]).rstrip() == of(case, [every]).rstrip()
+
+
+@given(st.sampled_from(SHORT), st.randoms(use_true_random=False))
+def test_the_bytes_may_be_split_anywhere(case, chance):
+    every = b"".join(case.pieces())
+    cuts = sorted(chance.choices(range(len(every) + 1), k=8))
+    pieces = [every[start:end] for start, end in zip([0, *cuts], [*cuts, len(every)], strict=True)]
+    assert of(case, pieces).rstrip() == of(case, [every]).rstrip()
+
+
+@pytest.mark.parametrize("case", STREAMS, ids=lambda case: case.name)
+def test_what_a_reader_gets_says_the_same_words(case):
+    raw, passed = Answer(max_tokens=case.max_tokens), Answer(max_tokens=case.max_tokens)
+    words = "".join([raw.feed(piece) for piece in case.pieces()]) + raw.close()
+    assert passed.feed(of(case)) + passed.close() == words
+    assert passed.counted() == raw.counted()
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+ERRORS = {
+    "a frame": frame(ERROR),
+    "by the event's name": b"event: error\ndata: key sk-SECRET\n\n",
+    "by the event's name, with CR": b"event: error\rdata: key sk-SECRET\r\r",
+    "in a choice": frame({"choices": [{"index": 1, "delta": {}, **ERROR}]}),
+    "as another choice's reason": frame(
+        {"choices": [{"index": 1, "delta": {"sk-SECRET": ""}, "finish_reason": "error"}]}
+    ),
+    "in two lines": b'data: {"error":\ndata: "sk-SECRET"}\n\n',
+    "without a blank line": frame(ERROR, end=b"\n"),
+    "without an end": frame(ERROR, end=b""),
+    "bare": json.dumps(ERROR).encode() + b"\n",
+    "bare and unknown": b'{"detail": "sk-SECRET"}\n',
+    "a sentence": b"data: upstream failed: sk-SECRET\n\n",
+    "a line of no event": b"upstream connect error, sk-SECRET\n\n",
+    "a page": b"<html><body>sk-SECRET</body></html>\n",
+    "broken off": b'data: {"error": {"message": "sk-SECRET',
+    "in a list": b"data: [" + json.dumps(ERROR).encode() + b"]\n\n",
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("size", [1, 3, 7, 40, 10_000])
+def test_an_errors_words_stay_here_and_what_came_before_it_does_not(error, size):
+    every = said("Hello") + said(" you") + ERRORS[error]
+    passed = relayed([every[i : i + size] for i in range(0, len(every), size)])
+    assert without_blanks(passed) == said("Hello") + said(" you")
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_nothing_passes_after_the_end_mark(error):
+    assert relayed([said("Hello") + DONE + ERRORS[error] + said("more")]) == said("Hello")
+
+
+@pytest.mark.parametrize("error", ["a sentence", "a line of no event", "a page"])
+def test_words_after_what_is_no_event_are_the_readers(error):
+    passed = relayed([said("Hello") + ERRORS[error] + said(" you") + DONE])
+    assert without_blanks(passed) == said("Hello") + said(" you")
+
+
+def test_what_is_no_event_is_left_out_of_a_frame_in_several_lines():
+    good = b'data: {"choices": [{"index": 0,\n', b'data: "delta": {"content": "Hello"}}]}\n\n'
+    assert relayed([good[0] + b"what is this\n" + good[1] + DONE]) == b"".join(good)
+
+
+# --- other shapes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_answer_becomes_the_one_chunk_that_a_streams_reader_looks_for():
+    call = {"id": "call-1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    body = {
+        "id": "c",
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+    }
+    chunk = json.loads(relayed([json.dumps(body, indent=1).encode()]).removeprefix(b"data: "))
+    assert chunk["object"] == "chat.completion.chunk"
+    assert chunk["choices"][0] == {
+        "index": 0,
+        "finish_reason": "stop",
+        "delta": {**message, "tool_calls": [{"index": 0, **call}]},
+    }
+
+
+def test_a_reader_waits_for_no_more_than_the_end_of_a_frame():
+    answer, relay = Answer(), Relay()
+    for piece in (said("Hello")[:-2], b"\n", b"\n", b": ping\n"):
+        answer.feed(piece)
+        passed = relay.feed(piece, answer)
+        assert passed.endswith(b"\n") or piece == said("Hello")[:-2]
+
+
+def test_many_frames_in_reads_of_any_size_cost_no_second_reading(monkeypatch):
+    looked = []
+    monkeypatch.setattr(Relay, "_looked_at", lambda *args, **options: looked.append(1) or b"")
+    every = b"".join(said("word ") for _ in range(500))
+    chance, pieces, at = random.Random(1), [], 0
+    while at < len(every):
+        size = chance.randint(1, 4_000)
+        pieces.append(every[at : at + size])
+        at += size
+    answer, relay = Answer(), Relay()
+    passed = b"".join(relay.feed(piece, answer) for piece in pieces if answer.feed(piece) is not None)
+    assert (passed, looked) == (every, [])
