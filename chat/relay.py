@@ -80,22 +80,32 @@ def _as_events(unit: bytes, values: list[Any], *, is_bare: bool, left_out: bool)
     """The lines of one frame as they are passed on."""
     if is_bare:
         every = [item for value in values for item in (value if type(value) is list else [value])]
-        return b"".join(as_event(as_chunk(item)) for item in every if type(item) is dict)
+        # What has neither is an error of a shape that nobody knows yet.
+        chunks = [item for item in every if type(item) is dict and ("choices" in item or "usage" in item)]
+        return b"".join(as_event(as_chunk(chunk)) for chunk in chunks)
     return _without_what_is_left_out(unit) if left_out else unit
 
 
 def _without_what_is_left_out(unit: bytes) -> bytes:
     """Only what was read: a line that is neither JSON nor an event's may quote anything, and clients break at it."""
-    lines = [line for line in unit.splitlines(keepends=True) if not _reads(line)[1]]
-    if not _reads(b"".join(lines))[1]:
+    lines = [line for line in unit.splitlines(keepends=True) if not _is_foreign(line)]
+    if _is_read(b"".join(lines)):
         return b"".join(lines)
-    return b"".join(line for line in lines if _reads(line + b"\n")[0])
+    return b"".join(line for line in lines if _is_read(line))
 
 
-def _reads(data: bytes) -> tuple[list[Any], bool]:
-    """Its values, and whether something of it was left out."""
+def _is_foreign(line: bytes) -> bool:
     frames = Frames()
-    return frames.feed(data), frames.left_out
+    frames.feed(line)
+    return frames.left_out
+
+
+def _is_read(data: bytes) -> bool:
+    """Whether it has something that is read, and nothing else."""
+    frames = Frames()
+    values, left_out = frames.feed(data), frames.left_out
+    values += frames.close()
+    return bool(values) and not (left_out or frames.left_out)
 
 
 def as_event(value: Any) -> bytes:

@@ -61,7 +61,7 @@ class Whole(Answer):
         found = _parsed(text) if len(raw) <= READ_BYTES else _searched(text)
         if found is None:
             # Broken off, or a page or a sentence, which is no answer and not billed.
-            self.error = not text.startswith(b"{")
+            self.error = bool(text) and not text.startswith(b"{")
             return ""
         shown = self._take(found)
         if not (choices_of(found) or type(found.get("data")) is list or self.report()):
