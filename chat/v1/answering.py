@@ -22,6 +22,7 @@ from billing.errors import BudgetDenied
 from billing.repeats import request_of
 from billing.subjects import Key
 from chat.buying import Wanted, begin
+from chat.outlet import KEPT_BYTES
 from chat.passed import Passed
 from chat.repeats import REPLAYED
 from chat.sse import comment
@@ -174,7 +175,7 @@ def _told_of(answering: Answering[Call], passed: Passed, settled: Settled) -> To
             return None
         status, headers, body = refusal(failure)
         return _as_told(status, {"content-type": "application/json", **headers}, relaying.as_json(body))
-    if completion.passed is None:
+    if completion.passed is None or len(completion.passed) > KEPT_BYTES:
         return None
     headers = relaying.headers(answering.call, completion)
     if passed.is_stream:

@@ -38,23 +38,27 @@ async def stream(answering: Answering[Call], passed: Passed) -> AsyncIterator[by
         async for part in answering.frames():
             yield comment("waiting") if part is None else part
         completion = await answering.finished()
-        end = end_of(answering, completion, passed)
+        # Some of it never reached him, and must not look like the whole.
+        end = _error(ModelStopped()) if answering.gave_up_reader else end_of(answering, completion, passed)
     except Exception:
         # A status can no longer say it, and a stream that just stops looks like a lost connection.
         logger.exception("A stream broke on our side: hold=%s", answering.call.id)
-        end = BLANK + error_chunk(ApiError()) + DONE
+        end = _error(ApiError())
     yield end
 
 
 def end_of(answering: Answering[Call], completion: Completion, passed: Passed) -> bytes:
     """What stands after the model's own frames; with `completion.passed` before it, the whole stream once more."""
-    failure: ApiError | None = ModelStopped() if answering.gave_up_reader else answering.failure
-    if failure is not None:
-        return BLANK + error_chunk(failure) + DONE
+    if answering.failure is not None:
+        return _error(answering.failure)
     chunks = [_budget_chunk(answering, completion, passed)]
     if completion.finish_reason in _CUT_BY_US and (missing := _unended(answering)):
         chunks.insert(0, _head(answering, completion, passed) | {"choices": [_ended(i, passed) for i in missing]})
     return BLANK + b"".join(as_event(chunk) for chunk in chunks) + DONE
+
+
+def _error(exc: ApiError) -> bytes:
+    return BLANK + error_chunk(exc) + DONE
 
 
 async def whole(answering: Answering[Call]) -> tuple[bytes, dict[str, str]]:

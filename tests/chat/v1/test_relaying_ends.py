@@ -10,6 +10,7 @@ import pytest
 
 from billing.engine.loop import here
 from chat import llm, outlet, streams, whole
+from chat.v1 import answering
 from tests.chat.v1.test_relaying import ASK, DONE, frame, said, usage
 from tests.support.money import INPUT, OUTPUT, assert_books_agree, on_loop, trust
 from tests.support.raw_model import CHUNKED, RawModel
@@ -461,6 +462,37 @@ def test_a_reader_who_takes_nothing_is_given_up_and_told_so(workspace, model, as
     assert (line.outcome, line.tokens_output < 600) == ("estimated", True)
     assert b'"error"' in response.content
     assert response.content.endswith(DONE)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_under_a_key_goes_on_without_its_reader_and_is_told_whole_again(workspace, model, settings, stream):
+    parts = [*WORDS, STOP, REPORT]
+    model.script = answers(parts[0], 0.3, *parts[1:], DONE) if stream else gives(completion("Hello"))
+    api = workspace.api(alone=True)
+    body = json.dumps({**ASK, "model": settings.LLM_MODEL, "stream": stream})
+    first = api.plane.begin("POST", "/v1/chat/completions", body, headers={"Idempotency-Key": "once"})
+    assert model.wait_until(lambda m: len(m.requests) == 1)
+    first.leave()
+    again = api.post("/v1/chat/completions", body, headers={"Idempotency-Key": "once"})
+    if stream:
+        assert again.content.replace(b": waiting\n\n", b"").startswith(b"".join(parts))
+        assert own_chunks(again)[0]["budget"]["outcome"] == "exact"
+    else:
+        assert again.json() == completion("Hello")
+    (line,) = workspace.settled(lines=1)
+    assert (line.cost, len(model.requests)) == (TRUE, 1)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_too_long_to_keep_is_not_bought_twice(workspace, model, settings, monkeypatch, stream):
+    monkeypatch.setattr(outlet, "KEPT_BYTES", 100)
+    monkeypatch.setattr(answering, "KEPT_BYTES", 100)
+    model.script = answers(*WORDS, STOP, REPORT, DONE) if stream else gives(completion("Hello"))
+    api = workspace.api(alone=True)
+    body = json.dumps({**ASK, "model": settings.LLM_MODEL, "stream": stream})
+    said = [api.post("/v1/chat/completions", body, headers={"Idempotency-Key": "once"}) for _ in range(2)]
+    assert said[0].content
+    assert (said[0].status_code, said[1].status_code, len(model.requests)) == (200, 409, 1)
 
 
 # --- what is counted ------------------------------------------------------------------------------------------------
