@@ -388,6 +388,7 @@ class Answering(Generic[P]):
 
     async def _wait_for(self, outlet: Outlet) -> None:
         """Let the model wait for its reader, too; one who takes nothing at all has left."""
+        self._begun.set()  # he may take it without a word in it
         if await outlet.room():
             self._model.go_on()
         else:

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from django.conf import settings
 
 from chat import llm, streams
 from chat.dialect import dialect_for
@@ -35,6 +36,15 @@ def answers(*parts):
     return script
 
 
+def ask_at(door, workspace, **fields):
+    """The same question at each of the two doors."""
+    api = workspace.api()
+    if door == "/api/chat/":
+        return api.chat("hello", **fields)
+    return api.post("/v1/chat/completions", {"model": settings.LLM_MODEL, "messages": ASK, **fields})
+
+
+at_each_door = pytest.mark.parametrize("door", ["/api/chat/", "/v1/"])
 good = answers(said("Hello"), STOP, report(10, 1), DONE)
 
 
@@ -86,6 +96,17 @@ def test_a_flood_that_says_nothing_is_cut_long_before_its_time(model, noise):
     assert model.wait_until(lambda m: m.left == 1)
 
 
+@pytest.mark.parametrize("noise", NOISE)
+def test_a_flood_that_says_nothing_is_cut_at_v1_too_and_its_reader_told(workspace, model, noise):
+    model.script = floods(NOISE[noise])
+    began = time.monotonic()
+    assert b'"error"' in ask_at("/v1/", workspace, stream=True).content
+    assert time.monotonic() - began < 5
+    (line,) = workspace.settled(lines=1)
+    assert line.outcome in ("unknown", "estimated")
+    assert model.wait_until(lambda m: m.left == 1)
+
+
 def test_a_flood_after_all_was_said_is_the_end(model):
     model.script = floods(NOISE["comments"], said("Hello"), STOP, report(10, 1))
     began = time.monotonic()
@@ -130,15 +151,17 @@ def test_a_count_without_an_end_is_not_read_into_memory(model, settings):
 # --- the figures ----------------------------------------------------------------------------------------------------
 
 
-def test_a_report_that_is_not_believed_teaches_nobody_what_calls_need(workspace, model):
-    api = workspace.api()
+@at_each_door
+def test_a_report_that_is_not_believed_teaches_nobody_what_calls_need(workspace, model, door):
     model.script = answers(said("word"), STOP, report(1_000_000, 1_000_000), DONE)
     for _ in range(3):
-        assert api.chat("hello").json()["outcome"] == "overrun"
+        assert ask_at(door, workspace).status_code == 200
+    assert [line.outcome for line in workspace.settled(lines=3)] == ["overrun"] * 3
     model.script = answers(said("word"), 30)
-    response = api.chat("hello", stream=True)
+    response = ask_at(door, workspace, stream=True)
     events = iter(response.streaming_content)
-    next(events), next(events)
+    while b"word" not in next(events):
+        pass
     response.close()
     *_, line = workspace.settled(lines=4)
     true = 10 * INPUT + OUTPUT
@@ -147,10 +170,12 @@ def test_a_report_that_is_not_believed_teaches_nobody_what_calls_need(workspace,
 
 
 @pytest.mark.parametrize("reason", ["budget", "cancelled"])
-def test_no_model_says_that_the_money_ended(workspace, model, reason):
+@at_each_door
+def test_no_model_says_that_the_money_ended(workspace, model, reason, door):
     end = frame({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
     model.script = answers(said("word"), end, report(10, 1), DONE)
-    assert workspace.api().chat("hello").json()["finish_reason"] == "stop"
+    body = ask_at(door, workspace, stream=True).content.decode()
+    assert '"ended":true' not in body if door == "/v1/" else '"finish_reason":"stop"' in body
 
 
 # --- the reader -----------------------------------------------------------------------------------------------------
