@@ -96,7 +96,7 @@ async def _outgoing(answering: Answering[Call], passed: Passed) -> Outgoing:
     except BaseException:
         answering.leave()
         raise
-    headers = {**EVENTS, **relaying.headers(answering.call, None)}
+    headers = {**EVENTS, **relaying.headers(answering, None)}
     return Outgoing(200, headers, parts=relaying.stream(answering, passed), answering=answering)
 
 
@@ -177,7 +177,7 @@ def _told_of(answering: Answering[Call], passed: Passed, settled: Settled) -> To
         return _as_told(status, {"content-type": "application/json", **headers}, relaying.as_json(body))
     if completion.passed is None or len(completion.passed) > KEPT_BYTES:
         return None
-    headers = relaying.headers(answering.call, completion)
+    headers = relaying.headers(answering, completion)
     if passed.is_stream:
         return _as_told(200, {**EVENTS, **headers}, completion.passed + relaying.end_of(answering, completion, passed))
     return _as_told(200, {"content-type": "application/json", **headers}, completion.passed)

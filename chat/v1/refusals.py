@@ -21,7 +21,7 @@ from typing import Any
 
 from billing.errors import BudgetDenied, HouseError
 from billing.money import usd
-from chat.errors import ModelFailed, ModelMisconfigured, ModelNotPriced
+from chat.errors import ModelDeclined, ModelFailed, ModelMisconfigured, ModelNotPriced
 from tenants.http import ApiError, Invalid, NotFound, RateLimited, TenantConflict, Unauthenticated
 
 # The stock client waits this long at most where it is told to, and then asks: of a longer wait people must know.
@@ -173,7 +173,7 @@ def _headers(exc: ApiError, *, is_free: bool | None = None) -> dict[str, str]:
 def _is_free_to_repeat(exc: ApiError) -> bool:
     """Whether nothing was charged for it, and the same request may be taken soon."""
     if isinstance(exc, ModelFailed):
-        is_free = not exc.reached and not isinstance(exc, ModelMisconfigured)
+        is_free = not exc.reached and not isinstance(exc, (ModelDeclined, ModelMisconfigured))
     else:
         # Of these, what says no time does not pass by itself.
         is_free = exc.status in _PASSING and exc.retry_after_ms is not None

@@ -67,7 +67,7 @@ async def whole(answering: Answering[Call]) -> tuple[bytes, dict[str, str]]:
     if answering.failure is not None:
         raise answering.failure
     assert completion.passed is not None  # it did not fail
-    return completion.passed, headers(answering.call, completion)
+    return completion.passed, headers(answering, completion)
 
 
 def as_json(value: Any) -> bytes:
@@ -132,15 +132,17 @@ def budget(call: Call, completion: Completion | None) -> dict[str, Any]:
 _IN_HEADERS = ("cost", "remaining", "limit", "held", "resets_at", "scope", "outcome")
 
 
-def headers(call: Call, completion: Completion | None) -> dict[str, str]:
+def headers(answering: Answering[Call], completion: Completion | None) -> dict[str, str]:
     """The same as headers; what is not known is left out."""
+    call = answering.call
     facts = budget(call, completion)
     named = {name: str(facts[name]) for name in _IN_HEADERS if facts[name] is not None}
     found = {f"x-budget-{name.replace('_', '-')}": value for name, value in named.items()}
     if facts["ended"]:
         found["x-budget-ended"] = "true"
     if call.is_fitted:
-        found["x-budget-fitted"] = str(call.max_tokens)
+        # Of each answer, where several were asked for.
+        found["x-budget-fitted"] = str(answering.terms.max_tokens)
     if call.rates is not None:
         found |= call.rates.headers()
     return found

@@ -113,8 +113,12 @@ def test_the_models_own_end_of_what_was_fitted_to_the_money_is_the_moneys(worksp
     end = frame({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
     model.script = answers(*WORDS, end, REPORT, DONE)
     workspace.leave(700_000)
-    (last,) = own_chunks(ask(stream=True, max_tokens=1_000))
+    response = ask(stream=True, max_tokens=1_000)
+    (last,) = own_chunks(response)
     assert last["budget"]["ended"] is True
+    sent = json.loads(model.requests[0].body)
+    assert response["X-Budget-Fitted"] == str(sent["max_tokens"])
+    assert sent["max_tokens"] < 700_000 // OUTPUT
 
 
 def test_a_process_that_ends_says_so_with_an_error_and_what_is_charged(workspace, model, ask):
@@ -181,6 +185,7 @@ def test_what_the_models_server_declines_is_the_callers_to_mend(workspace, model
     for stream in (True, False):
         response = ask(stream=stream)
         assert (response.status_code, b"SECRET" in response.content) == (400, False)
+        assert response["X-Should-Retry"] == "false"
     assert [line.outcome for line in workspace.settled(lines=2)] == ["none", "none"]
 
 
@@ -391,6 +396,17 @@ def test_a_reader_who_leaves_a_stream_pays_what_came(workspace, model, ask, part
     assert (line.outcome, line.tokens_output <= parts + 2) == ("estimated", True)
     assert model.wait_until(lambda m: m.left == 1)
     assert_books_agree(workspace)
+
+
+def test_a_reader_who_leaves_with_the_last_word_has_paid_for_all_of_it(workspace, model, ask):
+    model.script = answers(*WORDS, STOP, REPORT, DONE)
+    response = ask(stream=True)
+    parts, came = response.streaming_content, b""
+    while REPORT not in came:
+        came += next(parts)
+    response.close()
+    (line,) = workspace.settled(lines=1)
+    assert (line.outcome, line.cost) == ("exact", TRUE)
 
 
 @pytest.mark.parametrize("stream", [True, False])
