@@ -54,6 +54,7 @@ class Answer:
         "_spoke",
         "_words",
         "billed_bytes",
+        "came",
         "deltas",
         "error",
         "finish_reason",
@@ -72,6 +73,7 @@ class Answer:
         self.head: dict[str, Any] | None = None  # what each chunk says of the answer: the first one's
         # Of the frames that were fed last, so many came before an error, or before what is past `max_tokens`. None: all
         self.good: int | None = None
+        self.came = 0  # frames, with what was fed last
         self.error = False  # an error object came
         self.is_done = False  # nothing more is to be read
         self._html = "html" in content_type.lower()
@@ -110,7 +112,7 @@ class Answer:
         self.is_done = is_done or self.is_over
 
     def _take_all(self, frames: list[Any]) -> str:
-        shown, is_over, self.good = "", self.is_over, None
+        shown, is_over, self.good, self.came = "", self.is_over, None, len(frames)
         for number, frame in enumerate(frames):
             if is_over:
                 self.good = number if self.good is None else self.good

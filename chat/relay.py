@@ -21,58 +21,71 @@ class Relay:
     JSON without an event around it comes out as one, for readers of events skip it: a whole answer becomes a chunk.
     """
 
-    __slots__ = ("_held", "_is_over")
+    __slots__ = ("_held", "_held_values", "_holds_lines", "_is_over")
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held = bytearray()
+        self._held_values = 0
+        self._holds_lines = False  # of which some may be no event's
         self._is_over = False
 
     def feed(self, data: bytes, answer: Answer) -> bytes:
         """What may be passed on now. `answer` has been fed `data`, and nothing after it."""
+        frames = answer.frames
         if self._is_over:
             return b""
-        data = self._held + data if self._held else data
-        frames = answer.frames
-        if answer.good is not None or not frames.is_plain:
-            return self._looked_at(data, answer.good)
-        end = len(data) - frames.unread
-        self._held = data[end:]
-        return data[:end] if self._held else data
+        if self._held or frames.unread:
+            self._held += data
+        elif answer.good is None and frames.is_plain:
+            return data
+        else:
+            self._held = bytearray(data)
+        if answer.good is not None or self._holds_lines or not frames.is_plain:
+            if self._holds_lines and not (answer.came or frames.is_between or frames.is_done or frames.is_broken):
+                return b""  # one more line of a frame in many, which are not looked at again for each
+            return self._looked_at(bytes(self._held), answer.good)
+        end = len(self._held) - frames.unread
+        passed = bytes(self._held[:end])
+        del self._held[:end]
+        return passed
 
     def close(self, answer: Answer) -> bytes:
         """What was held back although it was whole: the connection has ended, and `answer` was told so."""
         if self._is_over or not self._held:
             return b""
-        data, self._held = self._held, b""
-        passed = self._looked_at(data, answer.good, is_end=True)
+        passed = self._looked_at(bytes(self._held), answer.good, is_end=True)
         self._is_over = True
         return passed
 
     def _looked_at(self, data: bytes, good: int | None, *, is_end: bool = False) -> bytes:
         """Line by line, by the same reading as the answer's own: it began where that one was between two frames."""
-        frames, passed, unit, seen, left_out = Frames(), bytearray(), bytearray(), 0, False
+        # What is held may have brought a value already, as garbage before bare JSON does.
+        frames, passed, unit, seen, left_out = Frames(), bytearray(), bytearray(), -self._held_values, False
+        values: list[Any] = []  # of the lines in `unit`
         lines = data.splitlines(keepends=True)
         for number, line in enumerate(lines, start=1):
-            values = frames.feed(line)
+            values += frames.feed(line)
             left_out = left_out or frames.left_out
             is_last = is_end and number == len(lines)
             if is_last:
                 values += frames.close()
                 left_out = left_out or frames.left_out
-            seen += len(values)
-            if frames.is_broken or (good is not None and seen > good):
+            if frames.is_broken or (good is not None and seen + len(values) > good):
                 self._is_over = True
                 break
             if not frames.is_done:
                 unit += line
             if frames.is_done or is_last or (frames.is_between and not frames.unread):
                 passed += _as_events(bytes(unit), values, is_bare=frames.is_bare, left_out=left_out)
-                unit.clear()
+                seen += len(values)
+                unit, values = bytearray(), []
                 frames.is_bare = left_out = False
             if frames.is_done:
                 self._is_over = True
                 break
-        self._held = b"" if self._is_over else bytes(unit)
+        self._held = bytearray() if self._is_over else unit
+        self._held_values = len(values)
+        self._holds_lines = b"\n" in self._held or b"\r" in self._held
         return bytes(passed)
 
 
@@ -80,18 +93,26 @@ def _as_events(unit: bytes, values: list[Any], *, is_bare: bool, left_out: bool)
     """The lines of one frame as they are passed on."""
     if is_bare:
         every = [item for value in values for item in (value if type(value) is list else [value])]
-        # What has neither is an error of a shape that nobody knows yet.
-        chunks = [item for item in every if type(item) is dict and ("choices" in item or "usage" in item)]
-        return b"".join(as_event(as_chunk(chunk)) for chunk in chunks)
-    return _without_what_is_left_out(unit) if left_out else unit
+        return b"".join(as_event(as_chunk(item)) for item in every if _is_chunk(item))
+    return _without_what_is_left_out(unit, values) if left_out else unit
 
 
-def _without_what_is_left_out(unit: bytes) -> bytes:
+def _without_what_is_left_out(unit: bytes, values: list[Any]) -> bytes:
     """Only what was read: a line that is neither JSON nor an event's may quote anything, and clients break at it."""
     lines = [line for line in unit.splitlines(keepends=True) if not _is_foreign(line)]
-    if _is_read(b"".join(lines)):
-        return b"".join(lines)
-    return b"".join(line for line in lines if _is_read(line))
+    whole = b"".join(lines)
+    if values and len(_values_of(whole)) == len(values):
+        return whole
+    chunks = [value for value in values if _is_chunk(value)]
+    kept = b"".join(line for line in lines if any(_is_chunk(value) for value in _values_of(line)))
+    # Where it cannot be parted by lines, the same JSON stands for them.
+    return kept if len(_values_of(kept)) == len(chunks) else b"".join(as_event(chunk) for chunk in chunks)
+
+
+def _is_chunk(value: Any) -> bool:
+    """What has neither may be a part of an error, or one of a shape that nobody knows yet."""
+    items = value if type(value) is list else [value]
+    return all(type(item) is dict and ("choices" in item or "usage" in item) for item in items)
 
 
 def _is_foreign(line: bytes) -> bool:
@@ -100,12 +121,12 @@ def _is_foreign(line: bytes) -> bool:
     return frames.left_out
 
 
-def _is_read(data: bytes) -> bool:
-    """Whether it has something that is read, and nothing else."""
+def _values_of(data: bytes) -> list[Any]:
+    """Its values; none where it has something else, too."""
     frames = Frames()
     values, left_out = frames.feed(data), frames.left_out
     values += frames.close()
-    return bool(values) and not (left_out or frames.left_out)
+    return [] if left_out or frames.left_out else values
 
 
 def as_event(value: Any) -> bytes:

@@ -6,7 +6,7 @@ import json
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat.answer import Answer
@@ -185,3 +185,71 @@ def test_many_frames_in_reads_of_any_size_cost_no_second_reading(monkeypatch):
     answer, relay = Answer(), Relay()
     passed = b"".join(relay.feed(piece, answer) for piece in pieces if answer.feed(piece) is not None)
     assert (passed, looked) == (every, [])
+
+
+# --- any mixture ----------------------------------------------------------------------------------------------------
+
+BITS = [
+    *[
+        error
+        for name, error in ERRORS.items()
+        if name not in ("without an end", "broken off", "by the event's name, with CR")
+    ],
+    *[said(letter) for letter in "abc"],
+    frame({"choices": [{"index": 0, "delta": {"content": "d"}}]}, end=b"\n"),
+    *[
+        b": c\n\n",
+        b"\n",
+        b"event: x\n",
+        b"id: 3\n",
+        b"retry: 1\n",
+        b"data:\n\n",
+        b"data\n",
+        b"data: null\n\n",
+        b"data: [1]\n\n",
+    ],
+    *[b"data: {oh SECRET\n\n", b"data: {oh SECRET\n", b"event: error\n", b"\xef\xbb\xbf", DONE],
+    b'data: {"choices":[\ndata: {"delta":{"content":"e"}}]}\n\n',
+    b'{"choices":[{"delta":{"content":"f"}}]}\n',
+    b'{"choices":[\n{"delta":{"content":"g"}}]}\n',
+    b' data: {"choices":[{"delta":{"content":"h"}}]}\n\n',
+    b'data: [{"choices":[{"delta":{"content":"i"}}]}]\n\n',
+]
+
+
+def essence(passed):
+    """Without what readers skip: where that stands may differ by how the bytes were split."""
+    lines = passed.replace(b"\r", b"\n").split(b"\n")
+    return [line for line in lines if line.strip() and not line.startswith((b"event", b"id", b"retry", b":"))]
+
+
+@given(
+    st.lists(st.sampled_from(BITS), max_size=9),
+    st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    st.integers(0, 40),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=1_000, deadline=None)
+def test_no_mixture_of_lines_shows_an_error_or_loses_a_word(bits, line_end, short_of, chance):
+    every = b"".join(bits).replace(b"\n", line_end)
+    every = every[: len(every) - short_of] if short_of % 4 == 0 else every
+    cuts = sorted(chance.choices(range(len(every) + 1), k=8))
+    pieces = [every[start:end] for start, end in zip([0, *cuts], [*cuts, len(every)], strict=True)]
+    together, apart = relayed([every]), relayed([piece for piece in pieces if piece])
+    assert b"SECRET" not in together + apart
+    assert essence(together) == essence(apart)
+    answer, passed = Answer(), Answer()
+    words = answer.feed(every) + answer.close()
+    if not answer.error:
+        assert passed.feed(together) + passed.close() == words
+
+
+def test_a_frame_in_very_many_lines_is_not_looked_at_for_each(monkeypatch):
+    looked = []
+    look_at = Relay._looked_at
+    monkeypatch.setattr(Relay, "_looked_at", lambda *args, **more: looked.append(1) or look_at(*args, **more))
+    answer, relay = Answer(), Relay()
+    for _ in range(2_000):
+        answer.feed(b"data: and on\n")
+        relay.feed(b"data: and on\n", answer)
+    assert len(looked) == 1
