@@ -86,7 +86,9 @@ class Outlet:
         return True
 
     def begin_anew(self) -> None:
-        """Another model answers in the place of one that failed before anything was taken."""
+        """Another model answers in the place of one that failed before anything was taken. A reader who left stays so:
+        nothing would make room for what waits for him.
+        """
         self._relay = Relay()
         self._waiting, self._size = [], 0
         if self._kept is not None:

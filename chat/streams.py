@@ -163,7 +163,6 @@ class Answering(Generic[P]):
         self._fresh: list[str] = []
         # For a reader who wants the answer's bytes, and not its words.
         self._as_it_came = as_it_came
-        self._keeps_bytes = keeps_bytes
         self._outlet = Outlet(keeps=keeps_bytes) if as_it_came and not bought.sent.in_one_piece else None
         self._news = asyncio.Event()
         self._begun = asyncio.Event()
@@ -382,7 +381,7 @@ class Answering(Generic[P]):
             # Who wanted it has gone meanwhile, or this process ends: no model was called for it.
             return False
         if self._outlet is not None:
-            self._outlet = Outlet(keeps=self._keeps_bytes)
+            self._outlet.begin_anew()
         self.failure = None
         return True
 

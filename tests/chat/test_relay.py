@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat.answer import Answer
+from chat.outlet import Outlet
 from chat.relay import Relay
 from tests.support.odd_answers import odd_answers
 
@@ -253,3 +254,12 @@ def test_a_frame_in_very_many_lines_is_not_looked_at_for_each(monkeypatch):
         answer.feed(b"data: and on\n")
         relay.feed(b"data: and on\n", answer)
     assert len(looked) == 1
+
+
+def test_nothing_waits_for_a_reader_who_left_before_another_model_answered():
+    answer, outlet = Answer(), Outlet(keeps=True)
+    outlet.leave()
+    outlet.begin_anew()
+    answer.feed(said("Hello"))
+    assert outlet.feed(said("Hello"), answer) is False
+    assert (outlet.is_empty, outlet.kept) == (True, said("Hello"))
