@@ -188,9 +188,10 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
     dialect = dialect_for(model)
     habit, plan = engine.habits.of(model, wanted.app), plan_of(payer.plan)
     if (passed := wanted.passed) is not None:
-        size = passed.size
+        # What is billed beside the words, such as an image, would spoil the ratio that is learned of them.
+        size = 0 if passed.fixed else passed.size
         bound = passed.bound + overhead(habit, passed.messages, overhead_of(passed.messages))
-        likely = likely_tokens(size, habit.input_ratio) + passed.fixed
+        likely = likely_tokens(passed.size, habit.input_ratio) + passed.fixed
     else:
         messages = as_taken(wanted.messages)
         if not messages:

@@ -60,10 +60,57 @@ class Dialect:
     model: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What a client may ask of a model although it can cost more than its tokens do: the operator's word for it."""
+
+    extra_fields: frozenset[str] = frozenset()
+    hosted_tools: frozenset[str] = frozenset()
+    # What one image is billed at most; None where nobody has said it.
+    image_tokens: int | None = None
+
+
+NO_WORDS = Words()
+_WORDS = frozenset(Words.__dataclass_fields__)
+
+
+def words_for(*models: str) -> Words:
+    """What all of these models may be asked, for any of them may be the one that answers."""
+    first, *others = (_words_of(model) for model in models)
+    for other in others:
+        first = _in_common(first, other)
+    return first
+
+
+def _words_of(model: str) -> Words:
+    own = _said_of(model)
+    if _WORDS.isdisjoint(own):
+        return NO_WORDS
+    return Words(
+        extra_fields=frozenset(own.get("extra_fields", ())),
+        hosted_tools=frozenset(own.get("hosted_tools", ())),
+        image_tokens=own.get("image_tokens"),
+    )
+
+
+def _in_common(one: Words, other: Words) -> Words:
+    tokens = (one.image_tokens, other.image_tokens)
+    return Words(
+        extra_fields=one.extra_fields & other.extra_fields,
+        hosted_tools=one.hosted_tools & other.hosted_tools,
+        image_tokens=None if None in tokens else max(known for known in tokens if known is not None),
+    )
+
+
+def _said_of(model: str) -> dict[str, Any]:
+    entry = settings.MODELS.get(model)
+    said: dict[str, Any] = settings.LLM_DIALECT.get(model, {}) if entry is None else entry["dialect"]
+    return said
+
+
 def dialect_for(model: str) -> Dialect:
     """As MODELS or LLM_DIALECT says of this model, else as most servers speak."""
-    entry = settings.MODELS.get(model)
-    own: dict[str, Any] = dict(settings.LLM_DIALECT.get(model, {}) if entry is None else entry["dialect"])
+    own = {name: value for name, value in _said_of(model).items() if name not in _WORDS}
     base_url = own.pop("base_url", settings.LLM_BASE_URL)
     # The common key is for the common address: another host must not be handed it.
     api_key = own.pop("api_key", settings.LLM_API_KEY if base_url == settings.LLM_BASE_URL else "")
@@ -87,7 +134,7 @@ def _is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A call as it is sent: the path at the model's server, and the body. `most` tokens of output at most, of all its
+    """A call as it is sent: the path at the model's server, and the body. `most` tokens come at most, of all its
     `answers` together; none where it writes nothing.
     """
 
@@ -113,14 +160,15 @@ def passed_on(passed: Passed, *, model: str, max_tokens: int, dialect: Dialect) 
     if passed.kind != Kind.EMBEDDINGS:
         for name in ("max_tokens", "max_completion_tokens"):
             body.pop(name, None)
-        body[dialect.max_tokens_name] = max_tokens
+        # A completion's limit has the one name everywhere.
+        body[dialect.max_tokens_name if passed.kind == Kind.CHAT else "max_tokens"] = max_tokens
     if passed.is_stream and dialect.stream_options:
         body["stream_options"] = {**(passed.body.get("stream_options") or {}), "include_usage": True}
     data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     return Sent(
         passed.kind.value,
         data,
-        max_tokens * passed.n if passed.kind != Kind.EMBEDDINGS else None,
+        max_tokens * passed.n + passed.echoed if passed.kind != Kind.EMBEDDINGS else None,
         answers=passed.n,
         in_one_piece=not passed.is_stream,
         is_passed_on=True,

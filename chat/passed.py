@@ -36,6 +36,8 @@ class Passed:
     size: int
     messages: int = 1
     fixed: int = 0
-    # How many answers it asks for: each may have `max_tokens`.
+    # How many answers are written for it: each may have `max_tokens`.
     n: int = 1
+    # Tokens of the input that its answers repeat before their own words: nobody bills them as output.
+    echoed: int = 0
     wants_usage: bool = False

@@ -358,6 +358,10 @@ def _is_bool(value: Any) -> bool:
     return type(value) is bool
 
 
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and name.strip() for name in value)
+
+
 _MAX_TOKENS_NAMES = ("max_tokens", "max_completion_tokens")
 _DIALECT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_tokens_name": (lambda value: value in _MAX_TOKENS_NAMES, " or ".join(_MAX_TOKENS_NAMES)),
@@ -368,4 +372,7 @@ _DIALECT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "base_url": (lambda value: isinstance(value, str) and _is_url(value), "an address such as http://localhost:8000"),
     # It stands in a header: a line break within would end it.
     "api_key": (lambda value: isinstance(value, str) and value.isascii() and value.isprintable(), "a key's text"),
+    "extra_fields": (_is_names, "a list of names of fields"),
+    "hosted_tools": (_is_names, "a list of types of tools"),
+    "image_tokens": (lambda value: type(value) is int and 0 < value <= 1_000_000, "tokens from 1 to 1000000"),
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from math import isinf
 from typing import Any
 
 from tenants.http import Invalid
@@ -32,7 +33,7 @@ def read_object(raw: bytes, *, most_values: int = VALUES) -> dict[str, Any]:
         text = raw.decode("utf-8")
         if _has_too_many_values(text, most_values):
             raise _refused(f"This has more than {most_values:,} values. Send less at a time.")
-        body = json.loads(text, parse_constant=_no_number)
+        body = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError):
         raise _refused("This is not valid JSON.") from None
     if not isinstance(body, dict):
@@ -69,6 +70,13 @@ def _refused(why: str) -> Invalid:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON.")
+
+
+def _finite(number: str) -> float:
+    """1e400 is JSON, and infinite here: what is passed on of it would be no JSON."""
+    if isinf(value := float(number)):
+        raise ValueError("A number is too large.")
+    return value
 
 
 def _has_too_many_values(text: str, most: int) -> bool:

@@ -93,6 +93,7 @@ def door(database_url: str, authority: Any, app: Any, upstream_server: Any) -> I
         "LLM_API_KEY": "sk-upstream-secret",
         "LLM_MODEL": "test-model",
         "LLM_PRICES": json.dumps(PRICES),
+        "LLM_DIALECT": json.dumps({"test-model": {"image_tokens": 1_000}}),
         "TOP_UP_URL": "https://pay.example/top-up",
         # Held money is refused soon, so that tests see what a client does about it.
         "BUDGET_WAIT_SECONDS": "0.2",

@@ -1,0 +1,185 @@
+"""What is passed on of a request, what is refused by name, and the most that it can cost."""
+
+from __future__ import annotations
+
+import json
+import random
+from contextlib import suppress
+from decimal import Decimal
+
+import pytest
+
+from chat.history import most_bytes
+from chat.passed import Kind
+from chat.v1.reading import read
+from tenants.http import Invalid
+
+HELLO = [{"role": "user", "content": "hello"}]
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+ANSWERS = {
+    "temperature": 0.3, "top_p": 0.9, "presence_penalty": 0.1, "frequency_penalty": 0.2, "logit_bias": {"50256": -100},
+    "stop": ["\n"], "seed": 7, "user": "u-1", "n": 2, "metadata": {"a": "b"},
+}  # fmt: skip
+CHAT = {
+    **ANSWERS, "messages": HELLO, "tools": [WEATHER], "tool_choice": "auto", "parallel_tool_calls": False,
+    "response_format": {"type": "json_object"}, "logprobs": True, "top_logprobs": 2, "reasoning_effort": "low",
+}  # fmt: skip
+COMPLETION = {**ANSWERS, "prompt": "hello", "suffix": "!", "logprobs": 1}
+EMBEDDING = {"input": ["hello", "world"], "dimensions": 8, "encoding_format": "float", "user": "u-1"}
+
+
+@pytest.fixture
+def said(settings):
+    """What the operator says of test-model."""
+
+    def say(**words):
+        settings.LLM_DIALECT = {"test-model": words}
+
+    say()
+    return say
+
+
+def chat(**more):
+    return read(Kind.CHAT, {"model": "test-model", "messages": HELLO, **more})
+
+
+def refused(**more):
+    with pytest.raises(Invalid) as found:
+        chat(**more)
+    return list(found.value.extra["fields"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("chat/completions", CHAT), ("completions", COMPLETION), ("embeddings", EMBEDDING)]
+)
+def test_every_listed_field_is_at_the_model_as_it_was_sent(workspace, upstream, path, body):
+    response = workspace.api(alone=True).post(f"/v1/{path}", {"model": "test-model", **body})
+    assert response.status_code == 200, response.content
+    sent = upstream.calls[-1]
+    assert {name: sent[name] for name in body} == body
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["best_of", "service_tier", "web_search_options", "prediction", "modalities", "audio", "a_field_of_tomorrow"],
+)
+def test_what_could_cost_more_is_refused_by_name_and_passes_with_the_operators_word(said, field):
+    value = 2 if field == "best_of" else {"a": 1}
+    assert refused(**{field: value}) == [field]
+    said(extra_fields=[field])
+    passed = chat(**{field: value})
+    assert passed.body[field] == value
+    assert passed.n == (2 if field == "best_of" else 1)
+
+
+def test_a_hosted_tool_and_an_image_need_a_word_too(said):
+    search = {"type": "web_search_preview"}
+    seen = [{"role": "user", "content": [{"type": "text", "text": "what is it?"}, IMAGE]}]
+    assert refused(tools=[WEATHER, search]) == ["tools[1].type"]
+    assert refused(messages=seen) == ["messages[0].content[1].image_url"]
+    assert refused(messages=[{"role": "user", "content": [{"type": "input_audio"}]}]) == [
+        "messages[0].content[0].input_audio"
+    ]
+    words = chat(messages=[{"role": "user", "content": [{"type": "text", "text": "what is it?"}]}]).bound
+    said(hosted_tools=["web_search_preview"], image_tokens=1_105)
+    assert chat(tools=[WEATHER, search]).body["tools"] == [WEATHER, search]
+    passed = chat(messages=seen)
+    assert passed.fixed == 1_105
+    # Its bytes are no text; what sets it off from the words is.
+    assert words + 1_105 <= passed.bound <= words + 1_105 + 64
+
+
+def test_a_group_is_asked_what_each_of_its_members_has_a_word_for(said, settings):
+    price = {"input": 1, "output": 1}
+    settings.MODELS = {
+        "one": {"price": price, "kinds": ["chat"], "context": None, "dialect": {"extra_fields": ["best_of"]}},
+        "two": {"price": price, "kinds": ["chat"], "context": None, "dialect": {}},
+        "both": {"fallback": ["one", "two"]},
+    }
+    assert read(Kind.CHAT, {"model": "one", "messages": HELLO, "best_of": 2}).n == 2
+    with pytest.raises(Invalid):
+        read(Kind.CHAT, {"model": "both", "messages": HELLO, "best_of": 2})
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("n", [0, -1, 129, 1.5, True, "2"]),
+        ("max_tokens", [0, -1, 1.5, "7", False]),
+        ("stream", ["yes", 1]),
+        ("stop", [7, [1], ["a"] * 17]),
+        ("top_logprobs", [21, -1]),
+        ("messages", [[], {}, "hello", None]),
+        ("stream_options", [True, []]),
+        ("response_format", ["json"]),
+        ("tools", [{}, ["weather"]]),
+    ],
+)
+def test_what_decides_the_hold_is_checked(said, field, values):
+    for value in values:
+        assert refused(**{field: value})[0].partition("[")[0] == field
+
+
+def test_two_limits_that_differ_are_refused_and_null_is_as_if_it_was_not_sent(said):
+    assert refused(max_tokens=5, max_completion_tokens=6) == ["max_tokens"]
+    assert chat(max_tokens=None, max_completion_tokens=6, n=None, service_tier=None).max_tokens == 6
+
+
+def test_the_hold_is_multiplied_by_the_answers_that_are_asked_for(workspace, upstream, settings):
+    settings.BUDGET_WAIT_SECONDS = 0.1
+    workspace.leave(1)
+
+    def needed(**more):
+        response = workspace.api(alone=True).post(
+            "/v1/chat/completions", {"model": "test-model", "messages": HELLO, "max_tokens": 100, **more}
+        )
+        assert response.status_code == 402
+        return Decimal(response.json()["error"]["budget"]["needed"])
+
+    # 400 tokens at 4,000 microcents; the input is the same.
+    assert needed(n=5) - needed() == Decimal("0.016")
+    assert upstream.calls == []
+
+
+def test_a_bound_is_never_less_than_the_bytes_of_what_a_model_may_read(said):
+    arabic = "\ufdfa" * 10
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": json.dumps({"q": arabic})}}
+    messages = [
+        {"role": "developer", "content": arabic},
+        {"role": "user", "content": [{"type": "text", "text": "größer"}], "name": "alice"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "42", "tool_call_id": "c"},
+    ]
+    passed = chat(messages=messages, tools=[WEATHER])
+    assert passed.messages == 4
+    assert passed.bound >= 2 * most_bytes(arabic) + len("größer".encode()) + len(json.dumps([WEATHER]))
+
+
+def test_tokens_as_numbers_are_counted_as_they_are(said):
+    passed = read(Kind.EMBEDDINGS, {"model": "test-model", "input": [[1, 2, 3], [4]]})
+    assert (passed.bound, passed.messages, passed.max_tokens) == (4, 2, None)
+    written = read(Kind.COMPLETIONS, {"model": "test-model", "prompt": ["a", "b"], "n": 3})
+    assert written.n == 6
+
+
+def test_no_body_whatever_raises_anything_but_a_refusal(said):
+    chance = random.Random(7)
+
+    names = ["role", "content", "type", "text", "image_url", "url", "function", "tool_calls", "name", "n"]
+    plain = [None, True, 0, -1, 1.5, "x", "\ufdfa", "user", "text", "function"]
+
+    def anything(depth=0):
+        kind = chance.randrange(4) if depth < 4 else 0
+        if kind == 1:
+            return [anything(depth + 1) for _ in range(chance.randrange(3))]
+        if kind == 2:
+            return {chance.choice(names): anything(depth + 1) for _ in range(3)}
+        return chance.choice(plain)
+
+    fields = [*CHAT, *COMPLETION, *EMBEDDING, "best_of", "stream", "stream_options", "max_tokens", "function_call"]
+    for _ in range(1_000):
+        body = {chance.choice(fields): anything() for _ in range(4)}
+        for kind in Kind:
+            with suppress(Invalid):
+                read(kind, {"model": "test-model", **body})
