@@ -263,3 +263,14 @@ def test_nothing_waits_for_a_reader_who_left_before_another_model_answered():
     answer.feed(said("Hello"))
     assert outlet.feed(said("Hello"), answer) is False
     assert (outlet.is_empty, outlet.kept) == (True, said("Hello"))
+
+
+def test_what_was_held_back_is_looked_at_again_with_the_next_read():
+    held = b"event: error\nid: 3\n<p>sk-SECRET</p>\n"
+    assert relayed([said("Hello"), held, b"event: x\n", said(" you"), DONE]) == said("Hello") + said(" you")
+
+
+def test_a_value_that_came_with_garbage_before_is_not_taken_for_the_error_after_it():
+    first = b"data: {oh no\n" + frame({"choices": [{"delta": {"content": "b"}}]}, end=b"\n") + b'{"choices":[\n{"del'
+    rest = b'ta":{"content":"f"}}]}\n' + frame(ERROR)
+    assert relayed([first, rest]).count(b'"content"') == 2
