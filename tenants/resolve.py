@@ -36,7 +36,8 @@ from tenants.http import (
     Unauthenticated,
     wants_json,
 )
-from tenants.kept import Fetch, Keep, Params, Query, Row, afetched, fetched, of_schema, of_tenant
+from tenants.kept import Fetch as Fetch
+from tenants.kept import Keep, Params, Query, Row, afetched, fetched, of_schema, of_tenant
 from tenants.models import Tenant
 from tenants.roles import Action, may, may_with_key
 from tenants.schema_versions import BEGIN_CATCHING_UP, IS_CURRENT, fingerprint

@@ -424,8 +424,13 @@ def test_in_a_schema_that_was_dropped_by_hand_nobody_is_shown_publics_rows(upstr
     """Nothing tells of it, so the host's row and the key's are kept: each door finds out by what it does anyway."""
     gone = WorkspaceFactory()
     key, browser = gone.key(), gone.client(gone.owner)
-    gone.api(key).post("/api/chat/", {"prompt": "hello"})
-    who_asks(gone.host, key)
+    rated = gone.key()
+    row_of(gone, rated).update(rates={"requests": 100})
+    for secret in (key, rated):
+        for _ in range(2):  # the first notes its use
+            assert gone.api(secret).post("/api/chat/", {"prompt": "hello"}).status_code == 200
+        who_asks(gone.host, secret)
+    gone.settled(lines=4)
     by_hand(gone, "DROP SCHEMA {schema} CASCADE")
     calls = len(upstream.calls)
     with reads() as seen:
@@ -434,8 +439,9 @@ def test_in_a_schema_that_was_dropped_by_hand_nobody_is_shown_publics_rows(upstr
     with pytest.raises(TenantNotReady), gone.scope():
         User.objects.count()
     answers = [browser.get("/"), browser.get("/api/budget/"), gone.api(key).post("/api/chat/", {"prompt": "hello"})]
-    answers.append(gone.plane(browser).post("/api/chat/", {"prompt": "hello"}))
-    assert [answer.status_code for answer in answers] == [503] * 4
+    answers += [gone.api(rated).post("/api/chat/", {"prompt": "hello"})]
+    answers += [gone.plane(browser).post("/api/chat/", {"prompt": "hello"})]
+    assert [answer.status_code for answer in answers] == [503] * 5
     assert len(upstream.calls) == calls
     assert gone.holds() == 0
 
