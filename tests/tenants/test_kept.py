@@ -79,8 +79,13 @@ class row_of:
 
 @contextmanager
 def reads() -> Iterator[list[str]]:
-    """The statements on Django's connection, but for those that set a search path."""
+    """The statements on Django's connection, but for those that set a search path. From a moment on at which the
+    listener has just been heard of, if it says anything: on a busy machine it may be late.
+    """
     seen: list[str] = []
+    until_at = time.monotonic() + kept.PROVEN_SECONDS
+    while time.monotonic() - kept._rows._heard_at > 0.3 and time.monotonic() < until_at:
+        time.sleep(0.005)
 
     def note(execute, sql, params, many, context):
         if "search_path" not in sql:
@@ -513,7 +518,7 @@ def statements_of(workspace, path, body, key):
         workspace.settled()
         while not any("DELETE FROM public.billing_hold" in sql for sql in engines):
             time.sleep(0.01)
-    return [query["sql"] for query in ours], engines
+    return len(ours), len(engines)
 
 
 def test_a_chat_makes_two_statements_and_a_summary_three(workspace, upstream, settings):
@@ -526,10 +531,12 @@ def test_a_chat_makes_two_statements_and_a_summary_three(workspace, upstream, se
             ("/api/chat/", {"prompt": "hello", "max_tokens": 20}),
             ("/api/summarize/", {"text": "a long text", "max_tokens": 20}),
         ):
-            for _ in range(3):  # the first notes the key's use, the second reads the row with it
-                django, engine = statements_of(workspace, path, body, key)
-            counts[path, seconds] = django, engine
-    assert [len(counts["/api/chat/", seconds][1]) for seconds in (0.0, 30.0)] == [4, 2]
-    assert [len(counts["/api/summarize/", seconds][1]) for seconds in (0.0, 30.0)] == [3, 2]
-    # Four more are the test's own look at what was settled.
-    assert [len(counts["/api/summarize/", seconds][0]) - 4 for seconds in (0.0, 30.0)] == [9, 1]
+            # The first notes the key's use, the second reads the row with it; and a busy machine's listener is late.
+            counts[path, seconds] = min(statements_of(workspace, path, body, key) for _ in range(4))
+    # Four of Django's are the test's own look at what was settled.
+    assert counts == {
+        ("/api/chat/", 0.0): (4, 4),
+        ("/api/summarize/", 0.0): (4 + 9, 3),
+        ("/api/chat/", 30.0): (4, 2),
+        ("/api/summarize/", 30.0): (4 + 1, 2),
+    }
