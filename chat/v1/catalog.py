@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from billing.money import usd
-from billing.prices import Price
-from chat.errors import ModelNotPriced
-from chat.pricing import callable_models, price_for
+from chat.allowed import allowed_of
+from chat.pricing import context_for, kinds_for, price_for, priced_models
 from tenants.http import NotFound
 from tenants.resolve import Asker
 
@@ -21,36 +20,30 @@ class NoSuchModel(NotFound):
 
 
 def models_for(asker: Asker) -> dict[str, Any]:
-    return {"object": "list", "data": [_entry(name, price) for name, price in _askable(asker)]}
+    return {"object": "list", "data": [_entry(name) for name in _askable(asker)]}
 
 
 def model_for(asker: Asker, name: str) -> dict[str, Any]:
     """Raises NoSuchModel."""
-    for askable, price in _askable(asker):
-        if askable == name:
-            return _entry(name, price)
-    raise NoSuchModel(model=name[:200])
+    if name not in _askable(asker):
+        raise NoSuchModel(model=name[:200])
+    return _entry(name)
 
 
-def _askable(asker: Asker) -> list[tuple[str, Price]]:
+def _askable(asker: Asker) -> list[str]:
     """Those with a price that both the workspace and the key may call."""
-    found = []
-    for name in callable_models():
-        if any(names is not None and name not in names for names in (asker.tenant.allowed_models, asker.key_models)):
-            continue
-        try:
-            found.append((name, price_for(name)))
-        except ModelNotPriced:
-            continue
-    return found
+    return allowed_of(priced_models(), asker.tenant.allowed_models, asker.key_models)
 
 
-def _entry(name: str, price: Price) -> dict[str, Any]:
-    """As OpenAI's clients read it. `created` is a fact that nobody knows here. Prices: USD per million tokens."""
+def _entry(name: str) -> dict[str, Any]:
+    """As OpenAI's clients read it. `created` is a fact that nobody knows here. Of a group: what its first one costs."""
+    price = price_for(name)
     return {
         "id": name,
         "object": "model",
         "created": 0,
         "owned_by": "workspace",
+        "context_length": context_for(name),
+        "kinds": sorted(kind.value for kind in kinds_for(name)),
         "pricing": {"input": usd(price.input), "output": usd(price.output), "unit": "USD per million tokens"},
     }

@@ -16,6 +16,9 @@ from tests.isolation.crawler.spellings import Spelling
 from tests.isolation.crawler.walk import Pattern
 from tests.support.plane import PlaneClient
 
+# What is asked in JSON, and with a key.
+PROGRAMS = ("/api/", "/v1/")
+
 # Of a documentation net: limits on addresses must count nobody else's requests with these.
 ADDRESS = "203.0.113.77"
 
@@ -39,7 +42,7 @@ class Request:
     @property
     def names(self) -> frozenset[str]:
         """The workspaces that it names: by host or header, or else by its key, which the API alone reads."""
-        return self.spelling.names or (self.credential.names if self.path.startswith("/api/") else frozenset())
+        return self.spelling.names or (self.credential.names if self.path.startswith(PROGRAMS) else frozenset())
 
     def sent(self) -> dict[str, str]:
         """Its headers, but for cookies."""
@@ -49,7 +52,7 @@ class Request:
         """The body, and what kind it is."""
         if self.body is None:
             return b"", "application/json"
-        if self.path.startswith("/api/") or not isinstance(self.body, dict):
+        if self.path.startswith(PROGRAMS) or not isinstance(self.body, dict):
             return json.dumps(self.body).encode(), "application/json"
         if any(hasattr(value, "read") for value in self.body.values()):
             return encode_multipart(BOUNDARY, self.body), MULTIPART_CONTENT

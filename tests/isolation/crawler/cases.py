@@ -106,6 +106,14 @@ def _asked(room: Room) -> dict[str, Any]:
     return {"prompt": "What was that?", "max_tokens": 8, "conversation_id": room.row(Conversation).pk}
 
 
+def _asked_of_v1(room: Room) -> dict[str, Any]:
+    return {"model": settings.LLM_MODEL, "max_tokens": 8, "messages": [{"role": "user", "content": "What was that?"}]}
+
+
+def _embedded_by_v1(room: Room) -> dict[str, Any]:
+    return {"model": settings.LLM_MODEL, "input": "What was that?"}
+
+
 def _password_and_code(room: Room) -> dict[str, Any]:
     return {"password": room.password, "code": "000000"}
 
@@ -245,6 +253,8 @@ CASES: dict[str, Case] = {
         bodies={"POST": [lambda room: {"text": "Long.", "max_tokens": 8}]},
         headers=lambda room: {"idempotency-key": room.said("idempotency key")},
     ),
+    "v1/chat/completions": Case(bodies={"POST": [_asked_of_v1]}, methods=("POST",)),
+    "v1/embeddings": Case(bodies={"POST": [_embedded_by_v1]}, methods=("POST",)),
     "api/chat/": Case(
         bodies={
             "POST": [_asked, lambda room: {"prompt": "Go on.", "max_tokens": 8, "stream": True}],

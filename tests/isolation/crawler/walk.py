@@ -17,6 +17,8 @@ from tenants.users.actions import action_of, mark_of
 
 # Served without a pattern: health, static files, what is not there.
 UNROUTED = ("healthz", "readyz", "static/site.css", "nothing/", "api/nothing/")
+# Served beside Django, so that no urlconf has them.
+V1 = ("v1/models", "v1/chat/completions", "v1/embeddings", "v1/nothing")
 _ARGUMENT = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
@@ -62,7 +64,7 @@ def patterns() -> list[Pattern]:
 
 
 def unrouted() -> list[Pattern]:
-    return [Pattern("web", route) for route in UNROUTED]
+    return [Pattern("web", route) for route in UNROUTED] + [Pattern("plane", route) for route in V1]
 
 
 def _walk(door: str, entries: Iterable[Any], before: str = "", is_regex: bool = False) -> Iterator[Pattern]:
