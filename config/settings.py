@@ -154,7 +154,7 @@ PLANE_SQL = "billing.engine.fetch"
 # Served beside Django, for what its frame costs: an ASGI application by the beginning of its paths.
 PLANE_BARE = {"/v1/": "chat.v1.app.application"}
 # Of one request there: pictures come in its JSON. The front has the same limit (config/Caddyfile).
-V1_BODY_BYTES = (envint("V1_BODY_MB", 8, minimum=1, maximum=32) or 8) * 1024 * 1024
+API_BODY_BYTES = (envint("API_BODY_MB", 8, minimum=1, maximum=32) or 8) * 1024 * 1024
 # For so long at most a process keeps the rows that say whose a host and a key are (tenants.kept); 0: none is kept.
 LOOKUPS_KEPT_SECONDS = envseconds("LOOKUPS_KEPT_SECONDS", 30.0, or_none=True)
 # Read with the member who asks, which spares a paid call a statement: who pays for the tenant.

@@ -123,7 +123,7 @@ class Door:
         kind = self._headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             raise NotJson
-        most: int = settings.V1_BODY_BYTES
+        most: int = settings.API_BODY_BYTES
         announced = self._headers.get(b"content-length", b"")
         if not announced.isdigit():
             return most
@@ -132,7 +132,7 @@ class Door:
         return int(announced)
 
     async def _body(self) -> bytes:
-        most: int = settings.V1_BODY_BYTES
+        most: int = settings.API_BODY_BYTES
         body = await read_body(self._receive, most)
         if body is None:
             raise _too_large(most)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from sysconfig import get_path
 
-from config.env import BASE_DIR
+from config.env import BASE_DIR, envstr
 from config.stack import StackError
 from config.stack.places import run_folder
 
@@ -72,6 +72,7 @@ def front_environment(state: Path, port: int, *, web: Listener, plane: Listener)
         "WEB_UPSTREAM": web.for_caddy(),
         "PLANE_UPSTREAM": plane.for_caddy(),
         "FRONT_INNER": str(run_folder(state) / "front.sock"),
+        "API_BODY_MB": envstr("API_BODY_MB", "8"),
         "XDG_DATA_HOME": keep,
         "XDG_CONFIG_HOME": keep,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+from django.db.utils import ProgrammingError
 from django_tenants.postgresql_backend import base
 from django_tenants.utils import get_limit_set_calls
 
@@ -19,6 +20,10 @@ from tenants.schema_is_there import SCHEMA_IS_THERE
 # Sets nothing where the workspace's schema is not there, or may not be used: the path would lead past it to public's
 # rows, without an error. Whoever found the tenant may have kept its row since before somebody dropped the schema.
 _ENTER = f"SELECT set_config('search_path', %(path)s, false) WHERE {SCHEMA_IS_THERE}"
+
+
+class SchemaIsGone(TenantNotReady, ProgrammingError):
+    """A workspace's schema is not there: to who asks for a page that it is not ready, to code that the SQL is wrong."""
 
 
 class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-tenants carries no types
@@ -58,5 +63,5 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-ten
             if cursor is None:
                 own.close()
         if not is_there:
-            raise TenantNotReady
+            raise SchemaIsGone
         self.search_path_set_schemas = schemas

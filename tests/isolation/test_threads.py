@@ -41,6 +41,7 @@ MEANT = {
     "tenants/threads.py: ThreadPoolExecutor": (1, "TenantExecutor is one, and carries"),
     "tenants/users/models.py: sync_to_async": (1, "hashes a password; thread-sensitive, so in the request's context"),
     "tenants/users/hashers.py: ThreadPoolExecutor": (1, "the thread that hashes: no ORM, and nobody's tenant"),
+    "tenants/kept.py: Thread": (2, "the listener and its annotation: no ORM, plain SQL of nobody's tenant"),
     "billing/engine/loop.py: Thread": (1, "the engine's loop: no ORM, and a context of its own on purpose"),
     "billing/jobs.py: Thread": (1, "the timers enter public before each act"),
     "billing/jobs.py: ThreadPoolExecutor": (

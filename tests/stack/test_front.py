@@ -61,6 +61,24 @@ def test_a_body_of_just_the_limit_passes(front):
             assert httpx.post(front.url + path, content=content).json()["length"] == 1_048_576
 
 
+@pytest.mark.parametrize("content", [bytes, lambda body: iter([body])], ids=["by its length", "without a length"])
+def test_v1_goes_to_the_plane_with_a_limit_of_its_own_and_refusals_in_its_clients_shape(front, plane, web, content):
+    path = f"{front.url}/v1/chat/completions"
+    for size in (1_100_000, 8 * 1_048_576):
+        assert httpx.post(path, content=content(b"x" * size)).json()["length"] == size
+    refused = httpx.post(path, content=content(LARGE))
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["type"]) == (413, "too_large", "invalid_request_error")
+    assert "8 MiB" in error["message"]
+    assert refused.headers["x-should-retry"] == "false"
+    assert "/v1/chat/completions" not in web.seen()
+    plane.stop()
+    away = httpx.post(path, content=b"{}")
+    assert (away.status_code, away.json()["error"]["type"]) == (503, "server_error")
+    assert (away.headers["Retry-After"], away.headers["x-should-retry"]) == ("2", "true")
+    plane.start()
+
+
 def test_what_the_front_answers_itself_tells_browsers_what_web_and_plane_tell_them(front, web, settings):
     web.stop()
     for answer in (httpx.post(f"{front.url}/login/", content=LARGE), httpx.get(f"{front.url}/api/budget/")):

@@ -113,7 +113,7 @@ def test_an_address_that_is_not_there_says_what_is(workspace, method, path, stat
 
 def test_a_body_that_is_none_is_refused_in_the_clients_shape(workspace, upstream, settings):
     key = workspace.key()
-    settings.V1_BODY_BYTES = 2_000_000
+    settings.API_BODY_BYTES = 2_000_000
     client = PlaneClient(headers={"host": "localhost", "authorization": f"Bearer {key}"})
     large = json.dumps({**ASK, "user": "x" * 2_000_000}).encode()
     assert client.post(CHAT, ASK, content_type="text/plain").status_code == 415

@@ -163,6 +163,7 @@ CASES: dict[str, Case] = {
         bodies={"POST": [lambda room: {"slug": room.slug}]}, closed="one that is taken: crawling needs the one it has"
     ),
     "settings/workspace/origins/": Case(bodies={"POST": [lambda room: {"origins": "https://app.example.com"}]}),
+    "settings/workspace/models/": Case(bodies={"POST": [lambda room: {"which": "all"}]}),
     "settings/workspace/delete/": Case(
         bodies={"POST": [lambda room: {"slug": f"not-{room.slug}"[:32], "password": room.password}]},
         closed="another address than its own: what is deleted cannot be crawled on",
@@ -215,6 +216,9 @@ CASES: dict[str, Case] = {
     ),
     "settings/keys/<int:pk>/rates/": Case(
         args=lambda room: {"pk": room.row(ApiKey).pk}, bodies={"POST": [lambda room: {"requests": "1000"}]}
+    ),
+    "settings/keys/<int:pk>/models/": Case(
+        args=lambda room: {"pk": room.row(ApiKey).pk}, bodies={"POST": [lambda room: {"which": "all"}]}
     ),
     "settings/keys/<int:pk>/rotate/": Case(
         args=lambda room: {"pk": room.row(ApiKey).pk}, bodies={"POST": [lambda room: {"overlap": "24", "life": "90"}]}
