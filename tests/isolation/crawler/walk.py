@@ -18,7 +18,7 @@ from tenants.users.actions import action_of, mark_of
 # Served without a pattern: health, static files, what is not there.
 UNROUTED = ("healthz", "readyz", "static/site.css", "nothing/", "api/nothing/")
 # Served beside Django, so that no urlconf has them.
-V1 = ("v1/models", "v1/chat/completions", "v1/embeddings", "v1/nothing")
+V1 = ("v1/models", "v1/chat/completions", "v1/embeddings")
 _ARGUMENT = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
