@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from django.conf import settings
 
@@ -216,6 +217,22 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
     )
 
 
+# What a model may read of a client's request beside its messages: a count of these alone would be too low.
+_READ_BESIDE = ("tools", "functions", "tool_choice", "function_call", "response_format")
+
+
+def countable_of(passed: Passed) -> list[Message]:
+    """The messages of a client's request, where they are all that its model reads, and words alone; else none."""
+    if passed.kind != Kind.CHAT or any(passed.body.get(name) for name in _READ_BESIDE):
+        return []
+    messages = passed.body["messages"]
+    return messages if all(_is_plain(message) for message in messages) else []
+
+
+def _is_plain(message: dict[str, Any]) -> bool:
+    return message.keys() == {"role", "content"} and isinstance(message["content"], str)
+
+
 def _writes_nothing(wanted: Wanted) -> bool:
     return wanted.passed is not None and wanted.passed.kind == Kind.EMBEDDINGS
 
@@ -228,11 +245,13 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
     def affordable(remaining: int) -> int:
         return affordable_tokens(max(0, remaining), terms.bound, terms.price) // terms.n
 
+    countable = messages if wanted.passed is None else countable_of(wanted.passed)
+
     async def tighten() -> int | None:
-        if not messages:
+        if not countable:
             return None
         try:
-            counted = await count_tokens(messages, model=terms.model, dialect=terms.dialect)
+            counted = await count_tokens(countable, model=terms.model, dialect=terms.dialect)
         except COUNT_FAILURES:
             counted = None
         if counted is None or counted >= terms.bound:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import NoReturn
 
 from django.contrib.postgres.functions import RandomUUID
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
+from django.db.models import Q
 from django.db.models.functions import Cast, Left, Replace
 from django_tenants.models import DomainMixin, TenantMixin
 
@@ -56,6 +58,12 @@ class Tenant(TenantMixin):  # type: ignore[misc]  # django-tenants carries no ty
     closed_at = models.DateTimeField(null=True)
     # When its rows were dropped, some time after it was closed.
     purged_at = models.DateTimeField(null=True)
+
+    class Meta:
+        # A browser asks whether some workspace has named its page's origin, before it has a key to show.
+        indexes = [
+            GinIndex(fields=["allowed_origins"], condition=Q(allowed_origins__isnull=False), name="tenant_origins")
+        ]
 
     def __str__(self) -> str:
         return self.slug

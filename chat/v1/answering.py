@@ -54,7 +54,7 @@ class Outgoing:
         if self.answering is not None:
             self.answering.leave()
         if self.waiting is not None:
-            self.waiting.cancel()
+            _give_up(self.waiting)
 
 
 async def answer(asker: Asker, passed: Passed, key: str | None) -> Outgoing:

@@ -142,6 +142,16 @@ def test_the_hold_is_multiplied_by_the_answers_that_are_asked_for(workspace, ups
     assert upstream.calls == []
 
 
+@pytest.mark.parametrize(("more", "status"), [({}, 200), ({"tools": [WEATHER]}, 402)])
+def test_money_that_covers_what_the_models_own_server_counts_is_enough(workspace, upstream, settings, more, status):
+    settings.BUDGET_WAIT_SECONDS, upstream.tokenizer = 0.1, 10
+    workspace.leave(100_000)
+    long = [{"role": "user", "content": "x" * 2_000}]
+    body = {"model": "test-model", "messages": long, "max_tokens": 5, **more}
+    assert workspace.api(alone=True).post("/v1/chat/completions", body).status_code == status
+    assert workspace.ledger()["remaining"] >= 0
+
+
 def test_a_bound_is_never_less_than_the_bytes_of_what_a_model_may_read(said):
     arabic = "\ufdfa" * 10
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": json.dumps({"q": arabic})}}
