@@ -90,7 +90,8 @@ def create_key(
     with transaction.atomic():
         limits = {"expires_at": expires_at, "allowed_models": allowed_models}
         key, secret = insert_key(user, name=name, scopes=scopes, shown_later=shown_later, **limits)
-        record(Event.KEY_MADE, request=request, via="" if request else via, target=name, **facts_of(key))
+        facts = facts_of(key) if allowed_models is None else {**facts_of(key), "models": allowed_models}
+        record(Event.KEY_MADE, request=request, via="" if request else via, target=name, **facts)
     return key, secret
 
 

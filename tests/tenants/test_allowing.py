@@ -89,6 +89,7 @@ def test_a_key_is_made_for_some_models_of_the_workspace_and_no_others(workspace)
     assert browser.post("/settings/keys/", {**form, "models": ["small"]}).status_code == 302
     with workspace.scope():
         assert ApiKey.objects.get(name="ci").allowed_models == ["small"]
+    assert said(workspace, "keys.made")[-1][2]["models"] == ["small"]
     assert b"may call small" in browser.get("/settings/keys/").content
 
 
