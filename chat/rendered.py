@@ -24,6 +24,10 @@ _INDENT = 4
 _ESCAPED = "<>&'"
 _EXPONENT = re.compile(r"\d[eE][+-]?\d")
 _EXPONENT_BYTES = 24
+# An escape in a text that is JSON itself, and what its letter has at most beyond the escape's own seven bytes: the
+# ligature U+FDFA has 33 once it is spelled out (chat.history).
+_INNER_ESCAPE = r"\\u"
+_INNER_ESCAPE_BYTES = 33 - 7
 
 
 def json_size(value: Any) -> int:
@@ -69,6 +73,7 @@ def _line_bound(value: Any, text: str) -> int:
         more += _EXPONENT_BYTES * len(_EXPONENT.findall(text))
     if "\\u" not in text:
         return len(text) + more
+    more += _INNER_ESCAPE_BYTES * text.count(_INNER_ESCAPE)
     return max(len(text), most_bytes(json.dumps(value, ensure_ascii=False, separators=(",", ":")))) + more
 
 

@@ -58,6 +58,9 @@ _OF_A_MESSAGE = _names(
 _TEXTS = ("name", "tool_call_id", "refusal", "reasoning_content", "reasoning")
 _OF_A_PART = {"text": frozenset(("type", "text")), "refusal": frozenset(("type", "refusal"))}
 _OF_AN_IMAGE = frozenset(("type", "image_url"))
+_OF_ITS_URL = frozenset(("url", "detail"))
+# Some servers take a whole document or film here, or read a file of their own: `image_tokens` is not said of these.
+_IMAGES = ("https://", "http://", "data:image/")
 # They have no price here, so that the field which holds them is named.
 _UNPRICED_PARTS = ("input_audio", "file", "video_url", "audio_url")
 
@@ -197,8 +200,13 @@ class _Input:
         """Wherever it is, and however many bytes it has: its tokens are not text."""
         self.check_fields(part, _OF_AN_IMAGE, f"{at}.")
         image = part.get("image_url")
-        if not isinstance(image.get("url") if isinstance(image, dict) else image, str):
+        url = image.get("url") if isinstance(image, dict) else image
+        if not isinstance(url, str):
             _refuse(f"{at}.image_url", 'Send {"url": "…"}.')
+        if isinstance(image, dict):
+            self.check_fields(image, _OF_ITS_URL, f"{at}.image_url.")
+        if not url[: len("data:image/")].lower().startswith(_IMAGES):
+            _refuse(f"{at}.image_url", "Send an image: an address with https://, or its bytes as data:image/….")
         if (tokens := self._words.image_tokens) is None:
             _refuse(f"{at}.image_url", "Images have no price for this model. Ask this site's operator to set one.")
         self.fixed += tokens

@@ -90,6 +90,28 @@ def test_a_hosted_tool_and_an_image_need_a_word_too(said):
     assert words + 1_105 <= passed.bound <= words + 1_105 + 64
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["data:application/pdf;base64,JVBERi0=", "data:video/mp4;base64,AAAA", "file:///etc/passwd", "gs://a/b.mp4", ""],
+)
+def test_what_is_no_image_is_not_bought_at_the_price_of_one(said, url):
+    said(image_tokens=1_105)
+    assert refused(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]) == [
+        "messages[0].content[0].image_url"
+    ]
+
+
+def test_an_image_may_say_its_detail_and_nothing_that_makes_it_larger(said):
+    said(image_tokens=1_105)
+
+    def seen(**more):
+        image = {"url": "HTTPS://example.com/a.png", "detail": "high", **more}
+        return [{"role": "user", "content": [{"type": "image_url", "image_url": image}]}]
+
+    assert chat(messages=seen()).fixed == 1_105
+    assert refused(messages=seen(max_pixels=10**9)) == ["messages[0].content[0].image_url.max_pixels"]
+
+
 def test_a_group_is_asked_what_each_of_its_members_has_a_word_for(said, settings):
     price = {"input": 1, "output": 1}
     settings.MODELS = {
@@ -164,6 +186,13 @@ def test_a_bound_is_never_less_than_the_bytes_of_what_a_model_may_read(said):
     passed = chat(messages=messages, tools=[WEATHER])
     assert passed.messages == 4
     assert passed.bound >= 2 * most_bytes(arabic) + len("größer".encode()) + len(json.dumps([WEATHER]))
+
+
+def test_escaped_letters_of_a_call_are_bounded_as_a_template_writes_them(said):
+    letters = "\ufdfa" * 1_000
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": json.dumps({"q": letters})}}
+    passed = chat(messages=[{"role": "assistant", "content": None, "tool_calls": [call]}])
+    assert passed.bound >= most_bytes(letters)
 
 
 def test_tokens_as_numbers_are_counted_as_they_are(said):
