@@ -217,16 +217,17 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
     )
 
 
-# What a model may read of a client's request beside its messages: a count of these alone would be too low.
-_READ_BESIDE = ("tools", "functions", "tool_choice", "function_call", "response_format")
-
-
 def countable_of(passed: Passed) -> list[Message]:
-    """The messages of a client's request, where they are all that its model reads, and words alone; else none."""
-    if passed.kind != Kind.CHAT or any(passed.body.get(name) for name in _READ_BESIDE):
+    """The messages of a client's request, where they are all that its model reads, and words alone; else none.
+
+    What else it may read, be it tools or a field that passes by the operator's word, is in the bound and not in these
+    words: a count of the messages alone would be too low.
+    """
+    if passed.kind != Kind.CHAT:
         return []
     messages = passed.body["messages"]
-    return messages if all(_is_plain(message) for message in messages) else []
+    is_all = all(_is_plain(message) for message in messages) and text_bound(messages) == passed.bound
+    return messages if is_all else []
 
 
 def _is_plain(message: dict[str, Any]) -> bool:
@@ -245,9 +246,8 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
     def affordable(remaining: int) -> int:
         return affordable_tokens(max(0, remaining), terms.bound, terms.price) // terms.n
 
-    countable = messages if wanted.passed is None else countable_of(wanted.passed)
-
     async def tighten() -> int | None:
+        countable = messages if wanted.passed is None else countable_of(wanted.passed)
         if not countable:
             return None
         try:

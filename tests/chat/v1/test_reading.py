@@ -174,6 +174,15 @@ def test_money_that_covers_what_the_models_own_server_counts_is_enough(workspace
     assert workspace.ledger()["remaining"] >= 0
 
 
+def test_what_passes_by_the_operators_word_is_not_left_out_of_the_count(workspace, upstream, settings, said):
+    said(extra_fields=["documents"])
+    settings.BUDGET_WAIT_SECONDS, upstream.tokenizer = 0.1, 10
+    workspace.leave(100_000)
+    body = {"model": "test-model", "messages": HELLO, "max_tokens": 5, "documents": [{"text": "x" * 2_000}]}
+    assert workspace.api(alone=True).post("/v1/chat/completions", body).status_code == 402
+    assert upstream.calls == []
+
+
 def test_a_bound_is_never_less_than_the_bytes_of_what_a_model_may_read(said):
     arabic = "\ufdfa" * 10
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": json.dumps({"q": arabic})}}
