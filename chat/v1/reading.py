@@ -108,7 +108,7 @@ class _Input:
         self.bound = self.size = self.messages = self.fixed = 0
 
     def passed(self, kind: Kind, body: dict[str, Any], model: str, **asked: Any) -> Passed:
-        options = body.get("stream_options") or {}
+        options = body.get("stream_options")
         return Passed(
             kind=kind,
             body=body,
@@ -117,7 +117,7 @@ class _Input:
             size=self.size,
             messages=self.messages,
             fixed=self.fixed,
-            wants_usage=options.get("include_usage") is True,
+            wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
             **{"is_stream": False, "max_tokens": None, **asked},
         )
 
@@ -165,7 +165,7 @@ class _Input:
                 self._add_part(part, f"messages[{place}].content[{number}]")
         elif content is not None:
             _refuse(f"messages[{place}].content", "Send text, a list of parts, or null.")
-        if len(message) > 2:
+        if len(message) > 2 or "content" not in message:
             self._add_rest(message, f"messages[{place}].")
 
     def _add_rest(self, message: dict[str, Any], at: str) -> None:

@@ -9,9 +9,11 @@ from decimal import Decimal
 
 import pytest
 
+from chat.dialect import dialect_for, passed_on
 from chat.history import most_bytes
 from chat.passed import Kind
 from chat.v1.reading import read
+from tenants.bodies import read_object
 from tenants.http import Invalid
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -141,6 +143,51 @@ def test_a_group_is_asked_what_each_of_its_members_has_a_word_for(said, settings
 def test_what_decides_the_hold_is_checked(said, field, values):
     for value in values:
         assert refused(**{field: value})[0].partition("[")[0] == field
+
+
+def test_a_message_without_content_is_counted_and_looked_at_too(said):
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "x" * 5_000}}
+    assert chat(messages=[*HELLO, {"role": "assistant", "tool_calls": [call]}]).bound > 5_000
+    assert chat(messages=[*HELLO, {"role": "assistant", "refusal": "x" * 5_000}]).bound > 5_000
+    assert refused(messages=[{"role": "user", "a_field_of_tomorrow": "x"}]) == ["messages[0].a_field_of_tomorrow"]
+
+
+def test_what_a_message_or_a_tool_holds_beside_is_refused_by_name(said):
+    assert refused(messages=[{**HELLO[0], "audio": {"id": "a"}}]) == ["messages[0].audio"]
+    assert refused(tools=[{**WEATHER, "cache_control": {"type": "ephemeral"}}]) == ["tools[0].cache_control"]
+    part = {"type": "text", "text": "hello", "cache_control": {"type": "ephemeral"}}
+    assert refused(messages=[{"role": "user", "content": [part]}]) == ["messages[0].content[0].cache_control"]
+    # As the stock client writes an answer down that it got.
+    got = {"role": "assistant", "content": "hi", "refusal": None, "annotations": [], "audio": None, "tool_calls": None}
+    assert chat(messages=[*HELLO, {**got, "function_call": None}]).messages == 2
+
+
+def test_a_completions_limit_has_its_one_name_and_what_is_echoed_is_not_its_output(said):
+    said(max_tokens_name="max_completion_tokens")
+    passed = read(Kind.COMPLETIONS, {"model": "test-model", "prompt": ["abc", "de"], "n": 2, "echo": True})
+    sent = passed_on(passed, model="test-model", max_tokens=7, dialect=dialect_for("test-model"))
+    assert json.loads(sent.body)["max_tokens"] == 7
+    assert sent.most == 4 * 7 + 2 * 5
+    with pytest.raises(Invalid) as found:
+        read(Kind.COMPLETIONS, {"model": "test-model", "prompt": "a", "max_completion_tokens": 7})
+    assert list(found.value.extra["fields"]) == ["max_completion_tokens"]
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+def test_tools_have_room_however_they_are_written_for_a_model(said, indent):
+    nested = {"type": "object", "properties": {}}
+    for _ in range(6):
+        nested = {"type": "object", "properties": {"größe<&>'": nested, "b": {"enum": [1e15, 2, 3]}}}
+    tools = [{"type": "function", "function": {"name": "f", "description": "☃" * 9, "parameters": nested}}] * 3
+    written = json.dumps(tools, indent=indent)
+    for sign in "<>&'":
+        written = written.replace(sign, f"\\u{ord(sign):04x}")
+    assert chat(tools=tools).bound >= len(written)
+
+
+def test_an_infinite_number_is_no_json():
+    with pytest.raises(Invalid):
+        read_object(b'{"temperature": 1e400}')
 
 
 def test_two_limits_that_differ_are_refused_and_null_is_as_if_it_was_not_sent(said):
