@@ -1,4 +1,4 @@
-"""1,500 mixed requests over 30 tenants on a small pool: no raise, thread or stream keeps a slot or a tenant."""
+"""800 mixed requests over 30 tenants on a small pool: no raise, thread or stream keeps a slot or a tenant."""
 
 import os
 import random
@@ -17,7 +17,7 @@ from tests.support.factories import WorkspaceFactory
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("upstream")]
 
-REQUESTS, TENANTS, THREADS, SLOTS = int(os.environ.get("POOL_REQUESTS", 1500)), 30, 16, 16
+REQUESTS, TENANTS, THREADS, SLOTS = int(os.environ.get("POOL_REQUESTS", 800)), 30, 16, 16
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def whole(pool):
     return False
 
 
-def test_after_1500_mixed_requests_the_pool_is_whole(app, upstream):
+def test_after_800_mixed_requests_the_pool_is_whole(app, upstream):
     workspaces = [WorkspaceFactory() for _ in range(TENANTS)]
     server = Server(workspaces)
     left, problems = [REQUESTS], []

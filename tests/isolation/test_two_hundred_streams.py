@@ -96,7 +96,7 @@ def test_what_is_under_way_ends_and_is_paid_and_nothing_more_is_bought(planes, g
     workspace = WorkspaceFactory()
     workspace.leave(500_000_000)
     key, neighbours = workspace.key(), globex.key()
-    upstream.tokens, upstream.delay_between = ["word "] * WORDS, 0.3
+    upstream.tokens, upstream.delay_between = ["word "] * WORDS, 0.15
     answers, after, beside = asyncio.run(asked_meanwhile(planes, workspace, key, neighbours, change, upstream))
     assert after == [status, status]
     assert beside == [200, 200]

@@ -116,7 +116,7 @@ def test_the_models_own_end_of_what_was_fitted_to_the_money_is_the_moneys(worksp
     response = ask(stream=True, max_tokens=1_000)
     (last,) = own_chunks(response)
     assert last["budget"]["ended"] is True
-    sent = json.loads(model.requests[0].body)
+    sent = json.loads(model.requests[-1].body)
     assert response["X-Budget-Fitted"] == str(sent["max_tokens"])
     assert sent["max_tokens"] < 700_000 // OUTPUT
 
