@@ -163,8 +163,8 @@ def test_a_connection_that_was_closed_meanwhile_is_not_written_to(upstream, clos
     for number in range(1, 4):
         with Asked(ASK) as asked:
             assert asked.all() == "Hello, world."
-        upstream.close_idle()
-        assert upstream.wait_until(lambda u: u.connections_open == 0)
+        # Again and again: on a busy machine it may still be at the end of its answer.
+        assert upstream.wait_until(lambda u: not u.close_idle() and u.connections_open == 0)
         assert len(upstream.calls) == number
 
 
