@@ -9,6 +9,8 @@ import re
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+import idna
+
 MOST = 20
 LONGEST = 300
 _USUAL_PORTS = {"http": 80, "https": 443}
@@ -53,7 +55,8 @@ def _host(host: str) -> str:
     if ":" in host:
         return f"[{ip_address(host).compressed}]"
     if not host.isascii():
-        host = host.encode("idna").decode()
+        # Not Python's own codec, an older rule: it makes fass.de of faß.de, which is somebody else's.
+        host = idna.encode(host, uts46=True).decode()
     host = host.lower()
     # A browser writes 127.1 and 0x7f000001 as 127.0.0.1.
     if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", host.rpartition(".")[2]):
