@@ -104,9 +104,12 @@ def change_origins(tenant: Tenant, origins: list[str]) -> list[str]:
     return list(before)
 
 
-def allow_models(tenant: Tenant, models: list[str] | None) -> None:
+def allow_models(tenant: Tenant, models: list[str] | None) -> list[str] | None:
+    """In the caller's transaction; those of before."""
+    before: list[str] | None = Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk).allowed_models
     Tenant.objects.filter(pk=tenant.pk).update(allowed_models=models)
     tenant.allowed_models = models
+    return before
 
 
 def change_slug(tenant: Tenant, slug: str) -> str:

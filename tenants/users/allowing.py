@@ -18,11 +18,11 @@ from tenants.users.models import ApiKey
 def allow_workspace(request: TenantRequest, models: list[str] | None) -> bool:
     """Whether there was anything to change."""
     tenant = request.tenant
-    before = tenant.allowed_models
-    if before == models:
-        return False
     with transaction.atomic(durable=True):
-        services.allow_models(tenant, models)
+        # Not the request's own: that one may have been read before another change, which this one then undoes.
+        before = services.allow_models(tenant, models)
+        if before == models:
+            return False
         record(Event.MODELS_ALLOWED, request=request, target=tenant.name, before=said_of(before), after=said_of(models))
     return True
 
