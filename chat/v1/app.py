@@ -7,7 +7,7 @@ of who may ask: chat.v1.asking asks tenants.resolve, chat.v1.answering buys by c
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 KINDS = {f"/v1/{kind.value}": kind for kind in Kind}
 MODELS = "/v1/models"
 WHAT_THERE_IS = "There is no such address here: /v1 has chat/completions, completions, embeddings and models."
-# Of all requests of this process whose answer has not begun. A body becomes some times its size in memory.
+# Of all requests of this process that are not yet answered. A body becomes some times its size in memory.
 BODIES_BYTES = 64 * 1024 * 1024
 SMALL_BYTES = 64 * 1024
 # A text of token numbers, or a long history: 200,000 values take 20 ms to read.
@@ -54,7 +54,7 @@ class Door:
         self._receive, self._send = receive, send
         self._method: str = scope["method"]
         self._path: str = scope["path"]
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._headers = _joined(scope["headers"])
         self._request = BareRequest(scope)
         self._tenant: Tenant | None = None
         self._id = uuid4().hex
@@ -84,9 +84,10 @@ class Door:
             await self._send_whole(200, {"content-type": "application/json"}, self._listed(asker))
             return
         key = self._idempotency_key()
-        size = self._announced()
-        with _room_for(size):
+        with _room_for(self._announced()) as hold:
             body = await self._body()
+            # Without a length as much as there may be was held, and a stream would keep it for all of its time.
+            hold(len(body))
             await while_read(self._receive, self._answer(asker, kind, body, key))
 
     def _enter(self, found: Found) -> None:
@@ -200,18 +201,35 @@ def _too_large(most: int) -> TooLarge:
     return TooLarge(f"The request is larger than {most // 1024 // 1024} MiB. Send less at a time.")
 
 
+def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Twice in a request, a header is one that nobody can say the meaning of: neither of its values counts."""
+    joined: dict[bytes, bytes] = {}
+    for name, value in headers:
+        joined[name] = joined[name] + b"," + value if name in joined else value
+    return joined
+
+
 _bytes_in_flight = 0
 
 
 @contextmanager
-def _room_for(size: int) -> Iterator[None]:
-    """A place for a large body. Many of them at once would be more than the process has memory for."""
-    global _bytes_in_flight
-    size = 0 if size <= SMALL_BYTES else size
-    if size and _bytes_in_flight + size > BODIES_BYTES:
-        raise Unavailable("Many large requests are being read just now. Try again in a moment.")
-    _bytes_in_flight += size
+def _room_for(size: int) -> Iterator[Callable[[int], None]]:
+    """A place for a large body, whose size can be told better later. Many of them at once would be more than the
+    process has memory for.
+    """
+    held = 0
+
+    def hold(size: int) -> None:
+        nonlocal held
+        global _bytes_in_flight
+        size = 0 if size <= SMALL_BYTES else size
+        if size > held and _bytes_in_flight - held + size > BODIES_BYTES:
+            raise Unavailable("Many large requests are being read just now. Try again in a moment.")
+        _bytes_in_flight += size - held
+        held = size
+
     try:
-        yield
+        hold(size)
+        yield hold
     finally:
-        _bytes_in_flight -= size
+        hold(0)

@@ -1,0 +1,94 @@
+"""Faults that were found at the doors of /v1, and what stands in their place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tenants.models import Tenant
+from tenants.origins import NotAnOrigin, origin_of
+from tenants.users.allowing import allow_workspace
+from tests.support.plane import PlaneClient
+
+pytestmark = pytest.mark.usefixtures("upstream")
+
+CHAT = "/v1/chat/completions"
+ASK = {"model": "test-model", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def client_of(workspace):
+    return PlaneClient(headers={"host": "localhost", "authorization": f"Bearer {workspace.key()}"})
+
+
+def test_a_small_body_without_a_length_takes_no_large_ones_room_while_it_streams(workspace, upstream, monkeypatch):
+    from chat.v1 import app
+
+    monkeypatch.setattr(app, "BODIES_BYTES", 10 * 1024 * 1024)
+    upstream.delay_between = 0.3
+    client = client_of(workspace)
+    small = json.dumps({**ASK, "stream": True}).encode()
+    streams = [client.post(CHAT, [small[:10], small[10:]]) for _ in range(2)]
+    assert [stream.status_code for stream in streams] == [200, 200]
+    assert client.post(CHAT, {**ASK, "user": "x" * 150_000}).status_code == 200
+    for stream in streams:
+        assert b"[DONE]" in stream.content
+    assert app._bytes_in_flight == 0
+
+
+def sent_twice(client, **twice):
+    """The request with headers of the same name, as a raw socket may send it."""
+    from config.asgi import application
+
+    async def doubled(scope, receive, send):
+        more = [(name.encode(), value.encode()) for name, values in twice.items() for value in values]
+        await application({**scope, "headers": [*scope["headers"], *more]}, receive, send)
+
+    return PlaneClient(headers=client.headers, application=doubled).post(CHAT, ASK)
+
+
+def test_two_idempotency_keys_are_none(workspace, upstream):
+    response = sent_twice(client_of(workspace), **{"idempotency-key": ["k-1", "k-2"]})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "Idempotency-Key")
+    assert upstream.calls == []
+
+
+def test_two_origins_are_none(workspace):
+    page = "https://app.example"
+    Tenant.objects.filter(pk=workspace.tenant.pk).update(allowed_origins=[page])
+    client = client_of(workspace)
+    assert sent_twice(client, origin=[page]).has_header("access-control-allow-origin")
+    response = sent_twice(client, origin=["https://evil.example", page])
+    assert not response.has_header("access-control-allow-origin")
+    assert "Origin" in response["Vary"]
+
+
+@pytest.mark.parametrize(
+    ("written", "browsers"),
+    [
+        ("https://faß.example", "https://xn--fa-hia.example"),
+        ("https://ς.example", "https://xn--3xa.example"),
+        ("https://BÜCHER.example", "https://xn--bcher-kva.example"),
+    ],
+)
+def test_an_origin_names_the_domain_that_browsers_open(written, browsers):
+    assert origin_of(written) == browsers
+
+
+def test_a_letter_that_nobody_sees_makes_no_other_domain():
+    with pytest.raises(NotAnOrigin):
+        origin_of("https://a\u200db.example")
+
+
+def test_models_are_compared_with_what_is_allowed_and_not_with_what_a_process_kept(workspace, rf):
+    """Another owner's change has been made since this request's tenant was read."""
+    from tenants.audit.models import AuditEvent
+
+    request = rf.post("/")
+    request.tenant, request.user = Tenant.objects.get(pk=workspace.tenant.pk), workspace.owner
+    Tenant.objects.filter(pk=workspace.tenant.pk).update(allowed_models=["org/large"])
+    with workspace.scope():
+        assert allow_workspace(request, None)
+        (event,) = AuditEvent.objects.filter(event="settings.models_allowed")
+    assert Tenant.objects.get(pk=workspace.tenant.pk).allowed_models is None
+    assert event.details["before"] == ["org/large"]
