@@ -11,7 +11,7 @@ from typing import Any
 
 from chat.answer import Answer
 from chat.chunks import choices_of
-from chat.frames import BOM, Frames
+from chat.frames import BOM
 
 # Vectors for a request of 2,048 texts are as long. All of it is in memory until its call is settled.
 WHOLE_BYTES = 32 * 1024 * 1024
@@ -24,6 +24,8 @@ _USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
 _ERROR = re.compile(rb'(?<!\\)"error"\s*:\s*(?!null)')
 _CONTENT = re.compile(rb'(?<!\\)"(?:choices|data)"\s*:\s*\[')
 _EVENTS = (b"data:", b"event:", b"id:", b"retry:", b":")
+# Of the beginning of an answer, to know whether it is one of these.
+_SURE_BYTES = 64
 
 _decoder = json.JSONDecoder()
 
@@ -31,7 +33,7 @@ _decoder = json.JSONDecoder()
 class Whole(Answer):
     """One answer in one piece. `body` is what its reader gets: as it came, unless it came as the events of a stream."""
 
-    __slots__ = ("_is_too_long", "_parts", "_size", "body")
+    __slots__ = ("_is_too_long", "_joined", "_parts", "_size", "body")
 
     def __init__(self, *, content_type: str = "", max_tokens: int | None = None, answers: int = 1) -> None:
         super().__init__(content_type=content_type, max_tokens=max_tokens, answers=answers)
@@ -39,25 +41,36 @@ class Whole(Answer):
         self._parts: list[bytes] = []
         self._size = 0
         self._is_too_long = False
+        self._joined: Joined | None = None  # of the events that came instead
 
     def feed(self, data: bytes) -> str:
-        if not self._is_too_long:
-            self._parts.append(data)
-            self._size += len(data)
-            if self._size > WHOLE_BYTES:
-                self._is_too_long = True
-                self._parts = []
-                # The model has written it, so that it is billed.
-                self.deltas, self.billed_bytes = 1, self._size
+        if self._is_too_long or self.is_done:
+            return ""
+        self._size += len(data)
+        if self._size > WHOLE_BYTES:
+            self._is_too_long = True
+            self._parts, self._joined = [], None
+            # The model has written it, so that it is billed.
+            self.deltas, self.billed_bytes = 1, self._size
+            return ""
+        if self._joined is not None:
+            return self._feed_events(data)
+        self._parts.append(data)
+        if self._size - len(data) < _SURE_BYTES and _beginning(self._parts).startswith(_EVENTS):
+            # Read as they come: all at once would keep the loop from everybody else's answers.
+            raw, self._parts, self._joined = b"".join(self._parts), [], Joined()
+            return self._feed_events(raw)
         return ""
 
     def close(self) -> str:
         if self.is_done or self.error:
             return ""
+        if self._joined is not None:
+            super().close()
+            # Without [DONE] the end of the connection is its end.
+            return self._ended_events(is_end=self.is_done or super().said_all)
         raw, self._parts = b"".join(self._parts), []
         text = raw.removeprefix(BOM).lstrip()
-        if text.startswith(_EVENTS):
-            return self._close_events(raw)
         found = _parsed(text) if len(raw) <= READ_BYTES else _searched(text)
         if found is None:
             # Broken off, or a page or a sentence, which is no answer and not billed.
@@ -72,18 +85,31 @@ class Whole(Answer):
         self.head = None
         return shown
 
-    def _close_events(self, raw: bytes) -> str:
+    def _feed_events(self, data: bytes) -> str:
         """Some servers write a stream whatever is asked for."""
-        shown = super().feed(raw) + super().close()
-        # Without [DONE] the end of the connection is its end.
-        self.is_done = not self.error and self.has_begun and (self.is_done or super().said_all)
+        super().feed(data)
+        return self._ended_events(is_end=True) if self.is_done or self.error else ""
+
+    def _ended_events(self, *, is_end: bool) -> str:
+        assert self._joined is not None
+        self.is_done = is_end and not self.error and self.has_begun
         if self.is_done:
-            frames = Frames()
-            chunks = frames.feed(raw) + frames.close()
             try:
-                self.body = json.dumps(joined([chunk for chunk in chunks if type(chunk) is dict])).encode()
+                self.body = self._joined.as_json()
             except RecursionError:
                 self.error, self.is_done = True, False
+        return self.text
+
+    def _take_all(self, frames: list[Any]) -> str:
+        shown = super()._take_all(frames)
+        if self._joined is not None:
+            # Once they are read, for the first ones grow by those that follow.
+            try:
+                for frame in frames:
+                    if type(frame) is dict:
+                        self._joined.take(frame)
+            except RecursionError:
+                self.error = True
         return shown
 
     @property
@@ -98,11 +124,17 @@ class Whole(Answer):
     @property
     def said_all(self) -> bool:
         """It may have come to its end. Servers that keep the connection open do not say so."""
+        if self._joined is not None:
+            return self.is_done or super().said_all
         return self.is_done or bool(self._parts and self._parts[-1].rstrip().endswith(b"}"))
 
     @property
     def is_ending(self) -> bool:
-        return self.said_all
+        return self.said_all if self._joined is None else super().is_ending
+
+
+def _beginning(parts: list[bytes]) -> bytes:
+    return b"".join(parts)[:_SURE_BYTES].removeprefix(BOM).lstrip()
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
@@ -135,18 +167,63 @@ def _searched(text: bytes) -> dict[str, Any] | None:
     return found
 
 
-def joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The chunks of a stream as the one answer that they are."""
-    whole: dict[str, Any] = {}
-    answers: dict[int, dict[str, Any]] = {}
-    for chunk in chunks:
-        whole |= {name: value for name, value in chunk.items() if value is not None and name != "choices"}
+class Joined:
+    """The chunks of a stream as the one answer that they are. What each adds costs no more the longer the answer is:
+    hundreds of thousands of chunks kept the loop for minutes.
+    """
+
+    __slots__ = ("_answers", "_whole")
+
+    def __init__(self) -> None:
+        self._whole: dict[str, Any] = {}
+        self._answers: dict[int, dict[str, Any]] = {}
+
+    def take(self, chunk: dict[str, Any]) -> None:
+        self._whole |= {name: value for name, value in chunk.items() if value is not None and name != "choices"}
         for place, choice in enumerate(choices_of(chunk)):
             index = choice.get("index")
-            _join(answers.setdefault(index if type(index) is int else place, {}), choice)
-    if whole.get("object") == "chat.completion.chunk":
-        whole["object"] = "chat.completion"
-    return {**whole, "choices": [_as_message(answers[index], index) for index in sorted(answers)]}
+            _join(self._answers.setdefault(index if type(index) is int else place, {}), choice)
+
+    def as_json(self) -> bytes:
+        whole, answers = dict(self._whole), self._answers
+        if whole.get("object") == "chat.completion.chunk":
+            whole["object"] = "chat.completion"
+        whole["choices"] = [_as_message(answers[index], index) for index in sorted(answers)]
+        return json.dumps(whole, default=_Text.whole).encode()
+
+
+class _Text:
+    """A text that grows: a new one for each part would copy all of it each time."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, *parts: str) -> None:
+        self.parts = list(parts)
+
+    def whole(self) -> str:
+        return "".join(self.parts)
+
+
+class _Items(list[Any]):
+    """A list that grows, with its numbered items by their number."""
+
+    __slots__ = ("by_index",)
+
+    def __init__(self, items: list[Any]) -> None:
+        super().__init__()
+        self.by_index: dict[int, dict[str, Any]] = {}
+        self.join(items, is_first=True)
+
+    def join(self, items: list[Any], *, is_first: bool = False) -> None:
+        """Calls of tools have an index and grow; what is said of tokens follows what was said of those before."""
+        for item in items:
+            index = item.get("index") if type(item) is dict else None
+            if type(index) is int and index in self.by_index and not is_first:
+                _join(self.by_index[index], item)
+                continue
+            self.append(item)
+            if type(index) is int:
+                self.by_index.setdefault(index, item)
 
 
 def _as_message(choice: dict[str, Any], index: int) -> dict[str, Any]:
@@ -158,13 +235,18 @@ def _as_message(choice: dict[str, Any], index: int) -> dict[str, Any]:
 
 def _join(whole: dict[str, Any], part: dict[str, Any]) -> None:
     for name, value in part.items():
-        so_far = whole.get(name)
-        if type(so_far) is str and type(value) is str and name not in _SAID_ONCE:
-            whole[name] = so_far + value
+        so_far: Any = whole.get(name)
+        if type(value) is str and type(so_far) in (str, _Text) and name not in _SAID_ONCE:
+            if type(so_far) is str:
+                whole[name] = _Text(so_far, value)
+            else:
+                so_far.parts.append(value)
         elif type(so_far) is dict and type(value) is dict:
             _join(so_far, value)
-        elif type(so_far) is list and type(value) is list:
-            _join_lists(so_far, value)
+        elif type(so_far) in (list, _Items) and type(value) is list:
+            if type(so_far) is list:
+                so_far = whole[name] = _Items(so_far)
+            so_far.join(value)
         elif value is not None:
             whole[name] = value
         else:
@@ -173,14 +255,3 @@ def _join(whole: dict[str, Any], part: dict[str, Any]) -> None:
 
 # Each chunk may say it again.
 _SAID_ONCE = {"id", "role", "type", "finish_reason", "object", "model"}
-
-
-def _join_lists(whole: list[Any], parts: list[Any]) -> None:
-    """Calls of tools have an index and grow; what is said of tokens follows what was said of those before."""
-    for part in parts:
-        index = part.get("index") if type(part) is dict else None
-        same = [each for each in whole if index is not None and type(each) is dict and each.get("index") == index]
-        if same:
-            _join(same[0], part)
-        else:
-            whole.append(part)

@@ -1,0 +1,189 @@
+"""A model's server that means harm: what it sends costs its reader's words, and nothing of anybody else's."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from chat.answer import Answer
+from chat.relay import Relay
+from chat.whole import Whole
+from tests.chat.v1.test_relaying import DONE, chunks_of, frame, said
+from tests.chat.v1.test_relaying_ends import (  # noqa: F401 (fixtures)
+    REPORT,
+    SECRET,
+    STOP,
+    TRUE,
+    WORDS,
+    answers,
+    ask,
+    model,
+    own_chunks,
+)
+from tests.support.money import assert_books_agree
+from tests.support.raw_model import CHUNKED
+
+pytestmark = pytest.mark.usefixtures("upstream")
+
+
+def seconds_of(work, *given):
+    began = time.process_time()
+    work(*given)
+    return time.process_time() - began
+
+
+# --- much work for a few bytes --------------------------------------------------------------------------------------
+
+
+def delta(**said):
+    return frame({"choices": [{"index": 0, "delta": said}]})
+
+
+GROWING = {
+    "tools": lambda i: delta(tool_calls=[{"index": i, "function": {"name": "f", "arguments": "{}"}}]),
+    "what is said of tokens": lambda i: frame(
+        {"choices": [{"index": 0, "delta": {"content": "a"}, "logprobs": {"content": [{"token": "a"}]}}]}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GROWING)
+def test_events_instead_of_one_piece_cost_no_more_the_longer_they_are(kind):
+    def read(count):
+        whole = Whole(max_tokens=1_000)
+        for start in range(0, count, 100):
+            whole.feed(b"".join(GROWING[kind](i) for i in range(start, start + 100)))
+        whole.feed(STOP + DONE)
+        assert whole.is_done
+        assert whole.body
+
+    few, many = seconds_of(read, 1_000), seconds_of(read, 6_000)
+    assert many < 15 * few, "six times as many took six times as long, and not thirty-six"
+
+
+def test_events_instead_of_one_piece_are_read_as_they_come():
+    whole = Whole(max_tokens=1_000)
+    for _ in range(3_000):
+        whole.feed(WORDS[0])
+    assert whole.deltas == 3_000
+    assert seconds_of(whole.close) < 0.05, "the loop, and everybody's streams, wait for what is done at the end"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1_000])
+def test_events_instead_of_one_piece_are_put_together_however_they_were_cut(size):
+    raw = b"\xef\xbb\xbf: hi\n\n" + b"".join(WORDS) + delta(tool_calls=[{"index": 1, "function": {"arguments": "{"}}])
+    raw += delta(tool_calls=[{"index": 1, "function": {"arguments": "}"}}]) + STOP + REPORT + DONE
+    whole, words = Whole(max_tokens=1_000), ""
+    for start in range(0, len(raw), size):
+        words += whole.feed(raw[start : start + size])
+    assert whole.is_done
+    assert words == "Hello big world"
+    (choice,) = json.loads(whole.body)["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("Hello big world", "stop")
+    assert choice["message"]["tool_calls"] == [{"index": 1, "function": {"arguments": "{}"}}]
+
+
+def test_messages_for_deltas_cost_no_more_the_more_there_are():
+    def read(count):
+        answer = Answer(max_tokens=100_000)
+        first, *_ = messages = [frame({"choices": [{"index": 0, "message": {"content": each}}]}) for each in "bc"]
+        answer.feed(first + messages[1] * count)
+        assert answer.deltas == count + 1
+
+    few, many = seconds_of(read, 2_000), seconds_of(read, 16_000)
+    assert many < 20 * few
+
+
+def test_a_long_line_in_small_pieces_is_not_looked_at_again_for_each():
+    def read(count):
+        answer, relay, passed = Answer(), Relay(), b""
+        for piece in [b'{"choices":[{"index":0,"delta":{"content":"a"}}]}\n', b'data: "'] + [b"x" * 500] * count:
+            answer.feed(piece)
+            passed += relay.feed(piece, answer)
+        answer.feed(b'"\n\n')
+        assert relay.feed(b'"\n\n', answer).endswith(b'xx"\n\n')
+
+    assert seconds_of(read, 1_500) < 0.1
+
+
+# --- HTTP's own noise -----------------------------------------------------------------------------------------------
+
+UNHEARD = {
+    "interim answers": (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 2_000),
+    "blank lines before the answer": (b"", b"\r\n" * 20_000),
+    "what stands beside a chunk": (CHUNKED + b"5;", b"a=b;" * 20_000),
+}
+
+
+@pytest.mark.parametrize("kind", UNHEARD)
+def test_what_http_itself_reads_away_is_cut_long_before_its_time(workspace, model, ask, kind):  # noqa: F811
+    head, noise = UNHEARD[kind]
+
+    def script(line):
+        line.send(head)
+        until = time.monotonic() + 8
+        while time.monotonic() < until:
+            line.send(noise)
+
+    model.script = script
+    began = time.monotonic()
+    assert ask(stream=True).status_code == 502
+    assert time.monotonic() - began < 4
+    (line,) = workspace.settled(lines=1)
+    assert (line.outcome, line.tokens_output) == ("unknown", 0)
+    assert_books_agree(workspace)
+
+
+def test_an_answer_in_chunks_of_a_byte_is_no_noise(workspace, model, ask):  # noqa: F811
+    long = [said("word " * 200), *WORDS]
+    pieces = [bytes([byte]) for byte in b"".join([*long, STOP, REPORT, DONE])]
+    model.script = lambda line: (line.send(CHUNKED + b"".join(b"1\r\n%b\r\n" % piece for piece in pieces)), line.end())
+    response = ask(stream=True, max_tokens=2_000)
+    assert response.content.startswith(b"".join([*long, STOP, REPORT]))
+    (line,) = workspace.settled(lines=1)
+    assert (line.outcome, line.cost) == ("exact", TRUE)
+
+
+# --- words of its own -----------------------------------------------------------------------------------------------
+
+FAILED = [
+    {"detail": f"Unauthorized: {SECRET}"},
+    {"detail": [{"loc": ["body"], "msg": SECRET}]},
+    {"status": 401, "message": SECRET},
+    {"status": "error", "message": SECRET},
+    {"statusCode": "500", "message": SECRET},
+    {"success": False, "message": SECRET},
+]
+
+
+@pytest.mark.parametrize("value", FAILED, ids=lambda value: ",".join(value))
+def test_an_error_without_the_word_is_not_passed_on(value):
+    answer, relay = Answer(), Relay()
+    data = WORDS[0] + frame(value)
+    answer.feed(data)
+    assert relay.feed(data, answer) == WORDS[0]
+    assert answer.error
+
+
+def test_a_report_of_progress_is_no_error():
+    answer = Answer()
+    for value in ({"status": "queued", "message": "Waiting"}, {"status": 200, "message": "ok"}, {"type": "ping"}):
+        answer.feed(frame(value))
+    assert not answer.error
+
+
+NESTED = json.loads("[" * 400 + "]" * 400)
+
+
+@pytest.mark.parametrize("head", [{"id": NESTED}, {"id": "x" * 5_000}, {"created": float("nan")}, {"model": {"a": 1}}])
+def test_what_a_model_says_of_itself_makes_no_odd_chunk_of_ours(workspace, model, ask, head):  # noqa: F811
+    first = frame({**head, "choices": [{"index": 0, "delta": {"content": "Hello"}}]})
+    model.script = answers(first, *WORDS[1:], STOP, REPORT, DONE)
+    response = ask(stream=True)
+    (own,) = own_chunks(response)
+    assert (type(own["id"]), type(own["created"]), type(own["model"])) == (str, int, str)
+    assert len(own["id"]) < 300
+    assert len(chunks_of(response.content)) == 6
+    assert own["budget"]["outcome"] == "exact"
