@@ -172,6 +172,7 @@ class Answer:
         text = words_of(said.get("content")) + words_of(said.get("refusal"))
         if is_message and is_first:
             self._message_came = True
+            self._words = [self.text]  # put together once, and not again for each of thousands of messages
             if (so_far := self.text) and text.startswith(so_far):
                 # Some servers repeat the whole answer at its end, or at each step.
                 text = text[len(so_far) :]

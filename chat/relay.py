@@ -40,6 +40,8 @@ class Relay:
             return data
         else:
             self._held = bytearray(data)
+        if frames.unread >= len(data) and not frames.is_done and answer.good is None:
+            return b""  # a little more of a long line, which is not looked at again for each piece of it
         if answer.good is not None or self._holds_lines or not frames.is_plain:
             if self._holds_lines and not (answer.came or frames.is_between or frames.is_done or frames.is_broken):
                 return b""  # one more line of a frame in many, which are not looked at again for each
