@@ -7,14 +7,16 @@ mean (chat.dialect does), and must not log what was said, the key, or the upstre
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 from billing.engine.call import NotDispatched
@@ -46,6 +48,8 @@ COUNT_SECONDS = 1.0
 # Of what says nothing: no frame of a chat is half as long. Comments and empty frames as fast as they come would keep
 # the loop from everybody else's answers until the clock of silence runs out.
 NOISE_BYTES = 2 * FRAME_BYTES
+# Beside each byte of an answer so many may be HTTP's own: a chunk of one byte has five.
+NOISE_FACTOR = 64
 # Of a server's own count: some list the tokens, each of a few bytes.
 COUNT_BYTES = 4 * 1024 * 1024
 # What a server's own count leaves out: the opening of the answer, and what its template adds beside the messages.
@@ -327,10 +331,35 @@ COUNT_FAILURES = (aiohttp.ClientError, OSError, ValueError, RecursionError, Time
 # --- connections ----------------------------------------------------------------------------------------------------
 
 
+class _Protocol(ResponseHandler):
+    """Closes a connection on which much comes and little of it is of an answer: interim answers, blank lines and what
+    may stand beside a chunk are read away below, for as long as any clock allows and at all the speed there is.
+    """
+
+    _noise = 0
+
+    def data_received(self, data: bytes) -> None:
+        before = self._fed()
+        super().data_received(data)
+        said = max(0, self._fed() - before)
+        self._noise = max(0, self._noise + len(data) - NOISE_FACTOR * said)
+        if self._noise > NOISE_BYTES and self.transport is not None:
+            logger.warning("model connection closed: much that says nothing")
+            self.transport.abort()
+
+    def _fed(self) -> int:
+        return getattr(self._payload, "total_bytes", 0)
+
+
 class _Connector(aiohttp.TCPConnector):
     """Hands out no connection on which something came that nobody had asked for: the next caller would be given it as
     the answer to another question, and that may be another tenant's.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        made: Callable[..., ResponseHandler] = _Protocol
+        self._factory = functools.partial(made, loop=self._loop)
 
     async def connect(self, *args: Any, **options: Any) -> Connection:
         while True:
