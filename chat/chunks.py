@@ -39,7 +39,25 @@ def is_error(frame: dict[str, Any]) -> bool:
         return False
     if frame.get("object") == "error" or frame.get("type") == "error":
         return True
-    return frame.get("code") not in (None, 0, "0", 200, "200", "") and ("message" in frame or "msg" in frame)
+    if frame.get("code") not in (None, 0, "0", 200, "200", "") and ("message" in frame or "msg" in frame):
+        return True
+    return _says_that_it_failed(frame) and any(frame.get(name) for name in ("message", "msg", "detail", "reason"))
+
+
+def _says_that_it_failed(frame: dict[str, Any]) -> bool:
+    """As gateways and web frameworks do it: by a sentence alone, a status, or a flag."""
+    if frame.get("detail") and not frame.get("usage"):
+        return True
+    if any(frame.get(name) is False for name in ("success", "ok")):
+        return True
+    statuses = [frame.get(name) for name in ("status", "status_code", "statusCode")]
+    return any(
+        status.lower() in ("error", "failed", "failure", "fail")
+        or (status.isdecimal() and 400 <= int(status[:9]) < 600)
+        if type(status) is str
+        else type(status) is int and 400 <= status < 600
+        for status in statuses
+    )
 
 
 def words_of(content: Any) -> str:
