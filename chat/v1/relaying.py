@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
 # Ends an event whose server left out its blank line. Where it did not, readers skip it.
 BLANK = b"\n\n"
+# Of an answer and of its model.
+LONGEST_NAME = 256
 # What ended the answer was the money, or that it was past its limit: the protocol has one word for both.
 _CUT_BY_US = ("budget", "length")
 
@@ -89,11 +91,20 @@ def _head(answering: Answering[Call], completion: Completion, passed: Passed) ->
     own = answering.said.head or {}
     is_chat = passed.kind == Kind.CHAT
     return {
-        "id": own.get("id") or f"{'chatcmpl' if is_chat else 'cmpl'}-{answering.call.id.hex}",
+        "id": _text(own.get("id")) or f"{'chatcmpl' if is_chat else 'cmpl'}-{answering.call.id.hex}",
         "object": "chat.completion.chunk" if is_chat else "text_completion",
-        "created": own.get("created") or 0,
-        "model": own.get("model") or completion.model,
+        "created": _time(own.get("created")),
+        "model": _text(own.get("model")) or completion.model,
     }
+
+
+def _text(value: Any) -> str | None:
+    """What can stand in a chunk of ours: a nest, or a megabyte, is the model's own to send."""
+    return value if type(value) is str and len(value) <= LONGEST_NAME else None
+
+
+def _time(value: Any) -> int:
+    return value if type(value) is int and 0 <= value < 1 << 53 else 0
 
 
 def _budget_chunk(answering: Answering[Call], completion: Completion, passed: Passed) -> dict[str, Any]:
