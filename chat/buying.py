@@ -187,7 +187,8 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
     if wanted.passed is not None and wanted.passed.kind not in kinds_for(model):
         raise Invalid({"model": [f"{model[:80]} cannot be asked for {wanted.passed.kind.value} here."]})
     dialect = dialect_for(model)
-    habit, plan = engine.habits.of(model, wanted.app), plan_of(payer.plan)
+    route = _route_of(wanted)
+    habit, plan = engine.habits.of(model, route), plan_of(payer.plan)
     if (passed := wanted.passed) is not None:
         # What is billed beside the words, such as an image, would spoil the ratio that is learned of them.
         size = 0 if passed.fixed else passed.size
@@ -204,7 +205,7 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
         likely = known.tokens + likely_tokens(size - known.bytes, habit.input_ratio)
     return Terms(
         model=model,
-        app=wanted.app,
+        app=route,
         price=price,
         dialect=dialect,
         habit=habit,
@@ -215,6 +216,15 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
         size=size,
         n=1 if passed is None else passed.n,
     )
+
+
+def _route_of(wanted: Wanted) -> str:
+    """Under which name it is learned what such calls need. No template is around a completion's prompt or what is
+    embedded: learned from those, a chat's template would seem to add next to nothing, and would not be held.
+    """
+    if (passed := wanted.passed) is None or passed.kind == Kind.CHAT:
+        return wanted.app
+    return f"{wanted.app}/{passed.kind.value}"
 
 
 def countable_of(passed: Passed) -> list[Message]:

@@ -22,8 +22,9 @@ ARGUMENT_OVERHEAD = 16
 
 _INDENT = 4
 _ESCAPED = "<>&'"
-_EXPONENT = re.compile(r"\d[eE][+-]?\d")
-_EXPONENT_BYTES = 24
+_EXPONENT = re.compile(r"\d[eE][+-]?(\d+)")
+# Written out, a number has as many digits as its exponent says: 1e300 becomes 301, and six behind its point.
+_EXPONENT_BYTES, _LARGEST_EXPONENT = 24, 308
 # An escape in a text that is JSON itself, and what its letter has at most beyond the escape's own seven bytes: the
 # ligature U+FDFA has 33 once it is spelled out (chat.history).
 _INNER_ESCAPE = r"\\u"
@@ -70,11 +71,16 @@ def _compact(value: Any) -> str:
 def _line_bound(value: Any, text: str) -> int:
     more = text.count(",") + text.count(":") + 5 * sum(map(text.count, _ESCAPED))
     if "e" in text or "E" in text:
-        more += _EXPONENT_BYTES * len(_EXPONENT.findall(text))
+        more += sum(map(_written_out, _EXPONENT.findall(text)))
     if "\\u" not in text:
         return len(text) + more
     more += _INNER_ESCAPE_BYTES * text.count(_INNER_ESCAPE)
     return max(len(text), most_bytes(json.dumps(value, ensure_ascii=False, separators=(",", ":")))) + more
+
+
+def _written_out(exponent: str) -> int:
+    digits = exponent.lstrip("0")
+    return _EXPONENT_BYTES + (min(int(digits or 0), _LARGEST_EXPONENT) if len(digits) <= 3 else _LARGEST_EXPONENT)
 
 
 def _indents(value: Any) -> int:

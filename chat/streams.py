@@ -48,6 +48,7 @@ class Terms:
     """
 
     model: str
+    # What its habit is learned under.
     app: str
     price: Price
     dialect: Dialect

@@ -26,6 +26,10 @@ MOST_LOGPROBS = 20
 LONGEST_NAME = 200
 # A part of a message is set off by a line break or a marker.
 PART_OVERHEAD = 8
+# Or is one more object: {"type": "refusal", "refusal": …}.
+WRITTEN_PART_OVERHEAD = 40
+# What others say, such as tools, templates write as JSON; and so what stands beside the calls of one.
+_SPEAKERS = ("system", "developer", "user", "assistant")
 # Bytes of a token, where the client sent numbers and no text.
 TOKEN_BYTES = 4
 
@@ -75,8 +79,10 @@ def read(kind: Kind, body: dict[str, Any]) -> Passed:
     words = words_for(*members_of(model))
     found = _Input(words)
     found.check_fields(body, _FIELDS[kind], "")
+    # What passes by a word, such as an instruction.
+    beside = found.bound, found.size
     if kind == Kind.EMBEDDINGS:
-        found.add_texts("input", body.get("input"), is_needed=True)
+        found.repeat_for(found.add_texts("input", body.get("input"), is_needed=True), beside)
         return found.passed(kind, body, model)
     n = max(_whole(body, "n", most=MOST_ANSWERS) or 1, _whole(body, "best_of", most=MOST_ANSWERS) or 1)
     is_stream = _flag(body, "stream")
@@ -86,8 +92,10 @@ def read(kind: Kind, body: dict[str, Any]) -> Passed:
     if kind == Kind.CHAT:
         found.add_chat(body)
     else:
-        prompts = found.add_texts("prompt", body.get("prompt"))
         found.add_text("suffix", body.get("suffix"))
+        beside = found.bound, found.size
+        prompts = found.add_texts("prompt", body.get("prompt"))
+        found.repeat_for(prompts, beside)
         if prompts * n > MOST_ANSWERS_IN_ALL:
             _refuse("prompt", f"Ask for at most {MOST_ANSWERS_IN_ALL} answers at a time.")
         # Each answer repeats its own prompt.
@@ -132,6 +140,12 @@ class _Input:
         for name in others:
             self._add_json(given[name], json_bound)
 
+    def repeat_for(self, texts: int, beside: tuple[int, int]) -> None:
+        """What stands beside several texts is read, and billed, with each of them. `beside`: its bound and its size."""
+        bound, size = beside
+        self.bound += (texts - 1) * bound
+        self.size += (texts - 1) * size
+
     # --- a chat ---
 
     def add_chat(self, body: dict[str, Any]) -> None:
@@ -158,11 +172,12 @@ class _Input:
         self.messages += 1
         self.size += MARKER_BYTES
         self._add(role)
+        is_written = role not in _SPEAKERS or bool(message.get("tool_calls") or message.get("function_call"))
         if isinstance(content, str):
-            self._add(content)
+            self._add_words(content, is_written)
         elif isinstance(content, list):
             for number, part in enumerate(content):
-                self._add_part(part, f"messages[{place}].content[{number}]")
+                self._add_part(part, f"messages[{place}].content[{number}]", is_written)
         elif content is not None:
             _refuse(f"messages[{place}].content", "Send text, a list of parts, or null.")
         if len(message) > 2 or "content" not in message:
@@ -181,10 +196,10 @@ class _Input:
         if (notes := message.get("annotations")) is not None:
             self._add_json(notes, json_bound)
 
-    def _add_part(self, part: Any, at: str) -> None:
+    def _add_part(self, part: Any, at: str, is_written: bool) -> None:
         if not isinstance(part, dict):
             _refuse(at, "Send an object with a type.")
-        self.bound += PART_OVERHEAD
+        self.bound += WRITTEN_PART_OVERHEAD if is_written else PART_OVERHEAD
         kind = part.get("type")
         if kind == "image_url":
             self._add_image(part, at)
@@ -192,7 +207,7 @@ class _Input:
             self.check_fields(part, known, f"{at}.")
             if not isinstance(text := part.get(kind), str):
                 _refuse(f"{at}.{kind}", "Send text.")
-            self._add(text)
+            self._add_words(text, is_written)
         else:
             _refuse(f"{at}.{kind if kind in _UNPRICED_PARTS else 'type'}", "Send text or images: these have no price.")
 
@@ -263,6 +278,12 @@ class _Input:
         most = most_bytes(text)
         self.bound += most
         self.size += most if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+    def _add_words(self, text: str, is_written: bool) -> None:
+        """`is_written`: perhaps as JSON, in which a control character has six bytes."""
+        self._add(text)
+        if is_written:
+            self.bound += json_bound(text) - most_bytes(text)
 
     def _add_json(self, value: Any, bound_of: Callable[[Any], int]) -> None:
         self.bound += bound_of(value)
