@@ -107,8 +107,8 @@ async def _buy(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Boug
     terms = terms_for(engine, payer, wanted, model)
     terms.upstream.refuse_if_down()
     messages = as_taken(wanted.messages)
-    # What is written in one piece cannot be cut, so that all of it is held at once.
-    is_held_whole = _is_in_one_piece(wanted) or terms.dialect.bills_after_cut
+    # What is written in one piece, or out of sight, cannot be cut in time, so that all of it is held at once.
+    is_held_whole = _is_in_one_piece(wanted) or terms.dialect.bills_after_cut or _hides(wanted)
     output = first_output(terms.habit, terms.most_output, whole=is_held_whole)
     with engine.place_for(payer.subject_tenant):
         call = await open_call(engine, _order(payer, wanted, messages, terms, output))
@@ -133,6 +133,10 @@ async def _buy(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Boug
 
 def _is_in_one_piece(wanted: Wanted) -> bool:
     return wanted.passed is not None and not wanted.passed.is_stream
+
+
+def _hides(wanted: Wanted) -> bool:
+    return wanted.passed is not None and wanted.passed.hides
 
 
 def _within_what_is_held(call: Call, terms: Terms, output: int) -> int:

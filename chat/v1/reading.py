@@ -22,6 +22,8 @@ from tenants.http import Invalid
 MOST_ANSWERS = 128
 MOST_ANSWERS_IN_ALL = 2_048
 MOST_STOPS = 16
+# What a model writes of a stop text is never shown, or late. Longer ones than usual can be a whole answer.
+USUAL_STOP = 32
 MOST_LOGPROBS = 20
 LONGEST_NAME = 200
 # A part of a message is set off by a line break or a marker.
@@ -109,11 +111,12 @@ def read(kind: Kind, body: dict[str, Any]) -> Passed:
 class _Input:
     """The input of a request as it is counted, in tokens at most and in bytes."""
 
-    __slots__ = ("_words", "bound", "fixed", "messages", "size")
+    __slots__ = ("_words", "bound", "fixed", "hides", "messages", "size")
 
     def __init__(self, words: Words) -> None:
         self._words = words
         self.bound = self.size = self.messages = self.fixed = 0
+        self.hides = False
 
     def passed(self, kind: Kind, body: dict[str, Any], model: str, **asked: Any) -> Passed:
         options = body.get("stream_options")
@@ -125,6 +128,7 @@ class _Input:
             size=self.size,
             messages=self.messages,
             fixed=self.fixed,
+            hides=kind != Kind.EMBEDDINGS and (self.hides or _hides(body)),
             wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
             **{"is_stream": False, "max_tokens": None, **asked},
         )
@@ -137,6 +141,7 @@ class _Input:
         refused = [name for name in others if name not in self._words.extra_fields]
         if refused:
             raise Invalid({f"{at}{name}": [_NEEDS_WORD] for name in refused})
+        self.hides = self.hides or bool(others)
         for name in others:
             self._add_json(given[name], json_bound)
 
@@ -245,6 +250,8 @@ class _Input:
             self.check_fields(tool, frozenset(("type", "function")), at)
         elif not isinstance(kind, str) or kind not in self._words.hosted_tools:
             _refuse(f"{at}type", f"Send tools of type function. {_NEEDS_WORD}")
+        else:
+            self.hides = True
 
     # --- texts ---
 
@@ -314,6 +321,13 @@ def _check_form(kind: Kind, body: dict[str, Any]) -> None:
         _whole(body, "top_logprobs", least=0, most=MOST_LOGPROBS)
     elif body.get("logprobs") is not False:
         _whole(body, "logprobs", least=0, most=MOST_LOGPROBS)
+
+
+def _hides(body: dict[str, Any]) -> bool:
+    """Whether it may be thought about out of sight, or end in a text that is left out."""
+    stop = body.get("stop") or ()
+    stops = [stop] if isinstance(stop, str) else stop
+    return body.get("reasoning_effort") not in (None, "none") or any(len(one) > USUAL_STOP for one in stops)
 
 
 def _whole(body: dict[str, Any], name: str, *, least: int = 1, most: int | None = None) -> int | None:

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from billing.engine.habits import Habits
-from billing.engine.rules import Sample
+from billing.engine.rules import Sample, habit_of
 from chat.buying import Wanted, terms_for
 from chat.history import most_bytes
 from chat.passed import Kind
 from chat.rendered import calls_bound
 from chat.v1.reading import read
 
+PRICE = {"input": 1_000_000_000, "output": 4_000_000_000}
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -72,7 +73,7 @@ def test_a_long_exponent_is_no_work_and_no_failure():
 
 
 def test_what_a_template_adds_is_not_learned_from_what_has_none(settings):
-    settings.LLM_DIALECT = {}
+    settings.LLM_DIALECT, settings.LLM_PRICES = {}, {"test-model": PRICE}
     engine = SimpleNamespace(habits=Habits(SimpleNamespace()))
     payer = SimpleNamespace(models=None, plan="trial", subject_tenant="acme")
 
@@ -89,3 +90,37 @@ def test_what_a_template_adds_is_not_learned_from_what_has_none(settings):
         assert terms(chat(*HELLO * 50)).bound == before
         # Of themselves they have learned it.
         assert terms(passed).bound < before
+
+
+@pytest.fixture
+def trusted(monkeypatch):
+    """A model that has shown twenty times that its streams say all that is billed."""
+    habit = habit_of([Sample(12, 40, 4, 13, 100)] * 20)
+    assert habit.trusted
+    monkeypatch.setattr(Habits, "of", lambda *_: habit)
+
+
+@pytest.mark.parametrize(
+    ("more", "is_whole"),
+    [
+        ({}, False),
+        ({"reasoning_effort": "none", "stop": ["\nObservation:"]}, False),
+        ({"reasoning_effort": "high"}, True),
+        ({"stop": ["a text as long as a whole answer, which its reader is never shown"]}, True),
+        ({"instruction": {"think": True}}, True),
+    ],
+)
+def test_what_may_be_written_out_of_sight_is_held_for_whole(workspace, upstream, said, trusted, more, is_whole):
+    """Thoughts that no chunk shows are billed all the same: a first slice covered 64 tokens of them."""
+    upstream.usage = {"prompt_tokens": 10, "completion_tokens": 900, "total_tokens": 910}
+    ask = {"model": "test-model", "messages": HELLO, "max_tokens": 900, "stream": True, **more}
+    response = workspace.api(alone=True).post("/v1/chat/completions", ask)
+    assert b"[DONE]" in response.content
+    (line,) = workspace.lines()
+    assert (line.outcome == "exact") is is_whole
+
+
+def test_a_field_that_passes_by_a_word_is_read_as_nothing_else(settings):
+    settings.LLM_DIALECT = {"test-model": {"extra_fields": ["stop", "reasoning_effort"]}}
+    ask = {"model": "test-model", "input": "a", "stop": 7, "reasoning_effort": ["high"]}
+    assert not read(Kind.EMBEDDINGS, ask).hides
