@@ -41,5 +41,5 @@ class Passed:
     # Tokens of the input that its answers repeat before their own words: nobody bills them as output.
     echoed: int = 0
     wants_usage: bool = False
-    # More may be written, and billed, than its stream shows, so that no running count says what is used by now.
+    # More may be billed than its stream shows, or less, so that no running count says what is used by now.
     hides: bool = False

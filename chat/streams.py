@@ -179,6 +179,8 @@ class Answering(Generic[P]):
     def _take_on(self, bought: Bought[P]) -> None:
         self.call, self.terms = bought.call, bought.terms
         self._keep, self._held_output = bought.keep, bought.held_output
+        # Its answer repeats the prompt, which nobody bills as output: its bytes say nothing of what a token is.
+        self._is_echo = (bought.sent.most or 0) > bought.terms.most_output
         self._model = ModelStream(
             bought.sent, model=bought.terms.model, dialect=bought.terms.dialect, paid_by=bought.call
         )
@@ -568,7 +570,12 @@ class Answering(Generic[P]):
 
     def _learn(self, usage: Usage, outcome: Outcome, *, is_believed: bool) -> None:
         answer, terms = self._model.answer, self.terms
-        if outcome != Outcome.EXACT or not usage.tokens_input or not (answer.has_begun or terms.max_tokens == 0):
+        if (
+            self._is_echo
+            or outcome != Outcome.EXACT
+            or not usage.tokens_input
+            or not (answer.has_begun or terms.max_tokens == 0)
+        ):
             return
         percent = percent_of(usage.tokens_output, answer.counted())
         if not is_believed:

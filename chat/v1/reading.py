@@ -324,7 +324,9 @@ def _check_form(kind: Kind, body: dict[str, Any]) -> None:
 
 
 def _hides(body: dict[str, Any]) -> bool:
-    """Whether it may be thought about out of sight, or end in a text that is left out."""
+    """Whether it may be thought about out of sight, end in a text that is left out, or begin with its prompt."""
+    if body.get("echo"):
+        return True
     stop = body.get("stop") or ()
     stops = [stop] if isinstance(stop, str) else stop
     return body.get("reasoning_effort") not in (None, "none") or any(len(one) > USUAL_STOP for one in stops)

@@ -124,3 +124,17 @@ def test_a_field_that_passes_by_a_word_is_read_as_nothing_else(settings):
     settings.LLM_DIALECT = {"test-model": {"extra_fields": ["stop", "reasoning_effort"]}}
     ask = {"model": "test-model", "input": "a", "stop": 7, "reasoning_effort": ["high"]}
     assert not read(Kind.EMBEDDINGS, ask).hides
+
+
+@pytest.mark.parametrize("echo", [True, False])
+def test_nothing_is_learned_of_an_answer_that_repeats_its_prompt(workspace, upstream, monkeypatch, echo):
+    """Its many bytes for a token made the next reader, who left, pay next to nothing; and a model look trustworthy."""
+    learned = []
+    monkeypatch.setattr(Habits, "learn", lambda _self, *sample: learned.append(sample))
+    body = {"choices": [{"index": 0, "text": "x" * 4_000 + "y", "finish_reason": "length"}]}
+    body["usage"] = {"prompt_tokens": 1_000, "completion_tokens": 1, "total_tokens": 1_001}
+    upstream.parts, upstream.part_headers = [json.dumps(body)], {"Content-Type": "application/json"}
+    ask = {"model": "test-model", "prompt": "x" * 4_000, "max_tokens": 1, "echo": echo}
+    assert workspace.api(alone=True).post("/v1/completions", ask).status_code == 200
+    assert bool(learned) is not echo
+    assert read(Kind.COMPLETIONS, ask).hides is echo
