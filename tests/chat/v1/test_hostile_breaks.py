@@ -28,10 +28,15 @@ from tests.support.raw_model import CHUNKED
 pytestmark = pytest.mark.usefixtures("upstream")
 
 
-def seconds_of(work, *given):
-    began = time.process_time()
-    work(*given)
-    return time.process_time() - began
+def seconds_of(work, *args):
+    """Of this thread's own CPU, the best of three: others work on the same cores."""
+
+    def once():
+        began = time.thread_time()
+        work(*args)
+        return time.thread_time() - began
+
+    return min(once() for _ in range(3))
 
 
 # --- much work for a few bytes --------------------------------------------------------------------------------------
@@ -92,8 +97,8 @@ def test_messages_for_deltas_cost_no_more_the_more_there_are():
         answer.feed(first + messages[1] * count)
         assert answer.deltas == count + 1
 
-    few, many = seconds_of(read, 2_000), seconds_of(read, 16_000)
-    assert many < 20 * few
+    few, many = seconds_of(read, 4_000), seconds_of(read, 16_000)
+    assert many < 10 * few
 
 
 def test_a_long_line_in_small_pieces_is_not_looked_at_again_for_each():
