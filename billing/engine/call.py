@@ -68,6 +68,7 @@ class Call:
         self.is_dispatched = False
         self.rates: Left | None = None  # what is left to its key, once it is counted
         self.busy_key = order.busy_key  # with its number, once the row is written
+        self.numbers: list[int] | None = None  # as the order's `numbers` say, from then on
         self._may_have_a_row = False
         self.used = order.least
         self.tokens: tuple[int | None, int | None] = (order.tokens_input, None)
@@ -136,7 +137,7 @@ class Call:
             "schema": order.payer.schema,
         }
         is_claimed, is_counted = order.claim is not None, order.rates is not None
-        statement = dispatch_statement(order.numbered_by, is_claimed=is_claimed, is_counted=is_counted)
+        statement = dispatch_statement(order.numbered_by, order.numbers, is_claimed=is_claimed, is_counted=is_counted)
         if order.claim is not None:
             statement = in_schema(statement, self.payer.schema)
             params |= order.claim.params
@@ -160,7 +161,7 @@ class Call:
                 raise TenantNotReady
             # Taken for dead, this process lost the claim to another, which makes the call.
             raise Unavailable
-        self.busy_key, *counted = rows[0]
+        self.busy_key, self.numbers, *counted = rows[0]
         if order.rates is not None:
             self.rates = Left(order.rates, *counted)
             if self.rates.full is not None:

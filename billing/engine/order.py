@@ -38,7 +38,8 @@ class Order:
 
     `fit` turns what remains into a smaller amount that still makes a call, 0 where there is none. `tighten` counts
     anew what `amount` only bounds, once, when money is short; None where it cannot. `numbered_by` is an SQL
-    expression that ends the busy key: what a call makes gets its number with the hold, which spares a statement.
+    expression that ends the busy key: what a call makes gets its number with the hold, which spares a statement; so
+    do further numbers, an SQL expression of an array that `Call.numbers` gives back.
     With a `claim` the call is dispatched only while the claim is its own, and its answer is written with its line.
     With `rates` it is dispatched only while its key has room: `tokens` are counted for it then, and at its end those
     that it used. `is_let_in`: it is another try of a request that was counted already.
@@ -55,6 +56,7 @@ class Order:
     tokens_input: int | None = None
     busy_key: str | None = None
     numbered_by: str = ""
+    numbers: str = ""
     tags: list[str] | None = None
     grace_ms: int | None = None
     ttl_ms: int = TTL_MS

@@ -64,7 +64,7 @@ SELECT
 
 # Whose workspace's schema is gone buys nothing: its line could not be written. The row that says that it is there may
 # have been kept since before somebody dropped it. The house's is public.
-DISPATCH = f"{_HOLD_ROW}WHERE {SCHEMA_IS_THERE}\nRETURNING busy_key\n"
+DISPATCH = f"{_HOLD_ROW}WHERE {SCHEMA_IS_THERE}\nRETURNING busy_key, {{numbers}} AS numbers\n"
 
 # The same for a key with rates, which counts the call first: no row where the key is full, and what is left of its
 # rates in either case. The key's row stays locked until this statement has committed.
@@ -75,8 +75,8 @@ _RATED_ROW = _HOLD_ROW.replace("tokens_input, outcome", "tokens_input, rated_key
     "%(tokens_input)s, 'swept'", "%(tokens_input)s, %(rated_key)s, 'swept'"
 )
 _COUNTED = """
-), held AS ({row}FROM counted WHERE "full" IS NULL RETURNING busy_key)
-SELECT busy_key, counted.* FROM counted LEFT JOIN held ON true
+), held AS ({row}FROM counted WHERE "full" IS NULL RETURNING busy_key, {numbers} AS numbers)
+SELECT busy_key, numbers, counted.* FROM counted LEFT JOIN held ON true
 """.replace("{row}", _RATED_ROW)
 
 DISPATCH_COUNTED = (
@@ -95,7 +95,7 @@ WITH claim AS (
     WHERE id = %(claim)s AND attempt = %(attempt)s AND hold IS NULL
     RETURNING id
 ){row}FROM claim
-RETURNING busy_key
+RETURNING busy_key, {numbers} AS numbers
 """.replace("{row}", _HOLD_ROW)
 
 # Where the key is full the claim names a hold that never was; whoever repeats the request may take it over.
@@ -110,15 +110,18 @@ WITH claim AS (
 )
 
 
-def dispatch_statement(numbered_by: str = "", *, is_claimed: bool = False, is_counted: bool = False) -> str:
-    """The hold's row, its busy key ended by an SQL expression where there is one; `is_claimed`: while the claim is;
-    `is_counted`: while its key has room.
+def dispatch_statement(
+    numbered_by: str = "", numbers: str = "", *, is_claimed: bool = False, is_counted: bool = False
+) -> str:
+    """The hold's row, its busy key ended by an SQL expression where there is one; `numbers` is one whose value comes
+    back; `is_claimed`: while the claim is; `is_counted`: while its key has room.
     """
     if is_counted:
         text = DISPATCH_CLAIMED_COUNTED if is_claimed else DISPATCH_COUNTED
     else:
         text = DISPATCH_CLAIMED if is_claimed else DISPATCH
-    return text.replace("{number}", f"::text || ({numbered_by})" if numbered_by else "")
+    text = text.replace("{number}", f"::text || ({numbered_by})" if numbered_by else "")
+    return text.replace("{numbers}", numbers or "NULL")
 
 
 FORGET_HOLD = "DELETE FROM public.billing_hold WHERE id = %s"
