@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 from django.conf import settings
+from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.search import SearchVector
 from django.db import models
+from django.db.models.functions import Left, Now
 
 from billing.outcomes import Outcome
 
+# Letters of a message that are searched. Postgres refuses to index the words of more than a megabyte, and a message
+# that it refuses would be lost.
+SEARCHED = 50_000
+
 
 class Conversation(models.Model):
+    """A tree of messages, of which one branch is shown: the one that ends with `head_id`."""
+
+    class TitledBy(models.TextChoices):
+        WORDS = "words", "the first words"
+        MODEL = "model"
+        PERSON = "person"
+
     id = models.BigAutoField(primary_key=True)
-    # Its index is `conversation_newest`.
+    # Its index is `conversation_active`.
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="conversations", db_index=False
     )
     title = models.CharField(max_length=80)
+    titled_by = models.CharField(
+        max_length=10, choices=TitledBy.choices, default=TitledBy.WORDS, db_default=TitledBy.WORDS
+    )
     created_at = models.DateTimeField(auto_now_add=True)
+    # When its newest answer ended.
+    active_at = models.DateTimeField(db_default=Now())
+    pinned_at = models.DateTimeField(null=True)
+    # Deleted by its owner, who may take that back until a daily job drops it.
+    deleted_at = models.DateTimeField(null=True)
+    # Since when everybody in the workspace may read it.
+    shared_at = models.DateTimeField(null=True)
+    # The last message of the branch that is shown; null for none. No foreign key: it would be one more to look up
+    # with each answer that is written.
+    head_id = models.BigIntegerField(null=True)
+    # What it asks, how, and by what words; blank and null are the workspace's own.
+    model = models.CharField(max_length=200, blank=True, db_default="")
+    system = models.TextField(blank=True, db_default="")
+    temperature = models.DecimalField(max_digits=3, decimal_places=2, null=True)
     # Whether the conversation has a ledger of its own at the authority; only then do its calls name it.
     has_limit = models.BooleanField(default=False)
 
     class Meta:
-        indexes = [models.Index(fields=["owner", "-id"], name="conversation_newest")]
+        indexes = [models.Index(fields=["owner", "-active_at"], name="conversation_active")]
 
     def __str__(self) -> str:
         return self.title
@@ -36,6 +67,9 @@ class Message(models.Model):
     id = models.BigAutoField(primary_key=True)
     # Its index is `message_in_order`.
     conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages", db_index=False)
+    # The message that it follows, null for a first one. Two that follow the same are two branches. No foreign key, as
+    # with `head_id`.
+    parent_id = models.BigIntegerField(null=True)
     role = models.CharField(max_length=10, choices=Role.choices)
     text = models.TextField()
     model = models.CharField(max_length=200, blank=True)
@@ -44,10 +78,17 @@ class Message(models.Model):
     tokens_input = models.BigIntegerField(null=True)
     tokens_output = models.BigIntegerField(null=True)
     cost = models.BigIntegerField(null=True)
+    # The hold that paid for an answer; null for a question, and for what was answered before this was kept.
+    hold = models.UUIDField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        indexes = [models.Index(fields=["conversation", "id"], name="message_in_order")]
+        indexes = [
+            models.Index(fields=["conversation", "id"], name="message_in_order"),
+            models.Index(fields=["hold"], condition=models.Q(hold__isnull=False), name="message_paid_by"),
+            # In no language: the words as they are written, for a workspace may have several.
+            GinIndex(SearchVector(Left("text", SEARCHED), config="simple"), name="message_words"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.role}: {self.text[:40]}"

@@ -55,6 +55,8 @@ class Tenant(TenantMixin):  # type: ignore[misc]  # django-tenants carries no ty
     allowed_models = models.JSONField(null=True)
     # The origins whose pages may ask its API from a browser, as browsers write them; null: none.
     allowed_origins = models.JSONField(null=True)
+    # What its owner has set for its chat, by name, as chat.wishes reads it; empty: nothing.
+    chat_settings = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
     closed_at = models.DateTimeField(null=True)
     # When its rows were dropped, some time after it was closed.
     purged_at = models.DateTimeField(null=True)
