@@ -34,22 +34,53 @@ logger = logging.getLogger(__name__)
 router = Router(tags=["Chat"])
 
 
-class ChatBody(Body):
-    prompt: Text
+MOST_ID = 2**63 - 1
+
+
+class AnswerBody(Body):
+    """What every way to ask for an answer has."""
+
     max_tokens: MaxTokens | None = None
     model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    conversation_id: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
     stream: bool = False
+
+    def asked(self) -> dict[str, Any]:
+        """What is bought. How it is delivered is not: a repeat may ask for the other form."""
+        return self.model_dump(exclude={"stream"})
+
+
+class ChatBody(AnswerBody):
+    """`parent_id`: the message that this one follows, 0 for none: a branch. Without it, the last one shown."""
+
+    prompt: Text
+    conversation_id: Annotated[int, Field(ge=1, le=MOST_ID)] | None = None
+    parent_id: Annotated[int, Field(ge=0, le=MOST_ID)] | None = None
+
+
+class MessageBody(AnswerBody):
+    """A message of a conversation."""
+
+    conversation_id: Annotated[int, Field(ge=1, le=MOST_ID)]
+    message_id: Annotated[int, Field(ge=1, le=MOST_ID)]
+
+    def asked_as(self, name: str) -> dict[str, Any]:
+        """The same, with the message under the name of what is asked of it."""
+        asked = self.asked()
+        asked[name] = asked.pop("message_id")
+        return asked
 
 
 class Answer(Schema):
-    """`budget` is null where the commit took longer than a second; the cost is booked all the same.
+    """`budget` is null where the commit took longer than a second; the cost is booked all the same. `question_id` is
+    null where an earlier question was answered again.
 
     `outcome` says how the cost is known. `fitted`: the answer was made shorter, for the budget covers no longer one.
     """
 
     response: str
     conversation_id: int
+    question_id: int | None
+    answer_id: int
     model: str
     finish_reason: str
     usage: Tokens
@@ -59,28 +90,44 @@ class Answer(Schema):
     budget: Budget | None
 
 
-@router.post(
-    "/chat/",
-    summary="Ask, and pay for the answer",
-    response={200: Answer, **failures(400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 502, 503)},
-)
+_ANSWERS = {200: Answer, **failures(400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 502, 503)}
+
+
+@router.post("/chat/", summary="Ask, and pay for the answer", response=_ANSWERS)
 @needs(Action.CHAT)
 async def chat(request: HttpRequest, payload: ChatBody, key: IdempotencyKey = KEY_HEADER) -> Any:
     """The whole answer with its cost, or with `stream` its words as server-sent events.
 
-    Events: `held {reserved, remaining, max_tokens, fitted}`, then `token {"text"}`…, then `done` with the facts; after
-    the first byte a failure is `error`.
+    Events: `held {call, reserved, remaining, max_tokens, fitted}`, then `token {"text"}`…, then `done` with the facts;
+    after the first byte a failure is `error`.
     """
-    # How it is delivered is not what is bought: a repeat may ask for the other form.
-    asked = payload.model_dump(exclude={"stream"})
+    asked = payload.asked()
+    if asked["parent_id"] is None:
+        del asked["parent_id"]  # a key of before there were branches names the same request
+    return await _bought(request, "chat", payload, key, asked)
+
+
+@router.post("/chat/again/", summary="Ask a question once more", response=_ANSWERS)
+@needs(Action.CHAT)
+async def again(request: HttpRequest, payload: MessageBody, key: IdempotencyKey = KEY_HEADER) -> Any:
+    """Another answer to the question of `message_id`, which is a question's number or an answer's. Both answers are
+    kept, and the new one is shown. Else as `/chat/`.
+    """
+    return await _bought(request, "again", payload, key, payload.asked_as("again_id"))
+
+
+@router.post("/chat/continue/", summary="Go on with an answer that was cut", response=_ANSWERS)
+@needs(Action.CHAT)
+async def go_on(request: HttpRequest, payload: MessageBody, key: IdempotencyKey = KEY_HEADER) -> Any:
+    """The rest of the answer `message_id`, as a message of its own that follows it. Else as `/chat/`."""
+    return await _bought(request, "continue", payload, key, payload.asked_as("continue_id"))
+
+
+async def _bought(request: HttpRequest, what: str, payload: AnswerBody, key: str | None, asked: dict[str, Any]) -> Any:
     if key is None:
         return await _answer(await services.start_reply(buyer_of(request), **asked), payload)
-    return await _once(request, payload, key, asked)
-
-
-async def _once(request: HttpRequest, payload: ChatBody, key: str, asked: dict[str, Any]) -> HttpResponseBase:
     asker: Asker = request.asker  # type: ignore[attr-defined]
-    named, is_first = request_of(asker, "chat", key, asked), asyncio.Event()
+    named, is_first = request_of(asker, what, key, asked), asyncio.Event()
     finding = asyncio.create_task(services.reply_or_told(buyer_of(request), named, is_first, **asked))
     try:
         if payload.stream:
@@ -120,7 +167,7 @@ def key_of(asker: Asker) -> Key | None:
     return Key(asker.spends_as, asker.limited_apps, asker.key_models, asker.rates)
 
 
-async def _answer(reply: Reply, payload: ChatBody) -> HttpResponseBase:
+async def _answer(reply: Reply, payload: AnswerBody) -> HttpResponseBase:
     try:
         return await (_event_stream(reply) if payload.stream else _whole(reply))
     except BaseException:

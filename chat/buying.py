@@ -68,6 +68,7 @@ class Wanted:
     action_name: str = ""
     busy_key: str | None = None
     numbered_by: str = ""
+    numbers: str = ""
     known: Known | None = None
     keep_rows: Callable[[Call, Completion], Keep | None] | None = None
     after: Callable[[Completion], Awaitable[None]] | None = None
@@ -294,6 +295,7 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         tokens_input=terms.likely,
         busy_key=wanted.busy_key,
         numbered_by=wanted.numbered_by,
+        numbers=wanted.numbers,
         tags=wanted.tags,
         # Of an input, less is another input.
         fit=fit if plan_of(payer.plan).fits and not writes_nothing else None,

@@ -15,6 +15,14 @@ class PromptForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 3, "placeholder": "Ask something…"}),
     )
     conversation_id = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
+    # The message that this one follows, 0 for none; empty: the last one shown.
+    parent_id = forms.IntegerField(required=False, min_value=0, widget=forms.HiddenInput)
     max_tokens = forms.IntegerField(
         label="Longest answer, in tokens", required=False, min_value=1, max_value=MAX_TOKENS_MAX
     )
+
+
+class MessageForm(forms.Form):
+    """A message of a conversation, as the buttons under it name it."""
+
+    message_id = forms.IntegerField(min_value=1, max_value=2**63 - 1)

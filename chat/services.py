@@ -1,16 +1,13 @@
 """What can be bought here: a reply in a conversation, a summary. Parse-free: callers bring clean values.
 
-Owns conversations: their history, their one call at a time, and the rows that are written with the settled line. Must
-not hold money itself; chat.calls does.
+Owns a conversation's one call at a time. What is read and written of it is in chat.turns. Must not hold money itself;
+chat.calls does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import json
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -25,9 +22,7 @@ from billing.engine.loop import here, refuse_in_transaction, run
 from billing.engine.payers import payer_for
 from billing.engine.repeats import Claim, Request, Told, claim_or_told
 from billing.engine.rules import USUAL_INPUT_RATIO, likely_tokens
-from billing.engine.settling import Keep
 from billing.engine.statements import in_schema
-from billing.engine.store import FAILURES
 from billing.guard import guarded
 from billing.ledgers import figures_for
 from billing.money import usd
@@ -35,19 +30,15 @@ from billing.plans import PLANS
 from billing.prices import estimate
 from billing.subjects import Key
 from chat import calls
-from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Known, Wanted, begin, refuse_unless_allowed
+from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Wanted, begin, refuse_unless_allowed
 from chat.errors import ConversationBusy
-from chat.history import Message, as_taken, prompt_bound, prompt_bytes
+from chat.history import Message, prompt_bound, prompt_bytes
 from chat.pricing import price_for
 from chat.repeats import told_of_failure, told_of_reply
 from chat.streams import Answering, Completion, as_settled
-from tenants.http import ApiError, NotFound, Unavailable
+from chat.turns import NEW_ID, NEW_MESSAGES, NO_MESSAGE, Ask, Place, busy_key, found, rows_of
+from tenants.http import ApiError, NotFound
 from tenants.models import Tenant
-
-# How much of a conversation goes along: a small model's memory is short, and every token of it is paid for again.
-HISTORY_MESSAGES = 8
-HISTORY_BYTES = 4_000
-LOOK_AGAIN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +59,7 @@ class Reply:
 
     answering: Answering[Call]
     known_id: int | None
+    is_question: bool = True
 
     @property
     def conversation_id(self) -> int:
@@ -76,8 +68,11 @@ class Reply:
 
     def facts(self, completion: Completion) -> dict[str, Any]:
         """What an answer says of itself. `budget` is null where it was not to be had in time."""
+        question_id, answer_id = _numbers_of(self.answering.call)
         return {
             "conversation_id": self.conversation_id,
+            "question_id": question_id if self.is_question else None,
+            "answer_id": answer_id,
             "model": completion.model,
             "finish_reason": completion.finish_reason,
             "usage": {
@@ -99,6 +94,7 @@ class Reply:
         call = self.answering.call
         budget = budget_of(call.first_balances, call.hold.scope)
         return {
+            "call": str(call.id),
             "reserved": call.held,
             "remaining": budget["remaining"] if budget else None,
             "max_tokens": self.answering.terms.max_tokens,
@@ -136,17 +132,23 @@ async def reply_or_told(buyer: Buyer, request: Request, is_first: asyncio.Event,
 async def start_reply(
     buyer: Buyer,
     *,
-    prompt: str,
+    prompt: str = "",
     conversation_id: int | None = None,
     max_tokens: int | None = None,
     model: str | None = None,
+    parent_id: int | None = None,
+    again_id: int | None = None,
+    continue_id: int | None = None,
     claim: Claim | None = None,
 ) -> Reply:
     """Hold the money for an answer, call the model, and give back the reply as it comes. The caller must leave it or
     read it to its end.
 
-    Raises NotFound, ConversationBusy, ModelNotPriced, a BudgetError, or ModelFailed; the conversation is then as
-    it was.
+    It is asked `prompt`, after the message `parent_id` (see `Ask`), or in place of it the question of `again_id` once
+    more, or for the rest of the answer `continue_id`.
+
+    Raises NotFound, Invalid, ConversationBusy, ModelNotPriced, a BudgetError, or ModelFailed; the conversation is then
+    as it was.
     """
     engine = here()
     payer = await payer_for(
@@ -155,19 +157,22 @@ async def start_reply(
     # What cannot be bought is refused before the conversation's turn is waited for.
     refuse_unless_allowed(payer, buyer.key, model)
     price_for(model or settings.LLM_MODEL)
+    ask = Ask(prompt, parent_id, again_id, continue_id)
     if conversation_id is None:
-        conversation = Conversation(busy_key=_busy_key(buyer))
-        return await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model, claim)
-    busy_key = f"{_busy_key(buyer)}{conversation_id}"
-    if not await engine.exclusive.acquire(busy_key, engine.wait_seconds):
+        if ask.starts_at:
+            raise NotFound(NO_MESSAGE)
+        place = Place(prompt, busy_key=busy_key(buyer.schema))
+        return await _reply(engine, payer, buyer, place, max_tokens, model, claim)
+    turn = busy_key(buyer.schema, conversation_id)
+    if not await engine.exclusive.acquire(turn, engine.wait_seconds):
         raise ConversationBusy
     try:
-        conversation = await _found(engine, buyer, conversation_id, busy_key)
-        reply = await _reply(engine, payer, buyer, conversation, prompt, max_tokens, model, claim)
+        place = await found(engine, schema=buyer.schema, owner=buyer.user_id, conversation_id=conversation_id, ask=ask)
+        reply = await _reply(engine, payer, buyer, place, max_tokens, model, claim)
     except BaseException:
-        engine.exclusive.release(busy_key)
+        engine.exclusive.release(turn)
         raise
-    reply.answering.when_settled(lambda: engine.exclusive.release(busy_key))
+    reply.answering.when_settled(lambda: engine.exclusive.release(turn))
     return reply
 
 
@@ -175,41 +180,39 @@ async def _reply(
     engine: Engine,
     payer: Payer,
     buyer: Buyer,
-    conversation: Conversation,
-    prompt: str,
+    place: Place,
     max_tokens: int | None,
     model: str | None,
     claim: Claim | None,
 ) -> Reply:
     asked_at = datetime.now(UTC)
     wanted = Wanted(
-        messages=[*conversation.history, {"role": "user", "content": prompt}],
+        messages=[*place.history, {"role": "user", "content": place.prompt}],
         model=model or "",
         max_tokens=max_tokens,
         app="chat",
         user_id=buyer.user_id,
         key=buyer.key,
-        workflow=f"conversation-{conversation.id}" if conversation.has_limit else None,
-        busy_key=conversation.busy_key,
-        numbered_by=in_schema(NEW_ID, buyer.schema) if conversation.id is None else "",
-        known=conversation.known,
+        workflow=f"conversation-{place.id}" if place.has_limit else None,
+        busy_key=place.busy_key,
+        numbered_by=in_schema(NEW_ID, buyer.schema) if place.id is None else "",
+        numbers=in_schema(NEW_MESSAGES, buyer.schema),
+        known=place.known,
         keep_rows=lambda call, completion: rows_of(
-            conversation.id or _number_of(call),
-            Asked(prompt, asked_at, buyer.user_id, is_new=conversation.id is None),
+            place,
+            place.id or _number_of(call),
+            _numbers_of(call),
             completion,
+            asked_at=asked_at,
+            owner=buyer.user_id,
         ),
         claim=claim,
     )
     answering = await begin(engine, payer, wanted)
-    reply = Reply(answering, conversation.id)
+    reply = Reply(answering, place.id, place.is_question)
     if claim is not None:
         claim.tell = functools.partial(told_of_reply, reply)
     return reply
-
-
-def _busy_key(buyer: Buyer) -> str:
-    """What one call of a conversation holds at a time, but for the conversation's number."""
-    return f"{buyer.schema}:conversation-"
 
 
 def _number_of(call: Call) -> int:
@@ -217,141 +220,11 @@ def _number_of(call: Call) -> int:
     return int((call.busy_key or "").rpartition("-")[2])
 
 
-# --- conversations --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A conversation as a call needs it. A new one gets its number with the hold, and its row with the answer."""
-
-    id: int | None = None
-    has_limit: bool = False
-    busy_key: str | None = None
-    history: Sequence[Message] = ()
-    known: Known | None = None
-
-
-NEW_ID = "nextval(pg_get_serial_sequence('{schema}.chat_conversation', 'id'))"
-
-# A new conversation is busy before it has a row: its first answer is under way.
-FOUND = """
-SELECT conversation.has_limit,
-       EXISTS (SELECT 1 FROM public.billing_hold WHERE busy_key = %(busy_key)s AND user_id = %(owner)s),
-       (SELECT coalesce(json_agg(json_build_array(role, text, tokens_input, outcome) ORDER BY id), '[]')
-        FROM (SELECT id, role, text, tokens_input, outcome FROM {schema}.chat_message
-              WHERE conversation_id = conversation.id ORDER BY id DESC LIMIT %(most)s) AS newest)
-FROM (VALUES (1)) AS always
-LEFT JOIN {schema}.chat_conversation AS conversation
-       ON conversation.id = %(id)s AND conversation.owner_id = %(owner)s
-"""
-
-
-async def _found(engine: Engine, buyer: Buyer, conversation_id: int, busy_key: str) -> Conversation:
-    """The buyer's own conversation, once no other process answers in it."""
-    until = time.monotonic() + engine.wait_seconds
-    params = {"id": conversation_id, "owner": buyer.user_id, "busy_key": busy_key, "most": HISTORY_MESSAGES}
-    while True:
-        try:
-            ((has_limit, is_busy, turns),) = await engine.store.fetch(in_schema(FOUND, buyer.schema), params)
-        except FAILURES as exc:
-            raise Unavailable from exc
-        if not is_busy:
-            break
-        if time.monotonic() > until:
-            raise ConversationBusy
-        await asyncio.sleep(LOOK_AGAIN_SECONDS)
-    if has_limit is None:
-        raise NotFound("There is no such conversation.")
-    history, known = _history(turns)
-    return Conversation(conversation_id, has_limit=has_limit, busy_key=busy_key, history=history, known=known)
-
-
-def _history(turns: list[list[Any]]) -> tuple[list[Message], Known | None]:
-    """The latest messages that fit, oldest first, as strict models take them; and what their last report counted.
-
-    The report stands for the whole prompt of its time, so it is known only while nothing of that has been cut off.
-    """
-    kept: list[Message] = []
-    room = HISTORY_BYTES
-    for role, text, *_ in reversed(turns):
-        room -= len(text.encode())
-        if room < 0:
-            break
-        kept.insert(0, {"role": role, "content": text})
-    known = None
-    if turns and len(kept) == len(turns) < HISTORY_MESSAGES:
-        role, _, tokens_input, outcome = turns[-1]
-        if role == "assistant" and outcome == "exact" and tokens_input:
-            known = Known(tokens_input, prompt_bytes(as_taken(kept[:-1])))
-    return kept, known
-
-
-def _title(prompt: str) -> str:
-    line = " ".join(prompt.split())
-    return line if len(line) <= 60 else f"{line[:59]}…"
-
-
-CONVERSATION_ROW = """
-, conversation AS (
-    INSERT INTO {schema}.chat_conversation (id, owner_id, title, created_at, has_limit)
-    SELECT %(conversation)s, %(owner)s, %(title)s, %(asked_at)s, false FROM gone
-)"""
-
-# In one INSERT, so that the question's number is below its answer's.
-TURNS = """
-, turns AS (
-    INSERT INTO {schema}.chat_message (
-        conversation_id, role, text, model, finish_reason, outcome, tokens_input, tokens_output, cost, created_at
-    )
-    SELECT %(conversation)s, turn.role, turn.text, turn.model, turn.finish_reason, turn.outcome, turn.tokens_input,
-           turn.tokens_output, turn.cost, turn.created_at
-    FROM gone, jsonb_to_recordset(%(turns)s::jsonb) AS turn (
-        place int, role text, text text, model text, finish_reason text, outcome text, tokens_input bigint,
-        tokens_output bigint, cost bigint, created_at timestamptz
-    )
-    ORDER BY turn.place
-)"""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question, and whether it begins a conversation."""
-
-    prompt: str
-    at: datetime
-    owner: int
-    is_new: bool
-
-
-def rows_of(conversation: int, asked: Asked, completion: Completion) -> Keep:
-    """The question and its answer, and a new conversation's own row: written with the line, or not at all."""
-    question = {
-        "place": 1,
-        "role": "user",
-        "text": asked.prompt,
-        "model": "",
-        "finish_reason": "",
-        "outcome": "",
-        "created_at": asked.at.isoformat(),
-    }
-    answer = {
-        "place": 2,
-        "role": "assistant",
-        # What Postgres cannot store, a model can still say.
-        "text": completion.text.replace("\x00", ""),
-        "model": completion.model[:200],
-        "finish_reason": completion.finish_reason[:40],
-        "outcome": str(completion.outcome),
-        "tokens_input": completion.usage.tokens_input,
-        "tokens_output": completion.usage.tokens_output,
-        "cost": completion.cost,
-        "created_at": datetime.now(UTC).isoformat(),
-    }
-    params = {"conversation": conversation, "turns": json.dumps([question, answer])}
-    if not asked.is_new:
-        return Keep(TURNS, params)
-    new = {"owner": asked.owner, "title": _title(asked.prompt), "asked_at": asked.at}
-    return Keep(CONVERSATION_ROW + TURNS, {**params, **new})
+def _numbers_of(call: Call) -> tuple[int, int]:
+    """Those of the question and its answer."""
+    assert call.numbers is not None  # its row is written
+    question, answer = call.numbers
+    return question, answer
 
 
 # --- for pages without script ---------------------------------------------------------------------------------------

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from django.conf import settings
+from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from billing import confirming
 from billing.ledgers import figures_for
 from billing.models import Hold
 from billing.periods import running
-from chat import services
-from chat.forms import PromptForm
-from chat.models import Conversation
+from chat import editing, services
+from chat.branches import Shown, Tree
+from chat.errors import ConversationBusy
+from chat.forms import MessageForm, PromptForm
+from chat.models import Conversation, Message
 from tenants.http import ApiError, TenantRequest
 from tenants.roles import Action
 from tenants.users import drafts
@@ -24,7 +30,7 @@ SHOWN_CONVERSATIONS = 50
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@needs(Action.READ_CHATS, to_send=Action.CHAT, keeps=("prompt", "conversation_id", "max_tokens"))
+@needs(Action.READ_CHATS, to_send=Action.CHAT, keeps=("prompt", "conversation_id", "parent_id", "max_tokens"))
 def home(request: TenantRequest) -> HttpResponse:
     if request.method == "POST":
         return _ask(request)
@@ -35,33 +41,88 @@ def _ask(request: TenantRequest) -> HttpResponse:
     form = PromptForm(request.POST)
     if not form.is_valid():
         return _page(request, _named(request, form), form, status=400)
+    return _answered(request, form, _named, **form.cleaned_data)
+
+
+@require_POST
+@needs(Action.CHAT)
+def again(request: TenantRequest, pk: int) -> HttpResponse:
+    """Another answer to an earlier question."""
+    return _bought_of(request, pk, "again_id")
+
+
+@require_POST
+@needs(Action.CHAT)
+def go_on(request: TenantRequest, pk: int) -> HttpResponse:
+    """The rest of an answer that was cut."""
+    return _bought_of(request, pk, "continue_id")
+
+
+@require_POST
+@needs(Action.CHAT)
+def delete_turn(request: TenantRequest, pk: int) -> HttpResponse:
+    form = MessageForm(request.POST)
+    if not form.is_valid():
+        raise Http404
     try:
-        conversation_id = services.reply_at_once(_buyer(request), **form.cleaned_data)
+        editing.delete_turn(request.tenant.schema_name, request.user.pk, pk, form.cleaned_data["message_id"])
+    except ConversationBusy as exc:
+        return _page(request, _own(request, pk), _empty(pk), refusal=exc, status=exc.status)
+    messages.success(request, "Deleted. What it cost stays in the usage.")
+    return redirect("conversation", pk=pk)
+
+
+def _bought_of(request: TenantRequest, pk: int, what: str) -> HttpResponse:
+    form = MessageForm(request.POST)
+    if _own(request, pk) is None or not form.is_valid():
+        raise Http404
+    return _answered(
+        request,
+        _empty(pk),
+        lambda request, _: _own(request, pk),
+        conversation_id=pk,
+        **{what: form.cleaned_data["message_id"]},
+    )
+
+
+def _answered(
+    request: TenantRequest,
+    form: PromptForm,
+    named: Callable[[TenantRequest, PromptForm], Conversation | None],
+    **asked: Any,
+) -> HttpResponse:
+    """To the page with the answer; or the page as it was, with what refused it."""
+    tenant = request.tenant
+    buyer = services.Buyer(tenant.pk, tenant.slug, tenant.schema_name, user_id=request.user.pk)
+    try:
+        conversation_id = services.reply_at_once(buyer, **asked)
     except ApiError as exc:
-        return _page(request, _named(request, form), form, refusal=exc, status=exc.status)
+        return _page(request, named(request, form), form, refusal=exc, status=exc.status)
     return redirect("conversation", pk=conversation_id)
 
 
-def _buyer(request: TenantRequest) -> services.Buyer:
-    tenant = request.tenant
-    return services.Buyer(tenant.pk, tenant.slug, tenant.schema_name, user_id=request.user.pk)
+def _empty(pk: int) -> PromptForm:
+    return PromptForm(initial={"conversation_id": pk})
+
+
+def _own(request: TenantRequest, pk: int) -> Conversation | None:
+    return Conversation.objects.filter(pk=pk, owner=request.user, deleted_at=None).first()
 
 
 def _named(request: TenantRequest, form: PromptForm) -> Conversation | None:
     """The conversation that a refused message was meant for, so that the page keeps its place."""
-    pk = form.cleaned_data.get("conversation_id") or 0
-    return Conversation.objects.filter(pk=pk, owner=request.user).first()
+    return _own(request, form.cleaned_data.get("conversation_id") or 0)
 
 
 @require_safe
 @needs(Action.READ_CHATS)
 def conversation(request: TenantRequest, pk: int) -> HttpResponse:
-    found = Conversation.objects.filter(pk=pk, owner=request.user).first()
+    """`?at=` shows the branch of that message, `?edit=` what stands before a question, with its words in the box."""
+    found = _own(request, pk)
     if found is None and not _is_settling(request):
         raise Http404
-    return _page(
-        request, found, PromptForm(initial={**drafts.take(request), "conversation_id": pk}), is_settling=found is None
-    )
+    initial = {**drafts.take(request), "conversation_id": pk}
+    return _page(request, found, PromptForm(initial=initial), is_settling=found is None)
 
 
 def _is_settling(request: TenantRequest) -> bool:
@@ -81,10 +142,14 @@ def _page(
     status: int = 200,
 ) -> HttpResponse:
     budget = figures_for(request.tenant)
+    turns, edited = _turns(request, shown, form)
     context = {
-        "conversations": Conversation.objects.filter(owner=request.user).order_by("-pk")[:SHOWN_CONVERSATIONS],
+        "conversations": Conversation.objects.filter(owner=request.user, deleted_at=None).order_by("-active_at", "-pk")[
+            :SHOWN_CONVERSATIONS
+        ],
         "conversation": shown,
-        "chat_messages": shown.messages.order_by("pk") if shown else [],
+        "turns": turns,
+        "edited": edited,
         "form": form,
         "refusal": refusal,
         "settling": is_settling,
@@ -95,3 +160,28 @@ def _page(
         "model_name": settings.LLM_MODEL,
     }
     return render(request, "chat/home.html", context, status=status)
+
+
+def _turns(
+    request: TenantRequest, shown: Conversation | None, form: PromptForm
+) -> tuple[list[Shown[Message]], Message | None]:
+    """The branch that the address names, and the question that is being edited; the form is told where it asks."""
+    if shown is None:
+        return [], None
+    tree: Tree[Message] = Tree(shown.messages.all())
+    edited = tree.get(_number(request, "edit"))
+    if edited is not None and edited.role == Message.Role.USER:
+        form.initial = {"prompt": edited.text, **form.initial, "parent_id": edited.parent_id or 0}
+        return tree.branch(edited.parent_id), edited
+    at = _number(request, "at")
+    if at is None or at not in tree:
+        return tree.branch(shown.head_id or tree.newest_under(None)), None
+    last = tree.newest_under(at)
+    if last != shown.head_id:
+        form.initial["parent_id"] = last
+    return tree.branch(last), None
+
+
+def _number(request: TenantRequest, name: str) -> int | None:
+    text = request.GET.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

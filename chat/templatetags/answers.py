@@ -43,6 +43,7 @@ UNDER_WAY = {
     "broken": "The connection ended before the answer did.",
     "signed_out": "You are signed out. Your message is kept while you log in.",
     "kept": "Your message is in the box again. Send it when you are ready.",
+    "unanswered": "The page was left before the answer came.",
     "left": "The page was left before this message was answered. It is in the box again.",
 }
 
@@ -51,6 +52,12 @@ UNDER_WAY = {
 def ending(message: Message | None) -> str:
     """What ended an answer early; nothing where the model ended it, or where the answer has no words anyway."""
     return ENDS.get(message.finish_reason, "") if message and message.text.strip() else ""
+
+
+@register.filter
+def can_go_on(message: Message) -> bool:
+    """Whether an answer ended before its end, so that the rest can be asked for."""
+    return bool(message.finish_reason in ENDS and message.text.strip())
 
 
 @register.filter

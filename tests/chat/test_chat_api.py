@@ -16,7 +16,10 @@ pytestmark = pytest.mark.usefixtures("upstream")
 
 # What the fake upstream reports, at 1,000 and 4,000 microcents a token: 10 in, 4 out.
 COST = 10 * 1_000 + 4 * 4_000
-FACTS = {"conversation_id", "model", "finish_reason", "usage", "cost", "outcome", "fitted", "budget"}
+FACTS = {
+    "conversation_id", "question_id", "answer_id", "model", "finish_reason", "usage", "cost", "outcome", "fitted",
+    "budget",
+}  # fmt: skip
 HOLD = {"app": "test", "action_kind": "test", "action_name": "hold"}
 
 
@@ -62,7 +65,7 @@ def test_a_stream_has_the_same_facts_after_its_words(workspace):
     assert not response.has_header("Content-Length")
     (first, held), *tokens, (last, facts) = events_of(response)
     assert first == "held"
-    assert held.keys() == {"reserved", "remaining", "max_tokens", "fitted"}
+    assert held.keys() == {"call", "reserved", "remaining", "max_tokens", "fitted"}
     assert (held["max_tokens"], held["fitted"]) == (512, False)
     # Whole at first: the model has not shown yet how well its reports agree with what we count.
     assert held["reserved"] >= 512 * 4_000

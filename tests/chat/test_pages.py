@@ -5,11 +5,12 @@ import re
 import pytest
 
 from billing.outcomes import Outcome
-from chat.models import Conversation, Message
+from chat.models import Message
 from chat.templatetags.answers import ENDS, page_words
 from tenants.limits import key_of
 from tenants.models import Limit
 from tenants.users.access import ACTS
+from tests.support.factories import ConversationFactory, said
 from tests.support.upstream import FakeUpstream
 
 pytestmark = pytest.mark.usefixtures("upstream")
@@ -18,10 +19,9 @@ pytestmark = pytest.mark.usefixtures("upstream")
 def kept(workspace, **answer):
     """A conversation of the owner's with one question and this answer."""
     with workspace.scope():
-        conversation = Conversation.objects.create(owner=workspace.owner, title="q")
-        conversation.messages.create(role="user", text="What is a ledger?")
+        conversation = ConversationFactory(owner=workspace.owner, title="q")
         fields = {"text": "", "cost": 10_000, "outcome": "exact", "finish_reason": "stop"} | answer
-        conversation.messages.create(role="assistant", **fields)
+        said(conversation, "What is a ledger?", **fields)
         return conversation.pk
 
 

@@ -24,14 +24,15 @@ from billing.engine.statements import (
     in_schema,
 )
 from billing.engine.store import Store
-from chat import services
+from chat import turns
 from tests.support.lossy import LossyProxy
 from tests.support.money import eventually, is_settled
 
 KEEPS = {
-    "TURNS": services.TURNS,
-    "CONVERSATION_ROW + TURNS": services.CONVERSATION_ROW + services.TURNS,
-    "TURNS + ANSWERED": services.TURNS + ANSWERED,
+    "a question": turns.QUESTION + turns.ANSWER + turns.HEAD_MOVED,
+    "a first question": turns.CONVERSATION_ROW + turns.QUESTION + turns.ANSWER,
+    "an answer again": turns.ANSWER + turns.HEAD_MOVED,
+    "a question + ANSWERED": turns.QUESTION + turns.ANSWER + turns.HEAD_MOVED + ANSWERED,
     "ANSWERED": ANSWERED,
     "GIVEN_BACK": GIVEN_BACK,
 }
@@ -41,7 +42,7 @@ def whole_statements():
     """Each by its name, with its gaps filled as they are when it is run."""
     found = {
         name: text
-        for module in (statements, services)
+        for module in (statements, turns)
         for name, text in vars(module).items()
         if name.isupper() and isinstance(text, str) and re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b", text)
     }
@@ -50,7 +51,7 @@ def whole_statements():
     kept["SETTLE with TOKENS_CORRECTED"] = SETTLE.replace("{first}", TOKENS_CORRECTED)
     kept |= {f"FINAL with {name}": FINAL.replace("{keep}", KEEPS[name]) for name in ("ANSWERED", "GIVEN_BACK")}
     numbered = {
-        f"DISPATCH of a new conversation, {facts}": dispatch_statement(services.NEW_ID, **facts)
+        f"DISPATCH of a new conversation, {facts}": dispatch_statement(turns.NEW_ID, turns.NEW_MESSAGES, **facts)
         for facts in ({"is_claimed": claimed, "is_counted": counted} for claimed in (0, 1) for counted in (0, 1))
     }
     return {**found, **kept, **numbered}
@@ -70,6 +71,7 @@ def test_a_statement_is_understood_by_the_database_of_the_models(acme, sql, name
     text = whole_statements()[name]
     for gap in ("{keep}", "{number}", "{first}"):
         text = text.replace(gap, "")
+    text = text.replace("{numbers}", "NULL")
     text = in_schema(text, acme.tenant.schema_name)
     named = set(re.findall(r"%\((\w+)\)s", text))
     params = dict.fromkeys(named) if named else [None] * len(re.findall(r"%s", text))

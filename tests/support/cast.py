@@ -160,7 +160,7 @@ class Api:
 
     def post(self, path: str, body: Any, **extra: Any) -> Any:
         content = body if isinstance(body, str | bytes) else json.dumps(body)
-        if path == "/api/chat/" or path.startswith("/v1/"):
+        if path.startswith(("/api/chat/", "/v1/")):
             return self.plane.post(path, content, **extra)
         return self.client.post(path, content, content_type="application/json", **extra)
 

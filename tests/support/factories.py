@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import factory
 
 from billing.provisioning import provision, sign_up
@@ -58,6 +60,17 @@ class MessageFactory(factory.django.DjangoModelFactory[Message]):
     conversation = factory.SubFactory(ConversationFactory)
     role = Message.Role.USER
     text = factory.Sequence(lambda n: f"Message {n}")
+
+
+def said(conversation: Conversation, question: str, parent_id: int | None = None, **answer: Any) -> Message:
+    """A question and its answer at the end of what is shown, or after another message; the answer."""
+    parent_id = conversation.head_id if parent_id is None else parent_id
+    asked = conversation.messages.create(role=Message.Role.USER, text=question, parent_id=parent_id)
+    fields = {"text": "An answer.", "cost": 10_000, "outcome": "exact", "finish_reason": "stop"} | answer
+    answered = conversation.messages.create(role=Message.Role.ASSISTANT, parent_id=asked.pk, **fields)
+    conversation.head_id = answered.pk
+    conversation.save()
+    return answered
 
 
 class UsageLineFactory(factory.django.DjangoModelFactory[UsageLine]):

@@ -1,5 +1,6 @@
 // Asks, and shows the answer as it streams. Without this script the same form posts and the page comes back.
 
+import { listen, number, offer } from "./acts.js";
 import { short, showBudget, showHeld, takeBudget } from "./budget.js";
 import { forgetDraft, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
@@ -7,16 +8,19 @@ import { addConversation, addTurn, announce, append, ending, markWordless, say, 
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
 const form = part("form");
-const { prompt, conversation_id: conversation, max_tokens: cap, csrfmiddlewaretoken: csrf } = form.elements;
+const { prompt, conversation_id: conversation, parent_id: parent, max_tokens: cap } = form.elements;
+const { csrfmiddlewaretoken: csrf } = form.elements;
 const BUSY_TRIES = 10; // before it says busy, the server waits by itself
 const SETTLED_TRIES = 12;
 let signedOut = false;
 let running = null; // the AbortController of the answer under way
-let known = part("turns").querySelectorAll(".turn").length; // as many turns the server has shown
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!running && prompt.value.trim()) ask(prompt.value);
+  if (!running && prompt.value.trim()) askAnew(prompt.value);
+});
+listen(part("turns"), (kind, turn, message) => {
+  if (!running) askOf(kind, turn, message);
 });
 prompt.addEventListener("keydown", (event) => {
   const composing = event.isComposing || event.keyCode === 229; // an input method's Enter picks a word
@@ -26,54 +30,79 @@ prompt.addEventListener("keydown", (event) => {
 });
 part("stop").addEventListener("click", () => running?.abort());
 addEventListener("pagehide", () => signedOut && keepDraft(form)); // what was typed since, too
-if (known) scrollTo(0, document.body.scrollHeight);
+if (part("turns").querySelector(".turn")) scrollTo(0, document.body.scrollHeight);
 if (takeDraft(form)) announce(sentence("kept"));
 resume();
 
-async function ask(question) {
-  const turns = begin(question);
+function askAnew(question) {
+  const body = { prompt: question };
+  if (parent.value) body.parent_id = Number(parent.value);
+  parent.value = "";
+  part("edited")?.remove();
+  prompt.value = "";
+  return ask({ path: "/api/chat/", body, question, turns: [addTurn("user", question), addTurn("assistant", "")] });
+}
+
+// Another answer to a question stands in the place of the first; what followed that belongs to another branch.
+function askOf(kind, turn, message) {
+  const turns = [addTurn("assistant", "")];
+  if (kind === "again") {
+    for (let after = turn; after !== turns[0]; after = turn) {
+      turn = after.nextElementSibling;
+      after.remove();
+    }
+  }
+  return ask({ path: `/api/chat/${kind}/`, body: { message_id: message }, turns });
+}
+
+// `question` and its turn are there for a new question alone.
+async function ask(asked) {
+  const answer = asked.turns.at(-1);
+  begin(answer);
   refuse(null);
   forgetDraft();
-  prompt.value = "";
-  remember({ question, known, id: null });
-  const got = { id: null, facts: null, waited: false };
+  remember(asked, {});
+  const got = { id: null, call: null, facts: null, waited: false };
   let failure = null;
   try {
-    await read(await post(question, turns[1], got), question, turns[1], got);
+    await read(await post(asked, answer, got), asked, answer, got);
   } catch (reason) {
     failure = reason;
     if (reason instanceof TypeError) await pause(500); // a page that is being left fails too: its script ends here
   }
-  if (got.facts) settle(turns[1], got.facts);
-  else breakOff(turns, question, failure, got.id);
+  if (got.facts) settle(asked.turns, got.facts);
+  else breakOff(asked, failure, got.id);
   // The error of a stream comes after its settlement, if there is one.
   const tries = got.id && !failure?.error ? SETTLED_TRIES : 2;
-  if (!signedOut && (got.waited || !got.facts?.budget)) await refresh(got.id, question, tries);
-  end(turns[1]);
+  const isWhole = got.facts?.budget && got.facts.answer_id && !got.waited;
+  if (!signedOut && !isWhole) await refresh(got, tries, asked.question);
+  end(answer);
 }
 
 // Events: held, token…, then done or error. The header names the conversation to a reader who stops before `done`.
-async function read(response, question, answer, got) {
+async function read(response, asked, answer, got) {
   got.id = response.headers.get("X-Conversation-ID");
-  remember({ question, known, id: got.id });
   for await (const { name, data } of events(response.body)) {
-    if (name === "held") hold(answer, data);
+    if (name === "held") {
+      got.call = data.call;
+      remember(asked, got);
+      hold(answer, data);
+    }
     if (name === "token") append(answer, data.text);
     if (name === "done") got.facts = data;
     if (name === "error") throw data;
   }
   if (!got.facts) throw { message: sentence("broken") };
-  keepPlace(got.id, question);
-  if (got.facts.budget) known += 2; // without it, its turns may not be written yet
+  keepPlace(got.id, asked.question);
 }
 
-async function post(question, answer, got) {
-  const body = { prompt: question, stream: true, max_tokens: Number(cap?.value) || undefined };
+async function post(asked, answer, got) {
+  const body = { ...asked.body, stream: true, max_tokens: Number(cap?.value) || undefined };
   if (conversation.value) body.conversation_id = Number(conversation.value);
   const headers = { "Content-Type": "application/json", "X-CSRFToken": csrf.value };
   const { signal } = running;
   for (let tries = BUSY_TRIES; ; tries -= 1) {
-    const response = await fetch("/api/chat/", { method: "POST", headers, body: JSON.stringify(body), signal });
+    const response = await fetch(asked.path, { method: "POST", headers, body: JSON.stringify(body), signal });
     if (response.ok) return response;
     const message = `The server answered ${response.status}. Try again.`;
     const failure = { message, ...(await response.json().catch(() => null)), status: response.status };
@@ -88,12 +117,10 @@ async function post(question, answer, got) {
 
 // --- one answer, from its beginning to its end ---
 
-function begin(question) {
+function begin(answer) {
   running = new AbortController();
   form.toggleAttribute("data-running", true); // shows Stop in the place of Send
-  const turns = [addTurn("user", question), addTurn("assistant", "")];
-  turns[1].setAttribute("aria-busy", "true");
-  return turns;
+  answer.setAttribute("aria-busy", "true");
 }
 
 function hold(answer, held) {
@@ -103,30 +130,37 @@ function hold(answer, held) {
   showHeld(held);
 }
 
-function settle(answer, { cost, usage, outcome, finish_reason: reason, fitted, budget }) {
+function settle(turns, facts) {
+  const { cost, usage, outcome, finish_reason: reason, fitted, budget } = facts;
+  const answer = turns.at(-1);
   const how = outcome === "exact" ? "" : ` · ${sentence(`outcome.${outcome}`)}`;
   const left = ` · ${budget ? short(budget.remaining) : "—"} left`;
   const note = sentence(`end.${reason}`) || (fitted ? ending(answer) : "");
   say(answer, note, `$${cost.usd} · ${usage.input_tokens} in / ${usage.output_tokens} out${how}${left}`);
   markWordless(answer);
+  number(answer, facts.conversation_id, facts.answer_id, { cut: Boolean(sentence(`end.${reason}`)) });
+  if (turns.length > 1) number(turns[0], facts.conversation_id, facts.question_id);
   showBudget(budget);
 }
 
 // What came stays. Where nothing came, the message goes back into the box, before what was typed meanwhile.
-function breakOff([asked, answer], question, failure, id) {
+function breakOff(asked, failure, id) {
+  const { turns } = asked;
   const stopped = running.signal.aborted;
+  const answer = turns.at(-1);
   if (!stopped) refuse(failure);
   if (words(answer).textContent || (stopped && id)) {
     say(answer, sentence(stopped ? "end.cancelled" : "end.error"), sentence("settling"));
   } else {
-    takeBack([asked, answer], question);
+    takeBack(asked);
   }
 }
 
-function takeBack(turns, question) {
+function takeBack({ turns, question, body }) {
   for (const turn of turns) turn.remove();
   sessionStorage.removeItem("asked");
-  prompt.value = [question, prompt.value].filter(Boolean).join("\n");
+  parent.value = body?.parent_id ?? "";
+  if (question) prompt.value = [question, prompt.value].filter(Boolean).join("\n");
 }
 
 function end(answer) {
@@ -138,21 +172,24 @@ function end(answer) {
 }
 
 // The conversation and the budget as the server has them, once it has this answer: it alone knows what was charged.
-async function refresh(id, question, tries) {
+// Where no question is new, also without it: turns were taken off the page that are still there.
+async function refresh({ id, call }, tries, question) {
+  const place = id ?? (conversation.value || null);
   for (; tries; tries -= 1) {
     await pause(500);
-    const response = await fetch(id ? `/c/${id}/` : location.pathname).catch(() => null);
+    const response = await fetch(place ? `/c/${place}/` : location.pathname).catch(() => null);
     if (!response?.ok) continue;
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     takeBudget(page.querySelector('[data-chat="budget"]'));
-    if (!id) return false;
-    const turns = [...page.querySelectorAll('[data-chat="turns"] .turn')];
-    if (turns.length <= known || words(turns.at(-2)).textContent.trim() !== question.trim()) continue;
+    if (!place) return false;
+    const turns = page.querySelectorAll('[data-chat="turns"] .turn');
+    const found = call && page.querySelector(`[data-call="${call}"]`);
+    if (!found && (question || (call && tries > 1))) continue;
     part("turns").replaceChildren(part("turns").firstElementChild, ...turns);
-    known = turns.length;
-    keepPlace(id, question);
-    announce(turns.at(-1).querySelector(".turn__body").textContent);
-    return true;
+    offer(part("turns"));
+    keepPlace(place, question);
+    if (found) announce(found.querySelector(".turn__body").textContent);
+    return Boolean(found);
   }
   const last = part("turns").querySelector(".turn[aria-busy]");
   if (last) say(last, ending(last), sentence("unsettled"));
@@ -161,22 +198,23 @@ async function refresh(id, question, tries) {
 
 // --- a page that was reloaded before its answer had come, or before its address was the conversation's ---
 
-function remember(asked) {
-  sessionStorage.setItem("asked", JSON.stringify(asked));
+function remember({ question }, { id, call }) {
+  sessionStorage.setItem("asked", JSON.stringify({ question, id, call }));
 }
 
 async function resume() {
   const asked = JSON.parse(sessionStorage.getItem("asked") ?? "null");
   sessionStorage.removeItem("asked");
   const isReload = performance.getEntriesByType("navigation")[0]?.type === "reload";
-  if (!asked || !isReload || known > asked.known) return; // by now the page has it
-  const turns = begin(asked.question);
-  const found = asked.id && (await refresh(asked.id, asked.question, SETTLED_TRIES));
-  if (!found) {
-    takeBack(turns, asked.question);
-    announce(sentence("left"));
+  if (!asked || !isReload || document.querySelector(`[data-call="${asked.call}"]`)) return; // the page has it
+  const { question } = asked;
+  const turns = [...(question ? [addTurn("user", question)] : []), addTurn("assistant", "")];
+  begin(turns.at(-1));
+  if (!(asked.id && (await refresh(asked, SETTLED_TRIES, question)))) {
+    takeBack({ turns, question });
+    announce(sentence(question ? "left" : "unanswered"));
   }
-  end(turns[1]);
+  end(turns.at(-1));
 }
 
 // --- the page ---

@@ -1,0 +1,77 @@
+"""A conversation's messages as a tree, and the one branch of it that a page shows. Pure.
+
+Owns which messages stand on a branch and which others could stand in their place. Must not read or write rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+
+class Node(Protocol):
+    pk: Any
+    parent_id: Any
+
+
+N = TypeVar("N", bound=Node)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(Generic[N]):
+    """A message on the branch. `place` of `count`: which of those that follow the same message it is, from 1."""
+
+    message: N
+    place: int
+    count: int
+    before_id: int | None
+    after_id: int | None
+
+
+class Tree(Generic[N]):
+    """All messages of one conversation. One whose parent is gone counts as a first message."""
+
+    def __init__(self, messages: Iterable[N]) -> None:
+        self._by_id = {message.pk: message for message in sorted(messages, key=lambda message: message.pk)}
+        self._children: dict[int | None, list[int]] = {}
+        for message in self._by_id.values():
+            self._children.setdefault(self._parent(message), []).append(message.pk)
+
+    def __contains__(self, pk: int) -> bool:
+        return pk in self._by_id
+
+    def get(self, pk: int | None) -> N | None:
+        return None if pk is None else self._by_id.get(pk)
+
+    def branch(self, last: int | None) -> list[Shown[N]]:
+        """From the first message to `last`; empty for None."""
+        found: list[Shown[N]] = []
+        while last is not None and (message := self._by_id.get(last)) is not None:
+            siblings = self._children[self._parent(message)]
+            at = siblings.index(last)
+            found.append(
+                Shown(
+                    message,
+                    place=at + 1,
+                    count=len(siblings),
+                    before_id=siblings[at - 1] if at else None,
+                    after_id=siblings[at + 1] if at + 1 < len(siblings) else None,
+                )
+            )
+            last = self._parent(message)
+        return found[::-1]
+
+    def newest_under(self, pk: int | None) -> int | None:
+        """The newest message among `pk` and all that follows it; None is the conversation's beginning."""
+        newest, left = pk, [pk]
+        while left:
+            children = self._children.get(left.pop(), [])
+            left.extend(children)
+            newest = max([*children, *([] if newest is None else [newest])], default=None)
+        return newest
+
+    def _parent(self, message: N) -> int | None:
+        # A parent is older than its children: whatever rows say, no walk here goes in a circle.
+        parent = message.parent_id
+        return parent if parent is not None and parent < message.pk and parent in self._by_id else None

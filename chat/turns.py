@@ -1,0 +1,277 @@
+"""The conversation that a call needs, and the rows that its answer becomes. Statements of the engine's connection.
+
+Owns what is read of a conversation before a call, and what is written with the settled line: a turn of its tree. Must
+not hold money, nor know who asks beyond the owner's number.
+"""
+
+from __future__ import annotations
+
+import time
+from asyncio import sleep
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from billing.engine.engine import Engine
+from billing.engine.settling import Keep
+from billing.engine.statements import in_schema
+from billing.engine.store import FAILURES
+from chat.buying import Known
+from chat.errors import ConversationBusy
+from chat.history import Message, as_taken, prompt_bytes
+from chat.streams import Completion
+from tenants.http import Invalid, NotFound, Unavailable
+
+# How much of a conversation goes along: a small model's memory is short, and every token of it is paid for again.
+HISTORY_MESSAGES = 8
+HISTORY_BYTES = 4_000
+LOOK_AGAIN_SECONDS = 0.1
+
+# What the model is told where an answer that was cut is to go on. It is paid for, and not shown.
+GO_ON = "Continue your last answer exactly where it stops. Do not repeat any of it."
+
+NO_MESSAGE = "There is no such message in this conversation."
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked in a conversation: a new question, the answer to an earlier one once more, or the rest of one.
+
+    `parent_id`: the message that a question follows, 0 for none, None for the last of the branch that is shown.
+    """
+
+    prompt: str = ""
+    parent_id: int | None = None
+    again_id: int | None = None
+    continue_id: int | None = None
+
+    @property
+    def is_question(self) -> bool:
+        return self.again_id is None and self.continue_id is None
+
+    @property
+    def starts_at(self) -> int | None:
+        """The message at which the history begins, backwards; None for the branch's last."""
+        return next((id for id in (self.again_id, self.continue_id, self.parent_id) if id is not None), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an answer goes: its conversation, what was said there before, and what it follows.
+
+    `history` ends before the prompt. `parent_id` is the message that the question follows, or the answer where there
+    is no new question. A new conversation gets its number with the hold, and its row with the answer.
+    """
+
+    prompt: str
+    id: int | None = None
+    busy_key: str | None = None
+    has_limit: bool = False
+    is_question: bool = True
+    parent_id: int | None = None
+    history: Sequence[Message] = ()
+    known: Known | None = None
+
+
+def busy_key(schema: str, conversation_id: int | str = "") -> str:
+    """What one call of a conversation holds at a time; without its number, what a new one's number is put behind."""
+    return f"{schema}:conversation-{conversation_id}"
+
+
+NEW_ID = "nextval(pg_get_serial_sequence('{schema}.chat_conversation', 'id'))"
+
+# A new conversation is busy before it has a row: its first answer is under way. The newest message comes first.
+FOUND = """
+SELECT conversation.has_limit,
+       EXISTS (SELECT 1 FROM public.billing_hold WHERE busy_key = %(busy_key)s AND user_id = %(owner)s),
+       (WITH RECURSIVE path AS (
+            SELECT id, parent_id, role, text, tokens_input, outcome, 1 AS place FROM {schema}.chat_message
+            WHERE conversation_id = conversation.id AND id = coalesce(%(start)s::bigint, conversation.head_id)
+            UNION ALL
+            SELECT message.id, message.parent_id, message.role, message.text, message.tokens_input, message.outcome,
+                   place + 1
+            FROM path JOIN {schema}.chat_message AS message ON message.id = path.parent_id
+            WHERE message.conversation_id = conversation.id AND place < %(most)s
+        )
+        SELECT coalesce(
+            json_agg(json_build_array(id, parent_id, role, text, tokens_input, outcome) ORDER BY place), '[]'
+        ) FROM path)
+FROM (VALUES (1)) AS always
+LEFT JOIN {schema}.chat_conversation AS conversation
+       ON conversation.id = %(id)s AND conversation.owner_id = %(owner)s AND conversation.deleted_at IS NULL
+"""
+
+
+async def found(engine: Engine, *, schema: str, owner: int, conversation_id: int, ask: Ask) -> Place:
+    """The owner's own conversation, once no other process answers in it.
+
+    Raises NotFound, ConversationBusy, Unavailable, or Invalid for what cannot be asked of that message.
+    """
+    until = time.monotonic() + engine.wait_seconds
+    key = busy_key(schema, conversation_id)
+    params = {
+        "id": conversation_id,
+        "owner": owner,
+        "busy_key": key,
+        "start": ask.starts_at,
+        # One more than goes along: what is asked again stands among them.
+        "most": HISTORY_MESSAGES + 2,
+    }
+    while True:
+        try:
+            ((has_limit, is_busy, path),) = await engine.store.fetch(in_schema(FOUND, schema), params)
+        except FAILURES as exc:
+            raise Unavailable from exc
+        if not is_busy:
+            break
+        if time.monotonic() > until:
+            raise ConversationBusy
+        await sleep(LOOK_AGAIN_SECONDS)
+    if has_limit is None:
+        raise NotFound("There is no such conversation.")
+    return _place(conversation_id, key, ask, [Turn(*row) for row in path], has_limit=has_limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message as FOUND has it."""
+
+    id: int
+    parent_id: int | None
+    role: str
+    text: str
+    tokens_input: int | None
+    outcome: str
+
+
+def _place(id: int, key: str, ask: Ask, path: list[Turn], *, has_limit: bool) -> Place:
+    """`path` is newest first."""
+    if ask.starts_at and not path:
+        raise NotFound(NO_MESSAGE)
+    prompt = ask.prompt
+    parent_id = path[0].id if path else None
+    if ask.again_id is not None:
+        if path[0].role == "assistant":
+            path = path[1:]
+        if not path or path[0].role != "user":
+            raise Invalid({"message_id": ["There is no question before this message that could be asked again."]})
+        prompt, parent_id, path = path[0].text, path[0].id, path[1:]
+    elif ask.continue_id is not None:
+        if path[0].role != "assistant" or not path[0].text.strip():
+            raise Invalid({"message_id": ["Only an answer with words in it can go on."]})
+        prompt = GO_ON
+    # What goes on needs the answer, and its question too: strict models take no history that begins with an answer.
+    needed = 0 if ask.continue_id is None else 1 + [*(turn.role for turn in path), "user"].index("user")
+    history, known = _history(path, needed)
+    return Place(
+        prompt=prompt,
+        id=id,
+        busy_key=key,
+        has_limit=has_limit,
+        is_question=ask.is_question,
+        parent_id=parent_id,
+        history=history,
+        known=known,
+    )
+
+
+def _history(path: list[Turn], needed: int) -> tuple[list[Message], Known | None]:
+    """The latest messages that fit, oldest first, as strict models take them; and what their last report counted. The
+    newest that are `needed` go along in any case.
+
+    The report stands for the whole prompt of its time, so it is known only while nothing of that has been cut off.
+    """
+    kept: list[Message] = []
+    room = HISTORY_BYTES
+    for turn in path[:HISTORY_MESSAGES]:
+        room -= len(turn.text.encode())
+        if room < 0 and len(kept) >= needed:
+            break
+        kept.insert(0, {"role": turn.role, "content": turn.text})
+    known = None
+    if path and len(kept) == len(path) < HISTORY_MESSAGES:
+        last = path[0]
+        if last.role == "assistant" and last.outcome == "exact" and last.tokens_input:
+            known = Known(last.tokens_input, prompt_bytes(as_taken(kept[:-1])))
+    return kept, known
+
+
+# --- what is written ------------------------------------------------------------------------------------------------
+
+# A question and its answer have their numbers before the model is called: whoever repeats the request, or comes back
+# to it, is told the same ones. The question's is below its answer's.
+NEW_MESSAGES = """ARRAY[
+    nextval(pg_get_serial_sequence('{schema}.chat_message', 'id')),
+    nextval(pg_get_serial_sequence('{schema}.chat_message', 'id'))
+]"""
+
+QUESTION = """
+, question AS (
+    INSERT INTO {schema}.chat_message (
+        id, conversation_id, parent_id, role, text, model, finish_reason, outcome, created_at
+    )
+    SELECT %(question)s, %(conversation)s, %(parent)s::bigint, 'user', %(prompt)s, '', '', '', %(asked_at)s FROM gone
+)"""
+
+ANSWER = """
+, answer AS (
+    INSERT INTO {schema}.chat_message (
+        id, conversation_id, parent_id, role, text, model, finish_reason, outcome, tokens_input, tokens_output, cost,
+        hold, created_at
+    )
+    SELECT %(answer)s, %(conversation)s, %(follows)s::bigint, 'assistant', %(text)s, %(called)s, %(reason)s, %(how)s,
+           %(input)s::bigint, %(output)s::bigint, %(paid)s, id, %(answered_at)s
+    FROM gone
+)"""
+
+CONVERSATION_ROW = """
+, conversation AS (
+    INSERT INTO {schema}.chat_conversation (
+        id, owner_id, title, titled_by, created_at, active_at, head_id, model, system, has_limit
+    )
+    SELECT %(conversation)s, %(owner)s, %(title)s, 'words', %(asked_at)s, %(answered_at)s, %(answer)s, '', '', false
+    FROM gone
+)"""
+
+HEAD_MOVED = """
+, conversation AS (
+    UPDATE {schema}.chat_conversation SET head_id = %(answer)s, active_at = %(answered_at)s
+    FROM gone WHERE chat_conversation.id = %(conversation)s
+)"""
+
+
+def rows_of(
+    place: Place, conversation: int, numbers: tuple[int, int], completion: Completion, *, asked_at: datetime, owner: int
+) -> Keep:
+    """The question and its answer, and a new conversation's own row: written with the line, or not at all. `numbers`:
+    the question's and the answer's.
+    """
+    question, answer = numbers
+    params: dict[str, Any] = {
+        "conversation": conversation,
+        "answer": answer,
+        "follows": question if place.is_question else place.parent_id,
+        # What Postgres cannot store, a model can still say.
+        "text": completion.text.replace("\x00", ""),
+        "called": completion.model[:200],
+        "reason": completion.finish_reason[:40],
+        "how": str(completion.outcome),
+        "input": completion.usage.tokens_input,
+        "output": completion.usage.tokens_output,
+        "paid": completion.cost,
+        "answered_at": datetime.now(UTC),
+    }
+    if not place.is_question:
+        return Keep(ANSWER + HEAD_MOVED, params)
+    params |= {"question": question, "parent": place.parent_id, "prompt": place.prompt, "asked_at": asked_at}
+    if place.id is not None:
+        return Keep(QUESTION + ANSWER + HEAD_MOVED, params)
+    params |= {"owner": owner, "title": title_of(place.prompt)}
+    return Keep(CONVERSATION_ROW + QUESTION + ANSWER, params)
+
+
+def title_of(prompt: str) -> str:
+    """A title by the first words."""
+    line = " ".join(prompt.split())
+    return line if len(line) <= 60 else f"{line[:59]}…"
