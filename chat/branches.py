@@ -47,7 +47,9 @@ class Tree(Generic[N]):
     def branch(self, last: int | None) -> list[Shown[N]]:
         """From the first message to `last`; empty for None."""
         found: list[Shown[N]] = []
-        while last is not None and (message := self._by_id.get(last)) is not None:
+        met: set[int] = set()  # whatever rows say, nobody walks in a circle
+        while last is not None and last not in met and (message := self._by_id.get(last)) is not None:
+            met.add(last)
             siblings = self._children[self._parent(message)]
             at = siblings.index(last)
             found.append(
@@ -64,14 +66,13 @@ class Tree(Generic[N]):
 
     def newest_under(self, pk: int | None) -> int | None:
         """The newest message among `pk` and all that follows it; None is the conversation's beginning."""
-        newest, left = pk, [pk]
+        met: set[int] = set() if pk is None else {pk}
+        left = [pk]
         while left:
-            children = self._children.get(left.pop(), [])
+            children = set(self._children.get(left.pop(), [])) - met
+            met |= children
             left.extend(children)
-            newest = max([*children, *([] if newest is None else [newest])], default=None)
-        return newest
+        return max(met, default=None)
 
     def _parent(self, message: N) -> int | None:
-        # A parent is older than its children: whatever rows say, no walk here goes in a circle.
-        parent = message.parent_id
-        return parent if parent is not None and parent < message.pk and parent in self._by_id else None
+        return message.parent_id if message.parent_id in self._by_id else None

@@ -87,7 +87,11 @@ SELECT conversation.has_limit,
        EXISTS (SELECT 1 FROM public.billing_hold WHERE busy_key = %(busy_key)s AND user_id = %(owner)s),
        (WITH RECURSIVE path AS (
             SELECT id, parent_id, role, text, tokens_input, outcome, 1 AS place FROM {schema}.chat_message
-            WHERE conversation_id = conversation.id AND id = coalesce(%(start)s::bigint, conversation.head_id)
+            WHERE conversation_id = conversation.id AND id = coalesce(
+                %(start)s::bigint, conversation.head_id,
+                -- Messages of a release before, or of a builder's own, moved no head.
+                (SELECT max(id) FROM {schema}.chat_message WHERE conversation_id = conversation.id)
+            )
             UNION ALL
             SELECT message.id, message.parent_id, message.role, message.text, message.tokens_input, message.outcome,
                    place + 1

@@ -135,6 +135,18 @@ def test_a_repeat_of_an_answer_once_more_is_bought_once(workspace, upstream):
     assert len(upstream.calls) == 2
 
 
+def test_messages_that_moved_no_head_are_shown_and_go_along(workspace, upstream):
+    """A release before wrote them, or a builder's own code."""
+    with workspace.scope():
+        conversation = ConversationFactory(owner=workspace.owner)
+        conversation.messages.create(role="user", text="of before")
+    browser = workspace.client(workspace.owner)
+    assert turns_of(browser.get(f"/c/{conversation.pk}/").content.decode()) == ["of before"]
+    workspace.api().chat("and now", conversation_id=conversation.pk)
+    assert "of before" in prompts(upstream)[-1][0]
+    assert turns_of(browser.get(f"/c/{conversation.pk}/").content.decode())[0] == "of before"
+
+
 # --- pages without script -------------------------------------------------------------------------------------------
 
 
@@ -213,10 +225,12 @@ class Node:
 def test_a_tree_finds_its_branches_and_survives_rows_that_make_no_tree():
     tree = Tree([Node(1, None), Node(2, 1), Node(3, 1), Node(4, 2), Node(6, 99), Node(8, 9), Node(9, 8), Node(7, 7)])
     assert [shown.message.pk for shown in tree.branch(4)] == [1, 2, 4]
-    assert [(shown.place, shown.count) for shown in tree.branch(3)] == [(1, 4), (2, 2)]
+    assert [(shown.place, shown.count) for shown in tree.branch(3)] == [(1, 2), (2, 2)]
     assert tree.branch(3)[1].before_id == 2
     assert tree.newest_under(1) == 4
-    assert tree.newest_under(None) == 9
+    assert tree.newest_under(None) == 6
+    assert tree.newest_under(8) == 9
     assert [shown.message.pk for shown in tree.branch(9)] == [8, 9]
+    assert [shown.message.pk for shown in tree.branch(7)] == [7]
     assert tree.branch(None) == tree.branch(5) == []
     assert Tree([]).newest_under(None) is None

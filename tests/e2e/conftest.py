@@ -15,9 +15,11 @@ from typing import ClassVar, Self
 
 import httpx
 import pytest
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
 from config.env import state_dir
 from config.stack.front import Listener
+from tests.support.cast import PASSWORD
 from tests.support.front import Front
 from tests.support.jobs import JobsProcess, until
 from tests.support.plane import PlaneProcess
@@ -165,6 +167,29 @@ def page(browser):
     yield page
     context.close()
     assert errors == []
+
+
+@pytest.fixture
+def upstream(upstream_server):
+    upstream_server.reset()
+    return upstream_server
+
+
+@pytest.fixture
+def signed_in(page, odd, workspace):
+    """The owner's browser on the chat page."""
+    owner = workspace.owner
+    # As the stack's own settings have it: the tests' faster hash would mean nothing there.
+    owner.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt")
+    with workspace.scope():
+        owner.save(update_fields=["password"])
+    page.set_default_timeout(20_000)
+    page.goto(odd.address(workspace.slug) + "/login/")
+    page.get_by_label("E-mail").fill(owner.email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name=re.compile("log in|sign in", re.IGNORECASE)).click()
+    page.wait_for_url(odd.address(workspace.slug) + "/")
+    return page
 
 
 @pytest.fixture

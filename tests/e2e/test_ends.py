@@ -3,54 +3,11 @@
 import re
 
 import pytest
-from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from playwright.sync_api import expect
 
-from tests.support.cast import PASSWORD
+from tests.e2e.steps import ask, draft, last, shown
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture
-def upstream(upstream_server):
-    upstream_server.reset()
-    return upstream_server
-
-
-@pytest.fixture
-def signed_in(page, odd, workspace):
-    """The owner's browser on the chat page."""
-    owner = workspace.owner
-    # As the stack's own settings have it: the tests' faster hash would mean nothing there.
-    owner.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt")
-    with workspace.scope():
-        owner.save(update_fields=["password"])
-    page.set_default_timeout(20_000)
-    page.goto(odd.address(workspace.slug) + "/login/")
-    page.get_by_label("E-mail").fill(owner.email)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name=re.compile("log in|sign in", re.IGNORECASE)).click()
-    page.wait_for_url(odd.address(workspace.slug) + "/")
-    return page
-
-
-def ask(page, words, max_tokens=None):
-    page.locator("textarea[name=prompt]").fill(words)
-    page.locator("input[name=max_tokens]").fill(str(max_tokens or ""))
-    page.locator("textarea[name=prompt]").press("Enter")
-
-
-def draft(page):
-    return page.locator("textarea[name=prompt]").input_value()
-
-
-def shown(page, text):
-    """In the conversation itself; the same is told to screen readers elsewhere."""
-    return page.locator(".turn").get_by_text(text).first
-
-
-def last(page, what):
-    return page.locator(f".turn--assistant .turn__{what}").last
 
 
 def test_money_is_shown_as_held_while_an_answer_is_under_way(signed_in, upstream):

@@ -42,6 +42,7 @@ from tenants.users.links import make_link
 from tenants.users.models import ApiKey, Identity, Invitation, Link, MemberSession, Totp, User
 from tests.isolation.crawler.room import Room
 from tests.support.cast import PASSWORD
+from tests.support.factories import said
 
 Fill = Callable[[Room], dict[str, Any]]
 
@@ -106,6 +107,23 @@ def _asked(room: Room) -> dict[str, Any]:
     return {"prompt": "What was that?", "max_tokens": 8, "conversation_id": room.row(Conversation).pk}
 
 
+def _talk(room: Room) -> Conversation:
+    """The member's own with an answer in it, which a crawl may have deleted."""
+    with room.workspace.scope():
+        talk, _ = Conversation.objects.get_or_create(owner=room.member, title="A talk")
+        if talk.head_id is None:
+            said(talk, "What is this?")
+        return talk
+
+
+def _its_answer(room: Room) -> dict[str, Any]:
+    return {"message_id": _talk(room).head_id}
+
+
+def _named_by_number(room: Room) -> dict[str, Any]:
+    return {"conversation_id": _talk(room).pk, **_its_answer(room), "max_tokens": 8}
+
+
 def _asked_of_v1(room: Room) -> dict[str, Any]:
     return {"model": settings.LLM_MODEL, "max_tokens": 8, "messages": [{"role": "user", "content": "What was that?"}]}
 
@@ -140,6 +158,11 @@ CASES: dict[str, Case] = {
         }
     ),
     "c/<int:pk>/": Case(args=lambda room: {"pk": room.row(Conversation).pk}),
+    "c/<int:pk>/again/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
+    "c/<int:pk>/continue/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
+    "c/<int:pk>/delete-turn/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
+    "api/chat/again/": Case(bodies={"POST": [_named_by_number]}),
+    "api/chat/continue/": Case(bodies={"POST": [_named_by_number]}),
     "login/": Case(
         bodies={
             "POST": [

@@ -9,7 +9,7 @@ def add_a_conversation(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("chat", "0002_engine"), ("users", "0002_key_shown_once")]
+    dependencies = [("chat", "0003_tree"), ("users", "0002_key_shown_once")]
 
     operations = [
         migrations.RemoveIndex("conversation", "conversation_newest"),
