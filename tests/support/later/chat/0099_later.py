@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
     dependencies = [("chat", "0003_tree"), ("users", "0002_key_shown_once")]
 
     operations = [
-        migrations.RemoveIndex("conversation", "conversation_newest"),
+        migrations.RemoveIndex("conversation", "conversation_active"),
         migrations.AddField("conversation", "note", models.TextField(default="", unique=False)),
         migrations.RunPython(add_a_conversation, migrations.RunPython.noop),
     ]
