@@ -19,6 +19,7 @@ from billing.periods import running
 from chat import editing, services
 from chat.branches import Shown, Tree
 from chat.errors import ConversationBusy
+from chat.examples import EXAMPLES
 from chat.forms import MessageForm, PromptForm
 from chat.models import Conversation, Message
 from tenants.http import ApiError, TenantRequest
@@ -27,6 +28,8 @@ from tenants.users import drafts
 from tenants.users.access import needs
 
 SHOWN_CONVERSATIONS = 50
+# A link can fill the box, and no more than that: its text is cut here, escaped, and sent by nobody but its reader.
+LINKED_PROMPT_MAX = 2_000
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -34,7 +37,8 @@ SHOWN_CONVERSATIONS = 50
 def home(request: TenantRequest) -> HttpResponse:
     if request.method == "POST":
         return _ask(request)
-    return _page(request, None, PromptForm(initial=drafts.take(request)))
+    linked = {"prompt": request.GET.get("prompt", "")[:LINKED_PROMPT_MAX]}
+    return _page(request, None, PromptForm(initial={**linked, **drafts.take(request)}))
 
 
 def _ask(request: TenantRequest) -> HttpResponse:
@@ -151,6 +155,7 @@ def _page(
         "turns": turns,
         "edited": edited,
         "form": form,
+        "examples": EXAMPLES,
         "refusal": refusal,
         "settling": is_settling,
         "budget": budget,

@@ -30,7 +30,6 @@ prompt.addEventListener("keydown", (event) => {
 });
 part("stop").addEventListener("click", () => running?.abort());
 addEventListener("pagehide", () => signedOut && keepDraft(form)); // what was typed since, too
-if (part("turns").querySelector(".turn")) scrollTo(0, document.body.scrollHeight);
 if (takeDraft(form)) announce(sentence("kept"));
 resume();
 

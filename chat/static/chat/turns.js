@@ -1,5 +1,7 @@
 // The conversation on the page: its turns, and the sentences that the server has written down for them.
 
+import { goToEnd } from "./scroll.js";
+
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
 const sentences = new Map([...part("words").content.children].map((item) => [item.dataset.word, item.textContent]));
 
@@ -16,32 +18,24 @@ export function addTurn(role, text) {
   const turn = part(`${role}-turn`).content.firstElementChild.cloneNode(true);
   words(turn).textContent = text;
   part("turns").append(turn);
-  scrollTo(0, document.body.scrollHeight);
+  goToEnd();
   return turn;
 }
 
 export function append(turn, text) {
-  stayAtEnd(() => words(turn).append(text));
+  words(turn).append(text);
 }
 
 // What stands under an answer: what ended it early, and the facts.
 export function say(turn, ending, facts) {
-  stayAtEnd(() => {
-    turn.querySelector(".turn__end").textContent = ending;
-    turn.querySelector(".turn__facts").textContent = facts;
-  });
+  turn.querySelector(".turn__end").textContent = ending;
+  turn.querySelector(".turn__facts").textContent = facts;
 }
 
 // A sentence of ours in the place of an answer without words does not look like the model's.
 export function markWordless(turn) {
   const ours = [...sentences].some(([name, text]) => name.startsWith("wordless.") && text === words(turn).textContent);
   words(turn).classList.toggle("turn__text--none", ours);
-}
-
-function stayAtEnd(change) {
-  const atEnd = innerHeight + scrollY > document.body.scrollHeight - 60; // a reader who scrolled up is left there
-  change();
-  if (atEnd) scrollTo(0, document.body.scrollHeight);
 }
 
 export function ending(turn) {

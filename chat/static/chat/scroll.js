@@ -1,0 +1,54 @@
+// Keeps the newest words in view while the reader is at the end, and offers the way back there once they scrolled up.
+// Whatever makes the conversation grow need not call it: a change of its height is enough.
+
+const part = (name) => document.querySelector(`[data-chat="${name}"]`);
+const [box, end, latest] = [part("scroll"), part("end"), part("latest")];
+let follows = true;
+let last = 0; // where the reader was
+
+// The messages have a scroll of their own, unless the window is so low that the page scrolls as a whole.
+const isOwn = () => getComputedStyle(box).overflowY !== "visible";
+const scroller = () => (isOwn() ? box : document.scrollingElement);
+
+// How far below the visible part the conversation ends.
+function gap() {
+  return end.getBoundingClientRect().bottom - (isOwn() ? box.getBoundingClientRect().bottom : innerHeight);
+}
+
+export function goToEnd() {
+  follows = true;
+  keepUp();
+}
+
+function keepUp() {
+  if (follows && gap() > 0) scroller().scrollBy({ top: gap(), behavior: "instant" });
+  offer();
+}
+
+// Words may have come since a scroll of our own, so that being away from the end is no sign of the reader's wish:
+// going up is.
+function look() {
+  const { scrollTop: top } = scroller();
+  const away = gap();
+  if (away <= 2 || (top > last && away < 24)) follows = true;
+  else if (top < last) follows = false;
+  last = top;
+  offer();
+}
+
+function offer() {
+  latest.hidden = follows || gap() < 24;
+}
+
+// An event of the box does not bubble, but it is caught on its way down.
+addEventListener("scroll", look, { capture: true, passive: true });
+latest.addEventListener("click", () => {
+  box.focus({ preventScroll: true }); // the button goes away, and the focus must not go with it
+  goToEnd();
+});
+
+box.toggleAttribute("data-scripted", true); // until here the style alone has shown the end
+if (box.querySelector(".turn")) goToEnd();
+const watch = new ResizeObserver(keepUp);
+watch.observe(part("turns"));
+watch.observe(box);
