@@ -10,6 +10,9 @@ let last = 0; // where the reader was
 const isOwn = () => getComputedStyle(box).overflowY !== "visible";
 const scroller = () => (isOwn() ? box : document.scrollingElement);
 
+// An empty chat is read from its top.
+const isEmpty = () => !box.querySelector(".turn");
+
 // How far below the visible part the conversation ends.
 function gap() {
   return end.getBoundingClientRect().bottom - (isOwn() ? box.getBoundingClientRect().bottom : innerHeight);
@@ -21,7 +24,7 @@ export function goToEnd() {
 }
 
 function keepUp() {
-  if (follows && gap() > 0) scroller().scrollBy({ top: gap(), behavior: "instant" });
+  if (follows && !isEmpty() && gap() > 0) scroller().scrollBy({ top: gap(), behavior: "instant" });
   offer();
 }
 
@@ -37,7 +40,7 @@ function look() {
 }
 
 function offer() {
-  latest.hidden = follows || gap() < 24;
+  latest.hidden = follows || isEmpty() || gap() < 24;
 }
 
 // An event of the box does not bubble, but it is caught on its way down.
@@ -48,7 +51,7 @@ latest.addEventListener("click", () => {
 });
 
 box.toggleAttribute("data-scripted", true); // until here the style alone has shown the end
-if (box.querySelector(".turn")) goToEnd();
+goToEnd();
 const watch = new ResizeObserver(keepUp);
 watch.observe(part("turns"));
 watch.observe(box);

@@ -1,0 +1,244 @@
+"""The chat page's shell: the last turn is in sight, each part scrolls by itself, and nobody is shut out of any part."""
+
+import os
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
+from playwright.sync_api import expect
+
+from chat.examples import EXAMPLES
+from tests.support.cast import PASSWORD
+from tests.support.factories import ConversationFactory, MessageFactory
+
+pytestmark = pytest.mark.browser
+
+WIDE, PHONE, LOW = (1280, 800), (360, 740), (320, 256)
+
+
+@pytest.fixture
+def upstream(upstream_server):
+    upstream_server.reset()
+    return upstream_server
+
+
+@pytest.fixture
+def full(workspace):
+    """Sixty conversations of the owner, the newest of them long. Its number."""
+    owner = workspace.owner
+    # As the stack's own settings have it: the tests' faster hash would mean nothing there.
+    owner.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt")
+    with workspace.scope():
+        owner.save(update_fields=["password"])
+        made = ConversationFactory.create_batch(60, owner=owner)[-1]
+        for n in range(12):
+            MessageFactory(conversation=made, text=f"Question {n}")
+            MessageFactory(conversation=made, role="assistant", text=f"Answer {n}. " + "It goes on. " * 60)
+    return made.pk
+
+
+def open_chat(page, odd, workspace, path="/"):
+    page.set_default_timeout(20_000)
+    page.goto(odd.address(workspace.slug) + f"/login/?next={path}")
+    page.get_by_label("E-mail").fill(workspace.owner.email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name=re.compile("log in", re.IGNORECASE)).click()
+    page.locator("textarea[name=prompt]").wait_for()
+
+
+@pytest.fixture
+def signed_in(page, odd, workspace, full):
+    open_chat(page, odd, workspace, f"/c/{full}/")
+    return page
+
+
+def resize(page, size):
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+
+
+def look(page, name):
+    """Kept for whoever changes the shell's look."""
+    if folder := os.environ.get("SHELL_PICTURES"):
+        page.screenshot(path=f"{folder}/{name}.png")
+
+
+def wrong_with(page):
+    found = [(one["id"], [node["target"] for node in one["nodes"]]) for one in Axe().run(page).response["violations"]]
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return [*found, *([("wide", wide)] if wide > 0 else [])]
+
+
+def eventually(page, script):
+    """Asked again and again from here: the page's policy lets nobody evaluate a string in it."""
+    for _ in range(100):
+        if page.evaluate(script):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(script)
+
+
+BELOW = """() => {
+    const end = [...document.querySelectorAll(".turn")].at(-1).getBoundingClientRect().bottom;
+    const own = document.querySelector("[data-chat=scroll]").getBoundingClientRect();
+    return Math.max(end - own.bottom, end - innerHeight);
+}"""
+
+
+def expect_last_turn_in_sight(page):
+    """By its end, within the messages' part and the window; and the page itself has nowhere to scroll."""
+    eventually(page, f"({BELOW})() <= 1")
+    assert page.evaluate("document.scrollingElement.scrollHeight - innerHeight") <= 0
+    box = page.locator("textarea[name=prompt]").bounding_box()
+    assert box["y"] + box["height"] <= page.viewport_size["height"]
+
+
+def ask(page, words):
+    page.locator("textarea[name=prompt]").fill(words)
+    page.locator("textarea[name=prompt]").press("Enter")
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE])
+def test_the_last_turn_is_in_sight_also_while_it_streams_and_a_reader_who_went_up_is_left_there(
+    signed_in, upstream, size
+):
+    page = signed_in
+    resize(page, size)
+    page.reload()
+    expect_last_turn_in_sight(page)
+    look(page, f"full-{size[0]}")
+    assert wrong_with(page) == []
+
+    upstream.tokens, upstream.delay_between = ["a line of the answer\n"] * 60, 0.04
+    ask(page, "go on")
+    for line in (1, 30):
+        eventually(page, f"[...document.querySelectorAll('.turn__text')].at(-1).innerText.split('\\n').length > {line}")
+        expect_last_turn_in_sight(page)
+    latest = page.get_by_role("button", name="Latest")
+    expect(latest).to_be_hidden()
+    part = page.get_by_role("region", name="Messages")
+    part.focus()
+    page.keyboard.press("PageUp")
+    expect(latest).to_be_visible()
+    there = part.evaluate("async (part) => {await new Promise(r => setTimeout(r, 250)); return part.scrollTop}")
+    page.wait_for_timeout(200)
+    assert part.evaluate("(part) => part.scrollTop") == there, "what comes moves nobody"
+    look(page, f"up-{size[0]}")
+    if size == PHONE:
+        assert wrong_with(page) == []
+    latest.click()
+    expect(latest).to_be_hidden()
+    expect(part).to_be_focused()
+    page.get_by_role("button", name="Send").wait_for()
+    expect_last_turn_in_sight(page)
+
+
+def test_the_list_scrolls_by_itself_and_is_a_drawer_where_there_is_no_room(signed_in):
+    page = signed_in
+    rail = page.get_by_role("navigation", name="Conversations")
+    rail.get_by_role("link").last.focus()
+    assert page.evaluate("scrollY + document.querySelector('.main').getBoundingClientRect().top") < 120
+    expect_last_turn_in_sight(page)
+
+    resize(page, PHONE)
+    opener = page.get_by_role("button", name="Conversations")
+    expect(rail).to_be_hidden()
+    opener.focus()
+    page.keyboard.press("Enter")
+    expect(rail.locator("[aria-current]")).to_be_focused()
+    look(page, "drawer-360")
+    assert wrong_with(page) == []
+    page.keyboard.press("Escape")
+    expect(rail).to_be_hidden()
+    expect(opener).to_be_focused()
+    opener.click()
+    page.mouse.click(350, 400)
+    expect(rail).to_be_hidden()
+    page.get_by_role("button", name="Options").click()
+    expect(page.locator("input[name=max_tokens]")).to_be_focused()
+    look(page, "options-360")
+    assert wrong_with(page) == []
+    page.get_by_role("button", name="Done").click()
+    expect(page.get_by_role("button", name="Options")).to_be_focused()
+
+
+def test_an_empty_chat_offers_examples_and_all_is_done_by_keyboard(signed_in, upstream, odd, workspace):
+    page = signed_in
+    page.goto(odd.address(workspace.slug) + "/")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for size in (WIDE, (768, 900), PHONE):
+            resize(page, size)
+            look(page, f"empty-{size[0]}-{scheme}")
+            assert wrong_with(page) == [], (scheme, size)
+    box = page.locator("textarea[name=prompt]")
+    expect(box).to_be_focused()
+    page.get_by_role("link", name=EXAMPLES[1].title).focus()
+    page.keyboard.press("Enter")
+    expect(box).to_have_value(EXAMPLES[1].prompt)
+    expect(box).to_be_focused()
+
+    resize(page, WIDE)
+    page.evaluate("document.activeElement.blur(); document.querySelector('.skip').focus()")
+    page.keyboard.press("Enter")  # to the content
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the message box")).to_be_focused()
+    page.keyboard.press("Tab")
+    for _ in range(2):  # through the list
+        page.keyboard.press("Tab")
+    expect(page.locator(".rail__list a").nth(1)).to_be_focused()
+    page.get_by_role("link", name="Skip to the message box").focus()
+    page.keyboard.press("Enter")
+    expect(box).to_be_focused()
+    page.keyboard.press("Enter")
+    page.locator(".turn__facts", has_text=" 10 in").wait_for()
+    look(page, "asked-1280-dark")
+    assert wrong_with(page) == []
+
+
+def test_in_a_low_window_the_page_scrolls_and_each_part_is_reached(signed_in, upstream):
+    page = signed_in
+    resize(page, LOW)
+    page.reload()
+    assert page.evaluate("document.scrollingElement.scrollHeight") > 2 * LOW[1]
+    send = page.get_by_role("button", name="Send")
+    send.scroll_into_view_if_needed()
+    look(page, "low-composer")
+    ask(page, "hello")
+    page.locator(".turn__facts", has_text=" 10 in").wait_for()
+    eventually(
+        page,
+        """() => {
+        const end = [...document.querySelectorAll(".turn")].at(-1).getBoundingClientRect().bottom;
+        return end > 0 && end <= innerHeight;
+    }""",
+    )
+    page.evaluate("scrollTo(0, 0)")
+    latest = page.get_by_role("button", name="Latest")
+    latest.wait_for()
+    look(page, "low-top")
+    page.get_by_role("button", name="Conversations").click()
+    look(page, "low-drawer")
+    page.get_by_role("navigation", name="Conversations").get_by_role("link").last.scroll_into_view_if_needed()
+    assert wrong_with(page) == []
+
+
+def test_without_script_a_conversation_opens_at_its_end_and_drawer_and_examples_work(browser, odd, workspace, full):
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 360, "height": 740})
+    page = context.new_page()
+    open_chat(page, odd, workspace, f"/c/{full}/")
+    turn = page.locator(".turn").last.bounding_box()
+    assert turn["y"] + turn["height"] <= page.locator("textarea[name=prompt]").bounding_box()["y"]
+    look(page, "no-script-360")
+    page.get_by_role("button", name="Conversations").click()
+    rail = page.get_by_role("navigation", name="Conversations")
+    expect(rail).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(rail).to_be_hidden()
+    page.get_by_role("link", name="New conversation").click()
+    page.get_by_role("link", name=EXAMPLES[0].title).click()
+    expect(page.locator("textarea[name=prompt]")).to_have_value(EXAMPLES[0].prompt)
+    page.goto(odd.address(workspace.slug) + "/?prompt=" + "%3C/textarea%3E%3Cb%3E" + "x" * 3_000)
+    box = page.locator("textarea[name=prompt]").input_value()
+    assert box == ("</textarea><b>" + "x" * 3_000)[:2_000]
+    context.close()
