@@ -194,6 +194,8 @@ def test_an_empty_chat_offers_examples_and_all_is_done_by_keyboard(signed_in, up
     page.locator(".turn__facts", has_text=" 10 in").wait_for()
     look(page, "asked-1280-dark")
     assert wrong_with(page) == []
+    page.goto(odd.address(workspace.slug) + "/budget/")
+    look(page, "budget-1280-dark")
 
 
 def test_in_a_low_window_the_page_scrolls_and_each_part_is_reached(signed_in, upstream):

@@ -52,4 +52,5 @@ export function addConversation(id, title) {
   const link = { href: `/c/${id}/`, textContent: title, dir: "auto", ariaCurrent: "page" };
   item.append(Object.assign(document.createElement("a"), link));
   part("conversations").prepend(item);
+  document.getElementById("talk").textContent = title;
 }
