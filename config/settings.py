@@ -376,6 +376,9 @@ CYCLES_JOURNAL_DIR = envstr("CYCLES_JOURNAL_DIR", str(STATE_DIR / "journal"))
 
 # How long a call waits for money that others hold before it is fitted or refused.
 BUDGET_WAIT_SECONDS = envseconds("BUDGET_WAIT_SECONDS", 5.0)
+
+# Formulas in answers become MathML.
+CHAT_MATHS = envbool("CHAT_MATHS", False)
 # Calls under way of one tenant, in one process.
 TENANT_STREAMS_MAX = envint("TENANT_STREAMS_MAX", 200, minimum=1, maximum=100_000) or 200
 # The most that any API key may ask for, counted for all processes together; its own rates can only be lower.

@@ -7,9 +7,11 @@ the answer that is streaming. Must not say anything of the money: billing.outcom
 from __future__ import annotations
 
 from django import template
+from django.utils.safestring import SafeString
 
 from billing.outcomes import Outcome
 from chat.answer import ALL_THOUGHT, EMPTY, FILTERED, ONLY_THOUGHT, TOOLS
+from chat.markdown import rendered
 from chat.models import Message
 
 register = template.Library()
@@ -44,6 +46,8 @@ UNDER_WAY = {
     "signed_out": "You are signed out. Your message is kept while you log in.",
     "kept": "Your message is in the box again. Send it when you are ready.",
     "unanswered": "The page was left before the answer came.",
+    "copied": "Copied.",
+    "not_copied": "The browser did not copy it. Select the text and copy it.",
     "left": "The page was left before this message was answered. It is in the box again.",
 }
 
@@ -58,6 +62,12 @@ def ending(message: Message | None) -> str:
 def can_go_on(message: Message) -> bool:
     """Whether an answer ended before its end, so that the rest can be asked for."""
     return bool(message.finish_reason in ENDS and message.text.strip())
+
+
+@register.filter
+def as_words(message: Message) -> SafeString:
+    """An answer's Markdown, rendered."""
+    return rendered(message.text)
 
 
 @register.filter

@@ -1,0 +1,292 @@
+"""A model's words as HTML for a page, and where the blocks of words that are still coming end. Pure.
+
+Owns what of Markdown is shown, and how. A model's text is hostile input: no tag of its own, no link but to the web or
+to a mail address, nothing that a page loads by itself, and no text that costs more than a set time. Must not raise.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+from xml.etree import ElementTree
+
+from django.conf import settings
+from django.utils.html import escape, format_html
+from django.utils.safestring import SafeString
+from latex2mathml.converter import convert
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+
+# A text above the first stays plain, and so does one of more work: signs that may mean something, and lines, outside of
+# blocks of code. Together they bound the time to well below 100 ms: see tests/chat/test_markdown.py.
+MOST_CHARS = 64 * 1024
+MOST_WORK = 5_000
+MOST_NESTING = 12
+# While an answer streams, a block above it is shown as it came: it would be kept, and rendered at one go.
+BLOCK_CHARS = 16 * 1024
+
+MOST_FORMULAS = 60
+FORMULA_CHARS = 400
+
+_LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]+", re.IGNORECASE)
+_SIGNS = re.compile(r"[\[\]!*_~`<>|$&\\]+")
+# An item, a heading or a quote: it costs as much as three plain lines.
+_MARKED = re.compile(r"^[ \t]*(?:[-+*#>]|\d+[.)])", re.MULTILINE)
+_LANGUAGE = re.compile(r"[\w+#.-]{1,30}")
+_ALIGNED = {"text-align:left": "start", "text-align:center": "middle", "text-align:right": "end"}
+_BLOCKS = {"paragraph_open", "heading_open", "bullet_list_open", "ordered_list_open", "blockquote_open", "table_open"}
+
+
+def rendered(text: str) -> SafeString:
+    """The text as HTML; as plain text in a paragraph where it is too long or too odd to be read as Markdown."""
+    if len(text) > MOST_CHARS or not _is_little_work(text):
+        return plain(text)
+    try:
+        html: str = _parser(bool(settings.CHAT_MATHS)).render(text)
+        return SafeString(html.strip())
+    except Exception:  # an answer that was paid for is shown, whatever the parsers make of it
+        return plain(text)
+
+
+def rendered_block(text: str) -> SafeString:
+    """The same of a block that ended while its answer streams."""
+    return plain(text.strip("\r\n")) if len(text) > BLOCK_CHARS else rendered(text)
+
+
+def plain(text: str) -> SafeString:
+    return format_html('<p class="words__plain" dir="auto">{}</p>', text)
+
+
+def _is_little_work(text: str) -> bool:
+    if _work(text) <= MOST_WORK:
+        return True
+    blocks = Blocks(maths=False)
+    ended = blocks.feed(text)
+    return sum(map(_work_of_block, (*ended, blocks.rest))) <= MOST_WORK
+
+
+def _work_of_block(block: str) -> int:
+    """What is in a block of code is not read."""
+    return 4 if _FENCE.match(block.lstrip("\r\n")) else _work(block)
+
+
+def _work(text: str) -> int:
+    return sum(map(len, _SIGNS.findall(text))) + text.count("\n") + 2 * len(_MARKED.findall(text))
+
+
+# --- what is made of Markdown ---
+
+
+@functools.cache
+def _parser(maths: bool) -> MarkdownIt:
+    options = {"html": False, "breaks": True, "maxNesting": MOST_NESTING}
+    parser = MarkdownIt("commonmark", options).enable(["table", "strikethrough"])
+    parser.validateLink = lambda url: _LINK.fullmatch(url) is not None  # type: ignore[method-assign]
+    parser.core.ruler.push("ours", lambda state: _make_ours(state.tokens))
+    rules: dict[str, Any] = cast("Any", parser.renderer).rules
+    rules |= {"fence": _code, "code_block": _code, "table_open": _table_open, "table_close": _table_close}
+    if maths:
+        dollarmath_plugin(parser, allow_labels=False, allow_space=False, allow_digits=False)
+        for name, is_block in {"math_inline": False, "math_inline_double": True, "math_block": True}.items():
+            rules[name] = functools.partial(_maths, is_block)
+    return parser
+
+
+def _make_ours(tokens: list[Token]) -> None:
+    """Headings below the turn's own, directions, no style attribute (the policy forbids it), and links for images."""
+    for token in tokens:
+        if token.type in _BLOCKS and token.level == 0:
+            # Not on what is inside: a list is as its first words are, and its marks stand on the same side.
+            token.attrSet("dir", "auto")
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
+        elif token.type in ("th_open", "td_open"):
+            if style := token.attrs.pop("style", None):
+                token.attrSet("class", _ALIGNED[str(style)])
+        elif token.type == "inline":
+            token.children = _without_images(token.children or [])
+    formulas = 0
+    for part in (inner for token in tokens for inner in (token, *(token.children or ()))):
+        if part.type.startswith("math_"):
+            formulas += 1
+            part.meta = {"is_source": formulas > MOST_FORMULAS}
+
+
+def _without_images(tokens: Sequence[Token]) -> list[Token]:
+    made: list[Token] = []
+    in_link = False
+    for token in tokens:
+        if token.type == "link_open":
+            in_link = True
+            token.attrSet("rel", "nofollow noopener noreferrer")
+        elif token.type == "link_close":
+            in_link = False
+        if token.type != "image":
+            made.append(token)
+            continue
+        alt = Token("text", "", 0, content=_words_of(token) or "Image")
+        if in_link:  # a link in a link is none
+            made.append(alt)
+            continue
+        attributes = {"href": token.attrs["src"], "rel": "nofollow noopener noreferrer"}
+        made += [Token("link_open", "a", 1, attrs=attributes), alt, Token("link_close", "a", -1)]
+    return made
+
+
+def _words_of(image: Token) -> str:
+    return RendererHTML().renderInlineAsText(image.children, OptionsDict({}), {}).strip()  # type: ignore[typeddict-item]
+
+
+def _code(tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
+    token = tokens[index]
+    language = _LANGUAGE.match(token.info.strip())
+    return format_html(
+        '<figure class="code"><figcaption class="code__head"><span class="code__language">{}</span>'
+        '<button class="code__copy" type="button" data-copy>Copy<span class="unseen"> code</span></button></figcaption>'
+        '<pre dir="ltr" tabindex="0"><code>{}</code></pre></figure>\n',
+        language[0] if language else "Code",
+        token.content,
+    )
+
+
+def _table_open(tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
+    return '<div class="words__table" role="region" aria-label="Table" tabindex="0"><table dir="auto">\n'
+
+
+def _table_close(tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
+    return "</table></div>\n"
+
+
+# --- maths ---
+
+_MATHML = "{http://www.w3.org/1998/Math/MathML}"
+_MATHML_TAGS = re.compile(
+    "math|mi|mn|mo|ms|mtext|mspace|mrow|mfrac|msqrt|mroot|mstyle|mpadded|mphantom|mfenced|menclose|msub|msup|msubsup|"
+    "munder|mover|munderover|mmultiscripts|mprescripts|none|mtable|mtr|mtd"
+)
+_MATHML_ATTRIBUTE = re.compile(
+    "display|mathvariant|stretchy|fence|separator|form|lspace|rspace|minsize|maxsize|symmetric|movablelimits|accent|"
+    "accentunder|linethickness|displaystyle|scriptlevel|width|height|depth|voffset|columnalign|rowspacing|rowlines|"
+    "columnspacing|columnlines|notation|open|close|separators|mathcolor|largeop"
+)
+
+
+def _maths(is_block: bool, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
+    token = tokens[index]
+    made = None if (token.meta or {}).get("is_source") else mathml(token.content.strip(), is_block=is_block)
+    if made is None:
+        made = escape(f"{token.markup}{token.content}{token.markup}")
+    return f"<p>{made}</p>\n" if token.type == "math_block" else made
+
+
+def mathml(formula: str, *, is_block: bool) -> str | None:
+    """None where it is no formula, or more than one: its source is shown then."""
+    if len(formula) > FORMULA_CHARS:
+        return None
+    try:
+        made = convert(formula, display="block" if is_block else "inline")
+        parts = list(ElementTree.fromstring(made).iter())  # noqa: S314 - no entity of its own: it was made just now
+    except Exception:  # the library raises whatever a formula makes it stumble over
+        return None
+    # A command may set links, styles and classes; none of them is a formula's.
+    return made if all(map(_is_of_a_formula, parts)) else None
+
+
+def _is_of_a_formula(part: ElementTree.Element) -> bool:
+    is_known = _MATHML_TAGS.fullmatch(part.tag.removeprefix(_MATHML)) is not None
+    return is_known and all(map(_MATHML_ATTRIBUTE.fullmatch, part.attrib))
+
+
+# --- where blocks end ---
+
+_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`\n]*$)|~{3,})", re.MULTILINE)
+_ITEM = re.compile(r" {0,3}(?:[-+*]|\d{1,9}[.)])(?:[ \t]|$)")
+_INDENTED = re.compile(r"(?: {4}|\t)")
+
+
+class Blocks:
+    """Words in, split anywhere; the texts of the top-level blocks that have ended out. Together, and with the `rest`,
+    they are the words.
+
+    It looks at each line once. Where it takes a list or a fence for another than the parser does, the page shows that
+    until the answer ends, which is rendered as a whole.
+    """
+
+    __slots__ = ("_fence", "_is_blank", "_kind", "_line", "_lines", "_maths")
+
+    def __init__(self, *, maths: bool | None = None) -> None:
+        self._line: list[str] = []  # of a line without its end
+        self._lines: list[str] = []  # of a block without its end
+        self._kind = ""  # of that: text, list (or indented code), fence
+        self._fence = ""
+        self._is_blank = False  # a blank line was its last
+        self._maths = bool(settings.CHAT_MATHS) if maths is None else maths
+
+    @property
+    def rest(self) -> str:
+        return "".join(self._lines + self._line)
+
+    def feed(self, words: str) -> list[str]:
+        ended: list[str] = []
+        first, *others = words.split("\n")
+        self._line.append(first)
+        for other in others:
+            self._take("".join(self._line) + "\n", ended)
+            self._line = [other]
+        # A list waits for its next item, but not until the paragraph after it has ended.
+        if self._is_blank and self._kind == "list" and (begun := self._line[0]) and begun[0].isalpha():
+            self._end(ended)
+        return ended
+
+    def _take(self, line: str, ended: list[str]) -> None:
+        text = line.rstrip("\r\n")
+        if self._kind == "fence":
+            self._lines.append(line)
+            if self._closes(text):
+                self._end(ended)
+            return
+        if not text.strip():
+            self._lines.append(line)
+            self._is_blank = True
+            if self._kind == "text":
+                self._end(ended)
+            return
+        if self._kind == "list" and self._leaves_list(text):
+            self._end(ended)
+        if fence := self._opens(text):
+            if self._kind == "text":
+                self._end(ended)
+            if not self._kind:
+                self._kind, self._fence = "fence", fence
+        if not self._kind:
+            self._kind = "list" if _ITEM.match(text) or _INDENTED.match(text) else "text"
+        elif self._kind == "text" and _ITEM.match(text):
+            self._kind = "list"  # it interrupts a paragraph
+        self._lines.append(line)
+        self._is_blank = False
+
+    def _leaves_list(self, text: str) -> bool:
+        if self._is_blank:
+            return not text[0].isspace() and not _ITEM.match(text)
+        return not text.startswith("  ") and bool(self._opens(text))
+
+    def _opens(self, text: str) -> str:
+        if found := _FENCE.match(text):
+            return found[1]
+        is_formula = self._maths and text.lstrip().startswith("$$") and text.strip().find("$$", 2) < 0
+        return "$$" if is_formula else ""
+
+    def _closes(self, text: str) -> bool:
+        if self._fence == "$$":
+            return text.rstrip().endswith("$$")
+        end = text.strip()
+        return len(end) >= len(self._fence) and not end.strip(self._fence[0]) and not _INDENTED.match(text)
+
+    def _end(self, ended: list[str]) -> None:
+        ended.append("".join(self._lines))
+        self._lines, self._kind, self._fence, self._is_blank = [], "", "", False
