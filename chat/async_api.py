@@ -22,6 +22,7 @@ from chat import services, streams
 from chat.repeats import KEY_HEADER, REPLAYED, IdempotencyKey, is_stream, replayed, replayed_events, whole
 from chat.services import Buyer, Reply
 from chat.shapes import MaxTokens, Text, Tokens
+from chat.shown import Shown, html_of
 from chat.sse import comment, event
 from tenants.api import Body, failures
 from tenants.http import ApiError
@@ -43,10 +44,12 @@ class AnswerBody(Body):
     max_tokens: MaxTokens | None = None
     model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     stream: bool = False
+    # With `stream`: its words as HTML, too.
+    rendered: bool = False
 
     def asked(self) -> dict[str, Any]:
         """What is bought. How it is delivered is not: a repeat may ask for the other form."""
-        return self.model_dump(exclude={"stream"})
+        return self.model_dump(exclude={"stream", "rendered"})
 
 
 class ChatBody(AnswerBody):
@@ -99,7 +102,8 @@ async def chat(request: HttpRequest, payload: ChatBody, key: IdempotencyKey = KE
     """The whole answer with its cost, or with `stream` its words as server-sent events.
 
     Events: `held {call, reserved, remaining, max_tokens, fitted}`, then `token {"text"}`…, then `done` with the facts;
-    after the first byte a failure is `error`.
+    after the first byte a failure is `error`. With `rendered` the words come as HTML, too: `block {"html", "length"}`
+    where a block of Markdown has ended, of so many characters since the last one; and `done` has the whole's `html`.
     """
     asked = payload.asked()
     if asked["parent_id"] is None:
@@ -133,7 +137,7 @@ async def _bought(request: HttpRequest, what: str, payload: AnswerBody, key: str
         if payload.stream:
             await asyncio.wait({finding}, timeout=streams.KEEP_ALIVE_SECONDS)
             if not finding.done() and not is_first.is_set():
-                return _streaming(LateEvents(finding))
+                return _streaming(LateEvents(finding, shows=payload.rendered))
         await asyncio.wait({finding})
     except asyncio.CancelledError:
         finding.cancel()
@@ -142,7 +146,7 @@ async def _bought(request: HttpRequest, what: str, payload: AnswerBody, key: str
     if isinstance(found, Reply):
         return await _answer(found, payload)
     if payload.stream and is_stream(found):
-        return _replayed_stream(found)
+        return _replayed_stream(found, shows=payload.rendered)
     return replayed(request, found)
 
 
@@ -169,7 +173,7 @@ def key_of(asker: Asker) -> Key | None:
 
 async def _answer(reply: Reply, payload: AnswerBody) -> HttpResponseBase:
     try:
-        return await (_event_stream(reply) if payload.stream else _whole(reply))
+        return await (_event_stream(reply, shows=payload.rendered) if payload.stream else _whole(reply))
     except BaseException:
         reply.answering.leave()
         raise
@@ -182,11 +186,11 @@ async def _whole(reply: Reply) -> HttpResponseBase:
     return _with_headers(whole(reply.body(completion)), {**reply.headers(), **reply.rates()})
 
 
-async def _event_stream(reply: Reply) -> HttpResponseBase:
+async def _event_stream(reply: Reply, *, shows: bool) -> HttpResponseBase:
     await reply.answering.begun()
     # A reader who stops the first answer has no `done` event to learn the conversation from.
     headers = {"X-Conversation-ID": str(reply.conversation_id), **reply.headers(), **reply.rates()}
-    return _with_headers(_streaming(EventStream(reply)), headers)
+    return _with_headers(_streaming(EventStream(reply, shows=shows)), headers)
 
 
 def _streaming(events: AsyncIterator[bytes]) -> HttpResponseBase:
@@ -197,9 +201,9 @@ def _streaming(events: AsyncIterator[bytes]) -> HttpResponseBase:
     return response
 
 
-def _replayed_stream(told: Told) -> HttpResponseBase:
+def _replayed_stream(told: Told, *, shows: bool) -> HttpResponseBase:
     headers = {"X-Conversation-ID": str(told.answer["conversation_id"]), **told.answer["headers"], **REPLAYED}
-    return _with_headers(_streaming(replayed_events(told)), headers)
+    return _with_headers(_streaming(replayed_events(told, shows=shows)), headers)
 
 
 def _with_headers(response: HttpResponseBase, headers: dict[str, str]) -> HttpResponseBase:
@@ -213,8 +217,9 @@ class EventStream:
     never starts never runs its `finally`, and the upstream would write on.
     """
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, *, shows: bool) -> None:
         self._reply = reply
+        self._shown = Shown() if shows else None
         self._events = self._make_events()
 
     async def _make_events(self) -> AsyncIterator[bytes]:
@@ -223,13 +228,16 @@ class EventStream:
         try:
             async for words in answering.events():
                 yield b"".join(event("token", {"text": word}) for word in words) if words else comment("waiting")
+                if self._shown is not None and words and (shown := await self._shown.after(words)):
+                    yield shown
             completion = await answering.finished()
             failure: ApiError | None = answering.failure
+            html = {"html": await html_of(completion.shown)} if self._shown is not None and failure is None else {}
         except Exception:
             # A status can no longer say it, and a stream that just stops looks like a lost connection.
             logger.exception("A stream broke on our side: hold=%s", answering.call.id)
             failure = ApiError()
-        yield event("error", failure.body()) if failure else event("done", self._reply.facts(completion))
+        yield event("error", failure.body()) if failure else event("done", {**self._reply.facts(completion), **html})
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -248,8 +256,9 @@ class LateEvents:
     Where that one came to nothing, the reply is bought here after all. To close it is to stop waiting.
     """
 
-    def __init__(self, finding: asyncio.Task[Reply | Told]) -> None:
+    def __init__(self, finding: asyncio.Task[Reply | Told], *, shows: bool) -> None:
         self._finding = finding
+        self._shows = shows
         self._events = self._make_events()
 
     async def _make_events(self) -> AsyncIterator[bytes]:
@@ -268,7 +277,9 @@ class LateEvents:
         if isinstance(found, Told) and not is_stream(found):
             yield event("error", found.answer["body"])
             return
-        async for part in EventStream(found) if isinstance(found, Reply) else replayed_events(found):
+        shows = self._shows
+        events = EventStream(found, shows=shows) if isinstance(found, Reply) else replayed_events(found, shows=shows)
+        async for part in events:
             yield part
 
     def __aiter__(self) -> AsyncIterator[bytes]:

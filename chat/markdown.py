@@ -104,7 +104,8 @@ def _make_ours(tokens: list[Token]) -> None:
             # Not on what is inside: a list is as its first words are, and its marks stand on the same side.
             token.attrSet("dir", "auto")
         if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
+            # Most answers begin with the second level. None may leave one out below the turn's h2.
+            token.tag = f"h{min(6, max(3, int(token.tag[1]) + 1))}"
         elif token.type in ("th_open", "td_open"):
             if style := token.attrs.pop("style", None):
                 token.attrSet("class", _ALIGNED[str(style)])
@@ -147,8 +148,8 @@ def _code(tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvTyp
     language = _LANGUAGE.match(token.info.strip())
     return format_html(
         '<figure class="code"><figcaption class="code__head"><span class="code__language">{}</span>'
-        '<button class="code__copy" type="button" data-copy>Copy<span class="unseen"> code</span></button></figcaption>'
-        '<pre dir="ltr" tabindex="0"><code>{}</code></pre></figure>\n',
+        '<button class="code__copy" type="button" data-copy>Copy<span class="unseen"> this code</span></button>'
+        '</figcaption><pre dir="ltr" tabindex="0"><code>{}</code></pre></figure>\n',
         language[0] if language else "Code",
         token.content,
     )

@@ -16,6 +16,7 @@ from pydantic import AfterValidator
 
 from billing.engine.repeats import WHAT_A_KEY_IS, Told, is_key
 from billing.engine.settling import Settled
+from chat.shown import html_of
 from chat.sse import event
 from tenants.http import ApiError, error_response
 
@@ -93,12 +94,13 @@ def is_stream(told: Told) -> bool:
     return told.status == 200 or bool(told.answer["words"])
 
 
-async def replayed_events(told: Told) -> AsyncIterator[bytes]:
+async def replayed_events(told: Told, *, shows: bool) -> AsyncIterator[bytes]:
     """The events of the same answer, its words in one."""
     answer = told.answer
     yield event("held", answer["held"])
     yield event("token", {"text": answer["words"]})
     if told.status == 200:
-        yield event("done", {name: value for name, value in answer["body"].items() if name != "response"})
+        html = {"html": await html_of(answer["words"])} if shows else {}
+        yield event("done", {**{name: value for name, value in answer["body"].items() if name != "response"}, **html})
     else:
         yield event("error", answer["body"])

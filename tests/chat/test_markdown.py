@@ -15,6 +15,7 @@ from chat.markdown import MOST_CHARS, Blocks, mathml, rendered, rendered_block
 CASES = [
     ("one\ntwo", '<p dir="auto">one<br />\ntwo</p>'),
     ("# A", '<h3 dir="auto">A</h3>'),
+    ("## A\n### B", '<h3 dir="auto">A</h3>\n<h4 dir="auto">B</h4>'),
     ("##### A", '<h6 dir="auto">A</h6>'),
     ("~~a~~ **b** `c`", '<p dir="auto"><s>a</s> <strong>b</strong> <code>c</code></p>'),
     ("- a\n- b", '<ul dir="auto">\n<li>a</li>\n<li>b</li>\n</ul>'),

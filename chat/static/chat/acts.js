@@ -8,15 +8,6 @@ export function listen(turns, act) {
     event.preventDefault();
     act(kind, event.target.closest(".turn"), Number(event.target.elements.message_id.value));
   });
-  turns.addEventListener("click", ({ target }) => {
-    if (target.matches("[data-copy]")) copy(target);
-  });
-  offer(turns);
-}
-
-// What works by this script alone.
-export function offer(place) {
-  for (const button of place.querySelectorAll("[data-copy]")) button.hidden = !navigator.clipboard;
 }
 
 // A turn that streamed gets its numbers: from now on its buttons name it.
@@ -33,12 +24,4 @@ export function number(turn, conversation, message, { cut = false } = {}) {
   const edit = acts.querySelector("[data-edit]");
   if (edit) edit.href = `/c/${conversation}/?edit=${message}`;
   acts.querySelector("[data-act=continue]")?.toggleAttribute("hidden", !cut);
-  offer(acts);
-}
-
-async function copy(button) {
-  const said = button.textContent;
-  await navigator.clipboard.writeText(button.closest(".turn").querySelector(".turn__text").innerText);
-  button.textContent = button.dataset.copied;
-  setTimeout(() => (button.textContent = said), 2000);
 }

@@ -1,7 +1,9 @@
 // Asks, and shows the answer as it streams. Without this script the same form posts and the page comes back.
 
-import { listen, number, offer } from "./acts.js";
+import { listen, number } from "./acts.js";
+import { showBlock, showWhole, spoken } from "./blocks.js";
 import { short, showBudget, showHeld, takeBudget } from "./budget.js";
+import "./copy.js";
 import { forgetDraft, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
 import { addConversation, addTurn, announce, append, ending, markWordless, say, sentence, words } from "./turns.js";
@@ -78,7 +80,7 @@ async function ask(asked) {
   end(answer);
 }
 
-// Events: held, token…, then done or error. The header names the conversation to a reader who stops before `done`.
+// Events: held, token… and block…, then done or error. The header names the conversation to a reader who stops before `done`.
 async function read(response, asked, answer, got) {
   got.id = response.headers.get("X-Conversation-ID");
   for await (const { name, data } of events(response.body)) {
@@ -88,6 +90,7 @@ async function read(response, asked, answer, got) {
       hold(answer, data);
     }
     if (name === "token") append(answer, data.text);
+    if (name === "block") showBlock(answer, data);
     if (name === "done") got.facts = data;
     if (name === "error") throw data;
   }
@@ -96,7 +99,7 @@ async function read(response, asked, answer, got) {
 }
 
 async function post(asked, answer, got) {
-  const body = { ...asked.body, stream: true, max_tokens: Number(cap?.value) || undefined };
+  const body = { ...asked.body, stream: true, rendered: true, max_tokens: Number(cap?.value) || undefined };
   if (conversation.value) body.conversation_id = Number(conversation.value);
   const headers = { "Content-Type": "application/json", "X-CSRFToken": csrf.value };
   const { signal } = running;
@@ -130,12 +133,13 @@ function hold(answer, held) {
 }
 
 function settle(turns, facts) {
-  const { cost, usage, outcome, finish_reason: reason, fitted, budget } = facts;
+  const { cost, usage, outcome, finish_reason: reason, fitted, budget, html } = facts;
   const answer = turns.at(-1);
   const how = outcome === "exact" ? "" : ` · ${sentence(`outcome.${outcome}`)}`;
   const left = ` · ${budget ? short(budget.remaining) : "—"} left`;
   const note = sentence(`end.${reason}`) || (fitted ? ending(answer) : "");
   say(answer, note, `$${cost.usd} · ${usage.input_tokens} in / ${usage.output_tokens} out${how}${left}`);
+  showWhole(answer, html);
   markWordless(answer);
   number(answer, facts.conversation_id, facts.answer_id, { cut: Boolean(sentence(`end.${reason}`)) });
   if (turns.length > 1) number(turns[0], facts.conversation_id, facts.question_id);
@@ -166,7 +170,7 @@ function end(answer) {
   running = null;
   form.toggleAttribute("data-running", false);
   answer.removeAttribute("aria-busy");
-  if (answer.isConnected) announce(answer.querySelector(".turn__body").textContent);
+  if (answer.isConnected) announce(spoken(answer));
   prompt.focus();
 }
 
@@ -185,9 +189,8 @@ async function refresh({ id, call }, tries, question) {
     const found = call && page.querySelector(`[data-call="${call}"]`);
     if (!found && (question || (call && tries > 1))) continue;
     part("turns").replaceChildren(part("turns").firstElementChild, ...turns);
-    offer(part("turns"));
     keepPlace(place, question);
-    if (found) announce(found.querySelector(".turn__body").textContent);
+    if (found) announce(spoken(found));
     return Boolean(found);
   }
   const last = part("turns").querySelector(".turn[aria-busy]");

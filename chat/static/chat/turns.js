@@ -34,7 +34,7 @@ export function say(turn, ending, facts) {
 
 // A sentence of ours in the place of an answer without words does not look like the model's.
 export function markWordless(turn) {
-  const ours = [...sentences].some(([name, text]) => name.startsWith("wordless.") && text === words(turn).textContent);
+  const ours = [...sentences].some(([name, text]) => name.startsWith("wordless.") && text === words(turn).textContent.trim());
   words(turn).classList.toggle("turn__text--none", ours);
 }
 

@@ -1,0 +1,72 @@
+"""Streams whose words come as HTML, too: the same words, the same money, and nothing for those who did not ask."""
+
+import pytest
+
+from chat import shown
+from tests.support.cast import events_of
+
+WORDS = ["# A\n", "\nfirst *b", "*\n\n", "- c\n- d\n", "\nlast"]
+
+
+@pytest.fixture
+def upstream(upstream):
+    upstream.tokens = WORDS
+    return upstream
+
+
+def html_of(events):
+    return [data["html"] for name, data in events if name == "block"]
+
+
+def test_blocks_come_as_they_end_and_the_whole_at_the_end(workspace, upstream):
+    events = events_of(workspace.api().chat("hello", stream=True, rendered=True))
+    text = "".join(data["text"] for name, data in events if name == "token")
+    assert text == "".join(WORDS)
+    covered = sum(data["length"] for name, data in events if name == "block")
+    assert text[covered:] == "last"
+    assert "\n".join(html_of(events)).startswith('<h3 dir="auto">A</h3>\n<p dir="auto">first <em>b</em></p>\n<ul')
+    assert events[-1][0] == "done"
+    assert events[-1][1]["html"].endswith('</ul>\n<p dir="auto">last</p>')
+
+
+def test_a_stream_that_did_not_ask_renders_nothing(workspace, upstream, monkeypatch):
+    monkeypatch.setattr(shown, "Blocks", None)
+    monkeypatch.setattr(shown, "rendered", None)
+    for fields in ({}, {"rendered": False}):
+        events = events_of(workspace.api().chat("hello", stream=True, **fields))
+        assert {name for name, _ in events} == {"held", "token", "done"}
+        assert "html" not in events[-1][1]
+
+
+def test_the_form_is_not_what_is_bought_so_a_repeat_may_ask_for_another(workspace, upstream):
+    api = workspace.api()
+    first = events_of(api.post("/api/chat/", {"prompt": "a", "stream": True}, headers={"Idempotency-Key": "one"}))
+    again = {"prompt": "a", "stream": True, "rendered": True}
+    response = api.post("/api/chat/", again, headers={"Idempotency-Key": "one"})
+    assert response["Idempotent-Replayed"] == "true"
+    events = events_of(response)
+    html = events[-1][1].pop("html")
+    assert html.startswith("<h3")
+    assert events[-1] == first[-1]
+    assert len(upstream.calls) == 1
+
+
+def test_an_answer_without_words_has_the_same_sentence_in_both(workspace, upstream):
+    upstream.tokens = []
+    events = events_of(workspace.api().chat("hello", stream=True, rendered=True))
+    (said,) = [data["text"] for name, data in events if name == "token"]
+    assert events[-1][1]["html"] == f'<p dir="auto">{said}</p>'
+
+
+def test_large_blocks_are_rendered_beside_the_loop(workspace, upstream, monkeypatch):
+    threads = []
+
+    async def to_thread(render, *arguments):
+        threads.append(render)
+        return render(*arguments)
+
+    monkeypatch.setattr(shown.asyncio, "to_thread", to_thread)
+    upstream.tokens = ["word " * 1_000, "\n\n", "end"]
+    events = events_of(workspace.api().chat("hello", stream=True, rendered=True))
+    assert len(threads) == 2
+    assert len(html_of(events)) == 1

@@ -1,0 +1,105 @@
+"""An answer's Markdown, as a reader sees it: while it streams, after a reload, without script; and copied."""
+
+import re
+
+import pytest
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
+
+from tests.support.cast import PASSWORD
+
+pytestmark = pytest.mark.browser
+
+CODE = "def twice(word: str) -> str:\n    return word + word  # " + "a long line " * 12 + "\n"
+ANSWER = [
+    "## Two ways\n\nA *first* paragraph with `code`, ",
+    "[a link](https://example.com/) and <b>no tag</b>.\n\n",
+    "- one\n- two\n  - inner\n\n```python\n" + CODE + "```\n\n",
+    "| a | long name of a column | and another one | and a third |\n|---|--:|---|---|\n| 1 | 2 | three | four |\n\n",
+    "> said\n\n1. first\n2. second\n\nשלום *עולם*\n\n",
+    "The **end",
+    "**.",
+]
+
+
+@pytest.fixture
+def upstream(upstream_server):
+    upstream_server.reset()
+    upstream_server.tokens = ANSWER
+    return upstream_server
+
+
+@pytest.fixture
+def signed_in(page, odd, workspace):
+    """The owner's browser on the chat page."""
+    owner = workspace.owner
+    # As the stack's own settings have it: the tests' faster hash would mean nothing there.
+    owner.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt")
+    with workspace.scope():
+        owner.save(update_fields=["password"])
+    page.set_default_timeout(20_000)
+    page.goto(odd.address(workspace.slug) + "/login/")
+    page.get_by_label("E-mail").fill(owner.email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name=re.compile("log in|sign in", re.IGNORECASE)).click()
+    page.wait_for_url(odd.address(workspace.slug) + "/")
+    return page
+
+
+def ask(page):
+    page.locator("textarea[name=prompt]").fill("**how** many?")
+    page.locator("textarea[name=prompt]").press("Enter")
+
+
+def words(page):
+    return page.locator(".turn--assistant .words").last
+
+
+def violations(page):
+    """What axe finds in the turns."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    return axe.run(page, context=".turns").response["violations"]
+
+
+def test_blocks_are_shown_as_they_end_and_the_page_is_the_same_after_a_reload(signed_in, upstream, odd):
+    upstream.delay_between = 0.5
+    ask(signed_in)
+    text = signed_in.locator(".turn--assistant .turn__text").last
+    words(signed_in).locator("h3").wait_for()
+    words(signed_in).locator("li >> nth=2").wait_for()
+    assert signed_in.locator(".turn--assistant[aria-busy]").count() == 1
+    signed_in.get_by_text("The **end").wait_for()  # plain, until it has ended
+    first = words(signed_in).locator("figure").element_handle()
+    signed_in.locator(".turn--assistant:not([aria-busy])").wait_for()
+    assert first.evaluate("figure => figure.isConnected")
+    streamed, html = text.inner_text(), words(signed_in).locator("> *").evaluate_all("all => all.map(e => e.outerHTML)")
+    assert "The end." in streamed
+    assert "<b>no tag</b>" in streamed
+    assert "Copy" not in signed_in.locator("[data-chat=announce]").inner_text()
+    signed_in.reload()
+    assert words(signed_in).locator("> *").evaluate_all("all => all.map(e => e.outerHTML)") == html
+    assert signed_in.locator(".turn--user .turn__text").inner_text() == "**how** many?"
+    for scheme in ("light", "dark"):
+        signed_in.emulate_media(color_scheme=scheme)
+        assert violations(signed_in) == []
+    signed_in.set_viewport_size({"width": 360, "height": 800})
+    assert signed_in.evaluate("document.documentElement.scrollWidth") <= 360
+    table = words(signed_in).locator(".words__table")
+    assert table.evaluate("box => box.scrollWidth > box.clientWidth")
+
+
+def test_code_is_copied_by_a_button_that_says_so_and_is_only_there_with_script(signed_in, upstream, odd, browser):
+    ask(signed_in)
+    signed_in.locator(".turn__facts:not(:empty)").wait_for()
+    signed_in.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    button = words(signed_in).get_by_role("button", name="Copy this code")
+    button.focus()
+    signed_in.keyboard.press("Enter")
+    signed_in.locator("[data-chat=announce]").get_by_text("Copied.").wait_for(state="attached")
+    assert signed_in.evaluate("navigator.clipboard.readText()") == CODE
+    signed_in.wait_for_url("**/c/*/")
+    context = browser.new_context(java_script_enabled=False, storage_state=signed_in.context.storage_state())
+    bare = context.new_page()
+    bare.goto(signed_in.url)
+    assert words(bare).locator("h3").inner_text() == "Two ways"
+    assert not bare.locator(".code__copy").is_visible()
+    context.close()
