@@ -19,6 +19,7 @@ from config.database import embedded_database
 from config.env import state_dir
 from tests.bench.authority import own_database
 from tests.bench.cells import ROOT, Cell, Model, Outcome, Sizes, direct, measure
+from tests.bench.chunks import measured
 from tests.bench.counts import count
 from tests.bench.many import grow
 from tests.bench.room import room
@@ -146,6 +147,8 @@ class Run:
         print(HEAD)
         for cell in self._options.cells:
             self._cell(cell)
+        if not self._options.api:
+            print(measured(self._stacks[-1].environment()))
         if self._options.counts != "no":
             for stack in self._stacks:
                 self._count(stack)

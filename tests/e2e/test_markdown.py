@@ -14,7 +14,7 @@ ANSWER = [
     "## Two ways\n\nA *first* paragraph with `code`, ",
     "[a link](https://example.com/) and <b>no tag</b>.\n\n",
     "- one\n- two\n  - inner\n\n```python\n" + CODE + "```\n\n",
-    "| a | long name of a column | another | third | fourth | fifth |\n|--|--:|--|--|--|--|\n| 1 | 2 | 3 | 4 | 5 | 6 |\n\n",
+    "| a | a long name | another | third | fourth | fifth |\n|--|--:|--|--|--|--|\n| 1 | 2 | 3 | 4 | 5 | 6 |\n\n",
     "> said\n\n1. first\n2. second\n\nשלום *עולם*\n\n",
     "The **end",
     "**.",
