@@ -55,7 +55,7 @@ def test_an_owner_confirms_and_can_buy_and_a_forgotten_password_is_set_anew(conf
     page.wait_for_url(f"{base}/")
     expect(page.locator("[data-chat=remaining]")).to_have_text("$1.00")
     ask(page, "What is a ledger?")
-    expect(page.locator(".turn--assistant .turn__facts").last).to_contain_text("left")
+    expect(page.locator(".turn--assistant .turn__facts").last).to_contain_text(" out · ")
 
     page.get_by_role("button", name="Log out").click()
     page.get_by_role("link", name="Forgotten your password?").click()

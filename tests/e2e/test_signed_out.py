@@ -45,7 +45,7 @@ def test_a_tab_that_was_signed_out_keeps_the_draft_through_log_in_for_its_own_me
     page.locator("input[name=max_tokens]").fill("8")
     page.get_by_role("button", name="Send").click()
     page.wait_for_url(re.compile(r"/c/\d+/$"))
-    page.locator(".turn__facts", has_text=" left").wait_for()
+    page.locator(".turn__facts", has_text=" out · ").wait_for()
     conversation = page.url
 
     # Signed out in another tab of the same browser.

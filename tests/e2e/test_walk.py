@@ -44,10 +44,10 @@ def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, w
     page.wait_for_url(web.address(slug) + "/")
     workspace = Workspace(Account.objects.select_related("tenant").get(tenant__slug=slug))
 
-    # An answer streams in; its cost and what is left stand under it.
+    # An answer streams in; its cost and its model stand under it.
     facts = ask(page, "Name three things a small robot can do.")
     facts.wait_for()
-    assert re.search(r"\$0\.\d+ · \d+ in / \d+ out · \$0\.\d+ left", facts.inner_text())
+    assert re.search(r"\$0\.\d+ · \d+ in / \d+ out · smollm2", facts.inner_text())
     ledger = workspace.ledger()
     assert ledger["spent"] == sum(line.cost for line in workspace.lines()) > 0
     picture(page, "chat")

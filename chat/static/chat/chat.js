@@ -132,13 +132,14 @@ function hold(answer, held) {
   showHeld(held);
 }
 
+// The facts are those of partials/message.html, in its order: a reload must change no word of them.
 function settle(turns, facts) {
   const { cost, usage, outcome, finish_reason: reason, fitted, budget, html } = facts;
   const answer = turns.at(-1);
-  const how = outcome === "exact" ? "" : ` · ${sentence(`outcome.${outcome}`)}`;
-  const left = ` · ${budget ? short(budget.remaining) : "—"} left`;
+  const tokens = `${usage.input_tokens ?? "—"} in / ${usage.output_tokens ?? "—"} out`;
+  const how = outcome === "exact" ? "" : sentence(`outcome.${outcome}`);
   const note = sentence(`end.${reason}`) || (fitted ? ending(answer) : "");
-  say(answer, note, `$${cost.usd} · ${usage.input_tokens} in / ${usage.output_tokens} out${how}${left}`);
+  say(answer, note, [`$${cost.usd}`, tokens, how, facts.model].filter(Boolean).join(" · "));
   showWhole(answer, html);
   markWordless(answer);
   number(answer, facts.conversation_id, facts.answer_id, { cut: Boolean(sentence(`end.${reason}`)) });
