@@ -15,15 +15,20 @@ from billing.usage.models import UsageLine
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Whole percents of the allowance, for the eye: rounded up, for what is little is not nothing."""
+    """Whole percents of the allowance, for the eye: rounded up, for what is little is not nothing.
+
+    Where nothing is allocated the bar is full: an empty one would look as if all of the money were left.
+    """
 
     spent_pct: int
     reserved_pct: int
 
 
 def bar_of(figures: Ledger | None) -> Bar | None:
-    if figures is None or figures.allocated <= 0:
+    if figures is None:
         return None
+    if figures.allocated <= 0:
+        return Bar(spent_pct=100, reserved_pct=0)
     spent = min(100, -(-figures.spent * 100 // figures.allocated))
     held = min(100 - spent, -(-figures.reserved * 100 // figures.allocated))
     return Bar(spent_pct=spent, reserved_pct=held)

@@ -22,9 +22,13 @@ def test_the_bar_shows_whole_percents_that_fit_together(spent, reserved, bar):
     assert (shown.spent_pct, shown.reserved_pct) == bar
 
 
-def test_there_is_no_bar_without_figures_or_allowance():
+def test_there_is_no_bar_without_figures():
     assert bar_of(None) is None
-    assert bar_of(figures(0, 0, allocated=0)) is None
+
+
+def test_a_budget_of_nothing_is_a_full_bar_and_not_one_that_looks_as_if_all_were_left():
+    shown = bar_of(figures(0, 0, allocated=0))
+    assert (shown.spent_pct, shown.reserved_pct) == (100, 0)
 
 
 def test_an_operators_loss_is_in_no_sum_and_each_class_is_said_in_its_own_words(workspace):

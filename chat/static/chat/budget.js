@@ -28,11 +28,13 @@ export function takeBudget(strip) {
 }
 
 function drawBar(allocated, spent, reserved) {
-  const share = (amount) => `${Math.min(100, (100 * amount) / allocated || 0)}%`;
+  const share = (amount) => `${Math.min(100, (100 * amount) / allocated)}%`;
+  // Where nothing is allocated the bar is full, as the server draws it: an empty one would look as if all were left.
+  const [used, held] = allocated > 0 ? [share(spent), share(reserved)] : ["100%", "0%"];
   const [black, hatched] = document.querySelectorAll("#strip-bar [data-bar]");
-  black?.setAttribute("width", share(spent));
-  hatched?.setAttribute("x", share(spent));
-  hatched?.setAttribute("width", share(reserved));
+  black?.setAttribute("width", used);
+  hatched?.setAttribute("x", used);
+  hatched?.setAttribute("width", held);
 }
 
 // Microcents for the eye, as the server writes them; whole numbers throughout, so no digit is invented.
