@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.http import HttpRequest
+from django.utils.functional import cached_property
 
 from tenants.roles import Action, may
 
 
-def role(request: HttpRequest) -> dict[str, dict[str, bool]]:
+def role(request: HttpRequest) -> dict[str, _May]:
     """`may.invite` in a template: whether the role of who looks allows tenants.roles.Action.INVITE."""
-    of = getattr(getattr(request, "user", None), "role", "") if getattr(request, "tenant", None) else ""
-    return {"may": {action.name.lower(): may(of, action) for action in Action}}
+    return {"may": _May(request)}
+
+
+class _May:
+    """Who looks is asked for by the first template that wants to know: an error's page must look nobody up."""
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request = request
+
+    def __getitem__(self, name: str) -> bool:
+        return self._allowed[name]
+
+    @cached_property
+    def _allowed(self) -> dict[str, bool]:
+        user = getattr(self._request, "user", None) if getattr(self._request, "tenant", None) else None
+        of = getattr(user, "role", "")
+        return {action.name.lower(): may(of, action) for action in Action}
 
 
 def site(request: HttpRequest) -> dict[str, str]:

@@ -13,6 +13,7 @@ derive from it. Must not know what any of them means.
      ├─ SecondStepRequired   403 second_step_required
      ├─ Forbidden            403 forbidden
      ├─ NotFound             404 not_found
+     │   └─ NoWorkspace
      ├─ MethodNotAllowed     405 method_not_allowed
      ├─ TooLarge             413 too_large
      ├─ NotJson              415 not_json
@@ -33,8 +34,10 @@ from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.wsgi import WSGIRequest
+from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
 from django.utils.cache import patch_vary_headers
@@ -136,6 +139,8 @@ class ApiError(Exception):
     code: str = "internal_error"
     message: str = "Something went wrong on our side. Nothing was lost; please try again."
     retry_after_ms: int | None = None
+    # Whether the page leads to the site, where no workspace answers.
+    is_of_no_workspace = False
     # Sent beside the body, for programs that read them.
     headers: Mapping[str, str] = {}
     why: str = ""
@@ -234,6 +239,13 @@ class NotFound(ApiError):
     message = "There is nothing at this address."
 
 
+class NoWorkspace(NotFound):
+    """The same for a name that nobody has had, for a closed workspace and for a host that is no name of ours."""
+
+    message = "There is no workspace at this address."
+    is_of_no_workspace = True
+
+
 class MethodNotAllowed(ApiError):
     status = HTTPStatus.METHOD_NOT_ALLOWED
     code = "method_not_allowed"
@@ -303,13 +315,32 @@ def error_response(request: HttpRequest, exc: ApiError) -> HttpResponse:
     if wants_json(request):
         response = JsonResponse(exc.body(), status=exc.status)
     else:
-        response = render(request, "error.html", {"error": exc}, status=exc.status)
+        context = {"error": exc, "user": _known_user(request, exc)}
+        response = render(request, "error.html", context, status=exc.status)
     say_when(response, exc)
     if exc.status == HTTPStatus.UNAUTHORIZED and wants_json(request):
         response["WWW-Authenticate"] = "Bearer"
     response["Cache-Control"] = "private, no-store"
     response["Vary"] = TENANT_VARY
     return response
+
+
+def _known_user(request: HttpRequest, exc: ApiError) -> Any:
+    """Whose navigation an error's page keeps; None where that is not known.
+
+    A failure of ours looks nobody up: the database may be what failed, and each try would wait for it again. An
+    address that leads nowhere is refused before any view has asked who looks, so then it is asked here.
+    """
+    if getattr(request, "tenant", None) is None:
+        return None
+    if exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        # Where AuthenticationMiddleware keeps whom the view has asked for.
+        return getattr(request, "_cached_user", None)
+    user = getattr(request, "user", None)
+    try:
+        return user if user is not None and user.is_authenticated else None
+    except (DatabaseError, InterfaceError, psycopg.Error):
+        return None
 
 
 def say_when(response: HttpResponse, exc: ApiError) -> None:

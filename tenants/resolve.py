@@ -29,7 +29,7 @@ from tenants.http import (
     AccountOnHold,
     CsrfFailed,
     Invalid,
-    NotFound,
+    NoWorkspace,
     SecondStepRequired,
     TenantConflict,
     TenantNotReady,
@@ -163,7 +163,7 @@ def find_tenant(request: HttpRequest) -> Steps[Found]:
     try:
         host = normal_host(request)
     except DisallowedHost:
-        raise NotFound("No workspace lives at this address.") from None
+        raise NoWorkspace from None
     slug = request.META.get("HTTP_X_TENANT_ID")
     if slug is not None:
         return (yield from _find_by_header(request, host, slug.strip().lower()))
@@ -175,7 +175,7 @@ def find_tenant(request: HttpRequest) -> Steps[Found]:
         return (yield from _opened(request, named))
     candidate = yield from _candidate_at(host, keep=_KEEP_TENANT)
     if candidate is None:
-        raise NotFound("No workspace lives at this address.")
+        raise NoWorkspace
     tenant = yield from _let_in(candidate)
     return Found(tenant, has_moved=not candidate.is_primary and host != host_for(tenant.slug))
 
@@ -310,7 +310,7 @@ def _find_by_header(request: HttpRequest, host: str, slug: str) -> Steps[Found]:
     if host != settings.BASE_DOMAIN:
         candidate = yield from _candidate_at(host, keep=_KEEP_TENANT)
         if candidate is None:
-            raise NotFound("No workspace lives at this address.")
+            raise NoWorkspace
         if named != host and not (named and (yield from _is_of(named, candidate.tenant))):
             raise TenantConflict
     # The header opens the API only: pages are for people, who have the workspace's own address.

@@ -4,12 +4,31 @@
 // as that its link is used. A form can be sent again after a while, and on a page that the browser brings back.
 const SENT_FOR = 8000;
 let sent = new WeakMap();
-addEventListener("pageshow", (event) => event.persisted && (sent = new WeakMap()));
+addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  sent = new WeakMap();
+  for (const button of document.querySelectorAll("button[data-said]")) restore(button);
+});
 addEventListener("submit", (event) => {
   if (event.defaultPrevented) return; // a page's own script sends it
   if (event.timeStamp - (sent.get(event.target) ?? -Infinity) < SENT_FOR) event.preventDefault();
-  else sent.set(event.target, event.timeStamp);
+  else {
+    sent.set(event.target, event.timeStamp);
+    for (const button of event.target.querySelectorAll("button[data-sending]")) saySending(button);
+  }
 });
+
+// What takes a while says so in its button, which stays as good as ever: when nothing came of it, it can be pressed again.
+function saySending(button) {
+  button.dataset.said ??= button.textContent;
+  button.textContent = button.dataset.sending;
+  setTimeout(() => restore(button), SENT_FOR);
+}
+
+function restore(button) {
+  button.textContent = button.dataset.said ?? button.textContent;
+  delete button.dataset.said;
+}
 
 for (const form of document.querySelectorAll("form[data-autosubmit]")) form.requestSubmit();
 

@@ -1,4 +1,7 @@
-"""Find my workspaces, on the bare host. Each answer is the same, whoever is asked for (tenants.users.finding)."""
+"""The ways in on the bare host: name the workspace, or have the ones that one is in sent by mail.
+
+Each answer is the same, whoever is asked for (tenants.users.finding), and whether there is such a workspace.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,20 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
+from tenants.hosts import url_for
 from tenants.http import RateLimited
 from tenants.users.finding import ask_for_workspaces
-from tenants.users.forms.finding import AddressForm
+from tenants.users.forms.finding import AddressForm, WorkspaceForm
 from tenants.users.pages.answers import answer
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def choose(request: HttpRequest) -> HttpResponse:
+    """To the log-in of the workspace that is named. Whether there is one, that address says."""
+    form = WorkspaceForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        return redirect(url_for(form.cleaned_data["slug"], "/login/"))
+    return answer(request, "users/choose.html", {"form": form}, form)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

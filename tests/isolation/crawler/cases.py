@@ -166,7 +166,13 @@ CASES: dict[str, Case] = {
     "login/": Case(
         bodies={
             "POST": [
-                lambda room: {"email": room.member.email, "password": room.password, "next": "/budget/"},
+                # The bare host's asks for a workspace's name instead.
+                lambda room: {
+                    "email": room.member.email,
+                    "password": room.password,
+                    "next": "/budget/",
+                    "slug": room.slug,
+                },
                 lambda room: {"email": room.owner.email, "password": "wrong", "next": "//evil.example/"},
             ]
         },

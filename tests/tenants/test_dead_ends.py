@@ -1,0 +1,96 @@
+"""Where people end up who took a wrong turn: each page has a way on, and none tells a stranger who is there."""
+
+import re
+
+import pytest
+from django.db import OperationalError
+from django.test import Client, RequestFactory
+from django.utils.functional import SimpleLazyObject
+
+from tenants.http import Forbidden, Unavailable, error_response
+from tenants.models import Tenant
+from tests.support.cast import PASSWORD
+
+pytestmark = pytest.mark.usefixtures("upstream")
+
+SITE = "http://localhost:8000"
+
+
+def at(host):
+    return Client(headers={"host": host})
+
+
+def links(page):
+    return re.findall(r'<a [^>]*?href="([^"]*)"', page.content.decode())
+
+
+def test_an_unknown_name_and_a_closed_workspace_are_one_page_that_leads_to_the_site(workspace):
+    Tenant.objects.filter(pk=workspace.tenant.pk).update(status=Tenant.Status.CLOSED)
+    pages = [at(host).get("/any/") for host in ("never-was.localhost", workspace.host, "www.localhost", "127.0.0.1")]
+    assert {page.status_code for page in pages} == {404}
+    assert len({page.content for page in pages}) == 1
+    found = set(links(pages[0])) - {"#main"}
+    assert {f"{SITE}/", f"{SITE}/login/", f"{SITE}/signup/"} <= found
+    assert not [link for link in found if not link.startswith(SITE)]
+
+
+def test_the_bare_host_leads_to_the_log_in_that_is_named_whether_there_is_one_or_not(acme):
+    for typed in ("acme", " ACME ", "acme.localhost", "http://acme.localhost:8000/c/7/", "acme.localhost."):
+        response = at("localhost").post("/login/", {"slug": typed})
+        assert (response.status_code, response["Location"]) == (302, "http://acme.localhost:8000/login/"), typed
+    unknown = at("localhost").post("/login/", {"slug": "never-was"})
+    assert (unknown.status_code, unknown["Location"]) == (302, "http://never-was.localhost:8000/login/")
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "a b", "evil.example", "//evil.example", "acme.localhost.evil.example", "[x", "é"]
+)
+def test_what_names_no_workspace_is_said_on_the_form_and_leads_nowhere(typed):
+    page = at("localhost").post("/login/", {"slug": typed})
+    assert page.status_code == 400
+    assert page.context["form"]["slug"].value() == typed
+    assert page.context["form"].fields["slug"].widget.attrs["autofocus"] is True
+
+
+def test_log_in_while_signed_in_goes_where_one_was_going_or_home(acme, alice):
+    client = acme.client(alice)
+    for target, goes in (("", "/"), ("/budget/", "/budget/"), ("//evil.example", "/"), ("https://evil.example/", "/")):
+        response = client.get("/login/", {"next": target})
+        assert (response.status_code, response["Location"]) == (302, goes), target
+
+
+def test_an_errors_page_keeps_the_navigation_of_who_is_signed_in(acme, alice):
+    member, stranger = acme.client(alice), acme.client()
+    for path in ("/nothing/", "/c/999999/"):
+        assert {"/", "/budget/", "/settings/"} <= set(links(member.get(path)))
+    page = stranger.get("/nothing/")
+    assert "/login/" in links(page)
+    assert not {"/budget/", "/settings/"} & set(links(page))
+    assert page.content.decode().index("<h1") < page.content.decode().index("404 not_found")
+
+
+def test_an_errors_page_is_made_while_nobody_can_be_looked_up(acme):
+    asked = []
+
+    def lost():
+        asked.append(1)
+        raise OperationalError("the database is away")
+
+    request = RequestFactory().get("/nothing/", headers={"host": acme.host})
+    request.tenant, request.user = acme.tenant, SimpleLazyObject(lost)
+    assert error_response(request, Unavailable()).status_code == 503
+    assert asked == []
+    assert error_response(request, Forbidden()).status_code == 403
+
+
+def test_a_sign_up_that_is_wrong_has_its_cursor_in_the_wrong_field(acme):
+    form = {"name": "Mine", "slug": "Not Good", "email": "mine@example.org", "password": PASSWORD}
+    page = at("localhost").post("/signup/", form).content.decode()
+    assert re.findall(r"<input[^>]*\bautofocus\b[^>]*>", page)[0].count('name="slug"') == 1
+    assert len(re.findall(r"<input[^>]*\bautofocus\b", page)) == 1
+    assert 'data-sending="Creating…"' in page
+
+
+def test_the_trail_says_in_which_zone_its_times_are(acme):
+    page = acme.client(acme.owner).get("/settings/audit/").content.decode()
+    assert re.search(r'class="line__when" datetime="[^"]+">[^<]*\d\d:\d\d:\d\d UTC<', page)
