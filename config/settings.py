@@ -6,11 +6,13 @@ Every variable is in .env.example with its meaning; nonsense is refused by confi
 
 from __future__ import annotations
 
+from email.utils import formataddr
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from config.brand import brand
 from config.database import database_from_url, database_url, embedded_database, serving_role
 from config.env import (
     BASE_DIR,
@@ -49,7 +51,9 @@ from config.production import (
 )
 from config.providers import envproviders
 
-PRODUCT_NAME = "Tenantry"
+# What the site is called, its accent and its logo; config/brand.py says what each may be.
+BRAND = brand()
+PRODUCT_NAME = BRAND.name
 STATE_DIR = state_dir()
 DEBUG = envbool("DEBUG", False)
 SECRET_KEY = envsecret("SECRET_KEY")
@@ -121,6 +125,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "tenants.headers.PolicyMiddleware",
     "tenants.middleware.HealthMiddleware",
+    "tenants.brand.BrandMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "tenants.middleware.TenantMiddleware",
     "tenants.time_zones.TimeZoneMiddleware",
@@ -263,7 +268,7 @@ LOGIN_PROVIDERS = envproviders()
 # Mail. Who it comes from, before which a workspace's name is put; and the server that takes it. Without one a laptop
 # prints what it would send, and a site that others can reach sends nothing: links that open doors are for no log.
 MAIL_FROM = envaddress("MAIL_FROM", f"no-reply@{BASE_DOMAIN}")
-DEFAULT_FROM_EMAIL = SERVER_EMAIL = f"{PRODUCT_NAME} <{MAIL_FROM}>"
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = formataddr((PRODUCT_NAME, MAIL_FROM))
 EMAIL_HOST = envdomain("SMTP_HOST", "") if envstr("SMTP_HOST") else ""
 EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = envstr("SMTP_USER"), envstr("SMTP_PASSWORD")
 _SECURITY = envchoice("SMTP_SECURITY", "starttls", ("starttls", "tls", "none"))
@@ -317,6 +322,8 @@ STATICFILES_DIRS = [BASE_DIR / "config" / "static"]
 # No build step between clone and page: whitenoise serves from the apps' folders, and no STATIC_ROOT is collected.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
+# What browsers ask for at the root of any host, whatever the page says: favicon.ico, apple-touch-icon.png.
+WHITENOISE_ROOT = BASE_DIR / "config" / "root"
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.http import HttpRequest
 from django.utils.functional import cached_property
@@ -30,9 +32,10 @@ class _May:
         return {action.name.lower(): may(of, action) for action in Action}
 
 
-def site(request: HttpRequest) -> dict[str, str]:
+def site(request: HttpRequest) -> dict[str, Any]:
     return {
         "product_name": settings.PRODUCT_NAME,
+        "brand": settings.BRAND,
         "site_url": settings.SITE_URL,
         "base_domain": settings.BASE_DOMAIN,
         # At an address where no workspace answers, its own "/" is the page that one has just been refused.

@@ -32,8 +32,8 @@ def send(
     """Put a mail into the outbox, in the caller's transaction: rolled back, it never was.
 
     Renders `mail/<template>.txt` and `mail/<template>.html` here and now, with `tenant` (None on the bare host),
-    `product_name` and `subject` beside the context. It goes out in the bound tenant's name, else in the site's; not
-    after `until`, for a mail whose link is over by then. A workspace must be active when it is sent. Whether it counts
+    `product_name`, `accent` and `subject` beside the context. It goes out in the bound tenant's name, else in the
+    site's; not after `until`, for a mail whose link is over by then. A workspace must be active when it is sent. Whether it counts
     to what an address may get that nobody has confirmed is found out then (tenants.mail.strangers), unless `is_counted`
     says.
     """
@@ -41,7 +41,8 @@ def send(
 
     tenant = tenant_or_public()
     subject = one_line(subject, SUBJECT_LENGTH)
-    context = {**context, "tenant": tenant, "product_name": settings.PRODUCT_NAME, "subject": subject}
+    site = {"product_name": settings.PRODUCT_NAME, "accent": settings.BRAND.accent}
+    context = {**context, **site, "tenant": tenant, "subject": subject}
     body: dict[str, Any] = {
         kind: _render(f"mail/{template}.{kind}", context, is_html=kind == "html") for kind in ("txt", "html")
     }

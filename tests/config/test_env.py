@@ -269,6 +269,8 @@ def test_the_clients_variables_are_read_as_the_client_reads_them(given, differs)
         ("BASE_DOMAIN", "*"), ("BASE_DOMAIN", "localhost:8000"), ("LLM_BASE_URL", "http://[::1"),
         ("LLM_BASE_URL", "http://a:b"), ("DATABASE_URL", "postgresql://h:abc/db"), ("DATABASE_URL", "mysql://h/db"),
         ("DATABASE_OWNER_URL", "mysql://h/db"),
+        ("BRAND_NAME", "x" * 41), ("BRAND_NAME", "A <b>"), ("BRAND_ACCENT", "green"), ("BRAND_ACCENT", "#ffcc00"),
+        ("BRAND_LOGO", "README.md"), ("BRAND_LOGO", "nowhere.svg"),
         ("KEY_BRAND", "TK"), ("KEY_BRAND", "a_b"), ("KEY_BRAND", "1a"), ("KEY_BRAND", "a" * 13),
         ("KEY_SEALING_KEY", "x"), ("LLM_PRICES", '{"m":{"input":1,"output":1},"m":{"input":0,"output":0}}'),
         ("DEBUG", "perhaps"), ("CYCLES_READ_TIMEOUT", "-1"), ("DB_POOL_MAX", "many"),
