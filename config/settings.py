@@ -7,6 +7,7 @@ Every variable is in .env.example with its meaning; nonsense is refused by confi
 from __future__ import annotations
 
 from email.utils import formataddr
+from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -318,7 +319,12 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 CSRF_FAILURE_VIEW = "tenants.views.csrf_failed"
 
 STATIC_URL = "/static/"
-STATICFILES_DIRS = [BASE_DIR / "config" / "static"]
+# The pages' letters are packages of font files: the one family of config/static/site.css.
+_FONTS = ("fontpkg_ibm_plex_sans", "fontpkg_ibm_plex_mono")
+STATICFILES_DIRS = [
+    BASE_DIR / "config" / "static",
+    *(("fonts", str(files(package) / "files")) for package in _FONTS),
+]
 # No build step between clone and page: whitenoise serves from the apps' folders, and no STATIC_ROOT is collected.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG

@@ -33,9 +33,9 @@ def send(
 
     Renders `mail/<template>.txt` and `mail/<template>.html` here and now, with `tenant` (None on the bare host),
     `product_name`, `accent` and `subject` beside the context. It goes out in the bound tenant's name, else in the
-    site's; not after `until`, for a mail whose link is over by then. A workspace must be active when it is sent. Whether it counts
-    to what an address may get that nobody has confirmed is found out then (tenants.mail.strangers), unless `is_counted`
-    says.
+    site's; not after `until`, for a mail whose link is over by then. A workspace must be active when it is sent.
+    Whether it counts to what an address may get that nobody has confirmed is found out then
+    (tenants.mail.strangers), unless `is_counted` says.
     """
     from tenants.mail import tasks  # the queue is not there yet when apps are loaded
 
