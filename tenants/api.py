@@ -81,8 +81,9 @@ class Docs(Swagger):
     """The page of documentation: Swagger's, from our own static files. Its icons are written into its style sheet."""
 
     def __init__(self) -> None:
-        # Else it would ask a stranger's server what it thinks of our document.
-        super().__init__(settings={"validatorUrl": None})
+        # Else it would ask a stranger's server what it thinks of our document; and put a link into each button that
+        # opens a call, which no screen reader can reach.
+        super().__init__(settings={"validatorUrl": None, "deepLinking": False})
 
     def render_page(self, request: HttpRequest, api: NinjaAPI, **kwargs: Any) -> HttpResponse:
         response = super().render_page(request, api, **kwargs)
