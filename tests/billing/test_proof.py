@@ -1,7 +1,9 @@
 """The budget page's own book: unknown is unknown, little is not nothing, and the operator's loss is nobody's cost."""
 
 import pytest
+from django.template import Context, Template
 from django.utils import timezone
+from django.utils.html import strip_tags
 
 from billing.ledgers import Ledger
 from billing.proof import bar_of, local_total
@@ -41,7 +43,7 @@ def test_an_operators_loss_is_in_no_sum_and_each_class_is_said_in_its_own_words(
                 created_at=timezone.now(),
             )
         assert local_total() == 5 * 300_000
-    page = workspace.client(workspace.owner).get("/budget/").content.decode()
+    page = strip_tags(workspace.client(workspace.owner).get("/budget/").content.decode())
     for words in (
         "reported by the model",
         "reported above the hold, charged the hold",
@@ -54,3 +56,13 @@ def test_an_operators_loss_is_in_no_sum_and_each_class_is_said_in_its_own_words(
     assert "$0.015" in page  # charged for these calls
     assert "−$0.015" in page  # the authority knows of none of them, and the page says so
     assert "77.7" not in page
+
+
+def test_the_points_of_a_column_stand_under_each_other_whatever_stands_behind_them():
+    written = Template(
+        "{% load money %}{% places a b c d as decimals %}{% for one in all %}{{ one|usd_lined:decimals }} {% endfor %}"
+    )
+    amounts = {"a": 150, "b": 100_000_000, "c": None, "d": -2_500_000}
+    shown = written.render(Context({**amounts, "all": amounts.values()}))
+    assert strip_tags(shown).split() == ["$0.0000015", "$1.00", "—", "−$0.025"]
+    assert shown.count('class="places places--7"') == 4
