@@ -1,0 +1,99 @@
+"""The site's own pages in a browser: readable by everybody, on a phone, in light and dark, and no dead ends."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tests.support.web import WebProcess
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def site(app, database_url, authority):
+    """Web alone: these pages buy nothing. Links are built from SITE_URL, so that names the port."""
+    web = WebProcess(database_url=database_url, authority=authority, workers=1, threads=8)
+    web.env["SITE_URL"] = web.url
+    with web:
+        yield web
+
+
+def wrong_with(page):
+    """What axe finds, and whether the page is wider than its window."""
+    found = [(one["id"], [node["target"] for node in one["nodes"]]) for one in Axe().run(page).response["violations"]]
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return [*found, *([("wide", wide)] if wide > 0 else [])]
+
+
+def open_docs(page):
+    page.locator(".opblock").first.wait_for()
+    page.locator(".opblock-summary-control").nth(2).click()
+    page.locator(".responses-table pre").first.wait_for()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width", "hosts_and_paths"),
+    [
+        ("light", 360, [("", "/"), ("", "/api/docs"), ("nobody", "/")]),
+        ("dark", 1280, [("", "/login/"), ("", "/signup/"), ("acme", "/login/")]),
+    ],
+)
+def test_the_sites_pages_can_be_read_by_everybody(page, site, acme, scheme, width, hosts_and_paths):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    for slug, path in hosts_and_paths:
+        page.goto(site.address(slug or None) + path)
+        if path == "/api/docs":
+            open_docs(page)
+        assert wrong_with(page) == [], (slug, path)
+    fonts = page.evaluate("document.fonts.ready.then(() => [...document.fonts].map((one) => one.family + one.status))")
+    assert any("IBM Plex Sans" in font and font.endswith("loaded") for font in fonts)
+
+
+def test_from_an_address_without_a_workspace_one_comes_to_ones_log_in(page, site, acme):
+    page.goto(f"http://nobody.localhost:{site.port}/c/7/")
+    expect(page.get_by_role("heading", level=1)).to_have_text("There is no workspace at this address.")
+    page.get_by_role("link", name="Log in to another workspace").click()
+    field = page.get_by_label("The workspace’s address")
+    expect(field).to_be_focused()
+    field.fill("not a name")
+    field.press("Enter")
+    expect(page.locator(".errorlist")).to_contain_text("or the whole address")
+    expect(field).to_be_focused()
+    field.fill(site.address("acme") + "/c/7/")
+    field.press("Enter")
+    page.wait_for_url(site.address("acme") + "/login/")
+
+
+def test_sign_up_says_that_it_creates_and_goes_back_to_what_is_wrong(page, site, acme):
+    page.goto(site.url + "/signup/")
+    for label, text in (("Workspace name", "Mine"), ("Address", "acme"), ("E-mail", "mine@example.org")):
+        page.get_by_label(label).fill(text)
+    page.get_by_label("Password").fill("another password")
+    button = page.locator("button[data-sending]")
+    # The answer may come before anybody could look, so the page notes what its button said last.
+    button.evaluate(
+        "one => new MutationObserver(() => sessionStorage.setItem('said', one.textContent))"
+        ".observe(one, { childList: true })"
+    )
+    button.click()
+    expect(page.locator(".errorlist").first).to_be_visible()
+    expect(page.get_by_label("Address")).to_be_focused()
+    assert page.evaluate("sessionStorage.getItem('said')") == "Creating…"
+    expect(button).to_have_text("Create workspace")
+
+
+def test_a_brand_is_on_each_page_without_a_word_of_the_policy(page, app, database_url, authority, tmp_path):
+    (tmp_path / "logo.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
+    )
+    brand = {"BRAND_NAME": "Nordlicht", "BRAND_ACCENT": "#7a1fa2", "BRAND_LOGO": str(tmp_path / "logo.svg")}
+    with WebProcess(database_url=database_url, authority=authority, workers=1, threads=4, **brand) as web:
+        page.goto(web.url + "/")
+        expect(page.locator(".brand__name")).to_have_text("Nordlicht")
+        assert page.locator("img.mark--logo").evaluate("image => image.complete && image.naturalWidth") == 9
+        colour = page.locator(".hero em").evaluate("words => getComputedStyle(words).color")
+        assert colour == "rgb(122, 31, 162)"
+        # Colours that are still on their way are no colours of the page.
+        page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+        assert wrong_with(page) == []
