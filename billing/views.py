@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -146,6 +147,7 @@ def budget(request: TenantRequest) -> HttpResponse:
         "on_hold": OnHold(account.scope).message if _is_on_hold(account, books.figures) else None,
         "lines": UsageLine.objects.order_by("-settled_at", "-pk")[:SHOWN_LINES],
         "past": closed(account)[:SHOWN_PERIODS],
+        "top_up_url": settings.TOP_UP_URL,
     }
     return render(request, "billing/budget.html", context)
 

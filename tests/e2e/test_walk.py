@@ -52,10 +52,12 @@ def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, w
     assert ledger["spent"] == sum(line.cost for line in workspace.lines()) > 0
     picture(page, "chat")
 
-    # A reload shows the conversation.
+    # A reload shows the conversation, and says the same of its answer.
+    said = facts.inner_text()
     assert re.search(r"/c/\d+/$", page.url)
     answer = page.locator(".turn__text").nth(1).inner_text()
     page.reload()
+    assert facts.inner_text() == said
     assert page.locator(".turn__text").nth(0).inner_text() == "Name three things a small robot can do."
     assert page.locator(".turn__text").nth(1).inner_text().split() == answer.split()
 
