@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,11 +14,9 @@ from typing import ClassVar, Self
 
 import httpx
 import pytest
-from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
 from config.env import state_dir
 from config.stack.front import Listener
-from tests.support.cast import PASSWORD
 from tests.support.front import Front
 from tests.support.jobs import JobsProcess, until
 from tests.support.plane import PlaneProcess
@@ -140,20 +137,6 @@ def web(app, database_url, authority, model, tmp_path_factory):
         yield stack
 
 
-@pytest.fixture(scope="module")  # not beside `web`: its jobs process would do what that one is stopped from
-def odd(app, database_url, authority, upstream_server, tmp_path_factory):
-    """The same on the fake upstream, which does as it is told."""
-    variables = {
-        "LLM_BASE_URL": upstream_server.base_url,
-        "LLM_MODEL": "test-model",
-        "LLM_PRICES": json.dumps({"test-model": {"input": 10, "output": 40}}),
-        "BUDGET_WAIT_SECONDS": "1",
-    }
-    folder = tmp_path_factory.mktemp("odd")
-    with Stack(folder, database_url=database_url, authority=authority, **variables) as stack:
-        yield stack
-
-
 @pytest.fixture
 def page(browser):
     """A new person's browser. A script error on any page fails the test, and so does what its policy forbids."""
@@ -167,29 +150,6 @@ def page(browser):
     yield page
     context.close()
     assert errors == []
-
-
-@pytest.fixture
-def upstream(upstream_server):
-    upstream_server.reset()
-    return upstream_server
-
-
-@pytest.fixture
-def signed_in(page, odd, workspace):
-    """The owner's browser on the chat page."""
-    owner = workspace.owner
-    # As the stack's own settings have it: the tests' faster hash would mean nothing there.
-    owner.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt")
-    with workspace.scope():
-        owner.save(update_fields=["password"])
-    page.set_default_timeout(20_000)
-    page.goto(odd.address(workspace.slug) + "/login/")
-    page.get_by_label("E-mail").fill(owner.email)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name=re.compile("log in|sign in", re.IGNORECASE)).click()
-    page.wait_for_url(odd.address(workspace.slug) + "/")
-    return page
 
 
 @pytest.fixture

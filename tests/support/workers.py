@@ -12,10 +12,14 @@ from xdist.scheduler import LoadScopeScheduling
 # What takes half a minute and more comes first: a worker that began one of these last would end long after the others.
 # Those that wait for most of their time stand between those that compute.
 LONG = (
+    "tests/e2e/odd/",
     "tests/isolation/test_pool.py",
-    "tests/protocol/test_recorded.py",
     "tests/e2e/",
+    "tests/protocol/test_recorded.py",
     "tests/isolation/crawler/",
+    # These migrate each workspace of their worker's database: the fewer, the sooner.
+    "tests/tenants/test_behind.py",
+    "tests/tenants/test_grants.py",
     "tests/billing/test_jobs.py",
     "tests/chat/test_local_model.py",
     "tests/stack/test_supervisor.py",
@@ -26,7 +30,7 @@ LONG = (
     "tests/chat/test_money_table.py",
 )
 # The files of these folders share what takes long to make.
-WHOLE = ("tests/e2e/", "tests/isolation/crawler/")
+WHOLE = ("tests/e2e/odd/", "tests/e2e/", "tests/isolation/crawler/")
 
 
 class ByFile(LoadScopeScheduling):

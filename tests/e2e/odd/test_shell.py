@@ -10,17 +10,11 @@ from playwright.sync_api import expect
 
 from chat.examples import EXAMPLES
 from tests.support.cast import PASSWORD
-from tests.support.factories import ConversationFactory, MessageFactory
+from tests.support.factories import ConversationFactory, said
 
 pytestmark = pytest.mark.browser
 
 WIDE, PHONE, LOW = (1280, 800), (360, 740), (320, 256)
-
-
-@pytest.fixture
-def upstream(upstream_server):
-    upstream_server.reset()
-    return upstream_server
 
 
 @pytest.fixture
@@ -33,8 +27,7 @@ def full(workspace):
         owner.save(update_fields=["password"])
         made = ConversationFactory.create_batch(60, owner=owner)[-1]
         for n in range(12):
-            MessageFactory(conversation=made, text=f"Question {n}")
-            MessageFactory(conversation=made, role="assistant", text=f"Answer {n}. " + "It goes on. " * 60)
+            said(made, f"Question {n}", text=f"Answer {n}. " + "It goes on. " * 60)
     return made.pk
 
 

@@ -1,11 +1,7 @@
 """An answer's Markdown, as a reader sees it: while it streams, after a reload, without script; and copied."""
 
-import re
-
 import pytest
-from django.contrib.auth.hashers import PBKDF2PasswordHasher
-
-from tests.support.cast import PASSWORD
+from axe_playwright_python.sync_playwright import Axe
 
 pytestmark = pytest.mark.browser
 
@@ -22,27 +18,9 @@ ANSWER = [
 
 
 @pytest.fixture
-def upstream(upstream_server):
-    upstream_server.reset()
-    upstream_server.tokens = ANSWER
-    return upstream_server
-
-
-@pytest.fixture
-def signed_in(page, odd, workspace):
-    """The owner's browser on the chat page."""
-    owner = workspace.owner
-    # As the stack's own settings have it: the tests' faster hash would mean nothing there.
-    owner.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt")
-    with workspace.scope():
-        owner.save(update_fields=["password"])
-    page.set_default_timeout(20_000)
-    page.goto(odd.address(workspace.slug) + "/login/")
-    page.get_by_label("E-mail").fill(owner.email)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name=re.compile("log in|sign in", re.IGNORECASE)).click()
-    page.wait_for_url(odd.address(workspace.slug) + "/")
-    return page
+def upstream(upstream):
+    upstream.tokens = ANSWER
+    return upstream
 
 
 def ask(page):
@@ -56,8 +34,7 @@ def words(page):
 
 def violations(page):
     """What axe finds in the turns."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    return axe.run(page, context=".turns").response["violations"]
+    return Axe().run(page, context=".turns").response["violations"]
 
 
 def test_blocks_are_shown_as_they_end_and_the_page_is_the_same_after_a_reload(signed_in, upstream, odd):

@@ -1,0 +1,51 @@
+"""The browser tests whose model does as it is told. They are a package of their own, for they share one stack, whose
+jobs process would do what another test stops that of `web` from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
+
+from tests.e2e.conftest import Stack
+from tests.support.cast import PASSWORD
+
+
+@pytest.fixture(scope="package")
+def odd(app, database_url, authority, upstream_server, tmp_path_factory):
+    """The same on the fake upstream, which does as it is told."""
+    variables = {
+        "LLM_BASE_URL": upstream_server.base_url,
+        "LLM_MODEL": "test-model",
+        "LLM_PRICES": json.dumps({"test-model": {"input": 10, "output": 40}}),
+        "BUDGET_WAIT_SECONDS": "1",
+    }
+    folder = tmp_path_factory.mktemp("odd")
+    with Stack(folder, database_url=database_url, authority=authority, **variables) as stack:
+        yield stack
+
+
+@pytest.fixture
+def upstream(upstream_server):
+    upstream_server.reset()
+    return upstream_server
+
+
+@pytest.fixture
+def signed_in(page, odd, workspace):
+    """The owner's browser on the chat page."""
+    owner = workspace.owner
+    # As the stack's own settings have it: the tests' faster hash would mean nothing there.
+    owner.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt")
+    with workspace.scope():
+        owner.save(update_fields=["password"])
+    page.set_default_timeout(20_000)
+    page.goto(odd.address(workspace.slug) + "/login/")
+    page.get_by_label("E-mail").fill(owner.email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name=re.compile("log in|sign in", re.IGNORECASE)).click()
+    page.wait_for_url(odd.address(workspace.slug) + "/")
+    return page
