@@ -1,9 +1,11 @@
 """The tree of a conversation: asked again, asked otherwise, gone on with, and cut down; each paid once."""
 
+import importlib
 import re
 from dataclasses import dataclass
 
 import pytest
+from django.db import connection
 
 from chat.branches import Tree
 from chat.models import Conversation, Message
@@ -145,6 +147,25 @@ def test_messages_that_moved_no_head_are_shown_and_go_along(workspace, upstream)
     workspace.api().chat("and now", conversation_id=conversation.pk)
     assert "of before" in prompts(upstream)[-1][0]
     assert turns_of(browser.get(f"/c/{conversation.pk}/").content.decode())[0] == "of before"
+
+
+def test_the_migration_makes_one_branch_of_what_was_one_line(workspace):
+    migration = importlib.import_module("chat.migrations.0003_tree")
+    with workspace.scope():
+        talks = ConversationFactory.create_batch(2, owner=workspace.owner)
+        empty = ConversationFactory(owner=workspace.owner)
+        rows = [talk.messages.create(role="user", text=str(n)) for n in range(3) for talk in talks]
+        with connection.cursor() as cursor:
+            cursor.execute(migration.PARENTS)
+            cursor.execute(migration.HEADS)
+        for number, talk in enumerate(talks):
+            first, second, third = rows[number::2]
+            talk.refresh_from_db()
+            assert (talk.head_id, talk.active_at) == (third.pk, third.created_at)
+            parents = talk.messages.order_by("pk").values_list("parent_id", flat=True)
+            assert list(parents) == [None, first.pk, second.pk]
+        empty.refresh_from_db()
+        assert empty.head_id is None
 
 
 # --- pages without script -------------------------------------------------------------------------------------------
