@@ -46,7 +46,8 @@ class BudgetDenied(BudgetError):
     """The authority said no. Nothing was reserved and nothing was spent.
 
     `reason`: exhausted | held_by_others | does_not_fit | over_limit; `budget`: the figures of the scope that refuses,
-    each null where they cannot be had. `raised_by`: who can raise it, null where the scope is not known.
+    each null where they cannot be had. `budget_name`: what a sentence calls that scope. `raised_by`: who can raise it,
+    null where the scope is not known.
     """
 
     status = HTTPStatus.PAYMENT_REQUIRED
@@ -66,6 +67,7 @@ class BudgetDenied(BudgetError):
             retry_after_ms=2_000 if reason == "held_by_others" else None,
             reason=reason,
             budget=budget,
+            budget_name=name_of(scope),
             raised_by=who,
         )
 

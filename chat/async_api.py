@@ -19,6 +19,7 @@ from billing.api import Budget, Cost
 from billing.repeats import Told, request_of
 from billing.subjects import Key
 from chat import services, streams
+from chat.quotes import quote
 from chat.repeats import KEY_HEADER, REPLAYED, IdempotencyKey, is_stream, replayed, replayed_events, whole
 from chat.services import Buyer, Reply
 from chat.shapes import MaxTokens, Text, Tokens
@@ -101,14 +102,47 @@ _ANSWERS = {200: Answer, **failures(400, 401, 402, 403, 404, 409, 413, 415, 422,
 async def chat(request: HttpRequest, payload: ChatBody, key: IdempotencyKey = KEY_HEADER) -> Any:
     """The whole answer with its cost, or with `stream` its words as server-sent events.
 
-    Events: `held {call, reserved, remaining, max_tokens, fitted}`, then `token {"text"}`…, then `done` with the facts;
-    after the first byte a failure is `error`. With `rendered` the words come as HTML, too: `block {"html", "length"}`
-    where a block of Markdown has ended, of so many characters since the last one; and `done` has the whole's `html`.
+    Events: `held {call, reserved, remaining, max_tokens, fitted, meter}`, then `token {"text"}`…, then `done` with the
+    facts; after the first byte a failure is `error`. With `rendered` the words come as HTML, too: `block
+    {"html", "length"}` where a block of Markdown has ended, of so many characters since the last one; and `done` has
+    the whole's `html`.
     """
     asked = payload.asked()
     if asked["parent_id"] is None:
         del asked["parent_id"]  # a key of before there were branches names the same request
     return await _bought(request, "chat", payload, key, asked)
+
+
+class Price(Schema):
+    """Money in microcents. `likely` is a guess, and `most` what would be held for the longest answer."""
+
+    model: str
+    likely: int
+    most: int
+    input_tokens: int
+    history_tokens: int
+    max_tokens: int
+
+
+class PriceBody(Body):
+    """As a message is sent."""
+
+    prompt: Text
+    max_tokens: MaxTokens | None = None
+    model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    conversation_id: Annotated[int, Field(ge=1, le=MOST_ID)] | None = None
+    parent_id: Annotated[int, Field(ge=0, le=MOST_ID)] | None = None
+
+
+@router.post(
+    "/chat/price/",
+    summary="What a message would cost",
+    response={200: Price, **failures(400, 401, 403, 404, 413, 415, 422, 503)},
+)
+@needs(Action.CHAT)
+async def price(request: HttpRequest, payload: PriceBody) -> Any:
+    """Nothing is held, and no model is called. `history_tokens` of the input are what was said before."""
+    return await quote(buyer_of(request), **payload.model_dump())
 
 
 @router.post("/chat/again/", summary="Ask a question once more", response=_ANSWERS)

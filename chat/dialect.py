@@ -10,6 +10,7 @@ import email.utils
 import functools
 import ipaddress
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -206,6 +207,22 @@ def failure_of_status(status: int, headers: Mapping[str, str]) -> ModelFailed:
     if 400 <= status < 500:
         return ModelFailed("The language model did not take this request; a shorter text may help.")
     return ModelFailed("The language model failed before it began; try again in a moment.")
+
+
+# Statuses with which servers say that a prompt is too long, and how their errors name it. Their words are matched and
+# never shown.
+MAY_BE_TOO_LONG = frozenset({400, 413, 422})
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|exceed_context_size|string_above_max_length|prompt[ _]is[ _]too[ _]long"
+    r"|(maximum|max|available)\W{0,3}(model\W)?(context|prompt|input)\W(length|size|window)"
+    r"|context (size|window|length)",
+    re.IGNORECASE,
+)
+
+
+def says_too_long(body: bytes) -> bool:
+    """Whether the beginning of a refusal says that the prompt is longer than the model's context."""
+    return _TOO_LONG.search(body.decode("utf-8", "replace")) is not None
 
 
 def failure_of_passed_on(status: int, path: str) -> ModelFailed | None:

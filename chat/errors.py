@@ -8,6 +8,7 @@ address or a key.
      ├─ ConversationBusy      409 conversation_busy
      └─ ModelFailed           502 model_failed, with `usage` and `outcome`
          ├─ ModelDeclined        400 model_declined, or 404: a client's own request that the model does not take
+         ├─ ModelTooLong         400 prompt_too_long: the messages are more than it can read
          ├─ ModelStopped         503 unavailable: we ended it, in the middle
          ├─ ModelMisconfigured   502 model_misconfigured: the operator's to mend
          └─ ModelBusy            503 model_busy, with Retry-After
@@ -106,6 +107,17 @@ class ModelDeclined(ModelFailed):
         super().__init__(message)
         if status is not None:
             self.status = status
+
+
+class ModelTooLong(ModelFailed):
+    """What was said before and the message together do not fit into the model's context."""
+
+    status: int = HTTPStatus.BAD_REQUEST
+    code = "prompt_too_long"
+    message = (
+        "This message and what was said before it are longer than the model can read. Send a shorter text, or begin a "
+        "new conversation."
+    )
 
 
 class ModelStopped(ModelFailed):

@@ -1,5 +1,9 @@
 """The composer's form, for readers without script."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from django import forms
 
 from tenants.fields import TextField
@@ -20,6 +24,14 @@ class PromptForm(forms.Form):
     max_tokens = forms.IntegerField(
         label="Longest answer, in tokens", required=False, min_value=1, max_value=MAX_TOKENS_MAX
     )
+    # The button of a refusal: the longest answer that fits, in the place of `max_tokens`.
+    fits = forms.IntegerField(required=False, min_value=1, max_value=MAX_TOKENS_MAX, widget=forms.HiddenInput)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if fits := cleaned.pop("fits", None):
+            cleaned["max_tokens"] = fits
+        return cleaned
 
 
 class MessageForm(forms.Form):

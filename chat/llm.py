@@ -23,8 +23,8 @@ from billing.engine.call import NotDispatched
 from billing.engine.loop import here
 from billing.outcomes import Outcome
 from chat.answer import Answer
-from chat.dialect import Dialect, Sent, failure_of_passed_on, failure_of_status
-from chat.errors import Fault, ModelFailed, ModelMisconfigured
+from chat.dialect import MAY_BE_TOO_LONG, Dialect, Sent, failure_of_passed_on, failure_of_status, says_too_long
+from chat.errors import Fault, ModelFailed, ModelMisconfigured, ModelTooLong
 from chat.frames import FRAME_BYTES
 from chat.history import Message
 from chat.whole import Whole
@@ -45,6 +45,8 @@ SECONDS_A_TOKEN = 0.1
 HEADER_BYTES = 64 * 1024
 END_SECONDS = 0.2
 COUNT_SECONDS = 1.0
+# Of a refusal, to see why.
+REFUSAL_BYTES = 4_096
 # Of what says nothing: no frame of a chat is half as long. Comments and empty frames as fast as they come would keep
 # the loop from everybody else's answers until the clock of silence runs out.
 NOISE_BYTES = 2 * FRAME_BYTES
@@ -118,7 +120,7 @@ class ModelStream:
             self._clock = None
         # Some gateways answer every POST with 201.
         if not 200 <= self._response.status < 300:
-            raise self._refused(self._response)
+            raise await self._refused(self._response)
         content_type = self._response.headers.get("Content-Type", "")
         made = Whole if self._sent.in_one_piece else Answer
         self.answer = made(content_type=content_type, max_tokens=self._sent.most, answers=self._sent.answers)
@@ -252,8 +254,12 @@ class ModelStream:
         else:
             here().spawn(_give_back(self._response))
 
-    def _refused(self, response: aiohttp.ClientResponse) -> ModelFailed:
-        error = failure_of_passed_on(response.status, self._sent.path) if self._sent.is_passed_on else None
+    async def _refused(self, response: aiohttp.ClientResponse) -> ModelFailed:
+        error: ModelFailed | None = None
+        if self._sent.is_passed_on:
+            error = failure_of_passed_on(response.status, self._sent.path)
+        elif response.status in MAY_BE_TOO_LONG and says_too_long(await _beginning_of(response)):
+            error = ModelTooLong()
         error = error or failure_of_status(response.status, response.headers)
         level = logging.ERROR if isinstance(error, ModelMisconfigured) else logging.WARNING
         logger.log(level, "model call refused: model=%s status=%d", self.model, response.status)
@@ -269,6 +275,15 @@ class ModelStream:
         # Once words came, the upstream is there, whatever became of this answer.
         failure.fault = Fault.NONE if self.answer.has_begun else fault
         return failure
+
+
+async def _beginning_of(response: aiohttp.ClientResponse) -> bytes:
+    """Of a refusal, what comes at once."""
+    try:
+        async with asyncio.timeout(END_SECONDS):
+            return await response.content.read(REFUSAL_BYTES)
+    except (*_BROKEN, TimeoutError):
+        return b""
 
 
 async def _give_back(response: aiohttp.ClientResponse) -> None:

@@ -99,6 +99,7 @@ class Reply:
             "remaining": budget["remaining"] if budget else None,
             "max_tokens": self.answering.terms.max_tokens,
             "fitted": call.is_fitted,
+            "meter": self.answering.terms.meter(),
         }
 
     def headers(self) -> dict[str, str]:

@@ -69,6 +69,14 @@ class Terms:
     def amount(self, output: int) -> int:
         return estimate(tokens_input=self.bound, max_tokens=output, price=self.price)
 
+    def meter(self) -> dict[str, int]:
+        """What a reader reckons by what was used so far: microcents of the input, and of 1,000 bytes of words."""
+        per_kilobyte = round(1_000 * self.habit.output_ratio)
+        return {
+            "input": estimate(tokens_input=self.likely, max_tokens=0, price=self.price),
+            "per_kilobyte": estimate(tokens_input=0, max_tokens=per_kilobyte, price=self.price),
+        }
+
     def likely_cost(self) -> int:
         """Of the longest answer that these terms allow, by what its input probably is."""
         return estimate(tokens_input=self.likely, max_tokens=self.most_output, price=self.price)

@@ -107,8 +107,10 @@ LEFT JOIN {schema}.chat_conversation AS conversation
 """
 
 
-async def found(engine: Engine, *, schema: str, owner: int, conversation_id: int, ask: Ask) -> Place:
-    """The owner's own conversation, once no other process answers in it.
+async def found(
+    engine: Engine, *, schema: str, owner: int, conversation_id: int, ask: Ask, waits: bool = True
+) -> Place:
+    """The owner's own conversation, once no other process answers in it; with `waits` false, as it is now.
 
     Raises NotFound, ConversationBusy, Unavailable, or Invalid for what cannot be asked of that message.
     """
@@ -127,7 +129,7 @@ async def found(engine: Engine, *, schema: str, owner: int, conversation_id: int
             ((has_limit, is_busy, path),) = await engine.store.fetch(in_schema(FOUND, schema), params)
         except FAILURES as exc:
             raise Unavailable from exc
-        if not is_busy:
+        if not (is_busy and waits):
             break
         if time.monotonic() > until:
             raise ConversationBusy

@@ -16,12 +16,14 @@ from billing import confirming
 from billing.ledgers import figures_for
 from billing.models import Hold
 from billing.periods import running
+from billing.prices import Price
 from chat import editing, services
 from chat.branches import Shown, Tree
-from chat.errors import ConversationBusy
+from chat.errors import ConversationBusy, ModelNotPriced
 from chat.examples import EXAMPLES
 from chat.forms import MessageForm, PromptForm
 from chat.models import Conversation, Message
+from chat.pricing import price_for
 from tenants.http import ApiError, TenantRequest
 from tenants.roles import Action
 from tenants.users import drafts
@@ -163,8 +165,18 @@ def _page(
         "confirm_first": confirming.notice(request) if budget and not budget.allocated else "",
         "period": running(request.tenant, now=timezone.now()),
         "model_name": settings.LLM_MODEL,
+        "price": _price(),
+        "top_up_url": settings.TOP_UP_URL,
     }
     return render(request, "chat/home.html", context, status=status)
+
+
+def _price() -> Price | None:
+    """Of the model that is asked, for a million tokens; None where it has none and cannot be asked."""
+    try:
+        return price_for(settings.LLM_MODEL)
+    except ModelNotPriced:
+        return None
 
 
 def _turns(

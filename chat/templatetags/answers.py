@@ -9,6 +9,7 @@ from __future__ import annotations
 from django import template
 from django.utils.safestring import SafeString
 
+from billing.ledgers import Ledger
 from billing.outcomes import Outcome
 from chat.answer import ALL_THOUGHT, EMPTY, FILTERED, ONLY_THOUGHT, TOOLS
 from chat.markdown import rendered
@@ -36,8 +37,9 @@ WORDLESS = {
 # What only the page with a script comes to say; `#` is a number.
 UNDER_WAY = {
     "held": "held so far, for an answer of at most # tokens",
+    "of": "of",
+    "price": "≈ {likely}, at most {most}",
     "fitted": "Made shorter to fit the budget: at most # tokens.",
-    "affordable": "At most # tokens would fit.",
     "busy": "Waiting: this conversation is still giving another answer.",
     "settling": "What was used is being settled.",
     "unsettled": "What was used will be settled soon. Reload the page to see it.",
@@ -50,6 +52,20 @@ UNDER_WAY = {
     "not_copied": "The browser did not copy it. Select the text and copy it.",
     "left": "The page was left before this message was answered. It is in the box again.",
 }
+
+
+# What the strip says from these shares of the budget on, in percent; `#` is the share.
+WARNINGS = {"80": "# % of the budget is spent.", "100": "The budget is used up."}
+
+
+@register.filter
+def warning(budget: Ledger | None) -> str:
+    """That most of the budget is spent, or all of it; nothing where it is not, or is not known."""
+    if not budget or not budget.allocated:
+        return ""
+    share = 100 * budget.spent // budget.allocated
+    found = next((WARNINGS[level] for level in ("100", "80") if share >= int(level)), "")
+    return found.replace("#", str(share))
 
 
 @register.filter
@@ -85,4 +101,6 @@ def page_words() -> dict[str, str]:
     """Every sentence that chat.js may have to say, by its name."""
     ends = {f"end.{reason}": text for reason, text in ENDS.items()}
     stand_ins = {f"wordless.{n}": text for n, text in enumerate((ALL_THOUGHT, EMPTY, FILTERED, ONLY_THOUGHT, TOOLS))}
-    return {**UNDER_WAY, **ends, **stand_ins, **{f"outcome.{outcome}": str(outcome.label) for outcome in Outcome}}
+    warnings = {f"warn.{level}": text for level, text in WARNINGS.items()}
+    outcomes = {f"outcome.{outcome}": str(outcome.label) for outcome in Outcome}
+    return {**UNDER_WAY, **warnings, **ends, **stand_ins, **outcomes}

@@ -2,6 +2,8 @@
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
 
+import { sentence } from "./turns.js";
+
 // What an answer says of the budget. Without it the figures are unknown now, and a dash says so.
 export function showBudget(budget) {
   part("held-for").hidden = true;
@@ -10,6 +12,14 @@ export function showBudget(budget) {
   if (!budget) return;
   Object.assign(part("budget").dataset, { allocated: budget.allocated, spent: budget.spent });
   drawBar(budget.allocated, budget.spent, budget.reserved);
+  warn(budget);
+}
+
+// That most of it is spent, or all: as the server's page says it.
+function warn({ allocated, spent }) {
+  const share = allocated ? Math.floor((100 * spent) / allocated) : 0;
+  const level = [100, 80].find((level) => share >= level);
+  part("warn").textContent = level ? sentence(`warn.${level}`, share) : "";
 }
 
 // While an answer is under way: what is left now, and what is held for this answer alone.

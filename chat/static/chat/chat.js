@@ -6,6 +6,8 @@ import { short, showBudget, showHeld, takeBudget } from "./budget.js";
 import "./copy.js";
 import { forgetDraft, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
+import { forget, watch } from "./price.js";
+import { showRefusal } from "./refusal.js";
 import { addConversation, addTurn, announce, append, ending, markWordless, say, sentence, words } from "./turns.js";
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
@@ -19,7 +21,8 @@ let running = null; // the AbortController of the answer under way
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!running && prompt.value.trim()) askAnew(prompt.value);
+  const { name, value } = event.submitter ?? {};
+  if (!running && prompt.value.trim()) askAnew(prompt.value, name === "fits" ? Number(value) : 0);
 });
 listen(part("turns"), (kind, turn, message) => {
   if (!running) askOf(kind, turn, message);
@@ -32,13 +35,20 @@ prompt.addEventListener("keydown", (event) => {
 });
 part("stop").addEventListener("click", () => running?.abort());
 addEventListener("pagehide", () => signedOut && keepDraft(form)); // what was typed since, too
+watch(form, () => {
+  const parent_id = parent.value ? Number(parent.value) : undefined;
+  return prompt.value.trim() ? { ...common(), parent_id, prompt: prompt.value } : null;
+});
 if (takeDraft(form)) announce(sentence("kept"));
 resume();
 
-function askAnew(question) {
+// `fits`: the longest answer that a refusal offered, or 0.
+function askAnew(question, fits) {
   const body = { prompt: question };
+  if (fits) body.max_tokens = fits;
   if (parent.value) body.parent_id = Number(parent.value);
   parent.value = "";
+  forget();
   part("edited")?.remove();
   prompt.value = "";
   return ask({ path: "/api/chat/", body, question, turns: [addTurn("user", question), addTurn("assistant", "")] });
@@ -80,16 +90,19 @@ async function ask(asked) {
   end(answer);
 }
 
-// Events: held, token… and block…, then done or error. The header names the conversation to a reader who stops before `done`.
+// Events: held, token… and block…, then done or error. The header names the conversation to who stops before `done`.
 async function read(response, asked, answer, got) {
   got.id = response.headers.get("X-Conversation-ID");
   for await (const { name, data } of events(response.body)) {
     if (name === "held") {
-      got.call = data.call;
+      Object.assign(got, { call: data.call, held: data, bytes: 0 });
       remember(asked, got);
       hold(answer, data);
     }
-    if (name === "token") append(answer, data.text);
+    if (name === "token") {
+      append(answer, data.text);
+      meter(answer, got, data.text);
+    }
     if (name === "block") showBlock(answer, data);
     if (name === "done") got.facts = data;
     if (name === "error") throw data;
@@ -98,9 +111,13 @@ async function read(response, asked, answer, got) {
   keepPlace(got.id, asked.question);
 }
 
+// What is sent with whatever is asked.
+function common() {
+  return { conversation_id: Number(conversation.value) || undefined, max_tokens: Number(cap?.value) || undefined };
+}
+
 async function post(asked, answer, got) {
-  const body = { ...asked.body, stream: true, rendered: true, max_tokens: Number(cap?.value) || undefined };
-  if (conversation.value) body.conversation_id = Number(conversation.value);
+  const body = { ...common(), ...asked.body, stream: true, rendered: true };
   const headers = { "Content-Type": "application/json", "X-CSRFToken": csrf.value };
   const { signal } = running;
   for (let tries = BUSY_TRIES; ; tries -= 1) {
@@ -130,6 +147,14 @@ function hold(answer, held) {
   say(answer, note, `${short(held.reserved)} ${sentence("held", held.max_tokens)}`);
   if (note) announce(note);
   showHeld(held);
+}
+
+// What the words so far would cost, until it is known.
+function meter(answer, got, text) {
+  const { reserved, max_tokens: most, meter: by } = got.held;
+  got.bytes += new TextEncoder().encode(text).length;
+  const used = Math.min(reserved, by.input + Math.round((by.per_kilobyte * got.bytes) / 1000));
+  say(answer, ending(answer), `≈ ${short(used)} ${sentence("of")} ${short(reserved)} ${sentence("held", most)}`);
 }
 
 // The facts are those of partials/message.html, in its order: a reload must change no word of them.
@@ -229,22 +254,11 @@ function keepPlace(id, question) {
 }
 
 function refuse(failure) {
-  const { status, error, reason, budget, confirm_email: waits, retry_after_ms: later } = failure ?? {};
+  const { status, error, budget } = failure ?? {};
   // A token that is not taken is of before a log-out or a log-in in another tab.
   signedOut = status === 401 || error === "csrf_failed";
   const ours = signedOut ? sentence("signed_out") : failure instanceof Error ? sentence("lost") : null;
-  const message = ours ?? failure?.message;
-  const fits = budget?.affordable_max_tokens > 0 && sentence("affordable", budget.affordable_max_tokens);
-  part("refusal-words").textContent = [message, fits].filter(Boolean).join(" ");
-  const renewal = part("refusal-renews"); // as the page was written, maybe a period ago
-  const lapses = !budget?.scope?.includes("/workflow:"); // a conversation's budget is for its whole life
-  const renews = reason === "exhausted" && !waits && lapses && renewal?.dataset.at * 1000 > Date.now();
-  renewal?.toggleAttribute("hidden", !renews);
-  part("log-in").href = `/login/?next=${encodeURIComponent(location.pathname)}`;
-  part("log-in").hidden = !signedOut;
-  part("refusal-link").hidden = status !== 402 && error !== "account_on_hold";
-  part("again").hidden = !later;
-  part("refusal").hidden = !failure;
+  showRefusal(failure, ours ?? failure?.message, { signedOut });
   if (budget?.remaining != null && !budget.scope.includes("/")) showBudget(budget); // a seat's figures are not for all
 }
 

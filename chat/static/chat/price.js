@@ -1,0 +1,57 @@
+// What the message in the box would cost, asked of the server once typing has stopped.
+
+import { short } from "./budget.js";
+import { sentence } from "./turns.js";
+
+const STOPPED = 350; // milliseconds
+const part = (name) => document.querySelector(`[data-chat="${name}"]`);
+let asking = new AbortController();
+let timer = 0;
+
+// `body` gives what would be sent now, or null for nothing.
+export function watch(form, body) {
+  const ask = () => {
+    clearTimeout(timer);
+    asking.abort();
+    timer = setTimeout(() => show(form, body()), STOPPED);
+  };
+  form.addEventListener("input", ask);
+  form.addEventListener("change", ask);
+  if (body()) ask();
+}
+
+// The price of what has been sent is no longer the price of the box.
+export function forget() {
+  clearTimeout(timer);
+  asking.abort();
+  say(null);
+}
+
+async function show(form, body) {
+  asking = new AbortController();
+  say(body ? await priced(form, body) : null);
+}
+
+async function priced(form, body) {
+  const headers = { "Content-Type": "application/json", "X-CSRFToken": form.elements.csrfmiddlewaretoken.value };
+  const given = { method: "POST", headers, body: JSON.stringify(body), signal: asking.signal };
+  const response = await fetch("/api/chat/price/", given).catch(() => null);
+  return response?.ok ? response.json() : null; // what refuses the message says so when it is sent
+}
+
+function say(price) {
+  part("price-model").hidden = Boolean(price);
+  part("price-message").hidden = !price;
+  part("price-more").hidden = !(price && price.most > left());
+  part("price-history").hidden = !(price && price.history_tokens * 2 > price.input_tokens);
+  part("price").toggleAttribute("data-more", !part("price-more").hidden);
+  if (!price) return;
+  const text = sentence("price").replace("{likely}", short(price.likely)).replace("{most}", short(price.most));
+  part("price-message").textContent = text;
+}
+
+// In the whole workspace, by the strip; where that is not known, nothing is too dear.
+function left() {
+  const { allocated, spent } = part("budget").dataset;
+  return allocated ? allocated - spent : Infinity;
+}

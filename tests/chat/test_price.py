@@ -1,0 +1,132 @@
+"""What a message would cost, before it is sent; and what refuses one says what helps."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from chat.dialect import says_too_long
+from tests.support.money import eventually
+
+pytestmark = pytest.mark.usefixtures("upstream")
+
+
+def priced(api, prompt="hello", **fields):
+    return api.post("/api/chat/price/", {"prompt": prompt, **fields})
+
+
+def test_a_price_is_what_would_be_held_and_nothing_is(workspace, upstream):
+    api = workspace.api()
+    said = priced(api, max_tokens=100).json()
+    assert said.keys() == {"model", "likely", "most", "input_tokens", "history_tokens", "max_tokens"}
+    assert (said["max_tokens"], said["history_tokens"], said["model"]) == (100, 0, "test-model")
+    assert 0 < said["likely"] < said["most"]
+    assert upstream.calls == []
+    assert (workspace.holds(), workspace.ledger()["reserved"], workspace.lines()) == (0, 0, [])
+    # The same request with no money is refused for exactly that.
+    workspace.leave(0)
+    assert api.chat("hello", max_tokens=100).json()["budget"]["needed"] == said["most"]
+
+
+def test_what_was_said_before_is_part_of_the_price(workspace):
+    api = workspace.api()
+    first = api.chat("a long question " * 50).json()
+    workspace.settled(lines=1)
+    alone = priced(api, "and?").json()
+    after = priced(api, "and?", conversation_id=first["conversation_id"]).json()
+    assert after["history_tokens"] > after["input_tokens"] / 2
+    assert after["most"] > alone["most"]
+    # On another branch there is nothing before it.
+    anew = priced(api, "and?", conversation_id=first["conversation_id"], parent_id=0).json()
+    assert anew == alone
+
+
+def test_a_conversation_that_is_answering_is_priced_all_the_same(workspace, upstream):
+    api = workspace.api()
+    first = api.chat("one").json()
+    upstream.hang = True
+    under_way = api.plane.begin("POST", "/api/chat/", {"prompt": "two", "conversation_id": first["conversation_id"]})
+    assert eventually(lambda: len(upstream.calls) == 2)
+    assert priced(api, "three", conversation_id=first["conversation_id"]).status_code == 200
+    under_way.leave()
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "error"),
+    [
+        ({"prompt": " "}, 400, "invalid"),
+        ({"conversation_id": 999_999}, 404, "not_found"),
+        ({"model": "nobody"}, 422, "model_not_priced"),
+    ],
+)
+def test_what_could_not_be_sent_has_no_price(workspace, asked, status, error):
+    response = priced(workspace.api(), **asked)
+    assert (response.status_code, response.json()["error"]) == (status, error)
+
+
+def test_nobody_is_told_a_price_of_anothers_conversation(workspace, globex):
+    theirs = globex.api().chat("secret").json()["conversation_id"] + 1_000
+    assert priced(workspace.api(), conversation_id=theirs).status_code == 404
+    viewer = workspace.api(workspace.key(workspace.member("eve@x.example", "viewer")))
+    assert priced(viewer).status_code == 403
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def card_of(response):
+    page = response.content.decode()
+    found = re.search(r'<div class="refused".*?</form>|<div class="refused".*?\n</div>', page, re.DOTALL)
+    shown = re.sub(r"<(\w+)[^>]*\shidden>.*?</\1>", "", found[0], flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", shown).split())
+
+
+def test_the_card_says_what_it_needs_what_is_left_and_sends_a_shorter_answer(workspace, settings):
+    settings.TOP_UP_URL = "https://pay.example/"
+    browser = workspace.client(workspace.owner)
+    workspace.leave(600_000)
+    response = browser.post("/", {"prompt": "hello " * 400, "max_tokens": 500})
+    assert response.status_code == 402
+    card = card_of(response)
+    assert "It needs" in card
+    assert "Left in this workspace" in card
+    assert "Top up" in card
+    assert "Ask the owner" not in card, "she is the owner"
+
+
+def test_the_shorter_answer_is_bought_with_what_the_button_says(workspace, upstream):
+    browser = workspace.client(workspace.owner)
+    sent = {"prompt": "hello", "max_tokens": 900, "fits": 7}
+    assert browser.post("/", sent).status_code == 302
+    assert upstream.calls[-1]["max_tokens"] == 7
+
+
+@pytest.mark.parametrize(
+    ("body", "is_too_long"),
+    [
+        ({"error": {"code": "context_length_exceeded", "message": "x"}}, True),
+        ({"error": {"type": "exceed_context_size_error", "message": "x"}}, True),
+        ({"error": {"message": "This model's maximum context length is 8192 tokens."}}, True),
+        (
+            {"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 210 tokens"}},
+            True,
+        ),
+        ({"error": {"message": "temperature must be below 2"}}, False),
+        ({"error": {"message": "Unknown field: context"}}, False),
+    ],
+)
+def test_a_refusal_for_its_length_is_known(body, is_too_long):
+    assert says_too_long(json.dumps(body).encode()) is is_too_long
+
+
+def test_a_text_that_is_too_long_says_what_its_writer_can_do(workspace, upstream):
+    error = {"error": {"message": "context_length_exceeded sk-secret", "code": "context_length_exceeded"}}
+    upstream.play(SimpleNamespace(status=400, headers={"Content-Type": "application/json"}, parts=[json.dumps(error)]))
+    response = workspace.api().chat("hello")
+    assert (response.status_code, response.json()["error"]) == (400, "prompt_too_long")
+    assert "new conversation" in response.json()["message"]
+    assert "sk-secret" not in response.content.decode()
+    assert [line.cost for line in workspace.settled(lines=1)] == [0]
+    browser = workspace.client(workspace.owner)
+    assert "Begin a new conversation" in card_of(browser.post("/", {"prompt": "hello"}))
