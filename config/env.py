@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, Overflow
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ def envint(name: str, default: int | None, *, minimum: int = 0, maximum: int = 2
     raw = envstr(name)
     if not raw:
         return default
-    if not raw.isascii() or not raw.isdigit() or not minimum <= int(raw) <= maximum:
+    # Python refuses to read thousands of digits, by a ValueError that names no variable.
+    if not raw.isascii() or not raw.isdigit() or len(raw) > 20 or not minimum <= int(raw) <= maximum:
         raise ImproperlyConfigured(f"{name} is {raw!r}: write a whole number from {minimum} to {maximum}.")
     return int(raw)
 
@@ -295,6 +296,8 @@ def _microcents(what: str, usd: Any) -> int:
         if isinstance(usd, bool) or not isinstance(usd, Decimal | str):
             raise TypeError
         amount = Decimal(usd) * MICROCENTS_PER_USD
+    except Overflow:
+        raise ValueError(f"{what}: {usd} is no price: at least 0, at most 8 decimals") from None
     except (TypeError, InvalidOperation):
         raise ValueError(f"{what}: {usd!r} is no number of USD") from None
     if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value() or amount > 10**15:

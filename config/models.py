@@ -63,6 +63,8 @@ def _model(model: str, given: Any) -> dict[str, Any]:
 def _as_json(value: Any) -> Any:
     """As json reads it by itself: only prices need their numbers exact."""
     if isinstance(value, Decimal):
+        if value.adjusted() > 20:  # A whole number written as 1e99999999 would take hours, and no setting is as high.
+            raise ValueError("a number is too high")
         return int(value) if value == value.to_integral_value() and "." not in str(value) else float(value)
     if isinstance(value, list):
         return [_as_json(part) for part in value]

@@ -57,6 +57,8 @@ def test_models_and_groups_are_read_as_written(monkeypatch):
         {"a": {**A, "kinds": []}}, {"a": {**A, "kinds": ["speech"]}}, {"a": {**A, "kinds": "chat"}},
         {"a": {**A, "model": ""}}, {"a": {**A, "model": 7}}, {"a": {**A, "base_url": "h"}},
         '{"a": {"base_url": "http://h/v1", "price": {"input": NaN, "output": 1}}}',
+        '{"a": {"base_url": "http://h/v1", "price": {"input": 1e999999, "output": 1}}}',
+        '{"a": {"base_url": "http://h/v1", "price": {"input": 1, "output": 1}, "context": 1e9999999}}',
         {"g": {"fallback": ["nobody"]}}, {"g": {"fallback": ["g"]}}, {"g": {"fallback": []}}, {"g": {"fallback": "a"}},
         {"a": A, "g": {"fallback": ["a", "a"]}}, {"a": A, "g": {"fallback": ["a"]}, "h": {"fallback": ["g"]}},
         {"a": A, "g": {"fallback": ["a"], "price": PRICE}}, {"a": A, "g": {"fallback": [["a"]]}},

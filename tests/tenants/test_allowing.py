@@ -54,6 +54,15 @@ def test_an_admin_allows_a_workspace_some_models_and_then_all(workspace, globex)
     assert allowed(globex) is None
 
 
+def test_models_are_headed_once_on_each_page_that_has_a_heading_for_them(workspace):
+    """The legend under a heading of the same words is for screen readers; the page of new keys shows it."""
+    key, browser = made(workspace), workspace.client(workspace.owner)
+    hidden, shown = '<legend class="unseen">Models</legend>', '<legend class="field__label">Models</legend>'
+    pages = ["/settings/workspace/", f"/settings/keys/{key.pk}/models/", "/settings/keys/"]
+    bodies = [browser.get(page).content.decode() for page in pages]
+    assert [(hidden in body, shown in body) for body in bodies] == [(True, False), (True, False), (False, True)]
+
+
 @pytest.mark.parametrize("models", [[], ["big", "none-of-ours"]])
 def test_what_is_no_choice_is_a_400_that_keeps_what_was_ticked(workspace, models):
     browser = workspace.client(workspace.owner)
