@@ -270,6 +270,9 @@ def envtable(
         if not isinstance(table, dict):
             raise TypeError("it is no object")
         return {key: read(key, given) for key, given in table.items()}
+    except ArithmeticError:
+        # Decimal's own words are the name of a class.
+        raise ImproperlyConfigured(f"{name} has a number that is too large: write JSON such as {example}.") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as exc:
         raise ImproperlyConfigured(f"{name} cannot be read ({exc}): write JSON such as {example}.") from None
 
@@ -341,7 +344,9 @@ def envdialects(name: str) -> dict[str, dict[str, Any]]:
     return envtable(name, _dialect, example='{"some-model": {"max_tokens_name": "max_completion_tokens"}}')
 
 
-def _dialect(model: str, given: dict[str, Any]) -> dict[str, Any]:
+def _dialect(model: str, given: Any) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise ValueError(f"{model[:40]} must have an object")
     for key, value in given.items():
         if key not in _DIALECT:
             raise ValueError(f"{key[:40]} is none of {', '.join(_DIALECT)}")
@@ -374,7 +379,10 @@ _DIALECT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bills_after_cut": (_is_bool, "true or false"),
     "base_url": (lambda value: isinstance(value, str) and _is_url(value), "an address such as http://localhost:8000"),
     # It stands in a header: a line break within would end it.
-    "api_key": (lambda value: isinstance(value, str) and value.isascii() and value.isprintable(), "a key's text"),
+    "api_key": (
+        lambda value: isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value,
+        "a key's text, without spaces",
+    ),
     "extra_fields": (_is_names, "a list of names of fields"),
     "hosted_tools": (_is_names, "a list of types of tools"),
     "image_tokens": (lambda value: type(value) is int and 0 < value <= 1_000_000, "tokens from 1 to 1000000"),

@@ -324,3 +324,9 @@ def test_nonsense_for_rates_is_loud(monkeypatch, raw):
     monkeypatch.setenv("X", raw)
     with pytest.raises(ImproperlyConfigured, match="X cannot be read"):
         env.envrates("X")
+
+
+def test_a_number_that_decimal_cannot_hold_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("X", '{"m": {"input": 1e9999999999999999999, "output": 1}}')
+    with pytest.raises(ImproperlyConfigured, match="X has a number that is too large"):
+        env.envprices("X")
