@@ -179,3 +179,14 @@ def test_no_more_than_twenty_origins_are_named():
     with pytest.raises(NotAnOrigin, match="21"):
         origins_in(text)
     assert len(origins_in(text.rpartition("\n")[0])) == 20
+
+
+def test_a_rate_that_the_site_limits_is_never_said_to_have_no_limit(workspace, settings):
+    settings.KEY_RATES = {"requests": 100}
+    key, browser = key_of(workspace, workspace.owner), workspace.client(workspace.owner)
+    text = browser.get(page(key)).content.decode()
+    assert 'placeholder="at most 100"' in text
+    assert text.count('placeholder="no limit"') == 2
+    refused = browser.post(page(key), {"requests": "0", "tokens": "0"}).content.decode()
+    assert refused.count("nothing for no limit") == 1
+    assert "Write 1 or more, or nothing for the site’s limit." in refused

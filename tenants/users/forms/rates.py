@@ -33,16 +33,19 @@ class RatesForm(forms.Form):
 
 def _field(rate: str, most: int | None) -> forms.IntegerField:
     site = f"Whoever runs this site allows {most:,} at most, also where nothing is written here." if most else ""
+    none = "the site’s limit" if most else "no limit"
     return forms.IntegerField(
         label=LABELS[rate],
         required=False,
         min_value=1,
         max_value=most or MOST,
         help_text=" ".join(text for text in (WHAT[rate], site) if text),
-        widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off", "placeholder": "no limit"}),
+        widget=forms.TextInput(
+            attrs={"inputmode": "numeric", "autocomplete": "off", "placeholder": f"at most {most:,}" if most else none}
+        ),
         error_messages={
-            "invalid": "Write a whole number without signs, or nothing for no limit.",
-            "min_value": "Write 1 or more, or nothing for no limit. A key that may ask for nothing is revoked instead.",
+            "invalid": f"Write a whole number without signs, or nothing for {none}.",
+            "min_value": f"Write 1 or more, or nothing for {none}. A key that may ask for nothing is revoked instead.",
             "max_value": "Write at most %(limit_value)s.",
         },
     )
