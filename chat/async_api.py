@@ -195,6 +195,7 @@ def buyer_of(request: HttpRequest) -> Buyer:
         user_id=asker.user_id,
         key=key_of(asker),
         account=asker.beside,
+        chat_settings=tenant.chat_settings,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
@@ -57,6 +58,7 @@ class Wanted:
 
     messages: Sequence[Message] = ()
     model: str = ""
+    temperature: Decimal | None = None
     max_tokens: int | None = None
     app: str = field(default_factory=lambda: settings.DEFAULT_APP)
     user_id: int | None = None
@@ -120,7 +122,7 @@ async def _buy(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Boug
         wanted.is_let_in = True
         return Bought(
             call,
-            sent_for(terms, messages, wanted.passed),
+            sent_for(terms, messages, wanted.passed, wanted.temperature),
             terms,
             held_output,
             functools.partial(wanted.keep_rows, call) if wanted.keep_rows else None,
@@ -151,10 +153,18 @@ def _within_what_is_held(call: Call, terms: Terms, output: int) -> int:
     return min(output, terms.most_output)
 
 
-def sent_for(terms: Terms, messages: Sequence[Message], passed: Passed | None = None) -> Sent:
+def sent_for(
+    terms: Terms, messages: Sequence[Message], passed: Passed | None = None, temperature: Decimal | None = None
+) -> Sent:
     """The request to the model, under these terms."""
     if passed is None:
-        return asked(messages, model=terms.model, max_tokens=terms.max_tokens, dialect=terms.dialect)
+        return asked(
+            messages,
+            model=terms.model,
+            max_tokens=terms.max_tokens,
+            dialect=terms.dialect,
+            temperature=temperature,
+        )
     return passed_on(passed, model=terms.model, max_tokens=terms.max_tokens, dialect=terms.dialect)
 
 

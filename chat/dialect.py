@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -53,6 +54,8 @@ class Dialect:
     api_key: str
     max_tokens_name: str = "max_tokens"
     stream_options: bool = True
+    # Whether it takes a temperature: some models refuse a call that has one.
+    temperature: bool = True
     first_byte_seconds: float = 60.0
     idle_seconds: float = 60.0
     # The provider works on, and bills, after its connection was cut.
@@ -148,11 +151,17 @@ class Sent:
     is_passed_on: bool = False
 
 
-def asked(messages: Sequence[Message], *, model: str, max_tokens: int, dialect: Dialect) -> Sent:
+def asked(
+    messages: Sequence[Message],
+    *,
+    model: str,
+    max_tokens: int,
+    dialect: Dialect,
+    temperature: Decimal | None = None,
+) -> Sent:
     """A call that we make ourselves."""
-    return Sent(
-        "chat/completions", request_body(messages, model=model, max_tokens=max_tokens, dialect=dialect), max_tokens
-    )
+    body = request_body(messages, model=model, max_tokens=max_tokens, dialect=dialect, temperature=temperature)
+    return Sent("chat/completions", body, max_tokens)
 
 
 def passed_on(passed: Passed, *, model: str, max_tokens: int, dialect: Dialect) -> Sent:
@@ -176,7 +185,14 @@ def passed_on(passed: Passed, *, model: str, max_tokens: int, dialect: Dialect) 
     )
 
 
-def request_body(messages: Sequence[Message], *, model: str, max_tokens: int, dialect: Dialect) -> bytes:
+def request_body(
+    messages: Sequence[Message],
+    *,
+    model: str,
+    max_tokens: int,
+    dialect: Dialect,
+    temperature: Decimal | None = None,
+) -> bytes:
     """The call as it is sent: always a stream, for only a stream can be cut, and always with a limit."""
     if max_tokens < 1:
         raise ValueError("max_tokens must be at least 1: below it, some upstreams read 'without limit'")
@@ -188,6 +204,8 @@ def request_body(messages: Sequence[Message], *, model: str, max_tokens: int, di
     }
     if dialect.stream_options:
         body["stream_options"] = {"include_usage": True}
+    if temperature is not None and dialect.temperature:
+        body["temperature"] = float(temperature)
     return json.dumps(body, separators=(",", ":")).encode()
 
 

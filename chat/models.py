@@ -80,6 +80,8 @@ class Message(models.Model):
     cost = models.BigIntegerField(null=True)
     # The hold that paid for an answer; null for a question, and for what was answered before this was kept.
     hold = models.UUIDField(null=True)
+    # Of the system prompt that an answer was asked with (chat.wishes.digest); null: none.
+    system_digest = models.BigIntegerField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -92,3 +94,20 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return f"{self.role}: {self.text[:40]}"
+
+
+class SavedPrompt(models.Model):
+    """A text that its owner asks again and again; shared, everybody in the workspace may ask it."""
+
+    id = models.BigAutoField(primary_key=True)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="saved_prompts")
+    title = models.CharField(max_length=80)
+    text = models.TextField()
+    is_shared = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["title"], condition=models.Q(is_shared=True), name="prompt_shared")]
+
+    def __str__(self) -> str:
+        return self.title

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,13 +38,16 @@ from chat.pricing import price_for
 from chat.repeats import told_of_failure, told_of_reply
 from chat.streams import Answering, Completion, as_settled
 from chat.turns import NEW_ID, NEW_MESSAGES, NO_MESSAGE, Ask, Place, busy_key, found, rows_of
+from chat.wishes import Wishes, chosen, of_workspace
 from tenants.http import ApiError, NotFound
 from tenants.models import Tenant
 
 
 @dataclass(frozen=True, slots=True)
 class Buyer:
-    """Who asks: a person of a tenant, by session or by one of their keys. `account`: who pays, where it is known."""
+    """Who asks: a person of a tenant, by session or by one of their keys. `account`: who pays, where it is known.
+    `chat_settings`: the tenant's.
+    """
 
     tenant_id: int
     slug: str
@@ -51,6 +55,7 @@ class Buyer:
     user_id: int
     key: Key | None = None
     account: list[Any] | None = None
+    chat_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +160,35 @@ async def start_reply(
     payer = await payer_for(
         engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema, account=buyer.account
     )
-    # What cannot be bought is refused before the conversation's turn is waited for.
-    refuse_unless_allowed(payer, buyer.key, model)
-    price_for(model or settings.LLM_MODEL)
+    workspace = Wishes(model=settings.LLM_MODEL)
+    if buyer.chat_settings:
+        workspace = of_workspace(buyer.chat_settings).over(workspace)
+    # What cannot be bought is refused before the conversation's turn is waited for. Which model that has is not known
+    # before; whatever it is, it is refused where it is bought.
+    if model or conversation_id is None:
+        refuse_unless_allowed(payer, buyer.key, model or workspace.model)
+        price_for(model or workspace.model)
     ask = Ask(prompt, parent_id, again_id, continue_id)
     if conversation_id is None:
         if ask.starts_at:
             raise NotFound(NO_MESSAGE)
-        place = Place(prompt, busy_key=busy_key(buyer.schema))
-        return await _reply(engine, payer, buyer, place, max_tokens, model, claim)
+        place = Place(prompt, busy_key=busy_key(buyer.schema), wishes=workspace)
+        place = _with_model(place, buyer, model, workspace)
+        return await _reply(engine, payer, buyer, place, max_tokens, claim)
     turn = busy_key(buyer.schema, conversation_id)
     if not await engine.exclusive.acquire(turn, engine.wait_seconds):
         raise ConversationBusy
     try:
-        place = await found(engine, schema=buyer.schema, owner=buyer.user_id, conversation_id=conversation_id, ask=ask)
-        reply = await _reply(engine, payer, buyer, place, max_tokens, model, claim)
+        place = await found(
+            engine,
+            schema=buyer.schema,
+            owner=buyer.user_id,
+            conversation_id=conversation_id,
+            ask=ask,
+            workspace=workspace,
+        )
+        place = _with_model(place, buyer, model, workspace)
+        reply = await _reply(engine, payer, buyer, place, max_tokens, claim)
     except BaseException:
         engine.exclusive.release(turn)
         raise
@@ -177,19 +196,24 @@ async def start_reply(
     return reply
 
 
+def _with_model(place: Place, buyer: Buyer, asked: str | None, workspace: Wishes) -> Place:
+    """With the model that is asked for. What a person asks for is kept with the conversation; a program names it in each
+    call, and what it names once must not stay.
+    """
+    if not asked:
+        return place
+    kept = chosen(asked, holds=place.wishes, workspace=workspace.model) if buyer.key is None else None
+    return replace(place, wishes=replace(place.wishes, model=asked), kept_model=kept)
+
+
 async def _reply(
-    engine: Engine,
-    payer: Payer,
-    buyer: Buyer,
-    place: Place,
-    max_tokens: int | None,
-    model: str | None,
-    claim: Claim | None,
+    engine: Engine, payer: Payer, buyer: Buyer, place: Place, max_tokens: int | None, claim: Claim | None
 ) -> Reply:
     asked_at = datetime.now(UTC)
     wanted = Wanted(
-        messages=[*place.history, {"role": "user", "content": place.prompt}],
-        model=model or "",
+        messages=[*place.wishes.opening, *place.history, {"role": "user", "content": place.prompt}],
+        model=place.wishes.model,
+        temperature=place.wishes.temperature,
         max_tokens=max_tokens,
         app="chat",
         user_id=buyer.user_id,

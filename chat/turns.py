@@ -21,6 +21,7 @@ from chat.buying import Known
 from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, prompt_bytes
 from chat.streams import Completion
+from chat.wishes import NO_WISHES, Wishes, digest
 from tenants.http import Invalid, NotFound, Unavailable
 
 # How much of a conversation goes along: a small model's memory is short, and every token of it is paid for again.
@@ -72,6 +73,9 @@ class Place:
     parent_id: int | None = None
     history: Sequence[Message] = ()
     known: Known | None = None
+    # What holds for it, and the model that it keeps from now on; None: the one that it has.
+    wishes: Wishes = NO_WISHES
+    kept_model: str | None = None
 
 
 def busy_key(schema: str, conversation_id: int | str = "") -> str:
@@ -83,10 +87,10 @@ NEW_ID = "nextval(pg_get_serial_sequence('{schema}.chat_conversation', 'id'))"
 
 # A new conversation is busy before it has a row: its first answer is under way. The newest message comes first.
 FOUND = """
-SELECT conversation.has_limit,
+SELECT conversation.has_limit, conversation.model, conversation.system, conversation.temperature,
        EXISTS (SELECT 1 FROM public.billing_hold WHERE busy_key = %(busy_key)s AND user_id = %(owner)s),
        (WITH RECURSIVE path AS (
-            SELECT id, parent_id, role, text, tokens_input, outcome, 1 AS place FROM {schema}.chat_message
+            SELECT id, parent_id, role, text, tokens_input, outcome, system_digest, 1 AS place FROM {schema}.chat_message
             WHERE conversation_id = conversation.id AND id = coalesce(
                 %(start)s::bigint, conversation.head_id,
                 -- Messages of a release before, or of a builder's own, moved no head.
@@ -94,12 +98,14 @@ SELECT conversation.has_limit,
             )
             UNION ALL
             SELECT message.id, message.parent_id, message.role, message.text, message.tokens_input, message.outcome,
-                   place + 1
+                   message.system_digest, place + 1
             FROM path JOIN {schema}.chat_message AS message ON message.id = path.parent_id
             WHERE message.conversation_id = conversation.id AND place < %(most)s
         )
         SELECT coalesce(
-            json_agg(json_build_array(id, parent_id, role, text, tokens_input, outcome) ORDER BY place), '[]'
+            json_agg(
+                json_build_array(id, parent_id, role, text, tokens_input, outcome, system_digest) ORDER BY place
+            ), '[]'
         ) FROM path)
 FROM (VALUES (1)) AS always
 LEFT JOIN {schema}.chat_conversation AS conversation
@@ -108,9 +114,10 @@ LEFT JOIN {schema}.chat_conversation AS conversation
 
 
 async def found(
-    engine: Engine, *, schema: str, owner: int, conversation_id: int, ask: Ask, waits: bool = True
+    engine: Engine, *, schema: str, owner: int, conversation_id: int, ask: Ask, workspace: Wishes, waits: bool = True
 ) -> Place:
-    """The owner's own conversation, once no other process answers in it; with `waits` false, as it is now.
+    """The owner's own conversation, once no other process answers in it; with `waits` false, as it is now. `workspace`:
+    what holds where it asks for nothing.
 
     Raises NotFound, ConversationBusy, Unavailable, or Invalid for what cannot be asked of that message.
     """
@@ -126,7 +133,7 @@ async def found(
     }
     while True:
         try:
-            ((has_limit, is_busy, path),) = await engine.store.fetch(in_schema(FOUND, schema), params)
+            ((has_limit, *own, is_busy, path),) = await engine.store.fetch(in_schema(FOUND, schema), params)
         except FAILURES as exc:
             raise Unavailable from exc
         if not (is_busy and waits):
@@ -136,7 +143,8 @@ async def found(
         await sleep(LOOK_AGAIN_SECONDS)
     if has_limit is None:
         raise NotFound("There is no such conversation.")
-    return _place(conversation_id, key, ask, [Turn(*row) for row in path], has_limit=has_limit)
+    wishes = Wishes(*own).over(workspace)
+    return _place(conversation_id, key, ask, [Turn(*row) for row in path], has_limit=has_limit, wishes=wishes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +157,10 @@ class Turn:
     text: str
     tokens_input: int | None
     outcome: str
+    system_digest: int | None
 
 
-def _place(id: int, key: str, ask: Ask, path: list[Turn], *, has_limit: bool) -> Place:
+def _place(id: int, key: str, ask: Ask, path: list[Turn], *, has_limit: bool, wishes: Wishes) -> Place:
     """`path` is newest first."""
     if ask.starts_at and not path:
         raise NotFound(NO_MESSAGE)
@@ -169,7 +178,7 @@ def _place(id: int, key: str, ask: Ask, path: list[Turn], *, has_limit: bool) ->
         prompt = GO_ON
     # What goes on needs the answer, and its question too: strict models take no history that begins with an answer.
     needed = 0 if ask.continue_id is None else 1 + [*(turn.role for turn in path), "user"].index("user")
-    history, known = _history(path, needed)
+    history, known = _history(path, needed, wishes)
     return Place(
         prompt=prompt,
         id=id,
@@ -179,14 +188,16 @@ def _place(id: int, key: str, ask: Ask, path: list[Turn], *, has_limit: bool) ->
         parent_id=parent_id,
         history=history,
         known=known,
+        wishes=wishes,
     )
 
 
-def _history(path: list[Turn], needed: int) -> tuple[list[Message], Known | None]:
+def _history(path: list[Turn], needed: int, wishes: Wishes) -> tuple[list[Message], Known | None]:
     """The latest messages that fit, oldest first, as strict models take them; and what their last report counted. The
     newest that are `needed` go along in any case.
 
-    The report stands for the whole prompt of its time, so it is known only while nothing of that has been cut off.
+    The report stands for the whole prompt of its time, so it is known only while nothing of that has been cut off,
+    and the system prompt is the one that it was counted with.
     """
     kept: list[Message] = []
     room = HISTORY_BYTES
@@ -198,8 +209,9 @@ def _history(path: list[Turn], needed: int) -> tuple[list[Message], Known | None
     known = None
     if path and len(kept) == len(path) < HISTORY_MESSAGES:
         last = path[0]
-        if last.role == "assistant" and last.outcome == "exact" and last.tokens_input:
-            known = Known(last.tokens_input, prompt_bytes(as_taken(kept[:-1])))
+        is_counted = last.role == "assistant" and last.outcome == "exact" and last.tokens_input is not None
+        if is_counted and last.tokens_input and last.system_digest == digest(wishes.system):
+            known = Known(last.tokens_input, prompt_bytes(as_taken([*wishes.opening, *kept[:-1]])))
     return kept, known
 
 
@@ -224,10 +236,11 @@ ANSWER = """
 , answer AS (
     INSERT INTO {schema}.chat_message (
         id, conversation_id, parent_id, role, text, model, finish_reason, outcome, tokens_input, tokens_output, cost,
-        hold, created_at
+        hold, system_digest, created_at
     )
     SELECT %(answer)s, %(conversation)s, %(follows)s::bigint, 'assistant', %(text)s, %(called)s, %(reason)s, %(how)s,
-           %(input)s::bigint, %(output)s::bigint, %(paid)s, id, %(answered_at)s
+           %(input)s::bigint, %(output)s::bigint, %(paid)s, id, %(system_digest)s::bigint,
+           %(answered_at)s
     FROM gone
 )"""
 
@@ -236,13 +249,15 @@ CONVERSATION_ROW = """
     INSERT INTO {schema}.chat_conversation (
         id, owner_id, title, titled_by, created_at, active_at, head_id, model, system, has_limit
     )
-    SELECT %(conversation)s, %(owner)s, %(title)s, 'words', %(asked_at)s, %(answered_at)s, %(answer)s, '', '', false
+    SELECT %(conversation)s, %(owner)s, %(title)s, 'words', %(asked_at)s, %(answered_at)s, %(answer)s, %(kept_model)s, '',
+           false
     FROM gone
 )"""
 
 HEAD_MOVED = """
 , conversation AS (
-    UPDATE {schema}.chat_conversation SET head_id = %(answer)s, active_at = %(answered_at)s
+    UPDATE {schema}.chat_conversation SET head_id = %(answer)s, active_at = %(answered_at)s,
+           model = coalesce(%(kept_model)s::text, model)
     FROM gone WHERE chat_conversation.id = %(conversation)s
 )"""
 
@@ -266,6 +281,8 @@ def rows_of(
         "input": completion.usage.tokens_input,
         "output": completion.usage.tokens_output,
         "paid": completion.cost,
+        "system_digest": digest(place.wishes.system),
+        "kept_model": place.kept_model,
         "answered_at": datetime.now(UTC),
     }
     if not place.is_question:
@@ -273,7 +290,7 @@ def rows_of(
     params |= {"question": question, "parent": place.parent_id, "prompt": place.prompt, "asked_at": asked_at}
     if place.id is not None:
         return Keep(QUESTION + ANSWER + HEAD_MOVED, params)
-    params |= {"owner": owner, "title": title_of(place.prompt)}
+    params |= {"owner": owner, "title": title_of(place.prompt), "kept_model": place.kept_model or ""}
     return Keep(CONVERSATION_ROW + QUESTION + ANSWER, params)
 
 

@@ -374,6 +374,7 @@ _MAX_TOKENS_NAMES = ("max_tokens", "max_completion_tokens")
 _DIALECT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_tokens_name": (lambda value: value in _MAX_TOKENS_NAMES, " or ".join(_MAX_TOKENS_NAMES)),
     "stream_options": (_is_bool, "true or false"),
+    "temperature": (_is_bool, "true or false"),
     "first_byte_seconds": (_is_seconds, "seconds from above 0 to 3600"),
     "idle_seconds": (_is_seconds, "seconds from above 0 to 3600"),
     "bills_after_cut": (_is_bool, "true or false"),

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from django.core.files.storage import default_storage
 from django.db import Error, IntegrityError, connection, transaction
@@ -109,6 +110,16 @@ def allow_models(tenant: Tenant, models: list[str] | None) -> list[str] | None:
     before: list[str] | None = Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk).allowed_models
     Tenant.objects.filter(pk=tenant.pk).update(allowed_models=models)
     tenant.allowed_models = models
+    return before
+
+
+def change_chat_settings(tenant: Tenant, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """In the caller's transaction; those of before. None takes one out, and what is not named stays."""
+    before: dict[str, Any] = Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk).chat_settings
+    after = {name: value for name, value in {**before, **changes}.items() if value is not None}
+    if after != before:
+        Tenant.objects.filter(pk=tenant.pk).update(chat_settings=after)
+    tenant.chat_settings = after
     return before
 
 

@@ -50,6 +50,7 @@ class Event(StrEnum):
     RENAMED = "settings.renamed"
     ADDRESS_CHANGED = "settings.address_changed"
     MODELS_ALLOWED = "settings.models_allowed"
+    CHAT_CHANGED = "settings.chat_changed"
     TIME_ZONE_CHANGED = "settings.time_zone_changed"
     ORIGINS_CHANGED = "settings.origins_changed"
     SECOND_STEP_REQUIRED = "settings.second_step_required"

@@ -52,6 +52,7 @@ WORDS: dict[Event, str] = {
     Event.RENAMED: "renamed the workspace",
     Event.ADDRESS_CHANGED: "changed the workspace’s address",
     Event.MODELS_ALLOWED: "changed which models may be called",
+    Event.CHAT_CHANGED: "changed how its chat asks models",
     Event.TIME_ZONE_CHANGED: "changed the time zone",
     Event.ORIGINS_CHANGED: "changed which web pages may ask the API",
     Event.SECOND_STEP_REQUIRED: "began to require two-step log-in",

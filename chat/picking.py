@@ -1,0 +1,54 @@
+"""The models among which a person chooses, each with its price and its size in words.
+
+Owns what a picker shows. What may be called is chat.allowed's to say, and a call asks it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from billing.templatetags.money import usd_short_filter
+from chat.allowed import allowed_of
+from chat.passed import Kind
+from chat.pricing import context_for, kinds_for, price_for, priced_models
+from chat.wishes import Wishes, of_workspace
+from tenants.models import Tenant
+
+GONE = "cannot be called here now"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    name: str
+    facts: str
+    is_chosen: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} · {self.facts}"
+
+
+def holds_for(tenant: Tenant, own: Wishes) -> Wishes:
+    """What holds where a conversation asks for this: its own, then the workspace's, then the operator's."""
+    return own.over(workspace_of(tenant))
+
+
+def workspace_of(tenant: Tenant) -> Wishes:
+    return of_workspace(tenant.chat_settings).over(Wishes(model=settings.LLM_MODEL))
+
+
+def choices(allowed: Collection[str] | None, chosen: str) -> list[Choice]:
+    """Those that may be called. What is chosen is among them in any case: nobody's model is changed silently."""
+    names = [name for name in allowed_of(priced_models(), allowed) if Kind.CHAT in kinds_for(name)]
+    gone = [Choice(chosen, GONE, is_chosen=True)] if chosen and chosen not in names else []
+    return [*gone, *(Choice(name, facts_of(name), name == chosen) for name in names)]
+
+
+def facts_of(name: str) -> str:
+    """Of a group, its first member's price, and the size that fits into each."""
+    price, context = price_for(name), context_for(name)
+    cost = f"{usd_short_filter(price.input)} in, {usd_short_filter(price.output)} out per million tokens"
+    return cost if context is None else f"{cost}, reads {context:,} tokens"
