@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 
+from chat.wishes import MODEL_MAX
 from tenants.fields import TextField
 
 PROMPT_MAX = 20_000
@@ -24,6 +25,8 @@ class PromptForm(forms.Form):
     max_tokens = forms.IntegerField(
         label="Longest answer, in tokens", required=False, min_value=1, max_value=MAX_TOKENS_MAX
     )
+    # Whether it may be called is asked where it is bought; empty: the conversation's own.
+    model = forms.CharField(label="Model", required=False, max_length=MODEL_MAX)
     # The button of a refusal: the longest answer that fits, in the place of `max_tokens`.
     fits = forms.IntegerField(required=False, min_value=1, max_value=MAX_TOKENS_MAX, widget=forms.HiddenInput)
 

@@ -37,7 +37,12 @@ def holds_for(tenant: Tenant, own: Wishes) -> Wishes:
 
 
 def workspace_of(tenant: Tenant) -> Wishes:
-    return of_workspace(tenant.chat_settings).over(Wishes(model=settings.LLM_MODEL))
+    return of_workspace(tenant.chat_settings).over(default())
+
+
+def default() -> Wishes:
+    """The operator's."""
+    return Wishes(model=settings.LLM_MODEL)
 
 
 def choices(allowed: Collection[str] | None, chosen: str) -> list[Choice]:

@@ -19,6 +19,8 @@ MOST = 200
 TEXT_MAX = 8_000
 TITLE_MAX = 80
 PICKED = 50
+# What others share has no other bound than their number.
+SHARED_SHOWN = 500
 
 
 class TooManyPrompts(ApiError):
@@ -36,7 +38,9 @@ def own_of(user: User) -> QuerySet[SavedPrompt]:
 
 def shared_with(user: User) -> QuerySet[SavedPrompt]:
     """Those of others."""
-    return SavedPrompt.objects.filter(is_shared=True).exclude(owner=user).select_related("owner").order_by("title", "pk")
+    return (
+        SavedPrompt.objects.filter(is_shared=True).exclude(owner=user).select_related("owner").order_by("title", "pk")
+    )
 
 
 def deletable_by(user: User) -> QuerySet[SavedPrompt]:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
-
 from billing.engine.loop import here
 from billing.engine.payers import payer_for
 from billing.engine.rules import likely_tokens
@@ -16,7 +14,7 @@ from billing.prices import estimate
 from chat.buying import Wanted, members_for, refuse_unless_allowed, terms_for
 from chat.history import as_taken, prompt_bytes
 from chat.pricing import price_for
-from chat.services import Buyer
+from chat.services import Buyer, workspace_of
 from chat.turns import Ask, Place, found
 
 
@@ -37,9 +35,8 @@ async def quote(
     payer = await payer_for(
         engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema, account=buyer.account
     )
-    refuse_unless_allowed(payer, buyer.key, model)
-    price_for(model or settings.LLM_MODEL)
-    place = Place(prompt)
+    workspace = workspace_of(buyer)
+    place = Place(prompt, wishes=workspace)
     if conversation_id is not None:
         place = await found(
             engine,
@@ -47,11 +44,15 @@ async def quote(
             owner=buyer.user_id,
             conversation_id=conversation_id,
             ask=Ask(prompt, parent_id),
+            workspace=workspace,
             waits=False,
         )
+    model = model or place.wishes.model
+    refuse_unless_allowed(payer, buyer.key, model)
+    price_for(model)
     wanted = Wanted(
-        messages=[*place.history, {"role": "user", "content": prompt}],
-        model=model or "",
+        messages=[*place.wishes.opening, *place.history, {"role": "user", "content": prompt}],
+        model=model,
         max_tokens=max_tokens,
         app="chat",
         user_id=buyer.user_id,

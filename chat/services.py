@@ -160,9 +160,7 @@ async def start_reply(
     payer = await payer_for(
         engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema, account=buyer.account
     )
-    workspace = Wishes(model=settings.LLM_MODEL)
-    if buyer.chat_settings:
-        workspace = of_workspace(buyer.chat_settings).over(workspace)
+    workspace = workspace_of(buyer)
     # What cannot be bought is refused before the conversation's turn is waited for. Which model that has is not known
     # before; whatever it is, it is refused where it is bought.
     if model or conversation_id is None:
@@ -196,9 +194,15 @@ async def start_reply(
     return reply
 
 
+def workspace_of(buyer: Buyer) -> Wishes:
+    """What holds in the buyer's workspace where a conversation asks for nothing."""
+    default = Wishes(model=settings.LLM_MODEL)
+    return of_workspace(buyer.chat_settings).over(default) if buyer.chat_settings else default
+
+
 def _with_model(place: Place, buyer: Buyer, asked: str | None, workspace: Wishes) -> Place:
-    """With the model that is asked for. What a person asks for is kept with the conversation; a program names it in each
-    call, and what it names once must not stay.
+    """With the model that is asked for. What a person asks for is kept with the conversation; a program names it in
+    each call, and what it names once must not stay.
     """
     if not asked:
         return place

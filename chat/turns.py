@@ -90,7 +90,8 @@ FOUND = """
 SELECT conversation.has_limit, conversation.model, conversation.system, conversation.temperature,
        EXISTS (SELECT 1 FROM public.billing_hold WHERE busy_key = %(busy_key)s AND user_id = %(owner)s),
        (WITH RECURSIVE path AS (
-            SELECT id, parent_id, role, text, tokens_input, outcome, system_digest, 1 AS place FROM {schema}.chat_message
+            SELECT id, parent_id, role, text, tokens_input, outcome, system_digest, 1 AS place
+            FROM {schema}.chat_message
             WHERE conversation_id = conversation.id AND id = coalesce(
                 %(start)s::bigint, conversation.head_id,
                 -- Messages of a release before, or of a builder's own, moved no head.
@@ -249,8 +250,8 @@ CONVERSATION_ROW = """
     INSERT INTO {schema}.chat_conversation (
         id, owner_id, title, titled_by, created_at, active_at, head_id, model, system, has_limit
     )
-    SELECT %(conversation)s, %(owner)s, %(title)s, 'words', %(asked_at)s, %(answered_at)s, %(answer)s, %(kept_model)s, '',
-           false
+    SELECT %(conversation)s, %(owner)s, %(title)s, 'words', %(asked_at)s, %(answered_at)s, %(answer)s, %(kept_model)s,
+           '', false
     FROM gone
 )"""
 

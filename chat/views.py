@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
@@ -16,14 +15,12 @@ from billing import confirming
 from billing.ledgers import figures_for
 from billing.models import Hold
 from billing.periods import running
-from billing.prices import Price
-from chat import editing, services
+from chat import composing, editing, services
 from chat.branches import Shown, Tree
-from chat.errors import ConversationBusy, ModelNotPriced
+from chat.errors import ConversationBusy
 from chat.examples import EXAMPLES
 from chat.forms import MessageForm, PromptForm
 from chat.models import Conversation, Message
-from chat.pricing import price_for
 from tenants.http import ApiError, TenantRequest
 from tenants.roles import Action
 from tenants.users import drafts
@@ -35,12 +32,14 @@ LINKED_PROMPT_MAX = 2_000
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@needs(Action.READ_CHATS, to_send=Action.CHAT, keeps=("prompt", "conversation_id", "parent_id", "max_tokens"))
+@needs(Action.READ_CHATS, to_send=Action.CHAT, keeps=("prompt", "conversation_id", "parent_id", "max_tokens", "model"))
 def home(request: TenantRequest) -> HttpResponse:
     if request.method == "POST":
         return _ask(request)
     linked = {"prompt": request.GET.get("prompt", "")[:LINKED_PROMPT_MAX]}
-    return _page(request, None, PromptForm(initial={**linked, **drafts.take(request)}))
+    return _page(
+        request, None, PromptForm(initial={**linked, **composing.linked_prompt(request), **drafts.take(request)})
+    )
 
 
 def _ask(request: TenantRequest) -> HttpResponse:
@@ -99,7 +98,9 @@ def _answered(
 ) -> HttpResponse:
     """To the page with the answer; or the page as it was, with what refused it."""
     tenant = request.tenant
-    buyer = services.Buyer(tenant.pk, tenant.slug, tenant.schema_name, user_id=request.user.pk)
+    buyer = services.Buyer(
+        tenant.pk, tenant.slug, tenant.schema_name, user_id=request.user.pk, chat_settings=tenant.chat_settings
+    )
     try:
         conversation_id = services.reply_at_once(buyer, **asked)
     except ApiError as exc:
@@ -127,7 +128,7 @@ def conversation(request: TenantRequest, pk: int) -> HttpResponse:
     found = _own(request, pk)
     if found is None and not _is_settling(request):
         raise Http404
-    initial = {**drafts.take(request), "conversation_id": pk}
+    initial = {**composing.linked_prompt(request), **drafts.take(request), "conversation_id": pk}
     return _page(request, found, PromptForm(initial=initial), is_settling=found is None)
 
 
@@ -164,19 +165,10 @@ def _page(
         # With an allowance there is something allocated.
         "confirm_first": confirming.notice(request) if budget and not budget.allocated else "",
         "period": running(request.tenant, now=timezone.now()),
-        "model_name": settings.LLM_MODEL,
-        "price": _price(),
         "top_up_url": settings.TOP_UP_URL,
+        **composing.options(request, shown, form),
     }
     return render(request, "chat/home.html", context, status=status)
-
-
-def _price() -> Price | None:
-    """Of the model that is asked, for a million tokens; None where it has none and cannot be asked."""
-    try:
-        return price_for(settings.LLM_MODEL)
-    except ModelNotPriced:
-        return None
 
 
 def _turns(

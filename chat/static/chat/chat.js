@@ -4,6 +4,7 @@ import { listen, number } from "./acts.js";
 import { showBlock, showWhole, spoken } from "./blocks.js";
 import { short, showBudget, showHeld, takeBudget } from "./budget.js";
 import "./copy.js";
+import { chosenModel } from "./options.js";
 import { forgetDraft, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
 import { forget, watch } from "./price.js";
@@ -113,7 +114,8 @@ async function read(response, asked, answer, got) {
 
 // What is sent with whatever is asked.
 function common() {
-  return { conversation_id: Number(conversation.value) || undefined, max_tokens: Number(cap?.value) || undefined };
+  const number = (field) => Number(field?.value) || undefined;
+  return { conversation_id: number(conversation), max_tokens: number(cap), model: chosenModel(form) };
 }
 
 async function post(asked, answer, got) {

@@ -4,8 +4,8 @@
 const place = () => `draft:${location.pathname}`;
 
 export function keepDraft(form) {
-  const { prompt, max_tokens: cap } = form.elements;
-  const draft = { member: form.dataset.member, prompt: prompt.value, cap: cap?.value };
+  const { prompt, max_tokens: cap, model } = form.elements;
+  const draft = { member: form.dataset.member, prompt: prompt.value, cap: cap?.value, model: model?.value };
   if (prompt.value.trim()) sessionStorage.setItem(place(), JSON.stringify(draft));
 }
 
@@ -17,9 +17,10 @@ export function forgetDraft() {
 export function takeDraft(form) {
   const draft = JSON.parse(sessionStorage.getItem(place()) ?? "null");
   forgetDraft();
-  const { prompt, max_tokens: cap } = form.elements;
+  const { prompt, max_tokens: cap, model } = form.elements;
   if (draft?.member !== form.dataset.member || prompt.value) return false;
   prompt.value = draft.prompt;
   if (cap) cap.value = draft.cap;
+  if (model && draft.model) model.value = draft.model;
   return true;
 }

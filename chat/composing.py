@@ -1,0 +1,58 @@
+"""What the composer's options offer: models with their prices, saved prompts. For the chat page.
+
+Owns what the page reads for them. What is chosen is asked, and refused, where it is bought.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.forms import BaseForm
+
+from billing.prices import Price
+from chat import prompts
+from chat.errors import ModelNotPriced
+from chat.models import Conversation
+from chat.picking import choices, holds_for
+from chat.pricing import price_for
+from chat.wishes import NO_WISHES, Wishes
+from tenants.http import TenantRequest
+from tenants.roles import Action
+
+
+def options(request: TenantRequest, shown: Conversation | None, form: BaseForm) -> dict[str, Any]:
+    """Nothing for who may not ask."""
+    if not request.user.may(Action.CHAT):
+        return {}
+    holds = holds_for(request.tenant, wishes_of(shown))
+    chosen = form["model"].value() or holds.model
+    return {
+        "models": choices(request.tenant.allowed_models, chosen),
+        "wishes": holds,
+        "price": _price_of(holds.model),
+        "prompts": prompts.picked(request.user),
+        "prompts_place": "/" if shown is None else f"/c/{shown.pk}/",
+    }
+
+
+def _price_of(model: str) -> Price | None:
+    """None where it has none, and cannot be asked."""
+    try:
+        return price_for(model)
+    except ModelNotPriced:
+        return None
+
+
+def linked_prompt(request: TenantRequest) -> dict[str, str]:
+    """What `?prompt_id=` puts into the box: a prompt that this person sees."""
+    number = request.GET.get("prompt_id", "")
+    if not (number.isascii() and number.isdigit() and len(number) < 19):
+        return {}
+    text = prompts.text_of(request.user, int(number))
+    return {"prompt": text} if text else {}
+
+
+def wishes_of(conversation: Conversation | None) -> Wishes:
+    if conversation is None:
+        return NO_WISHES
+    return Wishes(conversation.model, conversation.system, conversation.temperature)
