@@ -32,7 +32,7 @@ from billing.engine.loop import here, run
 from billing.models import Hold, KeyRate, TopUp
 from billing.provisioning import status_token
 from billing.topups import top_up
-from chat.models import Conversation
+from chat.models import Conversation, SavedPrompt
 from tenants.audit.models import AuditEvent
 from tenants.context import tenant_scope
 from tenants.sealing import seal
@@ -116,6 +116,16 @@ def _talk(room: Room) -> Conversation:
         return talk
 
 
+def _prompt(room: Room) -> int:
+    """The member's own, with a number that no other workspace's has."""
+    number = 700_000 + crc32(room.slug.encode()) % 100_000
+    with room.workspace.scope():
+        prompt, _ = SavedPrompt.objects.get_or_create(
+            pk=number, defaults={"owner": room.member, "title": "A prompt", "text": "Say it."}
+        )
+        return prompt.pk
+
+
 def _its_answer(room: Room) -> dict[str, Any]:
     return {"message_id": _talk(room).head_id}
 
@@ -158,6 +168,16 @@ CASES: dict[str, Case] = {
         }
     ),
     "c/<int:pk>/": Case(args=lambda room: {"pk": room.row(Conversation).pk}),
+    "c/<int:pk>/settings/": Case(
+        args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [lambda room: {"system": "Be brief."}]}
+    ),
+    "settings/workspace/chat/": Case(bodies={"POST": [lambda room: {"system": "", "temperature": "1"}]}),
+    "prompts/": Case(bodies={"POST": [lambda room: {"title": "Crawled", "text": "Say it."}]}),
+    "prompts/<int:pk>/": Case(
+        args=lambda room: {"pk": _prompt(room)}, bodies={"POST": [lambda room: {"title": "Crawled", "text": "Say it."}]}
+    ),
+    "prompts/<int:pk>/text/": Case(args=lambda room: {"pk": _prompt(room)}),
+    "prompts/<int:pk>/delete/": Case(args=lambda room: {"pk": _prompt(room)}, bodies={"POST": [nothing]}),
     "c/<int:pk>/again/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
     "c/<int:pk>/continue/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
     "c/<int:pk>/delete-turn/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),

@@ -1,0 +1,110 @@
+"""Choosing a model, a system prompt and a kept prompt in a browser, with script and without."""
+
+import json
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from chat.models import SavedPrompt
+from tests.e2e.conftest import Stack
+from tests.e2e.steps import ask, draft, shown
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def odd(app, database_url, authority, upstream_server, tmp_path_factory):
+    """With a second model to choose."""
+    price = {"input": 10, "output": 40}
+    variables = {
+        "LLM_BASE_URL": upstream_server.base_url,
+        "LLM_MODEL": "test-model",
+        "LLM_PRICES": json.dumps({"test-model": price}),
+        "MODELS": json.dumps({"big": {"price": {"input": 1, "output": "2.5"}, "context": 8192}}),
+    }
+    with Stack(tmp_path_factory.mktemp("models"), database_url=database_url, authority=authority, **variables) as stack:
+        yield stack
+
+
+@pytest.fixture
+def prompt(workspace):
+    with workspace.scope():
+        text = "Sum this up in five sentences, for somebody in a hurry:"
+        return SavedPrompt.objects.create(owner=workspace.owner, title="Sum up", text=text)
+
+
+def wrong_with(page):
+    found = [(one["id"], [node["target"] for node in one["nodes"]]) for one in Axe().run(page).response["violations"]]
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return [*found, *([("wide", wide)] if wide > 0 else [])]
+
+
+def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(signed_in, upstream, prompt):
+    page, picker = signed_in, signed_in.get_by_label("Model", exact=True)
+    assert picker.locator("option").all_inner_texts() == [
+        "test-model · $10.00 in, $40.00 out per million tokens",
+        "big · $1.00 in, $2.50 out per million tokens, reads 8,192 tokens",
+    ]
+    picker.select_option("big")
+    page.locator("textarea[name=prompt]").fill("a text")
+    page.get_by_text("Prompts", exact=True).click()
+    assert wrong_with(page) == []
+    page.get_by_role("link", name="Sum up").click()
+    expect(page.locator("textarea[name=prompt]")).to_have_value(f"{prompt.text}\n\na text")
+    expect(page.locator("textarea[name=prompt]")).to_be_focused()
+    page.locator("textarea[name=prompt]").press("Enter")
+    shown(page, "10 in / 4 out").wait_for()
+    assert upstream.calls[-1]["model"] == "big"
+    page.reload()
+    expect(picker).to_have_value("big")
+    page.get_by_role("link", name="Settings of this conversation").click()
+    page.get_by_label("System prompt").fill("Be brief.")
+    page.get_by_label("Temperature").fill("3")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_label("Temperature")).to_be_focused()
+    assert wrong_with(page) == []
+    page.get_by_label("Temperature").fill("0.5")
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_url(re.compile(r"/c/\d+/$"))
+    ask(page, "and?")
+    page.locator(".turn--assistant").nth(1).get_by_text("in / 4 out").wait_for()
+    last = upstream.calls[-1]
+    assert (last["model"], last["temperature"]) == ("big", 0.5)
+    assert last["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_on_a_phone_without_script_a_prompt_is_a_link_and_the_model_is_posted(
+    browser, odd, signed_in, workspace, upstream, prompt
+):
+    state = signed_in.context.storage_state()
+    context = browser.new_context(
+        java_script_enabled=False, viewport={"width": 360, "height": 740}, storage_state=state, color_scheme="dark"
+    )
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    page.goto(odd.address(workspace.slug) + "/")
+    page.get_by_role("button", name="Options").click()
+    page.get_by_text("Prompts", exact=True).click()
+    page.get_by_role("link", name="Sum up").click()
+    page.wait_for_url(re.compile("prompt_id="))
+    assert draft(page) == prompt.text
+    page.get_by_role("button", name="Options").click()
+    page.get_by_label("Model", exact=True).select_option("big")
+    page.get_by_role("button", name="Done").click()
+    page.get_by_role("button", name="Send").click()
+    shown(page, "10 in / 4 out").wait_for()
+    assert upstream.calls[-1]["model"] == "big"
+    context.close()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1280)])
+def test_the_pages_of_prompts_and_of_the_chat_can_be_read_by_everybody(
+    signed_in, odd, workspace, prompt, scheme, width
+):
+    signed_in.set_viewport_size({"width": width, "height": 800})
+    signed_in.emulate_media(color_scheme=scheme)
+    for path in ("/prompts/", f"/prompts/{prompt.pk}/", "/settings/workspace/chat/"):
+        signed_in.goto(odd.address(workspace.slug) + path)
+        assert wrong_with(signed_in) == [], path
