@@ -16,13 +16,15 @@ def test_settings_of_models_are_read_as_written(monkeypatch):
     monkeypatch.setenv(
         "X",
         '{"m": {"max_tokens_name": "max_completion_tokens", "stream_options": false, "idle_seconds": 0.5,'
-        ' "first_byte_seconds": 600, "bills_after_cut": true, "base_url": "http://h:1/v1/", "api_key": "sk-1"},'
+        ' "temperature": false, "first_byte_seconds": 600, "bills_after_cut": true, "base_url": "http://h:1/v1/",'
+        ' "api_key": "sk-1"},'
         ' "n": {}}',
     )
     assert env.envdialects("X") == {
         "m": {
             "max_tokens_name": "max_completion_tokens",
             "stream_options": False,
+            "temperature": False,
             "idle_seconds": 0.5,
             "first_byte_seconds": 600,
             "bills_after_cut": True,

@@ -21,6 +21,7 @@ def odd(app, database_url, authority, upstream_server, tmp_path_factory):
         "LLM_BASE_URL": upstream_server.base_url,
         "LLM_MODEL": "test-model",
         "LLM_PRICES": json.dumps({"test-model": {"input": 10, "output": 40}}),
+        "MODELS": json.dumps({"big": {"price": {"input": 1, "output": "2.5"}, "context": 8192}}),
         "BUDGET_WAIT_SECONDS": "1",
     }
     folder = tmp_path_factory.mktemp("odd")

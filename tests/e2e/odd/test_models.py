@@ -1,6 +1,5 @@
 """Choosing a model, a system prompt and a kept prompt in a browser, with script and without."""
 
-import json
 import re
 
 import pytest
@@ -8,24 +7,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from chat.models import SavedPrompt
-from tests.e2e.conftest import Stack
 from tests.e2e.steps import ask, draft, shown
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def odd(app, database_url, authority, upstream_server, tmp_path_factory):
-    """With a second model to choose."""
-    price = {"input": 10, "output": 40}
-    variables = {
-        "LLM_BASE_URL": upstream_server.base_url,
-        "LLM_MODEL": "test-model",
-        "LLM_PRICES": json.dumps({"test-model": price}),
-        "MODELS": json.dumps({"big": {"price": {"input": 1, "output": "2.5"}, "context": 8192}}),
-    }
-    with Stack(tmp_path_factory.mktemp("models"), database_url=database_url, authority=authority, **variables) as stack:
-        yield stack
 
 
 @pytest.fixture
@@ -41,7 +25,7 @@ def wrong_with(page):
     return [*found, *([("wide", wide)] if wide > 0 else [])]
 
 
-def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(signed_in, upstream, prompt):
+def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(prompt, signed_in, upstream):
     page, picker = signed_in, signed_in.get_by_label("Model", exact=True)
     assert picker.locator("option").all_inner_texts() == [
         "test-model · $10.00 in, $40.00 out per million tokens",
