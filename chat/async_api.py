@@ -106,6 +106,8 @@ async def chat(request: HttpRequest, payload: ChatBody, key: IdempotencyKey = KE
     facts; after the first byte a failure is `error`. With `rendered` the words come as HTML, too: `block
     {"html", "length"}` where a block of Markdown has ended, of so many characters since the last one; and `done` has
     the whole's `html`.
+
+    Without `model` the conversation's own is asked, else the workspace's. One that a key names is for this call alone.
     """
     asked = payload.asked()
     if asked["parent_id"] is None:

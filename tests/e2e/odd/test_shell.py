@@ -148,7 +148,7 @@ def test_the_list_scrolls_by_itself_and_is_a_drawer_where_there_is_no_room(signe
     page.mouse.click(350, 400)
     expect(rail).to_be_hidden()
     page.get_by_role("button", name="Options").click()
-    expect(page.locator("input[name=max_tokens]")).to_be_focused()
+    expect(page.locator("select[name=model]")).to_be_focused()
     look(page, "options-360")
     assert wrong_with(page) == []
     page.get_by_role("button", name="Done").click()
