@@ -102,10 +102,10 @@ _ANSWERS = {200: Answer, **failures(400, 401, 402, 403, 404, 409, 413, 415, 422,
 async def chat(request: HttpRequest, payload: ChatBody, key: IdempotencyKey = KEY_HEADER) -> Any:
     """The whole answer with its cost, or with `stream` its words as server-sent events.
 
-    Events: `held {call, reserved, remaining, max_tokens, fitted, meter}`, then `token {"text"}`…, then `done` with the
-    facts; after the first byte a failure is `error`. With `rendered` the words come as HTML, too: `block
-    {"html", "length"}` where a block of Markdown has ended, of so many characters since the last one; and `done` has
-    the whole's `html`.
+    Events: `held {call, reserved, remaining, max_tokens, fitted, meter, left_out}`, then `token {"text"}`…, then
+    `done` with the facts; after the first byte a failure is `error`. With `rendered` the words come as HTML, too:
+    `block {"html", "length"}` where a block of Markdown has ended, of so many characters since the last one; and `done`
+    has the whole's `html`.
 
     Without `model` the conversation's own is asked, else the workspace's. One that a key names is for this call alone.
     """
@@ -173,7 +173,7 @@ async def _bought(request: HttpRequest, what: str, payload: AnswerBody, key: str
         if payload.stream:
             await asyncio.wait({finding}, timeout=streams.KEEP_ALIVE_SECONDS)
             if not finding.done() and not is_first.is_set():
-                return _streaming(LateEvents(finding, shows=payload.rendered))
+                return streaming(LateEvents(finding, shows=payload.rendered))
         await asyncio.wait({finding})
     except asyncio.CancelledError:
         finding.cancel()
@@ -198,6 +198,8 @@ def buyer_of(request: HttpRequest) -> Buyer:
         key=key_of(asker),
         account=asker.beside,
         chat_settings=tenant.chat_settings,
+        # A program that leaves wants no more of it: nobody there comes back.
+        goes_on=asker.by_session and tenant.chat_settings.get("goes_on") is True,
     )
 
 
@@ -227,10 +229,10 @@ async def _event_stream(reply: Reply, *, shows: bool) -> HttpResponseBase:
     await reply.answering.begun()
     # A reader who stops the first answer has no `done` event to learn the conversation from.
     headers = {"X-Conversation-ID": str(reply.conversation_id), **reply.headers(), **reply.rates()}
-    return _with_headers(_streaming(EventStream(reply, shows=shows)), headers)
+    return _with_headers(streaming(EventStream(reply, shows=shows)), headers)
 
 
-def _streaming(events: AsyncIterator[bytes]) -> HttpResponseBase:
+def streaming(events: AsyncIterator[bytes]) -> HttpResponseBase:
     response = StreamingHttpResponse(events, content_type="text/event-stream")
     response["Cache-Control"] = "no-cache"
     # nginx would collect the stream and hand it over in lumps.
@@ -240,7 +242,7 @@ def _streaming(events: AsyncIterator[bytes]) -> HttpResponseBase:
 
 def _replayed_stream(told: Told, *, shows: bool) -> HttpResponseBase:
     headers = {"X-Conversation-ID": str(told.answer["conversation_id"]), **told.answer["headers"], **REPLAYED}
-    return _with_headers(_streaming(replayed_events(told, shows=shows)), headers)
+    return _with_headers(streaming(replayed_events(told, shows=shows)), headers)
 
 
 def _with_headers(response: HttpResponseBase, headers: dict[str, str]) -> HttpResponseBase:

@@ -37,9 +37,9 @@ from chat.llm import COUNT_FAILURES, count_tokens
 from chat.passed import Kind, Passed
 from chat.pricing import kinds_for, members_of, price_for, priced_models
 from chat.streams import Answering, Bought, Completion, Terms
+from chat.trimming import DEFAULT_MAX_TOKENS as DEFAULT_MAX_TOKENS
 from tenants.http import Forbidden, Invalid
 
-DEFAULT_MAX_TOKENS = 512
 ACTION = "llm.completion"
 EMBEDDING = "llm.embedding"
 
@@ -76,6 +76,8 @@ class Wanted:
     after: Callable[[Completion], Awaitable[None]] | None = None
     tags: list[str] | None = None
     claim: Claim | None = None
+    # Whether the answer goes on when its reader leaves.
+    goes_on: bool = False
     # Whether a call was made for it already: another one in its place is no request more of its key.
     is_let_in: bool = False
     # A client's own request, which is passed on as it came; then there are no `messages`.
@@ -95,7 +97,7 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
             after=wanted.after,
             # Whoever repeats the request gets the whole answer: it is not cut because its first reader left. Nor is
             # one in one piece: nobody could say what of it was written, and is billed.
-            goes_on=wanted.claim is not None or _is_in_one_piece(wanted),
+            goes_on=wanted.goes_on or wanted.claim is not None or _is_in_one_piece(wanted),
             as_it_came=passed is not None,
             keeps_bytes=wanted.claim is not None,
             others=hops if hops.has_more else None,

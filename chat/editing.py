@@ -38,6 +38,10 @@ def delete_turn(schema: str, owner_id: int, conversation_id: int, message_id: in
         gone = _turn(conversation, message)
         conversation.messages.filter(parent_id__in=gone).exclude(pk__in=gone).update(parent_id=message.parent_id)
         conversation.messages.filter(pk__in=gone).delete()
+        if conversation.summary_upto is not None and min(gone) <= conversation.summary_upto:
+            # It may say what was deleted.
+            conversation.summary, conversation.summary_upto = "", None
+            conversation.save(update_fields=["summary", "summary_upto"])
         if conversation.head_id in gone:
             left: Tree[Message] = Tree(conversation.messages.only("pk", "parent_id"))
             conversation.head_id = left.newest_under(message.parent_id)

@@ -47,6 +47,9 @@ class Conversation(models.Model):
     model = models.CharField(max_length=200, blank=True, db_default="")
     system = models.TextField(blank=True, db_default="")
     temperature = models.DecimalField(max_digits=3, decimal_places=2, null=True)
+    # What was said up to that message, in short: it goes along in the place of that. Null: of nothing.
+    summary = models.TextField(blank=True, db_default="")
+    summary_upto = models.BigIntegerField(null=True)
     # Whether the conversation has a ledger of its own at the authority; only then do its calls name it.
     has_limit = models.BooleanField(default=False)
 

@@ -5,6 +5,7 @@ Owns the figures that the page and `POST /api/chat/price/` show. Must not hold, 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from billing.engine.loop import here
@@ -14,7 +15,7 @@ from billing.prices import estimate
 from chat.buying import Wanted, members_for, refuse_unless_allowed, terms_for
 from chat.history import as_taken, prompt_bytes
 from chat.pricing import price_for
-from chat.services import Buyer, workspace_of
+from chat.services import Buyer, room_of, workspace_of
 from chat.turns import Ask, Place, found
 
 
@@ -45,6 +46,8 @@ async def quote(
             conversation_id=conversation_id,
             ask=Ask(prompt, parent_id),
             workspace=workspace,
+            model=model,
+            room=functools.partial(room_of, engine, payer, max_tokens=max_tokens),
             waits=False,
         )
     model = model or place.wishes.model

@@ -27,16 +27,17 @@ from billing.engine.statements import in_schema
 from billing.guard import guarded
 from billing.ledgers import figures_for
 from billing.money import usd
-from billing.plans import PLANS
+from billing.plans import PLANS, plan_of
 from billing.prices import estimate
 from billing.subjects import Key
-from chat import calls
+from chat import background, calls
 from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Wanted, begin, refuse_unless_allowed
 from chat.errors import ConversationBusy
 from chat.history import Message, prompt_bound, prompt_bytes
-from chat.pricing import price_for
+from chat.pricing import members_of, price_for
 from chat.repeats import told_of_failure, told_of_reply
 from chat.streams import Answering, Completion, as_settled
+from chat.trimming import Room, room_for
 from chat.turns import NEW_ID, NEW_MESSAGES, NO_MESSAGE, Ask, Place, busy_key, found, rows_of
 from chat.wishes import Wishes, chosen, of_workspace
 from tenants.http import ApiError, NotFound
@@ -56,6 +57,8 @@ class Buyer:
     key: Key | None = None
     account: list[Any] | None = None
     chat_settings: Mapping[str, Any] = field(default_factory=dict)
+    # Whether an answer goes on when its reader leaves, as the workspace has it.
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class Reply:
     answering: Answering[Call]
     known_id: int | None
     is_question: bool = True
+    # Messages of the conversation that did not go along.
+    left_out: int = 0
 
     @property
     def conversation_id(self) -> int:
@@ -105,6 +110,7 @@ class Reply:
             "max_tokens": self.answering.terms.max_tokens,
             "fitted": call.is_fitted,
             "meter": self.answering.terms.meter(),
+            "left_out": self.left_out,
         }
 
     def headers(self) -> dict[str, str]:
@@ -184,6 +190,8 @@ async def start_reply(
             conversation_id=conversation_id,
             ask=ask,
             workspace=workspace,
+            model=model,
+            room=functools.partial(room_of, engine, payer, max_tokens=max_tokens),
         )
         place = _with_model(place, buyer, model, workspace)
         reply = await _reply(engine, payer, buyer, place, max_tokens, claim)
@@ -208,6 +216,12 @@ def _with_model(place: Place, buyer: Buyer, asked: str | None, workspace: Wishes
         return place
     kept = chosen(asked, holds=place.wishes, workspace=workspace.model) if buyer.key is None else None
     return replace(place, wishes=replace(place.wishes, model=asked), kept_model=kept)
+
+
+def room_of(engine: Engine, payer: Payer, model: str, *, max_tokens: int | None) -> Room:
+    """For what is said to the model: what was said before, and the question."""
+    allowed = min(max_tokens or DEFAULT_MAX_TOKENS, plan_of(payer.plan).max_tokens)
+    return room_for(model, max_tokens=allowed, ratio=engine.habits.of(members_of(model)[0], "chat").input_ratio)
 
 
 async def _reply(
@@ -236,9 +250,11 @@ async def _reply(
             owner=buyer.user_id,
         ),
         claim=claim,
+        goes_on=buyer.goes_on,
     )
     answering = await begin(engine, payer, wanted)
-    reply = Reply(answering, place.id, place.is_question)
+    reply = Reply(answering, place.id, place.is_question, len(place.left_out))
+    background.note(engine, buyer.schema, buyer.user_id, reply)
     if claim is not None:
         claim.tell = functools.partial(told_of_reply, reply)
     return reply

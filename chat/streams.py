@@ -238,6 +238,25 @@ class Answering(Generic[P]):
             self.leave()
             raise
 
+    async def followed(self) -> AsyncIterator[str | None]:
+        """All words from the first on, as they come; None for each stretch of silence. For any number who come back to
+        it. To close it changes nothing.
+        """
+        at = 0
+        while True:
+            if at < len(self._parts):
+                words, at = "".join(self._parts[at:]), len(self._parts)
+                yield words
+                continue
+            if self._ended:
+                break
+            self._news.clear()
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                yield None
+
     async def frames(self) -> AsyncIterator[bytes | None]:
         """The answer's bytes as they came, whole frames, up to its end; None for each stretch of silence. Else as
         `events`.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from asyncio import sleep
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,17 +20,19 @@ from billing.engine.store import FAILURES
 from chat.buying import Known
 from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, prompt_bytes
+from chat.pricing import callable_models
 from chat.streams import Completion
+from chat.trimming import MOST_MESSAGES, Room, as_message, fitting
 from chat.wishes import NO_WISHES, Wishes, digest
 from tenants.http import Invalid, NotFound, Unavailable
 
-# How much of a conversation goes along: a small model's memory is short, and every token of it is paid for again.
-HISTORY_MESSAGES = 8
-HISTORY_BYTES = 4_000
 LOOK_AGAIN_SECONDS = 0.1
 
 # What the model is told where an answer that was cut is to go on. It is paid for, and not shown.
 GO_ON = "Continue your last answer exactly where it stops. Do not repeat any of it."
+
+# Of a whole prompt, in any language.
+MOST_BYTES_A_TOKEN = 12
 
 NO_MESSAGE = "There is no such message in this conversation."
 
@@ -72,6 +74,9 @@ class Place:
     is_question: bool = True
     parent_id: int | None = None
     history: Sequence[Message] = ()
+    # Messages before these that did not fit, oldest first; and in short what was said before those.
+    left_out: Sequence[int] = ()
+    summary: str = ""
     known: Known | None = None
     # What holds for it, and the model that it keeps from now on; None: the one that it has.
     wishes: Wishes = NO_WISHES
@@ -85,12 +90,14 @@ def busy_key(schema: str, conversation_id: int | str = "") -> str:
 
 NEW_ID = "nextval(pg_get_serial_sequence('{schema}.chat_conversation', 'id'))"
 
-# A new conversation is busy before it has a row: its first answer is under way. The newest message comes first.
+# A new conversation is busy before it has a row: its first answer is under way. The newest message comes first. What a
+# summary covers is not read, and of what is long ago only that it is there.
 FOUND = """
 SELECT conversation.has_limit, conversation.model, conversation.system, conversation.temperature,
+       conversation.summary_upto, conversation.summary,
        EXISTS (SELECT 1 FROM public.billing_hold WHERE busy_key = %(busy_key)s AND user_id = %(owner)s),
        (WITH RECURSIVE path AS (
-            SELECT id, parent_id, role, text, tokens_input, outcome, system_digest, 1 AS place
+            SELECT id, parent_id, role, text, tokens_input, outcome, system_digest, 1 AS place, 0::bigint AS size_after
             FROM {schema}.chat_message
             WHERE conversation_id = conversation.id AND id = coalesce(
                 %(start)s::bigint, conversation.head_id,
@@ -99,14 +106,17 @@ SELECT conversation.has_limit, conversation.model, conversation.system, conversa
             )
             UNION ALL
             SELECT message.id, message.parent_id, message.role, message.text, message.tokens_input, message.outcome,
-                   message.system_digest, place + 1
+                   message.system_digest, place + 1, size_after + octet_length(path.text)
             FROM path JOIN {schema}.chat_message AS message ON message.id = path.parent_id
             WHERE message.conversation_id = conversation.id AND place < %(most)s
+              AND path.parent_id IS DISTINCT FROM conversation.summary_upto
         )
         SELECT coalesce(
-            json_agg(
-                json_build_array(id, parent_id, role, text, tokens_input, outcome, system_digest) ORDER BY place
-            ), '[]'
+            json_agg(json_build_array(
+                id, parent_id, role,
+                CASE WHEN place <= %(needed)s OR size_after + octet_length(text) <= %(bytes)s THEN text END,
+                tokens_input, outcome, system_digest
+            ) ORDER BY place), '[]'
         ) FROM path)
 FROM (VALUES (1)) AS always
 LEFT JOIN {schema}.chat_conversation AS conversation
@@ -115,10 +125,20 @@ LEFT JOIN {schema}.chat_conversation AS conversation
 
 
 async def found(
-    engine: Engine, *, schema: str, owner: int, conversation_id: int, ask: Ask, workspace: Wishes, waits: bool = True
+    engine: Engine,
+    *,
+    schema: str,
+    owner: int,
+    conversation_id: int,
+    ask: Ask,
+    workspace: Wishes,
+    model: str | None,
+    room: Callable[[str], Room],
+    waits: bool = True,
 ) -> Place:
-    """The owner's own conversation, once no other process answers in it; with `waits` false, as it is now. `workspace`:
-    what holds where it asks for nothing.
+    """The owner's own conversation, once no other process answers in it, with as much of it as has `room` with the
+    model: the one that is asked for, or the conversation's own. With `waits` false, as it is now. `workspace`: what
+    holds where it asks for nothing.
 
     Raises NotFound, ConversationBusy, Unavailable, or Invalid for what cannot be asked of that message.
     """
@@ -129,12 +149,17 @@ async def found(
         "owner": owner,
         "busy_key": key,
         "start": ask.starts_at,
-        # One more than goes along: what is asked again stands among them.
-        "most": HISTORY_MESSAGES + 2,
+        "most": MOST_MESSAGES,
+        # What is asked again, or gone on with, is read however long it is.
+        "needed": 0 if ask.is_question else 2,
+        # Which model the conversation has is only known once it is read.
+        "bytes": max(room(name).bytes for name in ([model] if model else callable_models())),
     }
     while True:
         try:
-            ((has_limit, *own, is_busy, path),) = await engine.store.fetch(in_schema(FOUND, schema), params)
+            ((has_limit, *own, upto, summary, is_busy, path),) = await engine.store.fetch(
+                in_schema(FOUND, schema), params
+            )
         except FAILURES as exc:
             raise Unavailable from exc
         if not (is_busy and waits):
@@ -144,8 +169,16 @@ async def found(
         await sleep(LOOK_AGAIN_SECONDS)
     if has_limit is None:
         raise NotFound("There is no such conversation.")
+    turns = [Turn(*row) for row in path]
+    is_covered = upto is not None and turns and turns[-1].parent_id == upto
     wishes = Wishes(*own).over(workspace)
-    return _place(conversation_id, key, ask, [Turn(*row) for row in path], has_limit=has_limit, wishes=wishes)
+    return _place(
+        Place("", conversation_id, key, has_limit=has_limit, is_question=ask.is_question, wishes=wishes),
+        ask,
+        turns,
+        room(model or wishes.model),
+        summary=summary if is_covered else "",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +188,15 @@ class Turn:
     id: int
     parent_id: int | None
     role: str
-    text: str
+    # None where it is too long ago to go along.
+    text: str | None
     tokens_input: int | None
     outcome: str
     system_digest: int | None
 
 
-def _place(id: int, key: str, ask: Ask, path: list[Turn], *, has_limit: bool, wishes: Wishes) -> Place:
-    """`path` is newest first."""
+def _place(place: Place, ask: Ask, path: list[Turn], room: Room, *, summary: str) -> Place:
+    """The place with what is asked there. `path` is newest first."""
     if ask.starts_at and not path:
         raise NotFound(NO_MESSAGE)
     prompt = ask.prompt
@@ -172,48 +206,41 @@ def _place(id: int, key: str, ask: Ask, path: list[Turn], *, has_limit: bool, wi
             path = path[1:]
         if not path or path[0].role != "user":
             raise Invalid({"message_id": ["There is no question before this message that could be asked again."]})
-        prompt, parent_id, path = path[0].text, path[0].id, path[1:]
+        prompt, parent_id, path = path[0].text or "", path[0].id, path[1:]
     elif ask.continue_id is not None:
-        if path[0].role != "assistant" or not path[0].text.strip():
+        if path[0].role != "assistant" or not (path[0].text or "").strip():
             raise Invalid({"message_id": ["Only an answer with words in it can go on."]})
         prompt = GO_ON
     # What goes on needs the answer, and its question too: strict models take no history that begins with an answer.
     needed = 0 if ask.continue_id is None else 1 + [*(turn.role for turn in path), "user"].index("user")
-    history, known = _history(path, needed, wishes)
-    return Place(
+    beside = [prompt, place.wishes.system, as_message(summary)["content"] if summary else ""]
+    room = room.left_beside(*filter(None, beside))
+    count = fitting(path, room, lambda turn: turn.text, needed=needed)
+    history: list[Message] = [{"role": turn.role, "content": turn.text or ""} for turn in reversed(path[:count])]
+    return replace(
+        place,
         prompt=prompt,
-        id=id,
-        busy_key=key,
-        has_limit=has_limit,
-        is_question=ask.is_question,
         parent_id=parent_id,
-        history=history,
-        known=known,
-        wishes=wishes,
+        history=[as_message(summary), *history] if summary else history,
+        left_out=[turn.id for turn in reversed(path[count:])],
+        summary=summary,
+        # The report stands for the whole prompt of its time, so that it says nothing once some of that is cut off.
+        known=_known(path, history, place.wishes) if count == len(path) and not summary else None,
     )
 
 
-def _history(path: list[Turn], needed: int, wishes: Wishes) -> tuple[list[Message], Known | None]:
-    """The latest messages that fit, oldest first, as strict models take them; and what their last report counted. The
-    newest that are `needed` go along in any case.
+def _known(path: list[Turn], history: list[Message], wishes: Wishes) -> Known | None:
+    """What the last answer's report counted of this history, if the system prompt is the one that it was counted with.
 
-    The report stands for the whole prompt of its time, so it is known only while nothing of that has been cut off,
-    and the system prompt is the one that it was counted with.
+    A model with a smaller context got less of it: then it counted fewer tokens than so many bytes ever are.
     """
-    kept: list[Message] = []
-    room = HISTORY_BYTES
-    for turn in path[:HISTORY_MESSAGES]:
-        room -= len(turn.text.encode())
-        if room < 0 and len(kept) >= needed:
-            break
-        kept.insert(0, {"role": turn.role, "content": turn.text})
-    known = None
-    if path and len(kept) == len(path) < HISTORY_MESSAGES:
-        last = path[0]
-        is_counted = last.role == "assistant" and last.outcome == "exact" and last.tokens_input is not None
-        if is_counted and last.tokens_input and last.system_digest == digest(wishes.system):
-            known = Known(last.tokens_input, prompt_bytes(as_taken([*wishes.opening, *kept[:-1]])))
-    return kept, known
+    last = path[0] if path else None
+    if last is None or last.role != "assistant" or last.outcome != "exact" or not last.tokens_input:
+        return None
+    if last.system_digest != digest(wishes.system):
+        return None
+    size = prompt_bytes(as_taken([*wishes.opening, *history[:-1]]))
+    return Known(last.tokens_input, size) if last.tokens_input * MOST_BYTES_A_TOKEN >= size else None
 
 
 # --- what is written ------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from chat import former, prompt_pages, views, wishes_pages
+from chat import background_pages, former, prompt_pages, views, wishes_pages
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -14,6 +14,8 @@ urlpatterns = [
     path("prompts/<int:pk>/", prompt_pages.prompt, name="prompt"),
     path("prompts/<int:pk>/text/", prompt_pages.text, name="prompt_text"),
     path("prompts/<int:pk>/delete/", prompt_pages.delete, name="delete_prompt"),
+    path("c/<int:pk>/summary/", background_pages.summary, name="summary"),
+    path("settings/workspace/answers/", background_pages.goes_on, name="answers_go_on"),
     path("settings/members/<int:pk>/chats/", former.conversations, name="former_conversations"),
     path("settings/members/<int:pk>/chats/<int:conversation_pk>/", former.conversation, name="former_conversation"),
 ]

@@ -22,6 +22,8 @@ from chat.errors import ConversationBusy
 from chat.examples import EXAMPLES
 from chat.forms import MessageForm, PromptForm
 from chat.models import Conversation, Message
+from chat.trimming import left_out_of
+from chat.turns import busy_key
 from tenants.http import ApiError, TenantRequest
 from tenants.roles import Action
 from tenants.users import drafts
@@ -151,6 +153,7 @@ def _page(
 ) -> HttpResponse:
     budget = figures_for(request.tenant)
     turns, edited = _turns(request, shown, form)
+    pk = shown.pk if shown else form.initial.get("conversation_id")
     context = {
         "conversations": Conversation.objects.filter(owner=request.user, deleted_at=None).order_by("-active_at", "-pk")[
             :SHOWN_CONVERSATIONS
@@ -162,6 +165,8 @@ def _page(
         "examples": EXAMPLES,
         "refusal": refusal,
         "settling": is_settling,
+        "under_way": _under_way(request, pk),
+        "left_out": left_out_of(shown, turns),
         "budget": budget,
         # With an allowance there is something allocated.
         "confirm_first": confirming.notice(request) if budget and not budget.allocated else "",
@@ -170,6 +175,15 @@ def _page(
         **composing.options(request, shown, form),
     }
     return render(request, "chat/home.html", context, status=status)
+
+
+def _under_way(request: TenantRequest, pk: int | None) -> str:
+    """The number of the call that answers in this conversation just now."""
+    if not pk:
+        return ""
+    key = busy_key(request.tenant.schema_name, pk)
+    call = Hold.objects.filter(busy_key=key, user_id=request.user.pk).values_list("pk", flat=True).first()
+    return str(call or "")
 
 
 def _turns(

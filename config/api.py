@@ -10,6 +10,7 @@ _key = import_string("tenants.api.session_or_key")
 # before ninja is asked, so no `auth` here.
 plane_api = _Api(urls_namespace="plane-api", docs_url=None, openapi_url=None)
 plane_api.add_router("", "chat.async_api.router")
+plane_api.add_router("", "chat.background_api.router")
 
 tenant_api = _Api(
     title="Workspace API",

@@ -393,6 +393,8 @@ BUDGET_WAIT_SECONDS = envseconds("BUDGET_WAIT_SECONDS", 5.0)
 # Formulas in answers become MathML.
 CHAT_MATHS = envbool("CHAT_MATHS", False)
 # Calls under way of one tenant, in one process.
+# Of a model whose context the operator has not said: so many tokens of a question and what was said before it.
+CHAT_HISTORY_TOKENS = envint("CHAT_HISTORY_TOKENS", 1_000, minimum=1, maximum=1_000_000) or 1_000
 TENANT_STREAMS_MAX = envint("TENANT_STREAMS_MAX", 200, minimum=1, maximum=100_000) or 200
 # The most that any API key may ask for, counted for all processes together; its own rates can only be lower.
 KEY_RATES = envrates("KEY_RATES")

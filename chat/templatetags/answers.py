@@ -34,6 +34,9 @@ WORDLESS = {
     "function_call": TOOLS,
     **dict.fromkeys(("content_filter", "safety", "SAFETY", "refusal"), FILTERED),
 }
+# What no longer fits into the model's context. `#` is a number.
+LEFT_OUT_ONE = "The first message was left out: it no longer fits."
+LEFT_OUT_MANY = "The first # messages were left out: they no longer fit."
 # What only the page with a script comes to say; `#` is a number.
 UNDER_WAY = {
     "held": "held so far, for an answer of at most # tokens",
@@ -48,6 +51,13 @@ UNDER_WAY = {
     "signed_out": "You are signed out. Your message is kept while you log in.",
     "kept": "Your message is in the box again. Send it when you are ready.",
     "unanswered": "The page was left before the answer came.",
+    "stopping": "Stopping…",
+    "elsewhere": "Another tab is asking…",
+    "offline": "You are offline. Your message is kept here; send it again once you are back.",
+    "online": "You are back online. Send the message again when you are ready.",
+    "summarizing": "Summarizing…",
+    "left_out.1": LEFT_OUT_ONE,
+    "left_out": LEFT_OUT_MANY,
     "copied": "Copied.",
     "not_copied": "The browser did not copy it. Select the text and copy it.",
     "left": "The page was left before this message was answered. It is in the box again.",
@@ -72,6 +82,14 @@ def warning(budget: Ledger | None) -> str:
 def ending(message: Message | None) -> str:
     """What ended an answer early; nothing where the model ended it, or where the answer has no words anyway."""
     return ENDS.get(message.finish_reason, "") if message and message.text.strip() else ""
+
+
+@register.filter
+def left_out_words(number: int) -> str:
+    """What a question leaves out of the conversation; nothing for 0."""
+    if not number:
+        return ""
+    return LEFT_OUT_ONE if number == 1 else LEFT_OUT_MANY.replace("#", f"{number:,}")
 
 
 @register.filter

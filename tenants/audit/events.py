@@ -53,6 +53,8 @@ class Event(StrEnum):
     CHAT_CHANGED = "settings.chat_changed"
     TIME_ZONE_CHANGED = "settings.time_zone_changed"
     ORIGINS_CHANGED = "settings.origins_changed"
+    ANSWERS_GO_ON = "settings.answers_go_on"
+    ANSWERS_STOP = "settings.answers_stop"
     SECOND_STEP_REQUIRED = "settings.second_step_required"
     SECOND_STEP_NOT_REQUIRED = "settings.second_step_not_required"
     DELETED = "settings.deleted"

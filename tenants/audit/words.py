@@ -55,6 +55,8 @@ WORDS: dict[Event, str] = {
     Event.CHAT_CHANGED: "changed how its chat asks models",
     Event.TIME_ZONE_CHANGED: "changed the time zone",
     Event.ORIGINS_CHANGED: "changed which web pages may ask the API",
+    Event.ANSWERS_GO_ON: "let answers go on when their reader leaves",
+    Event.ANSWERS_STOP: "had answers stop when their reader leaves",
     Event.SECOND_STEP_REQUIRED: "began to require two-step log-in",
     Event.SECOND_STEP_NOT_REQUIRED: "stopped requiring two-step log-in",
     Event.DELETED: "deleted the workspace",

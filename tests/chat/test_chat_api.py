@@ -65,7 +65,7 @@ def test_a_stream_has_the_same_facts_after_its_words(workspace):
     assert not response.has_header("Content-Length")
     (first, held), *tokens, (last, facts) = events_of(response)
     assert first == "held"
-    assert held.keys() == {"call", "reserved", "remaining", "max_tokens", "fitted", "meter"}
+    assert held.keys() == {"call", "reserved", "remaining", "max_tokens", "fitted", "meter", "left_out"}
     assert (held["max_tokens"], held["fitted"]) == (512, False)
     # Whole at first: the model has not shown yet how well its reports agree with what we count.
     assert held["reserved"] >= 512 * 4_000

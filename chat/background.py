@@ -1,0 +1,287 @@
+"""Answers that nobody may be reading: found by their call's number, followed from their first word on, and stopped.
+
+Owns which replies are under way in this process, what is read of those that are not, and the ear for stops that were
+asked of another process. Must not buy, nor settle: an answer that is stopped here ends as any other does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+import psycopg
+
+from billing.engine.engine import Engine
+from billing.engine.statements import in_schema
+from billing.engine.store import FAILURES
+from billing.money import usd
+from chat.turns import busy_key
+from tenants.connections import own_connection_params
+from tenants.http import NotFound, RateLimited, Unavailable
+
+if TYPE_CHECKING:
+    from chat.services import Reply
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "chat_stop"
+# How the listener's session is called, for an operator who looks at the sessions.
+NAME = "chat.background"
+LISTEN_AGAIN_SECONDS = 1.0
+# A connection that is silently dead is found by asking it something.
+ASK_SECONDS = 30.0
+# How often it is looked whether an answer of another process is there, and for how long: none takes longer.
+LOOK_SECONDS = 1.0
+FOLLOW_SECONDS = 900.0
+# Each look is a statement. A person has a few tabs.
+FOLLOWERS_MAX = 8
+
+NO_CALL = "There is no such call of yours, or it came to nothing and cost nothing."
+
+# Its hold, whose conversation's name has the schema in it: members of two workspaces may have the same number. And the
+# answer that it became. Both in one statement, for the one goes when the other comes.
+NOW = """
+SELECT (
+    SELECT busy_key FROM public.billing_hold
+    WHERE id = %(call)s AND user_id = %(owner)s AND starts_with(busy_key, %(of)s)
+), (
+    SELECT json_build_array(
+        message.id, message.parent_id, parent.role, message.conversation_id, message.text, message.model,
+        message.finish_reason, message.outcome, message.tokens_input, message.tokens_output, message.cost
+    )
+    FROM {schema}.chat_message AS message
+    JOIN {schema}.chat_conversation AS conversation
+      ON conversation.id = message.conversation_id AND conversation.owner_id = %(owner)s
+         AND conversation.deleted_at IS NULL
+    LEFT JOIN {schema}.chat_message AS parent ON parent.id = message.parent_id
+    WHERE message.hold = %(call)s
+    LIMIT 1
+)
+"""
+
+STOP = """
+SELECT pg_notify('chat_stop', id::text) FROM public.billing_hold
+WHERE id = %(call)s AND user_id = %(owner)s AND starts_with(busy_key, %(of)s)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """A member of a workspace."""
+
+    schema: str
+    user_id: int
+
+
+@dataclass(eq=False, slots=True)
+class _Here:
+    """The replies of one engine, and who follows some."""
+
+    replies: dict[Reply, Whose] = field(default_factory=dict)
+    followers: dict[Whose, int] = field(default_factory=dict)
+    listener: asyncio.Task[None] | None = None
+
+    def forget(self, reply: Reply) -> None:
+        self.replies.pop(reply, None)
+
+    def stop_listening(self) -> None:
+        if self.listener is not None:
+            self.listener.cancel()
+
+
+_engines: WeakKeyDictionary[Engine, _Here] = WeakKeyDictionary()
+
+
+def _of(engine: Engine) -> _Here:
+    return _engines.setdefault(engine, _Here())
+
+
+def note(engine: Engine, schema: str, user_id: int, reply: Reply) -> None:
+    """A reply has begun. It is forgotten once it is settled."""
+    here = _of(engine)
+    here.replies[reply] = Whose(schema, user_id)
+    reply.answering.when_settled(lambda: here.forget(reply))
+    if here.listener is None or here.listener.done():
+        here.listener = asyncio.get_running_loop().create_task(_listen(here))
+        engine.add_cut(here.stop_listening)
+
+
+def _reply(engine: Engine, call: UUID, whose: Whose | None = None) -> Reply | None:
+    """By a walk over all of them: another model in its place has another number, and this is asked for rarely."""
+    for reply, owner in _of(engine).replies.items():
+        if reply.answering.call.id == call and whose in (None, owner):
+            return reply
+    return None
+
+
+# --- what is known of a call ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A call of one's own: under way in this process (`reply`), in another, or answered (`facts`)."""
+
+    conversation_id: int
+    reply: Reply | None = None
+    facts: dict[str, Any] | None = None
+
+
+async def find(engine: Engine, whose: Whose, call: UUID) -> Found:
+    """Raises NotFound, also for a call that was released: nothing of it is kept. Or Unavailable."""
+    if (reply := _reply(engine, call, whose)) is not None:
+        return Found(reply.conversation_id, reply)
+    ((held_as, row),) = await _fetch(engine, NOW, whose, call)
+    if row is not None:
+        facts = _facts(*row)
+        return Found(facts["conversation_id"], facts=facts)
+    if held_as is None:
+        raise NotFound(NO_CALL)
+    return Found(int(held_as.rpartition("-")[2]))
+
+
+async def stop(engine: Engine, whose: Whose, call: UUID) -> Found:
+    """End it, in whichever process it is. What came is paid and kept. Raises as `find` does."""
+    found = await find(engine, whose, call)
+    if found.reply is not None:
+        found.reply.answering.stop()
+    elif found.facts is None:
+        await _fetch(engine, STOP, whose, call)
+    return found
+
+
+async def _fetch(engine: Engine, statement: str, whose: Whose, call: UUID) -> list[Any]:
+    params = {"call": call, "owner": whose.user_id, "of": busy_key(whose.schema)}
+    try:
+        return await engine.store.fetch(in_schema(statement, whose.schema), params)
+    except FAILURES as exc:
+        raise Unavailable from exc
+
+
+def _facts(
+    answer_id: int,
+    parent_id: int | None,
+    parent_role: str | None,
+    conversation_id: int,
+    text: str,
+    model: str,
+    finish_reason: str,
+    outcome: str,
+    tokens_input: int,
+    tokens_output: int,
+    cost: int,
+) -> dict[str, Any]:
+    """As an answer says them of itself, with what is kept of it."""
+    return {
+        "response": text,
+        "conversation_id": conversation_id,
+        "question_id": parent_id if parent_role == "user" else None,
+        "answer_id": answer_id,
+        "model": model,
+        "finish_reason": finish_reason,
+        "usage": {"input_tokens": tokens_input, "output_tokens": tokens_output},
+        "cost": {"microcents": cost, "usd": usd(cost)},
+        "outcome": outcome,
+    }
+
+
+# --- who comes back to one ------------------------------------------------------------------------------------------
+
+
+class Followed:
+    """An answer for one who comes back to it: its words from the first on, None for silence; then `facts`, or None
+    where it came to nothing. Must be closed.
+
+    Raises RateLimited for who follows too many at once.
+    """
+
+    def __init__(self, engine: Engine, whose: Whose, call: UUID, found: Found) -> None:
+        self._engine, self._whose, self._call, self._found = engine, whose, call, found
+        self.facts: dict[str, Any] | None = None
+        self._followers = _of(engine).followers
+        if self._followers.get(whose, 0) >= FOLLOWERS_MAX:
+            raise RateLimited("Too many tabs follow your answers. Close some of them.", retry_after_ms=5_000)
+        self._followers[whose] = self._followers.get(whose, 0) + 1
+        self._is_closed = False
+
+    async def words(self) -> AsyncIterator[str | None]:
+        found = self._found
+        if found.reply is not None:
+            async for words in found.reply.answering.followed():
+                yield words
+            completion = await found.reply.answering.finished()
+            if found.reply.answering.failure is None:
+                self.facts = found.reply.facts(completion)
+                return
+        async for nothing in self._until_kept():
+            yield nothing
+        if self.facts is not None and found.reply is None:
+            yield self.facts["response"]
+
+    async def _until_kept(self) -> AsyncIterator[None]:
+        until = asyncio.get_running_loop().time() + FOLLOW_SECONDS
+        found = self._found
+        while True:
+            if found.reply is None and found.facts is not None:
+                self.facts = found.facts
+                return
+            if asyncio.get_running_loop().time() > until or self._engine.is_closing:
+                raise Unavailable
+            yield None
+            await self._engine.pause(LOOK_SECONDS)
+            try:
+                ((held_as, row),) = await _fetch(self._engine, NOW, self._whose, self._call)
+            except Unavailable:
+                continue
+            if row is not None:
+                self.facts = _facts(*row)
+                return
+            if held_as is None:
+                return
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._followers[self._whose] -= 1
+        if not self._followers[self._whose]:
+            del self._followers[self._whose]
+
+
+# --- stops that were asked of another process -----------------------------------------------------------------------
+
+
+async def _listen(here: _Here) -> None:
+    """Until it is cancelled, as the process ends. What is missed while the connection is made is asked for again by
+    the page, which repeats its stop until the answer has ended.
+    """
+    is_said = False
+    while True:
+        try:
+            params = {**own_connection_params(), "autocommit": True, "application_name": NAME}
+            async with await psycopg.AsyncConnection.connect(**params) as own:
+                await own.execute(f"LISTEN {CHANNEL}")
+                is_said = False
+                while True:
+                    async for told in own.notifies(timeout=ASK_SECONDS):
+                        _stop_here(here, told.payload)
+                    await own.execute("SELECT 1")
+        except (psycopg.Error, OSError) as exc:
+            if not is_said:
+                logger.warning("Answers of this process cannot be stopped from others: %s", type(exc).__name__)
+            is_said = True
+        await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+
+
+def _stop_here(here: _Here, payload: str) -> None:
+    """Who asks was checked before it was told."""
+    with suppress(ValueError):
+        call = UUID(payload)
+        for reply in list(here.replies):
+            if reply.answering.call.id == call:
+                reply.answering.stop()
