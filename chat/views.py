@@ -177,13 +177,20 @@ def _page(
     return render(request, "chat/home.html", context, status=status)
 
 
-def _under_way(request: TenantRequest, pk: int | None) -> str:
-    """The number of the call that answers in this conversation just now."""
-    if not pk:
-        return ""
-    key = busy_key(request.tenant.schema_name, pk)
-    call = Hold.objects.filter(busy_key=key, user_id=request.user.pk).values_list("pk", flat=True).first()
-    return str(call or "")
+def _under_way(request: TenantRequest, pk: int | None) -> dict[str, Any] | None:
+    """The call that answers in this conversation just now, or on the page of none the newest that makes a new one."""
+    if pk is None and not request.tenant.chat_settings.get("goes_on"):
+        return None  # it has stopped with its reader
+    own = Hold.objects.filter(account__tenant_id=request.tenant.pk, user_id=request.user.pk)
+    named = busy_key(request.tenant.schema_name)
+    held = own.filter(busy_key=f"{named}{pk}") if pk else own.filter(busy_key__startswith=named).order_by("-created_at")
+    found = held.values_list("pk", "busy_key").first()
+    if found is None:
+        return None
+    conversation_id = int(found[1].rpartition("-")[2])
+    if pk is None and Conversation.objects.filter(pk=conversation_id).exists():
+        return None  # it is in the list, and its own page says so
+    return {"call": str(found[0]), "conversation_id": conversation_id}
 
 
 def _turns(

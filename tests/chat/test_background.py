@@ -190,6 +190,18 @@ def test_the_page_knows_of_an_answer_under_way_and_names_its_call(workspace, ups
     assert 'data-chat="under-way"' not in page
 
 
+def test_a_new_conversation_that_is_under_way_is_found_from_the_empty_page(workspace, upstream):
+    browser = Browser(workspace)
+    call = browser.left(upstream)
+    owner, other = workspace.client(workspace.owner), workspace.client(workspace.member("other@example.com"))
+    conversation = browser.get(call).json()["conversation_id"]
+    assert f'in <a href="/c/{conversation}/">' in owner.get("/").content.decode()
+    assert f'data-call="{call}"' in owner.get(f"/c/{conversation}/").content.decode()
+    assert call not in other.get("/").content.decode()
+    workspace.settled(lines=1)
+    assert call not in owner.get("/").content.decode()
+
+
 def test_who_may_change_the_workspace_switches_it_and_the_trail_says_so(workspace):
     from tenants.audit.models import AuditEvent
 

@@ -1,4 +1,4 @@
-"""What goes along of a long conversation: as much as the model's context takes, and a summary of the rest once bought."""
+"""What goes along of a long conversation: as much as the model takes, and a summary of the rest once it is bought."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def ask(workspace, upstream, conversation, **fields):
 
 def has_context(settings, tokens):
     settings.LLM_PRICES = {}
-    settings.MODELS = {"test-model": {"context": tokens, "price": PRICE, "kinds": ["chat"]}}
+    settings.MODELS = {"test-model": {"context": tokens, "price": PRICE, "kinds": ["chat"], "dialect": {}}}
     settings.LLM_MODEL = "test-model"
 
 
@@ -115,10 +115,14 @@ def test_the_page_says_what_no_longer_fits_and_its_form_buys_the_summary(workspa
     has_context(settings, 1_000)
     client = workspace.client(workspace.owner)
     assert "messages were left out: they no longer fit." in client.get(f"/c/{talk}/").content.decode()
-    answer = client.post(f"/c/{talk}/summary/", follow=True)
-    assert "messages are summarized, for $0.0" in answer.content.decode()
-    assert 'data-chat="left-out" hidden' in answer.content.decode()
-    upstream.status = 500
+    # Seven are left out, and the model takes five at once: the rest with the summary of those.
+    first = client.post(f"/c/{talk}/summary/", follow=True).content.decode()
+    assert "5 messages are summarized, for $0.0" in first
+    assert "The first 2 messages were left out" in first
+    second = client.post(f"/c/{talk}/summary/", follow=True).content.decode()
+    assert "2 messages are summarized" in second
+    assert 'data-chat="left-out" hidden' in second
+    assert "Hello, world." in upstream.calls[-1]["messages"][0]["content"]
     again = client.post(f"/c/{talk}/summary/", follow=True).content.decode()
     assert "All of this conversation still goes along" in again
 

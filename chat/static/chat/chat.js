@@ -1,14 +1,17 @@
 // Asks, and shows the answer as it streams. Without this script the same form posts and the page comes back.
 
 import { listen, number } from "./acts.js";
+import { follow, stop } from "./background.js";
 import { showBlock, showWhole, spoken } from "./blocks.js";
 import { short, showBudget, showHeld, takeBudget } from "./budget.js";
 import "./copy.js";
 import { chosenModel } from "./options.js";
 import { forgetDraft, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
-import { forget, watch } from "./price.js";
+import { showLeftOut } from "./left_out.js";
+import { forget, watch as watchPrice } from "./price.js";
 import { showRefusal } from "./refusal.js";
+import { answering, settled, watch } from "./tabs.js";
 import { addConversation, addTurn, announce, append, ending, markWordless, say, sentence, words } from "./turns.js";
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
@@ -18,12 +21,14 @@ const { csrfmiddlewaretoken: csrf } = form.elements;
 const BUSY_TRIES = 10; // before it says busy, the server waits by itself
 const SETTLED_TRIES = 12;
 let signedOut = false;
-let running = null; // the AbortController of the answer under way
+let running = null; // the AbortController of the answer under way, with its call's number, and whether it was stopped
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
+  if (running || !prompt.value.trim()) return;
   const { name, value } = event.submitter ?? {};
-  if (!running && prompt.value.trim()) askAnew(prompt.value, name === "fits" ? Number(value) : 0);
+  if (navigator.onLine) askAnew(prompt.value, name === "fits" ? Number(value) : 0);
+  else refuse(new TypeError("offline"));
 });
 listen(part("turns"), (kind, turn, message) => {
   if (!running) askOf(kind, turn, message);
@@ -34,13 +39,15 @@ prompt.addEventListener("keydown", (event) => {
   event.preventDefault();
   form.requestSubmit();
 });
-part("stop").addEventListener("click", () => running?.abort());
+part("stop").addEventListener("click", halt);
+addEventListener("online", () => part("refusal").hidden || !part("refusal").hasAttribute("data-lost") || backOnline());
 addEventListener("pagehide", () => signedOut && keepDraft(form)); // what was typed since, too
-watch(form, () => {
+watchPrice(form, () => {
   const parent_id = parent.value ? Number(parent.value) : undefined;
   return prompt.value.trim() ? { ...common(), parent_id, prompt: prompt.value } : null;
 });
 if (takeDraft(form)) announce(sentence("kept"));
+watch((call) => running || parent.value || refresh({ id: conversation.value, call }, SETTLED_TRIES, null));
 resume();
 
 // `fits`: the longest answer that a refusal offered, or 0.
@@ -81,14 +88,46 @@ async function ask(asked) {
   } catch (reason) {
     failure = reason;
     if (reason instanceof TypeError) await pause(500); // a page that is being left fails too: its script ends here
+    if (isLost(reason) && got.call) failure = await catchUp(answer, got);
   }
   if (got.facts) settle(asked.turns, got.facts);
   else breakOff(asked, failure, got.id);
   // The error of a stream comes after its settlement, if there is one.
   const tries = got.id && !failure?.error ? SETTLED_TRIES : 2;
-  const isWhole = got.facts?.budget && got.facts.answer_id && !got.waited;
+  const isWhole = got.facts?.budget && got.facts.answer_id && !got.waited && !running.stopped;
   if (!signedOut && !isWhole) await refresh(got, tries, asked.question);
-  end(answer);
+  end(answer, got);
+}
+
+// An answer goes on, or has been settled, without the connection that it came by. What failed, or null.
+async function catchUp(answer, got) {
+  try {
+    for await (const { name, data } of follow(got.call, running.signal)) {
+      if (name === "anew") words(answer).replaceChildren();
+      if (name === "token") append(answer, data.text);
+      if (name === "block") showBlock(answer, data);
+      if (name === "done") got.facts = data;
+      if (name === "error") throw data;
+    }
+    return null;
+  } catch (reason) {
+    return reason;
+  }
+}
+
+// Stop asks the server, which ends the answer and says by the stream itself what it cost. Before its call has a number
+// to leave is to stop, except where answers go on without a reader.
+function halt() {
+  if (!running || running.stopped) return;
+  running.stopped = true;
+  announce(sentence("stopping"));
+  if (running.call) stopCall();
+  else if (!running.isAsked || !("goesOn" in form.dataset)) running.abort();
+}
+
+async function stopCall() {
+  const stopped = running;
+  if (!(await stop(stopped.call, csrf.value, () => running !== stopped))) stopped.abort();
 }
 
 // Events: held, token… and block…, then done or error. The header names the conversation to who stops before `done`.
@@ -97,8 +136,12 @@ async function read(response, asked, answer, got) {
   for await (const { name, data } of events(response.body)) {
     if (name === "held") {
       Object.assign(got, { call: data.call, held: data, bytes: 0 });
+      running.call = data.call;
       remember(asked, got);
       hold(answer, data);
+      answering(got.id);
+      showLeftOut(data.left_out, got.id);
+      if (running.stopped) stopCall();
     }
     if (name === "token") {
       append(answer, data.text);
@@ -108,7 +151,7 @@ async function read(response, asked, answer, got) {
     if (name === "done") got.facts = data;
     if (name === "error") throw data;
   }
-  if (!got.facts) throw { message: sentence("broken") };
+  if (!got.facts) throw { message: sentence("broken"), lost: true };
   keepPlace(got.id, asked.question);
 }
 
@@ -123,12 +166,15 @@ async function post(asked, answer, got) {
   const headers = { "Content-Type": "application/json", "X-CSRFToken": csrf.value };
   const { signal } = running;
   for (let tries = BUSY_TRIES; ; tries -= 1) {
+    running.isAsked = true;
     const response = await fetch(asked.path, { method: "POST", headers, body: JSON.stringify(body), signal });
     if (response.ok) return response;
     const message = `The server answered ${response.status}. Try again.`;
     const failure = { message, ...(await response.json().catch(() => null)), status: response.status };
     if (failure.error !== "conversation_busy" || !tries) throw failure;
     got.waited = true;
+    running.isAsked = false;
+    if (running.stopped) running.abort();
     say(answer, sentence("busy"), "");
     announce(sentence("busy"));
     await pause(failure.retry_after_ms);
@@ -192,9 +238,11 @@ function takeBack({ turns, question, body }) {
   sessionStorage.removeItem("asked");
   parent.value = body?.parent_id ?? "";
   if (question) prompt.value = [question, prompt.value].filter(Boolean).join("\n");
+  keepDraft(form);
 }
 
-function end(answer) {
+function end(answer, got) {
+  settled(got.id, got.call);
   running = null;
   form.toggleAttribute("data-running", false);
   answer.removeAttribute("aria-busy");
@@ -232,20 +280,38 @@ function remember({ question }, { id, call }) {
   sessionStorage.setItem("asked", JSON.stringify({ question, id, call }));
 }
 
+// An answer that this tab has left, or that the server names on the conversation's page, is followed to its end.
 async function resume() {
   const asked = JSON.parse(sessionStorage.getItem("asked") ?? "null");
   sessionStorage.removeItem("asked");
+  const named = part("under-way");
   const isReload = performance.getEntriesByType("navigation")[0]?.type === "reload";
-  if (!asked || !isReload || document.querySelector(`[data-call="${asked.call}"]`)) return; // the page has it
-  const { question } = asked;
+  const isHere = named && (isConversation() || (isReload && asked && !asked.call));
+  if (!isHere && (!asked || !isReload)) return;
+  const call = isHere ? named.dataset.call : asked.call;
+  if (document.querySelector(`.turn[data-call="${call}"]`)) return; // the page has it
+  if (isHere) named.remove();
+  const question = asked && (asked.call === call || !asked.call) ? asked.question : null;
   const turns = [...(question ? [addTurn("user", question)] : []), addTurn("assistant", "")];
+  const got = { id: asked?.id ?? addressed(), call, facts: null };
   begin(turns.at(-1));
-  if (!(asked.id && (await refresh(asked, SETTLED_TRIES, question)))) {
+  running.call = call;
+  if (call) remember({ question }, got);
+  const failure = call ? await catchUp(turns.at(-1), got) : null;
+  if (got.facts) {
+    got.id = got.facts.conversation_id;
+    settle(turns, got.facts);
+  }
+  const tries = failure?.status ? 2 : SETTLED_TRIES;
+  if (!(got.id && (await refresh(got, tries, question))) && !got.facts) {
     takeBack({ turns, question });
     announce(sentence(question ? "left" : "unanswered"));
   }
-  end(turns.at(-1));
+  end(turns.at(-1), got);
 }
+
+const addressed = () => location.pathname.match(/^\/c\/(\d+)\/$/)?.[1] ?? null;
+const isConversation = () => Boolean(addressed());
 
 // --- the page ---
 
@@ -259,10 +325,19 @@ function refuse(failure) {
   const { status, error, budget } = failure ?? {};
   // A token that is not taken is of before a log-out or a log-in in another tab.
   signedOut = status === 401 || error === "csrf_failed";
-  const ours = signedOut ? sentence("signed_out") : failure instanceof Error ? sentence("lost") : null;
-  showRefusal(failure, ours ?? failure?.message, { signedOut });
+  const lost = failure instanceof Error;
+  const ours = signedOut ? sentence("signed_out") : lost ? sentence(navigator.onLine ? "lost" : "offline") : null;
+  showRefusal(failure, ours ?? failure?.message, { signedOut, lost });
   if (budget?.remaining != null && !budget.scope.includes("/")) showBudget(budget); // a seat's figures are not for all
 }
+
+// What could not be sent is in the box still.
+function backOnline() {
+  part("refusal-words").textContent = sentence("online");
+  part("again").hidden = false;
+}
+
+const isLost = (reason) => reason instanceof TypeError || Boolean(reason?.lost);
 
 function pause(milliseconds) {
   return new Promise((done) => setTimeout(done, milliseconds));

@@ -5,7 +5,7 @@ import { short } from "./budget.js";
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
 
 // `failure` is an error of the API, or null; `message` what is said of it.
-export function showRefusal(failure, message, { signedOut }) {
+export function showRefusal(failure, message, { signedOut, lost }) {
   const { status, error, reason, budget, confirm_email: waits, retry_after_ms: later } = failure ?? {};
   const known = budget?.needed != null && budget.remaining != null;
   const fits = budget?.affordable_max_tokens;
@@ -21,12 +21,13 @@ export function showRefusal(failure, message, { signedOut }) {
   part("fits").hidden = !(fits > 0);
   part("fits").value = fits ?? "";
   part("fits-tokens").textContent = fits?.toLocaleString("en-US") ?? "";
-  part("again").hidden = !later;
+  part("again").hidden = !later && !(lost && navigator.onLine);
   part("log-in").href = `/login/?next=${encodeURIComponent(location.pathname)}`;
   part("log-in").hidden = !signedOut;
   part("top-up")?.toggleAttribute("hidden", !failure?.raised_by?.includes("operator"));
   part("ask")?.toggleAttribute("hidden", !budget);
   part("refusal-link").hidden = status !== 402 && error !== "account_on_hold";
   part("refusal-new").hidden = error !== "prompt_too_long";
+  part("refusal").toggleAttribute("data-lost", Boolean(lost));
   part("refusal").hidden = !failure;
 }

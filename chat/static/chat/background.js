@@ -1,0 +1,38 @@
+// An answer by its call's number: followed from its first word on by whoever comes back to it, and stopped.
+
+import { events } from "./events.js";
+
+const AGAIN = 2000;
+const TRIES = 30;
+
+// Its events, as they are when it is asked for. Where the connection is lost it is followed anew, from the first word.
+export async function* follow(call, signal) {
+  for (let tries = TRIES; ; tries -= 1) {
+    try {
+      const headers = { Accept: "text/event-stream" };
+      const response = await fetch(`/api/chat/calls/${call}/?rendered=true`, { headers, signal });
+      if (!response.ok) throw { ...(await response.json().catch(() => null)), status: response.status };
+      yield { name: "anew" };
+      for await (const event of events(response.body)) {
+        yield event;
+        if (event.name === "done" || event.name === "error") return;
+      }
+    } catch (reason) {
+      const isLost = reason instanceof TypeError && !signal.aborted;
+      if (!isLost || !tries) throw reason;
+    }
+    await new Promise((done) => setTimeout(done, AGAIN));
+  }
+}
+
+// Asked again until the answer has ended: a process that has just begun may not hear the first time. False where the
+// server cannot be asked.
+export async function stop(call, csrf, isOver) {
+  while (!isOver()) {
+    const request = { method: "POST", headers: { "X-CSRFToken": csrf } };
+    const response = await fetch(`/api/chat/calls/${call}/stop/`, request).catch(() => null);
+    if (response?.status !== 202) return Boolean(response?.ok);
+    await new Promise((done) => setTimeout(done, AGAIN));
+  }
+  return true;
+}
