@@ -187,7 +187,7 @@ def _under_way(request: TenantRequest, pk: int | None) -> dict[str, Any] | None:
     found = held.values_list("pk", "busy_key").first()
     if found is None:
         return None
-    conversation_id = int(found[1].rpartition("-")[2])
+    conversation_id = int((found[1] or "").rpartition("-")[2])
     if pk is None and Conversation.objects.filter(pk=conversation_id).exists():
         return None  # it is in the list, and its own page says so
     return {"call": str(found[0]), "conversation_id": conversation_id}

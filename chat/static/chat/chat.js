@@ -286,12 +286,12 @@ async function resume() {
   sessionStorage.removeItem("asked");
   const named = part("under-way");
   const isReload = performance.getEntriesByType("navigation")[0]?.type === "reload";
-  const isHere = named && (isConversation() || (isReload && asked && !asked.call));
+  const isHere = named && (addressed() || (isReload && asked && !asked.call));
   if (!isHere && (!asked || !isReload)) return;
   const call = isHere ? named.dataset.call : asked.call;
   if (document.querySelector(`.turn[data-call="${call}"]`)) return; // the page has it
   if (isHere) named.remove();
-  const question = asked && (asked.call === call || !asked.call) ? asked.question : null;
+  const question = asked && (asked.call === call || (isReload && !asked.call)) ? asked.question : null;
   const turns = [...(question ? [addTurn("user", question)] : []), addTurn("assistant", "")];
   const got = { id: asked?.id ?? addressed(), call, facts: null };
   begin(turns.at(-1));
@@ -301,6 +301,7 @@ async function resume() {
   if (got.facts) {
     got.id = got.facts.conversation_id;
     settle(turns, got.facts);
+    if (question) keepPlace(got.id, question);
   }
   const tries = failure?.status ? 2 : SETTLED_TRIES;
   if (!(got.id && (await refresh(got, tries, question))) && !got.facts) {
@@ -310,8 +311,10 @@ async function resume() {
   end(turns.at(-1), got);
 }
 
-const addressed = () => location.pathname.match(/^\/c\/(\d+)\/$/)?.[1] ?? null;
-const isConversation = () => Boolean(addressed());
+// The conversation that the address names, or null.
+function addressed() {
+  return location.pathname.match(/^\/c\/(\d+)\/$/)?.[1] ?? null;
+}
 
 // --- the page ---
 
@@ -337,7 +340,9 @@ function backOnline() {
   part("again").hidden = false;
 }
 
-const isLost = (reason) => reason instanceof TypeError || Boolean(reason?.lost);
+function isLost(reason) {
+  return reason instanceof TypeError || Boolean(reason?.lost);
+}
 
 function pause(milliseconds) {
   return new Promise((done) => setTimeout(done, milliseconds));
