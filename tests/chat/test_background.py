@@ -26,7 +26,7 @@ class Browser:
 
     def __init__(self, workspace, *, goes_on=True):
         allow(workspace, goes_on)
-        pages = workspace.client(workspace.owner)
+        self.pages = pages = workspace.client(workspace.owner)
         pages.get("/")
         self.plane = workspace.plane(pages)
         self.headers = {"x-csrftoken": pages.cookies["csrftoken"].value}
@@ -193,7 +193,7 @@ def test_the_page_knows_of_an_answer_under_way_and_names_its_call(workspace, ups
 def test_a_new_conversation_that_is_under_way_is_found_from_the_empty_page(workspace, upstream):
     browser = Browser(workspace)
     call = browser.left(upstream)
-    owner, other = workspace.client(workspace.owner), workspace.client(workspace.member("other@example.com"))
+    owner, other = browser.pages, workspace.client(workspace.member("other@example.com"))
     conversation = browser.get(call).json()["conversation_id"]
     assert f'in <a href="/c/{conversation}/">' in owner.get("/").content.decode()
     assert f'data-call="{call}"' in owner.get(f"/c/{conversation}/").content.decode()

@@ -130,6 +130,17 @@ def _its_answer(room: Room) -> dict[str, Any]:
     return {"message_id": _talk(room).head_id}
 
 
+def _call(room: Room) -> dict[str, Any]:
+    """The number of the call that paid for the talk's answer."""
+    talk = _talk(room)
+    with room.workspace.scope():
+        answer = talk.messages.get(pk=talk.head_id)
+        if answer.hold is None:
+            answer.hold = uuid.uuid4()
+            answer.save(update_fields=["hold"])
+    return {"call": answer.hold}
+
+
 def _named_by_number(room: Room) -> dict[str, Any]:
     return {"conversation_id": _talk(room).pk, **_its_answer(room), "max_tokens": 8}
 
@@ -181,6 +192,13 @@ CASES: dict[str, Case] = {
     "c/<int:pk>/again/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
     "c/<int:pk>/continue/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
     "c/<int:pk>/delete-turn/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
+    "c/<int:pk>/summary/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [nothing]}),
+    "settings/workspace/answers/": Case(bodies={"POST": [lambda room: {"goes_on": "on"}, nothing]}),
+    "api/chat/calls/<uuid:call>/": Case(args=_call),
+    "api/chat/calls/<uuid:call>/stop/": Case(args=_call, bodies={"POST": [nothing]}),
+    "api/chat/summary/": Case(
+        bodies={"POST": [lambda room: {"conversation_id": _talk(room).pk}]}, closed="all of the talk goes along"
+    ),
     "api/chat/again/": Case(bodies={"POST": [_named_by_number]}),
     "api/chat/continue/": Case(bodies={"POST": [_named_by_number]}),
     "login/": Case(
