@@ -262,7 +262,7 @@ async function refresh({ id, call }, tries, question) {
     takeBudget(page.querySelector('[data-chat="budget"]'));
     if (!place) return false;
     const turns = page.querySelectorAll('[data-chat="turns"] .turn');
-    const found = call && page.querySelector(`[data-call="${call}"]`);
+    const found = call && page.querySelector(`.turn[data-call="${call}"]`);
     if (!found && (question || (call && tries > 1))) continue;
     part("turns").replaceChildren(part("turns").firstElementChild, ...turns);
     keepPlace(place, question);
@@ -322,6 +322,7 @@ function keepPlace(id, question) {
   if (!conversation.value) addConversation(id, question);
   conversation.value = id;
   history.replaceState(null, "", `/c/${id}/`);
+  keepDraft(form); // it belongs to the conversation's own page from now on
 }
 
 function refuse(failure) {

@@ -194,8 +194,8 @@ CASES: dict[str, Case] = {
     "c/<int:pk>/delete-turn/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
     "c/<int:pk>/summary/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [nothing]}),
     "settings/workspace/answers/": Case(bodies={"POST": [lambda room: {"goes_on": "on"}, nothing]}),
-    "api/chat/calls/<uuid:call>/": Case(args=_call),
-    "api/chat/calls/<uuid:call>/stop/": Case(args=_call, bodies={"POST": [nothing]}),
+    "api/chat/calls/<uuidstr:call>/": Case(args=_call),
+    "api/chat/calls/<uuidstr:call>/stop/": Case(args=_call, bodies={"POST": [nothing]}),
     "api/chat/summary/": Case(
         bodies={"POST": [lambda room: {"conversation_id": _talk(room).pk}]}, closed="all of the talk goes along"
     ),
