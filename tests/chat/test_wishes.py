@@ -10,7 +10,7 @@ import pytest
 from chat.buying import Known
 from chat.history import prompt_bytes
 from chat.models import Conversation, Message
-from chat.turns import Turn, _history
+from chat.turns import Turn, _known
 from chat.wishes import NO_WISHES, SYSTEM_MAX, Wishes, chosen, digest, of_workspace
 from tenants.audit.models import AuditEvent
 from tenants.models import Tenant
@@ -118,9 +118,8 @@ def test_a_report_stands_only_for_the_system_prompt_that_it_counted(counted, now
         Turn(1, None, "user", "Hello", None, "", None),
     ]
     wishes = Wishes(system=now)
-    history, known = _history(said, 0, wishes)
-    assert [message["content"] for message in history] == ["Hello", "Hi."]
-    assert known == (Known(40, prompt_bytes([*wishes.opening, history[0]])) if is_known else None)
+    history = [{"role": turn.role, "content": turn.text} for turn in reversed(said)]
+    assert _known(said, history, wishes) == (Known(40, prompt_bytes([*wishes.opening, history[0]])) if is_known else None)
 
 
 @pytest.mark.parametrize("leaves", [{"allowed_models": ["test-model"]}, {}])

@@ -15,7 +15,9 @@ def test_money_is_shown_as_held_while_an_answer_is_under_way(signed_in, upstream
     ask(signed_in, "count")
     held = signed_in.locator("[data-chat=held-for]")
     held.wait_for()
-    assert re.search(r"\$0\.\d+ held so far, for an answer of at most 512 tokens", last(signed_in, "facts").inner_text())
+    assert re.search(
+        r"\$0\.\d+ held so far, for an answer of at most 512 tokens", last(signed_in, "facts").inner_text()
+    )
     shown(signed_in, "10 in / 3 out").wait_for()
     assert not held.is_visible()
     assert re.search(r"\$0\.00\s+held", signed_in.locator(".strip__words").inner_text())

@@ -134,7 +134,7 @@ def _call(room: Room) -> dict[str, Any]:
     """The number of the call that paid for the talk's answer."""
     talk = _talk(room)
     with room.workspace.scope():
-        answer = talk.messages.get(pk=talk.head_id)
+        answer = talk.messages.get(pk=str(talk.head_id))
         if answer.hold is None:
             answer.hold = uuid.uuid4()
             answer.save(update_fields=["hold"])
