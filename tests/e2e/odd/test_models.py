@@ -35,6 +35,9 @@ def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(pr
     page.locator("textarea[name=prompt]").fill("a text")
     page.get_by_text("Prompts", exact=True).click()
     assert wrong_with(page) == []
+    page.set_viewport_size({"width": 960, "height": 760})  # the least that has it beside the box
+    sheet = page.locator(".picker__sheet").bounding_box()
+    assert 0 <= sheet["x"] <= 960 - sheet["width"]
     page.get_by_role("link", name="Sum up").click()
     expect(page.locator("textarea[name=prompt]")).to_have_value(f"{prompt.text}\n\na text")
     expect(page.locator("textarea[name=prompt]")).to_be_focused()
