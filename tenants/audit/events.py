@@ -60,4 +60,8 @@ class Event(StrEnum):
     DELETED = "settings.deleted"
     REOPENED = "settings.reopened"
 
+    CONVERSATION_SHARED = "conversations.shared"
+    CONVERSATION_UNSHARED = "conversations.unshared"
+    TITLES_SWITCHED = "settings.titles_by_model"
+
     TRAIL_EXPORTED = "audit.exported"

@@ -61,6 +61,9 @@ WORDS: dict[Event, str] = {
     Event.SECOND_STEP_NOT_REQUIRED: "stopped requiring two-step log-in",
     Event.DELETED: "deleted the workspace",
     Event.REOPENED: "opened the workspace again",
+    Event.CONVERSATION_SHARED: "shared a conversation with the workspace",
+    Event.CONVERSATION_UNSHARED: "stopped sharing a conversation",
+    Event.TITLES_SWITCHED: "changed whether the model writes titles",
     Event.TRAIL_EXPORTED: "downloaded the audit trail",
 }
 AREAS = {
@@ -69,6 +72,7 @@ AREAS = {
     "roles": "Roles",
     "keys": "API keys",
     "budgets": "Budgets",
+    "conversations": "Conversations",
     "settings": "Settings",
     "audit": "Audit trail",
 }
