@@ -38,7 +38,7 @@ def goes_on(request: TenantRequest) -> HttpResponse:
 def change_goes_on(request: TenantRequest, value: bool) -> bool:
     """Whether there was anything to change."""
     with transaction.atomic(durable=True):
-        before = services.change_chat_setting(request.tenant, GOES_ON, value) is True
+        before = services.change_chat_settings(request.tenant, {GOES_ON: value or None}).get(GOES_ON) is True
         if before != value:
             event = Event.ANSWERS_GO_ON if value else Event.ANSWERS_STOP
             record(event, request=request, target=request.tenant.name, before=before, after=value)
@@ -52,7 +52,9 @@ def summary(request: TenantRequest, pk: int) -> HttpResponse:
     if not Conversation.objects.filter(pk=pk, owner=request.user, deleted_at=None).exists():
         raise Http404
     tenant = request.tenant
-    buyer = Buyer(tenant.pk, tenant.slug, tenant.schema_name, user_id=request.user.pk)
+    buyer = Buyer(
+        tenant.pk, tenant.slug, tenant.schema_name, user_id=request.user.pk, chat_settings=tenant.chat_settings
+    )
     try:
         bought = summarize_at_once(buyer, conversation_id=pk)
     except ApiError as refusal:

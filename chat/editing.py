@@ -1,12 +1,13 @@
 """What an owner changes in the tree of a conversation: which messages are in it. For plain views.
 
-Owns deleting a turn. Must not touch what was paid: a deleted turn's line stays in the usage.
+Owns deleting a turn, and deleting the whole. Must not touch what was paid: a deleted turn's line stays in the usage.
 """
 
 from __future__ import annotations
 
 from django.db import transaction
 from django.db.models import Q
+from django.utils import timezone
 
 from billing.models import Hold
 from chat.branches import Tree
@@ -46,6 +47,13 @@ def delete_turn(schema: str, owner_id: int, conversation_id: int, message_id: in
             left: Tree[Message] = Tree(conversation.messages.only("pk", "parent_id"))
             conversation.head_id = left.newest_under(message.parent_id)
             conversation.save(update_fields=["head_id"])
+
+
+def delete(schema: str, conversation: Conversation) -> None:
+    """Take it out of its owner's sight. Raises ConversationBusy while an answer is under way: it would come after."""
+    if Hold.objects.filter(busy_key=busy_key(schema, conversation.pk)).exists():
+        raise ConversationBusy("This conversation is still answering. It can be deleted once the answer has ended.")
+    Conversation.objects.filter(pk=conversation.pk, deleted_at=None).update(deleted_at=timezone.now())
 
 
 def _turn(conversation: Conversation, message: Message) -> set[int]:

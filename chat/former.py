@@ -28,7 +28,7 @@ def conversations(request: TenantRequest, pk: int) -> HttpResponse:
     """The newest, or the newest before a given one."""
     count_act(request)
     member = get_object_or_404(former_members(), pk=pk)
-    found = Conversation.objects.filter(owner=member).order_by("-pk")
+    found = Conversation.objects.filter(owner=member, deleted_at=None).order_by("-pk")
     before = request.GET.get("before", "")
     if before.isascii() and before.isdigit() and len(before) < 19:
         found = found.filter(pk__lt=int(before))
@@ -44,7 +44,7 @@ def conversations(request: TenantRequest, pk: int) -> HttpResponse:
 def conversation(request: TenantRequest, pk: int, conversation_pk: int) -> HttpResponse:
     count_act(request)
     member = get_object_or_404(former_members(), pk=pk)
-    found = get_object_or_404(Conversation, pk=conversation_pk, owner=member)
+    found = get_object_or_404(Conversation, pk=conversation_pk, owner=member, deleted_at=None)
     with transaction.atomic(durable=True):
         record(Event.FORMER_CHAT_READ, request=request, target=member.email, conversation=found.pk)
     context = {"member": member, "conversation": found, "chat_messages": found.messages.order_by("pk")}

@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 
 from chat.wishes import MODEL_MAX
-from tenants.fields import TextField
+from tenants.fields import NameField, TextField
 
 PROMPT_MAX = 20_000
 MAX_TOKENS_MAX = 1_000_000
@@ -41,3 +41,9 @@ class MessageForm(forms.Form):
     """A message of a conversation, as the buttons under it name it."""
 
     message_id = forms.IntegerField(min_value=1, max_value=2**63 - 1)
+
+
+class TitleForm(forms.Form):
+    title = NameField(
+        label="Title", max_length=80, widget=forms.TextInput(attrs={"dir": "auto", "autocomplete": "off"})
+    )

@@ -54,7 +54,15 @@ class Conversation(models.Model):
     has_limit = models.BooleanField(default=False)
 
     class Meta:
-        indexes = [models.Index(fields=["owner", "-active_at"], name="conversation_active")]
+        indexes = [
+            models.Index(fields=["owner", "-active_at"], name="conversation_active"),
+            # Of few rows each: a conversation that is none of this is in none of them.
+            models.Index(fields=["owner"], condition=models.Q(pinned_at__isnull=False), name="conversation_pinned"),
+            models.Index(fields=["shared_at"], condition=models.Q(shared_at__isnull=False), name="conversation_shared"),
+            models.Index(
+                fields=["deleted_at"], condition=models.Q(deleted_at__isnull=False), name="conversation_deleted"
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.title

@@ -37,6 +37,7 @@ from chat.history import Message, prompt_bound, prompt_bytes
 from chat.pricing import members_of, price_for
 from chat.repeats import told_of_failure, told_of_reply
 from chat.streams import Answering, Completion, as_settled
+from chat.titles import buy_title_after, is_on
 from chat.trimming import Room, room_for
 from chat.turns import NEW_ID, NEW_MESSAGES, NO_MESSAGE, Ask, Place, busy_key, found, rows_of
 from chat.wishes import Wishes, chosen, of_workspace
@@ -257,6 +258,17 @@ async def _reply(
     background.note(engine, buyer.schema, buyer.user_id, reply)
     if claim is not None:
         claim.tell = functools.partial(told_of_reply, reply)
+    if place.id is None and is_on(buyer.chat_settings):
+        buy_title_after(
+            engine,
+            payer,
+            answering,
+            conversation_id=lambda: reply.conversation_id,
+            question=place.prompt,
+            user_id=buyer.user_id,
+            key=buyer.key,
+            model=wanted.model,
+        )
     return reply
 
 

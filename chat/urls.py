@@ -1,6 +1,6 @@
 from django.urls import path
 
-from chat import background_pages, former, prompt_pages, views, wishes_pages
+from chat import background_pages, former, manage, prompt_pages, shared, views, wishes_pages
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -18,4 +18,13 @@ urlpatterns = [
     path("settings/workspace/answers/", background_pages.goes_on, name="answers_go_on"),
     path("settings/members/<int:pk>/chats/", former.conversations, name="former_conversations"),
     path("settings/members/<int:pk>/chats/<int:conversation_pk>/", former.conversation, name="former_conversation"),
+    path("c/<int:pk>/rename/", manage.rename, name="rename_conversation"),
+    path("c/<int:pk>/pin/", manage.pin, name="pin_conversation"),
+    path("c/<int:pk>/delete/", manage.delete, name="delete_conversation"),
+    path("c/<int:pk>/restore/", manage.restore, name="restore_conversation"),
+    path("c/<int:pk>/export/", manage.export, name="export_conversation"),
+    path("c/<int:pk>/share/", manage.share, name="share_conversation"),
+    path("c/<int:pk>/unshare/", manage.unshare, name="unshare_conversation"),
+    path("shared/<int:pk>/", shared.conversation, name="shared_conversation"),
+    path("settings/workspace/titles/", manage.titles, name="workspace_titles"),
 ]

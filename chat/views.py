@@ -20,7 +20,9 @@ from chat import composing, editing, services
 from chat.branches import Shown, Tree
 from chat.errors import ConversationBusy
 from chat.examples import EXAMPLES
-from chat.forms import MessageForm, PromptForm
+from chat.forms import MessageForm, PromptForm, TitleForm
+from chat.listing import listing
+from chat.menu import about
 from chat.models import Conversation, Message
 from chat.trimming import left_out_of
 from chat.turns import busy_key
@@ -29,7 +31,6 @@ from tenants.roles import Action
 from tenants.users import drafts
 from tenants.users.access import needs
 
-SHOWN_CONVERSATIONS = 50
 # A link can fill the box, and no more than that: its text is cut here, escaped, and sent by nobody but its reader.
 LINKED_PROMPT_MAX = 2_000
 
@@ -148,6 +149,7 @@ def _page(
     form: PromptForm,
     *,
     refusal: ApiError | None = None,
+    renaming: TitleForm | None = None,
     is_settling: bool = False,
     status: int = 200,
 ) -> HttpResponse:
@@ -155,10 +157,9 @@ def _page(
     turns, edited = _turns(request, shown, form)
     pk = shown.pk if shown else form.initial.get("conversation_id")
     context = {
-        "conversations": Conversation.objects.filter(owner=request.user, deleted_at=None).order_by("-active_at", "-pk")[
-            :SHOWN_CONVERSATIONS
-        ],
+        "listing": listing(request, shown),
         "conversation": shown,
+        **about(request, shown, renaming),
         "turns": turns,
         "edited": edited,
         "form": form,
@@ -191,6 +192,18 @@ def _under_way(request: TenantRequest, pk: int | None) -> dict[str, Any] | None:
     if pk is None and Conversation.objects.filter(pk=conversation_id).exists():
         return None  # it is in the list, and its own page says so
     return {"call": str(found[0]), "conversation_id": conversation_id}
+
+
+def page_of(
+    request: TenantRequest,
+    shown: Conversation,
+    *,
+    refusal: ApiError | None = None,
+    renaming: TitleForm | None = None,
+    status: int,
+) -> HttpResponse:
+    """The page of a conversation once more, with what was wrong with a change of it."""
+    return _page(request, shown, _empty(shown.pk), refusal=refusal, renaming=renaming, status=status)
 
 
 def _turns(

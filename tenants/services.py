@@ -105,15 +105,6 @@ def change_origins(tenant: Tenant, origins: list[str]) -> list[str]:
     return list(before)
 
 
-def change_chat_setting(tenant: Tenant, name: str, value: object) -> object:
-    """One of what is set for its chat, in the caller's transaction; what it was before, None for nothing."""
-    before = Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk).chat_settings
-    after = {**before, name: value}
-    Tenant.objects.filter(pk=tenant.pk).update(chat_settings=after)
-    tenant.chat_settings = after
-    return before.get(name)
-
-
 def allow_models(tenant: Tenant, models: list[str] | None) -> list[str] | None:
     """In the caller's transaction; those of before."""
     before: list[str] | None = Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk).allowed_models

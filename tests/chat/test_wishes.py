@@ -119,7 +119,9 @@ def test_a_report_stands_only_for_the_system_prompt_that_it_counted(counted, now
     ]
     wishes = Wishes(system=now)
     history = [{"role": turn.role, "content": turn.text} for turn in reversed(said)]
-    assert _known(said, history, wishes) == (Known(40, prompt_bytes([*wishes.opening, history[0]])) if is_known else None)
+    assert _known(said, history, wishes) == (
+        Known(40, prompt_bytes([*wishes.opening, history[0]])) if is_known else None
+    )
 
 
 @pytest.mark.parametrize("leaves", [{"allowed_models": ["test-model"]}, {}])

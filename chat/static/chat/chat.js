@@ -4,6 +4,7 @@ import { listen, number } from "./acts.js";
 import { follow, stop } from "./background.js";
 import { showBlock, showWhole, spoken } from "./blocks.js";
 import { short, showBudget, showHeld, takeBudget } from "./budget.js";
+import { showConversation } from "./conversations.js";
 import "./copy.js";
 import { chosenModel } from "./options.js";
 import { forgetDraft, keepDraft, takeDraft } from "./draft.js";
@@ -12,7 +13,7 @@ import { showLeftOut } from "./left_out.js";
 import { forget, watch as watchPrice } from "./price.js";
 import { showRefusal } from "./refusal.js";
 import { answering, settled, watch } from "./tabs.js";
-import { addConversation, addTurn, announce, append, ending, markWordless, say, sentence, words } from "./turns.js";
+import { addTurn, announce, append, ending, markWordless, say, sentence, words } from "./turns.js";
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
 const form = part("form");
@@ -319,7 +320,7 @@ function addressed() {
 // --- the page ---
 
 function keepPlace(id, question) {
-  if (!conversation.value) addConversation(id, question);
+  showConversation(id, question);
   conversation.value = id;
   history.replaceState(null, "", `/c/${id}/`);
   keepDraft(form); // it belongs to the conversation's own page from now on

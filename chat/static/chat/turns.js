@@ -46,11 +46,3 @@ export function ending(turn) {
 export function announce(text) {
   part("announce").textContent = text.replace(/\s+/g, " ").trim();
 }
-
-export function addConversation(id, title) {
-  const item = document.createElement("li");
-  const link = { href: `/c/${id}/`, textContent: title, dir: "auto", ariaCurrent: "page" };
-  item.append(Object.assign(document.createElement("a"), link));
-  part("conversations").prepend(item);
-  document.getElementById("talk").textContent = title;
-}

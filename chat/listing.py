@@ -1,0 +1,119 @@
+"""The list of conversations beside the one that is open: the newest first, in pages, or those that a search finds.
+
+Owns the order, the groups and the cursor of the list. Must not show a conversation that is neither the reader's own nor
+shared, and changes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from chat.models import Conversation
+from chat.searching import MAX_QUERY, Found, TooMuch, search
+from tenants.http import TenantRequest
+
+SHOWN = 50
+# All pinned ones stand on every page of the list, so that there cannot be any number of them.
+MOST_PINNED = 30
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Conversations under one name. `key` is what the page calls it."""
+
+    key: str
+    name: str
+    items: list[Conversation]
+
+
+@dataclass(slots=True)
+class Listing:
+    """What the list shows. `older` and `before` are cursors: where the next page begins, and where this one did."""
+
+    groups: list[Group] = field(default_factory=list)
+    older: str = ""
+    before: str = ""
+    query: str = ""
+    found: list[Found] = field(default_factory=list)
+    has_more: bool = False
+    has_open: bool = False
+    problem: str = ""
+
+    @property
+    def has_any(self) -> bool:
+        return any(group.items for group in self.groups)
+
+
+def listing(request: TenantRequest, shown: Conversation | None) -> Listing:
+    """By the address: `?q=` searches, `?before=` is an older page. The open one is always among them."""
+    query = " ".join(request.GET.get("q", "").replace("\x00", " ").split())[:MAX_QUERY]
+    if query:
+        return _searched(request, query, shown)
+    before = request.GET.get("before", "")
+    start = _parsed(before)
+    page = list(_page(request, start)[: SHOWN + 1])
+    pinned = list(own(request).filter(pinned_at__isnull=False).order_by("-pinned_at", "-pk")[:MOST_PINNED])
+    items = page[:SHOWN]
+    found = Listing(
+        groups=[Group("pinned", "Pinned", pinned), *_by_day(items)],
+        older=_cursor(items[-1]) if len(page) > SHOWN else "",
+        before=before if start else "",
+    )
+    if shown is not None and not any(shown.pk == item.pk for group in found.groups for item in group.items):
+        found.groups.insert(0, Group("open", "Open", [shown]))
+    return found
+
+
+def own(request: TenantRequest) -> QuerySet[Conversation]:
+    return Conversation.objects.filter(owner=request.user, deleted_at=None)
+
+
+def _page(request: TenantRequest, start: tuple[datetime, int] | None) -> QuerySet[Conversation]:
+    found = own(request).filter(pinned_at=None).order_by("-active_at", "-pk")
+    if start is None:
+        return found
+    at, pk = start
+    # The first condition alone says where the index is to begin.
+    return found.filter(active_at__lte=at).filter(Q(active_at__lt=at) | Q(pk__lt=pk))
+
+
+def _by_day(items: Iterable[Conversation]) -> list[Group]:
+    """In the time zone of the page, which is the workspace's."""
+    today = timezone.localdate()
+    groups = [Group("today", "Today", []), Group("yesterday", "Yesterday", []), Group("earlier", "Earlier", [])]
+    for item in items:
+        day = timezone.localtime(item.active_at).date()
+        at = 0 if day >= today else 1 if day == today - timedelta(days=1) else 2
+        groups[at].items.append(item)
+    return groups
+
+
+def _cursor(last: Conversation) -> str:
+    """Where the next page begins: a moment in microseconds, for a float has not enough digits, and a number."""
+    return f"{(last.active_at - _EPOCH) // timedelta(microseconds=1)}-{last.pk}"
+
+
+def _parsed(cursor: str) -> tuple[datetime, int] | None:
+    """None for what is no cursor: the list then begins at its beginning."""
+    at, _, pk = cursor.partition("-")
+    if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in (at, pk)):
+        return None
+    try:
+        return _EPOCH + timedelta(microseconds=int(at)), int(pk)
+    except OverflowError:
+        return None
+
+
+def _searched(request: TenantRequest, query: str, shown: Conversation | None) -> Listing:
+    try:
+        found = search(request.user.pk, query, most=SHOWN + 1)
+    except TooMuch:
+        return Listing(query=query, problem="This search took too long. Add a word, or take a rarer one.")
+    has_open = any(shown is not None and shown.pk == item.pk for item in found[:SHOWN])
+    return Listing(query=query, found=found[:SHOWN], has_more=len(found) > SHOWN, has_open=has_open)

@@ -1,0 +1,95 @@
+"""Finding conversations by words that were said in them, or by their titles. Full text of Postgres, by its index.
+
+Owns the statement. It finds a member's own conversations and those that are shared with the workspace, and nothing that
+was deleted. Must not run for longer than SECONDS.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from django.db import OperationalError, connection, transaction
+from psycopg.errors import QueryCanceled
+
+from chat.models import SEARCHED
+
+MAX_QUERY = 200
+# A word that stands in most of a workspace's messages is found in all of them before the newest are known.
+SECONDS = 2
+# Of a message's beginning is looked for the line that matches; reading on would cost more than it tells.
+LOOKED_THROUGH = 10_000
+
+_ENDS_IN_A_WORD = re.compile(r"(?:^|\s)(?!or$)\w+$", re.IGNORECASE)
+
+
+class TooMuch(Exception):
+    """The search was ended before its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A conversation. `line` and `message_id` say where its words are; without them its title matches."""
+
+    pk: int
+    title: str
+    owner: str
+    is_own: bool
+    message_id: int | None
+    line: str
+
+
+# `coalesce` and `left` are as in the index `message_words`. A query's last word is the beginning of one: its text ends
+# in that word, quoted. Without a word in it, a query matches nothing.
+SEARCH = f"""
+WITH typed AS (SELECT websearch_to_tsquery('simple', %(query)s) AS query),
+asked AS (
+    SELECT CASE WHEN %(is_beginning)s AND query::text LIKE '%%''' THEN (query::text || ':*')::tsquery ELSE query END
+        AS query
+    FROM typed
+),
+said AS (
+    SELECT conversation_id, max(id) AS message_id FROM chat_message
+    WHERE to_tsvector('simple'::regconfig, coalesce(left(text, {SEARCHED}), '')) @@ (SELECT query FROM asked)
+    GROUP BY conversation_id
+),
+found AS (
+    SELECT conversation.id, conversation.title, conversation.owner_id, conversation.active_at, said.message_id
+    FROM chat_conversation AS conversation LEFT JOIN said ON said.conversation_id = conversation.id
+    WHERE (conversation.owner_id = %(member)s OR conversation.shared_at IS NOT NULL)
+        AND conversation.deleted_at IS NULL
+        AND (said.message_id IS NOT NULL
+             OR to_tsvector('simple'::regconfig, conversation.title) @@ (SELECT query FROM asked))
+    ORDER BY conversation.active_at DESC, conversation.id DESC
+    LIMIT %(most)s
+)
+SELECT found.id, found.title, owner.email, found.owner_id = %(member)s, found.message_id,
+    coalesce(ts_headline('simple', left(message.text, {LOOKED_THROUGH}), (SELECT query FROM asked),
+        'StartSel="", StopSel="", MinWords=10, MaxWords=25'), '')
+FROM found
+JOIN users_user AS owner ON owner.id = found.owner_id
+LEFT JOIN chat_message AS message ON message.id = found.message_id
+ORDER BY found.active_at DESC, found.id DESC
+"""  # noqa: S608  # only numbers of ours are put in
+
+
+def search(member_id: int, query: str, *, most: int) -> list[Found]:
+    """The newest first. `query` is written as for web searches: "a phrase", or, -without. Raises TooMuch."""
+    params: dict[str, str | int | bool] = {
+        "query": query,
+        "is_beginning": _ENDS_IN_A_WORD.search(query) is not None and query.count('"') % 2 == 0,
+        "member": member_id,
+        "most": most,
+    }
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL statement_timeout = '{SECONDS}s'")
+            cursor.execute(SEARCH, params)
+            return [
+                Found(pk, title, owner, is_own, message_id, " ".join(line.split()))
+                for pk, title, owner, is_own, message_id, line in cursor.fetchall()
+            ]
+    except OperationalError as exc:
+        if isinstance(exc.__cause__, QueryCanceled):
+            raise TooMuch from exc
+        raise
