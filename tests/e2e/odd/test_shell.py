@@ -177,7 +177,7 @@ def test_an_empty_chat_offers_examples_and_all_is_done_by_keyboard(signed_in, up
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the message box")).to_be_focused()
     page.keyboard.press("Tab")
-    for _ in range(2):  # through the list
+    for _ in range(3):  # through the search and the list
         page.keyboard.press("Tab")
     expect(page.locator(".rail__list a").nth(1)).to_be_focused()
     page.get_by_role("link", name="Skip to the message box").focus()

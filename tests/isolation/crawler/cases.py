@@ -126,6 +126,24 @@ def _prompt(room: Room) -> int:
         return prompt.pk
 
 
+def _talk_itself(room: Room) -> dict[str, Any]:
+    return {"pk": _talk(room).pk}
+
+
+def _passing_talk(room: Room) -> dict[str, Any]:
+    """One that nobody misses, each time another."""
+    with room.workspace.scope():
+        return {"pk": Conversation.objects.create(owner=room.member, title="A passing talk").pk}
+
+
+def _shared_talk(room: Room) -> dict[str, Any]:
+    """A colleague's, with a number that no other workspace's has."""
+    number = 800_000 + crc32(room.slug.encode()) % 100_000
+    with room.workspace.scope():
+        facts = {"owner": room.owner, "title": room.said("a shared title"), "shared_at": timezone.now()}
+        return {"pk": Conversation.objects.get_or_create(pk=number, defaults=facts)[0].pk}
+
+
 def _its_answer(room: Room) -> dict[str, Any]:
     return {"message_id": _talk(room).head_id}
 
@@ -199,6 +217,15 @@ CASES: dict[str, Case] = {
     "api/chat/summary/": Case(
         bodies={"POST": [lambda room: {"conversation_id": _talk(room).pk}]}, closed="all of the talk goes along"
     ),
+    "c/<int:pk>/rename/": Case(args=_talk_itself, bodies={"POST": [lambda room: {"title": "A talk"}]}),
+    "c/<int:pk>/pin/": Case(args=_talk_itself, bodies={"POST": [lambda room: {"pinned": "yes"}]}),
+    "c/<int:pk>/share/": Case(args=_talk_itself, bodies={"POST": [nothing]}),
+    "c/<int:pk>/unshare/": Case(args=_talk_itself, bodies={"POST": [nothing]}),
+    "c/<int:pk>/export/": Case(args=_talk_itself, query=lambda room: {"as": "json", "all": "yes"}),
+    "c/<int:pk>/delete/": Case(args=_passing_talk, bodies={"POST": [nothing]}),
+    "c/<int:pk>/restore/": Case(args=_passing_talk, bodies={"POST": [nothing]}),
+    "shared/<int:pk>/": Case(args=_shared_talk),
+    "settings/workspace/titles/": Case(bodies={"POST": [lambda room: {"on": "no"}]}),
     "api/chat/again/": Case(bodies={"POST": [_named_by_number]}),
     "api/chat/continue/": Case(bodies={"POST": [_named_by_number]}),
     "login/": Case(
