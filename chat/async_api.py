@@ -22,7 +22,7 @@ from chat import services, streams
 from chat.quotes import quote
 from chat.repeats import KEY_HEADER, REPLAYED, IdempotencyKey, is_stream, replayed, replayed_events, whole
 from chat.services import Buyer, Reply
-from chat.shapes import MaxTokens, Text, Tokens
+from chat.shapes import Files, MaxTokens, Text, Tokens
 from chat.shown import Shown, html_of
 from chat.sse import comment, event
 from tenants.api import Body, failures
@@ -54,11 +54,14 @@ class AnswerBody(Body):
 
 
 class ChatBody(AnswerBody):
-    """`parent_id`: the message that this one follows, 0 for none: a branch. Without it, the last one shown."""
+    """`parent_id`: the message that this one follows, 0 for none: a branch. Without it, the last one shown. `files`:
+    the numbers of files that were added on the page.
+    """
 
     prompt: Text
     conversation_id: Annotated[int, Field(ge=1, le=MOST_ID)] | None = None
     parent_id: Annotated[int, Field(ge=0, le=MOST_ID)] | None = None
+    files: Files = ()
 
 
 class MessageBody(AnswerBody):
@@ -112,6 +115,8 @@ async def chat(request: HttpRequest, payload: ChatBody, key: IdempotencyKey = KE
     asked = payload.asked()
     if asked["parent_id"] is None:
         del asked["parent_id"]  # a key of before there were branches names the same request
+    if not asked["files"]:
+        del asked["files"]  # nor were there files
     return await _bought(request, "chat", payload, key, asked)
 
 

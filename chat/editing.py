@@ -43,6 +43,7 @@ def delete_turn(schema: str, owner_id: int, conversation_id: int, message_id: in
             # It may say what was deleted.
             conversation.summary, conversation.summary_upto = "", None
             conversation.save(update_fields=["summary", "summary_upto"])
+        conversation.attachments.filter(message_id__in=gone).delete()
         if conversation.head_id in gone:
             left: Tree[Message] = Tree(conversation.messages.only("pk", "parent_id"))
             conversation.head_id = left.newest_under(message.parent_id)

@@ -6,11 +6,22 @@ from typing import Any
 
 from django import forms
 
+from chat.attached import MOST_FILES
 from chat.wishes import MODEL_MAX
 from tenants.fields import NameField, TextField
 
 PROMPT_MAX = 20_000
 MAX_TOKENS_MAX = 1_000_000
+
+
+class FilesField(forms.Field):
+    """Numbers of files, each in a hidden field of its own."""
+
+    widget = forms.MultipleHiddenInput
+
+    def to_python(self, value: Any) -> list[int]:
+        texts = [text for text in value or () if text.isascii() and text.isdigit() and len(text) < 19]
+        return [int(text) for text in texts[:MOST_FILES]]
 
 
 class PromptForm(forms.Form):
@@ -30,8 +41,14 @@ class PromptForm(forms.Form):
     # The button of a refusal: the longest answer that fits, in the place of `max_tokens`.
     fits = forms.IntegerField(required=False, min_value=1, max_value=MAX_TOKENS_MAX, widget=forms.HiddenInput)
 
+    files = FilesField(required=False)  # type: ignore[assignment]  # a field takes the form's attribute away
+    # A file that was chosen and not added: a form that is sent without script names it here, and has nothing of it.
+    file = forms.CharField(required=False)
+
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
+        if cleaned.pop("file", ""):
+            self.add_error(None, "The file that you chose is not added yet. Choose it again, press Add, and then send.")
         if fits := cleaned.pop("fits", None):
             cleaned["max_tokens"] = fits
         return cleaned

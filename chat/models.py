@@ -83,6 +83,8 @@ class Message(models.Model):
     parent_id = models.BigIntegerField(null=True)
     role = models.CharField(max_length=10, choices=Role.choices)
     text = models.TextField()
+    # The sum of its files' tokens; 0 for none, and then nobody looks for files.
+    files_tokens = models.IntegerField(default=0, db_default=0)
     model = models.CharField(max_length=200, blank=True)
     finish_reason = models.CharField(max_length=40, blank=True)
     outcome = models.CharField(max_length=10, blank=True, choices=Outcome.choices)
@@ -122,3 +124,38 @@ class SavedPrompt(models.Model):
 
     def __str__(self) -> str:
         return self.title
+
+
+class Attachment(models.Model):
+    """A file of a question: its words alone, as the model is given them. Its owner's alone, like the conversation."""
+
+    class Kind(models.TextChoices):
+        TEXT = "text"
+        MARKDOWN = "markdown", "Markdown"
+        CODE = "code"
+        TABLE = "table"
+        PDF = "pdf", "PDF"
+
+    id = models.BigAutoField(primary_key=True)
+    # Its index is `attachment_unsent`.
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False)
+    # Null until it is sent, like `message_id`, the question's number. No foreign key there: see `Conversation.head_id`.
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="attachments", null=True)
+    message_id = models.BigIntegerField(null=True)
+    name = models.CharField(max_length=120)
+    kind = models.CharField(max_length=10, choices=Kind.choices)
+    # Of the file that came.
+    bytes = models.IntegerField()
+    text = models.TextField()
+    # The most that its text can be billed with its frame. Never less than the text's bytes.
+    tokens = models.IntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["owner"], condition=models.Q(message_id=None), name="attachment_unsent"),
+            models.Index(fields=["message_id"], name="attachment_of_message"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name

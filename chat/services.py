@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -39,7 +39,7 @@ from chat.repeats import told_of_failure, told_of_reply
 from chat.streams import Answering, Completion, as_settled
 from chat.titles import buy_title_after, is_on
 from chat.trimming import Room, room_for
-from chat.turns import NEW_ID, NEW_MESSAGES, NO_MESSAGE, Ask, Place, busy_key, found, rows_of
+from chat.turns import NEW_ID, NEW_MESSAGES, NO_MESSAGE, Ask, Place, busy_key, files_of, found, rows_of
 from chat.wishes import Wishes, chosen, of_workspace
 from tenants.http import ApiError, NotFound
 from tenants.models import Tenant
@@ -152,13 +152,14 @@ async def start_reply(
     parent_id: int | None = None,
     again_id: int | None = None,
     continue_id: int | None = None,
+    files: Sequence[int] = (),
     claim: Claim | None = None,
 ) -> Reply:
     """Hold the money for an answer, call the model, and give back the reply as it comes. The caller must leave it or
     read it to its end.
 
     It is asked `prompt`, after the message `parent_id` (see `Ask`), or in place of it the question of `again_id` once
-    more, or for the rest of the answer `continue_id`.
+    more, or for the rest of the answer `continue_id`. `files` are numbers of attachments, sent with the prompt.
 
     Raises NotFound, Invalid, ConversationBusy, ModelNotPriced, a BudgetError, or ModelFailed; the conversation is then
     as it was.
@@ -173,11 +174,14 @@ async def start_reply(
     if model or conversation_id is None:
         refuse_unless_allowed(payer, buyer.key, model or workspace.model)
         price_for(model or workspace.model)
-    ask = Ask(prompt, parent_id, again_id, continue_id)
+    attached = await files_of(
+        engine, schema=buyer.schema, owner=buyer.user_id, conversation_id=conversation_id, ids=files
+    )
+    ask = Ask(prompt, parent_id, again_id, continue_id, attached)
     if conversation_id is None:
         if ask.starts_at:
             raise NotFound(NO_MESSAGE)
-        place = Place(prompt, busy_key=busy_key(buyer.schema), wishes=workspace)
+        place = Place(prompt, busy_key=busy_key(buyer.schema), wishes=workspace, files=attached)
         place = _with_model(place, buyer, model, workspace)
         return await _reply(engine, payer, buyer, place, max_tokens, claim)
     turn = busy_key(buyer.schema, conversation_id)
@@ -230,7 +234,7 @@ async def _reply(
 ) -> Reply:
     asked_at = datetime.now(UTC)
     wanted = Wanted(
-        messages=[*place.wishes.opening, *place.history, {"role": "user", "content": place.prompt}],
+        messages=[*place.wishes.opening, *place.history, {"role": "user", "content": place.sent}],
         model=place.wishes.model,
         temperature=place.wishes.temperature,
         max_tokens=max_tokens,

@@ -7,6 +7,7 @@ from datetime import timedelta
 from django.utils import timezone
 from procrastinate.contrib.django import app
 
+from chat import attachments
 from chat.models import Conversation, Message
 from tenants.jobs import without_tenant
 from tenants.models import Tenant
@@ -35,3 +36,18 @@ def drop_deleted() -> None:
     while pks := list(gone.values_list("pk", flat=True)[:DROPPED_AT_ONCE]):
         Message.objects.filter(conversation_id__in=pks).delete()
         gone.filter(pk__in=pks).delete()
+
+
+@app.periodic(cron="51 3 * * *")
+@app.task(queueing_lock="forget_files_everywhere", lock="forget_files_everywhere")
+@without_tenant
+def forget_files_everywhere(timestamp: int) -> None:
+    """Once a day, a job for each workspace."""
+    tenants = Tenant.objects.filter(status=Tenant.Status.ACTIVE).values_list("pk", flat=True)
+    if jobs := [{"tenant_id": pk} for pk in tenants]:
+        forget_files.batch_defer(*jobs)
+
+
+@app.task
+def forget_files() -> None:
+    attachments.forget_unsent()

@@ -17,6 +17,7 @@ from billing.engine.engine import Engine
 from billing.engine.settling import Keep
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
+from chat.attached import MOST_TOKENS, File, with_files
 from chat.buying import Known
 from chat.errors import ConversationBusy
 from chat.history import Message, as_taken, prompt_bytes
@@ -48,6 +49,7 @@ class Ask:
     parent_id: int | None = None
     again_id: int | None = None
     continue_id: int | None = None
+    files: Sequence[File] = ()
 
     @property
     def is_question(self) -> bool:
@@ -81,6 +83,13 @@ class Place:
     # What holds for it, and the model that it keeps from now on; None: the one that it has.
     wishes: Wishes = NO_WISHES
     kept_model: str | None = None
+    # Those of the question, sent before the prompt.
+    files: Sequence[File] = ()
+
+    @property
+    def sent(self) -> str:
+        """What the model is asked: the prompt, after the words of its files."""
+        return with_files(self.prompt, self.files) if self.files else self.prompt
 
 
 def busy_key(schema: str, conversation_id: int | str = "") -> str:
@@ -97,7 +106,8 @@ SELECT conversation.has_limit, conversation.model, conversation.system, conversa
        conversation.summary_upto, conversation.summary,
        EXISTS (SELECT 1 FROM public.billing_hold WHERE busy_key = %(busy_key)s AND user_id = %(owner)s),
        (WITH RECURSIVE path AS (
-            SELECT id, parent_id, role, text, tokens_input, outcome, system_digest, 1 AS place, 0::bigint AS size_after
+            SELECT id, parent_id, role, text, tokens_input, outcome, system_digest, files_tokens, 1 AS place,
+                   0::bigint AS size_after
             FROM {schema}.chat_message
             WHERE conversation_id = conversation.id AND id = coalesce(
                 %(start)s::bigint, conversation.head_id,
@@ -106,18 +116,23 @@ SELECT conversation.has_limit, conversation.model, conversation.system, conversa
             )
             UNION ALL
             SELECT message.id, message.parent_id, message.role, message.text, message.tokens_input, message.outcome,
-                   message.system_digest, place + 1, size_after + octet_length(path.text)
+                   message.system_digest, message.files_tokens, place + 1,
+                   size_after + octet_length(path.text) + path.files_tokens
             FROM path JOIN {schema}.chat_message AS message ON message.id = path.parent_id
             WHERE message.conversation_id = conversation.id AND place < %(most)s
               AND path.parent_id IS DISTINCT FROM conversation.summary_upto
         )
         SELECT coalesce(
             json_agg(json_build_array(
-                id, parent_id, role,
-                CASE WHEN place <= %(needed)s OR size_after + octet_length(text) <= %(bytes)s THEN text END,
-                tokens_input, outcome, system_digest
+                id, parent_id, role, CASE WHEN goes_along THEN text END, tokens_input, outcome, system_digest,
+                CASE WHEN goes_along AND files_tokens > 0 THEN (
+                    SELECT json_agg(json_build_array(name, attachment.text) ORDER BY attachment.id)
+                    FROM {schema}.chat_attachment AS attachment WHERE message_id = path.id
+                ) END
             ) ORDER BY place), '[]'
-        ) FROM path)
+        ) FROM path, LATERAL (
+            SELECT place <= %(needed)s OR size_after + octet_length(text) + files_tokens <= %(bytes)s AS goes_along
+        ) AS fit)
 FROM (VALUES (1)) AS always
 LEFT JOIN {schema}.chat_conversation AS conversation
        ON conversation.id = %(id)s AND conversation.owner_id = %(owner)s AND conversation.deleted_at IS NULL
@@ -193,30 +208,72 @@ class Turn:
     tokens_input: int | None
     outcome: str
     system_digest: int | None
+    # Each file's name and text, of a message that goes along.
+    attached: list[tuple[str, str]] | None = None
+
+    @property
+    def files(self) -> list[File]:
+        return [File(name, text) for name, text in self.attached or ()]
+
+    @property
+    def sent(self) -> str | None:
+        """What a model is given of it."""
+        return with_files(self.text or "", self.files) if self.attached else self.text
+
+
+# Those of the owner that are not sent yet, or were sent in this conversation: an edited question keeps its files.
+FILES = """
+SELECT name, text, id, tokens FROM {schema}.chat_attachment
+WHERE owner_id = %(owner)s AND id = ANY(%(files)s::bigint[])
+  AND (message_id IS NULL OR conversation_id = %(conversation)s::bigint)
+ORDER BY id
+"""
+
+NO_FILE = "One of the files is not there any more. Remove it and add it again."
+
+
+async def files_of(
+    engine: Engine, *, schema: str, owner: int, conversation_id: int | None, ids: Sequence[int]
+) -> list[File]:
+    """Raises NotFound, Unavailable, or Invalid where they are more than one message takes."""
+    if not ids:
+        return []
+    params = {"owner": owner, "files": list(ids), "conversation": conversation_id}
+    try:
+        rows = await engine.store.fetch(in_schema(FILES, schema), params)
+    except FAILURES as exc:
+        raise Unavailable from exc
+    if len(rows) != len(set(ids)):
+        raise NotFound(NO_FILE)
+    files = [File(*row) for row in rows]
+    if (tokens := sum(file.tokens for file in files)) > MOST_TOKENS:
+        raise Invalid({"files": [f"Together they can be {tokens:,} tokens; {MOST_TOKENS:,} go into one message."]})
+    return files
 
 
 def _place(place: Place, ask: Ask, path: list[Turn], room: Room, *, summary: str) -> Place:
     """The place with what is asked there. `path` is newest first."""
     if ask.starts_at and not path:
         raise NotFound(NO_MESSAGE)
-    prompt = ask.prompt
+    prompt, files = ask.prompt, ask.files
     parent_id = path[0].id if path else None
     if ask.again_id is not None:
         if path[0].role == "assistant":
             path = path[1:]
         if not path or path[0].role != "user":
             raise Invalid({"message_id": ["There is no question before this message that could be asked again."]})
-        prompt, parent_id, path = path[0].text or "", path[0].id, path[1:]
+        prompt, files, parent_id, path = path[0].text or "", path[0].files, path[0].id, path[1:]
     elif ask.continue_id is not None:
         if path[0].role != "assistant" or not (path[0].text or "").strip():
             raise Invalid({"message_id": ["Only an answer with words in it can go on."]})
-        prompt = GO_ON
+        prompt, files = GO_ON, ()
     # What goes on needs the answer, and its question too: strict models take no history that begins with an answer.
     needed = 0 if ask.continue_id is None else 1 + [*(turn.role for turn in path), "user"].index("user")
-    beside = [prompt, place.wishes.system, as_message(summary)["content"] if summary else ""]
+    asked = with_files(prompt, files) if files else prompt
+    beside = [asked, place.wishes.system, as_message(summary)["content"] if summary else ""]
     room = room.left_beside(*filter(None, beside))
-    count = fitting(path, room, lambda turn: turn.text, needed=needed)
-    history: list[Message] = [{"role": turn.role, "content": turn.text or ""} for turn in reversed(path[:count])]
+    count = fitting(path, room, lambda turn: turn.sent, needed=needed)
+    history: list[Message] = [{"role": turn.role, "content": turn.sent or ""} for turn in reversed(path[:count])]
     return replace(
         place,
         prompt=prompt,
@@ -224,6 +281,7 @@ def _place(place: Place, ask: Ask, path: list[Turn], room: Room, *, summary: str
         history=[as_message(summary), *history] if summary else history,
         left_out=[turn.id for turn in reversed(path[count:])],
         summary=summary,
+        files=files,
         # The report stands for the whole prompt of its time, so that it says nothing once some of that is cut off.
         known=_known(path, history, place.wishes) if count == len(path) and not summary else None,
     )
@@ -255,9 +313,11 @@ NEW_MESSAGES = """ARRAY[
 QUESTION = """
 , question AS (
     INSERT INTO {schema}.chat_message (
-        id, conversation_id, parent_id, role, text, model, finish_reason, outcome, created_at
+        id, conversation_id, parent_id, role, text, files_tokens, model, finish_reason, outcome, created_at
     )
-    SELECT %(question)s, %(conversation)s, %(parent)s::bigint, 'user', %(prompt)s, '', '', '', %(asked_at)s FROM gone
+    SELECT %(question)s, %(conversation)s, %(parent)s::bigint, 'user', %(prompt)s, %(files_tokens)s, '', '', '',
+           %(asked_at)s
+    FROM gone
 )"""
 
 ANSWER = """
@@ -270,6 +330,21 @@ ANSWER = """
            %(input)s::bigint, %(output)s::bigint, %(paid)s, id, %(system_digest)s::bigint,
            %(answered_at)s
     FROM gone
+)"""
+
+# Linked to the question. One that another message has already, such as an earlier version of it, is copied.
+FILES_SENT = """
+, files AS (
+    UPDATE {schema}.chat_attachment SET conversation_id = %(conversation)s, message_id = %(question)s
+    FROM gone WHERE chat_attachment.id = ANY(%(files)s::bigint[]) AND owner_id = %(owner)s AND message_id IS NULL
+)
+, copies AS (
+    INSERT INTO {schema}.chat_attachment (
+        owner_id, conversation_id, message_id, name, kind, bytes, text, tokens, created_at
+    )
+    SELECT owner_id, %(conversation)s, %(question)s, name, kind, bytes, text, tokens, %(asked_at)s
+    FROM {schema}.chat_attachment AS sent, gone
+    WHERE sent.id = ANY(%(files)s::bigint[]) AND owner_id = %(owner)s AND message_id IS NOT NULL
 )"""
 
 CONVERSATION_ROW = """
@@ -316,10 +391,15 @@ def rows_of(
     if not place.is_question:
         return Keep(ANSWER + HEAD_MOVED, params)
     params |= {"question": question, "parent": place.parent_id, "prompt": place.prompt, "asked_at": asked_at}
+    params["files_tokens"] = sum(file.tokens for file in place.files)
+    rows = QUESTION + ANSWER
+    if place.files:
+        rows += FILES_SENT
+        params |= {"owner": owner, "files": [file.id for file in place.files]}
     if place.id is not None:
-        return Keep(QUESTION + ANSWER + HEAD_MOVED, params)
+        return Keep(rows + HEAD_MOVED, params)
     params |= {"owner": owner, "title": title_of(place.prompt), "kept_model": place.kept_model or ""}
-    return Keep(CONVERSATION_ROW + QUESTION + ANSWER, params)
+    return Keep(CONVERSATION_ROW + rows, params)
 
 
 def title_of(prompt: str) -> str:

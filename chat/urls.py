@@ -1,6 +1,6 @@
 from django.urls import path
 
-from chat import background_pages, former, manage, prompt_pages, shared, views, wishes_pages
+from chat import background_pages, file_views, former, manage, prompt_pages, shared, views, wishes_pages
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -16,6 +16,9 @@ urlpatterns = [
     path("prompts/<int:pk>/delete/", prompt_pages.delete, name="delete_prompt"),
     path("c/<int:pk>/summary/", background_pages.summary, name="summary"),
     path("settings/workspace/answers/", background_pages.goes_on, name="answers_go_on"),
+    path("c/files/", file_views.add, name="add_file"),
+    path("c/files/<int:pk>/", file_views.download, name="file"),
+    path("c/files/<int:pk>/remove/", file_views.remove, name="remove_file"),
     path("settings/members/<int:pk>/chats/", former.conversations, name="former_conversations"),
     path("settings/members/<int:pk>/chats/<int:conversation_pk>/", former.conversation, name="former_conversation"),
     path("c/<int:pk>/rename/", manage.rename, name="rename_conversation"),

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -16,7 +17,7 @@ from billing import confirming
 from billing.ledgers import figures_for
 from billing.models import Hold
 from billing.periods import running
-from chat import composing, editing, services
+from chat import attachments, composing, editing, services
 from chat.branches import Shown, Tree
 from chat.errors import ConversationBusy
 from chat.examples import EXAMPLES
@@ -33,10 +34,12 @@ from tenants.users.access import needs
 
 # A link can fill the box, and no more than that: its text is cut here, escaped, and sent by nobody but its reader.
 LINKED_PROMPT_MAX = 2_000
+TYPED = ("prompt", "conversation_id", "parent_id", "max_tokens")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @needs(Action.READ_CHATS, to_send=Action.CHAT, keeps=("prompt", "conversation_id", "parent_id", "max_tokens", "model"))
+@needs(Action.READ_CHATS, to_send=Action.CHAT, keeps=TYPED)
 def home(request: TenantRequest) -> HttpResponse:
     if request.method == "POST":
         return _ask(request)
@@ -112,6 +115,23 @@ def _answered(
     return redirect("conversation", pk=conversation_id)
 
 
+def typed(request: TenantRequest) -> dict[str, str]:
+    return drafts.typed(request, TYPED)
+
+
+def place_of(request: TenantRequest) -> str:
+    """The page from which a form of the composer was sent."""
+    pk = request.POST.get("conversation_id", "")
+    return reverse("conversation", args=[int(pk)]) if pk.isascii() and pk.isdigit() and len(pk) < 19 else "/"
+
+
+def refused(request: TenantRequest, exc: ApiError) -> HttpResponse:
+    """The page of the composer with what was typed in it, and with why something else of it was not taken."""
+    pk = request.POST.get("conversation_id", "")
+    shown = _own(request, int(pk)) if pk.isascii() and pk.isdigit() and len(pk) < 19 else None
+    return _page(request, shown, PromptForm(initial=typed(request)), refusal=exc, status=exc.status)
+
+
 def _empty(pk: int) -> PromptForm:
     return PromptForm(initial={"conversation_id": pk})
 
@@ -156,6 +176,7 @@ def _page(
     budget = figures_for(request.tenant)
     turns, edited = _turns(request, shown, form)
     pk = shown.pk if shown else form.initial.get("conversation_id")
+    attachments.put_beside(turn.message for turn in turns)
     context = {
         "listing": listing(request, shown),
         "conversation": shown,
@@ -163,6 +184,7 @@ def _page(
         "turns": turns,
         "edited": edited,
         "form": form,
+        "files": attachments.unsent(request.user),
         "examples": EXAMPLES,
         "refusal": refusal,
         "settling": is_settling,

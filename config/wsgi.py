@@ -24,7 +24,7 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
     then says 503 where the answer was 401, 404 or 405. And Django takes a request without Content-Length for an empty
     one.
     """
-    largest = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    largest = settings.LARGER_BODIES.get(environ.get("PATH_INFO", ""), settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
     length = environ.get("CONTENT_LENGTH") or "0"
     is_chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
     if is_chunked or (length.isdigit() and 0 < int(length) <= largest):

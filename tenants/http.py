@@ -27,6 +27,7 @@ derive from it. Must not know what any of them means.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
@@ -35,6 +36,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.wsgi import WSGIRequest
 from django.db import DatabaseError, InterfaceError
@@ -92,7 +94,18 @@ class _Readable(HttpRequest):
 
 
 class WebRequest(_Readable, WSGIRequest):
-    """What web's handler makes of each request."""
+    """What web's handler makes of each request. An address in LARGER_BODIES takes as large a body as that says."""
+
+    @property
+    def body(self) -> bytes:
+        most = settings.LARGER_BODIES.get(self.path_info)
+        if most is not None and not (hasattr(self, "_body") or self._read_started):  # type: ignore[attr-defined]
+            body = self.read(most + 1)
+            if len(body) > most:
+                raise TooLarge(f"The request is larger than {most // 1024 // 1024} MiB. Send less at a time.")
+            self._body = body
+            self._stream = io.BytesIO(body)
+        return super().body
 
 
 class BareRequest(HttpRequest):

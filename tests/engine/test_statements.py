@@ -97,6 +97,7 @@ def test_every_insert_is_looked_at():
         "usage_repeat",
         "chat_conversation",
         "chat_message",
+        "chat_attachment",
     }
 
 

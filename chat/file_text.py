@@ -1,0 +1,122 @@
+"""What the words in a file are: text, Markdown, code, tables, and PDF. Bytes in, words out.
+
+Owns which files are read and what is said of the others. Must not know whose they are. It may take seconds: for web's
+threads, never for the plane's loop.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import unicodedata
+from pathlib import Path, PurePosixPath
+
+from chat.attached import MOST_TOKENS, tokens_of
+from chat.models import Attachment
+from tenants.http import Invalid
+
+NAME_LENGTH = 120
+PDF_SECONDS = 12.0
+PDFS_AT_ONCE = 2
+
+_KINDS = {
+    Attachment.Kind.MARKDOWN: "md markdown",
+    Attachment.Kind.TABLE: "csv tsv",
+    Attachment.Kind.CODE: "py js mjs ts tsx jsx java c h cc cpp hpp cs go rs rb php swift kt scala sh bash sql html css "
+    "scss xml json yaml yml toml ini lua pl r m vue ipynb",
+}
+_KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings.split()}
+
+# What no text has, whichever letters it is written in.
+_NO_TEXT = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF")
+
+_PDF_ERRORS = {
+    "encrypted": "This PDF is locked with a password. Save a copy without one and add that.",
+    "broken": "This PDF is damaged and cannot be read. Save it anew and try again.",
+    "scanned": "This PDF has pictures of pages and no text. Use one whose text can be selected.",
+    "pages": "This PDF has more than 500 pages. Add the part that you need.",
+    "long": "This PDF has too much text for one message. Add the part that you need.",
+    "costly": "This PDF takes too long to read. Save it anew, or copy its text into a text file.",
+}
+_reading_pdfs = threading.BoundedSemaphore(PDFS_AT_ONCE)
+
+
+class Unread(Invalid):
+    """A file whose words cannot be had; the message says what to do instead."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__({"file": [why]})
+        self.message = why
+
+
+def read(name: str, raw: bytes) -> tuple[Attachment.Kind, str]:
+    """Raises Unread. `name` is a cleaned one."""
+    if b"%PDF-" in raw[:1024]:
+        kind, text = Attachment.Kind.PDF, _of_pdf(raw)
+    else:
+        ending = PurePosixPath(name).suffix[1:].lower()
+        kind, text = _KIND_OF.get(ending, Attachment.Kind.TEXT), decoded(raw)
+    # What Postgres cannot store, a PDF can have.
+    text = re.sub("[\x00\ud800-\udfff]", "", text).replace("\r\n", "\n").strip("\n")
+    if not text.strip():
+        raise Unread("There is no text in this file.")
+    if (tokens := tokens_of(name, text)) > MOST_TOKENS:
+        raise Unread(f"This file can be {tokens:,} tokens; {MOST_TOKENS:,} go into one message. Add a part of it.")
+    return kind, text
+
+
+def decoded(raw: bytes) -> str:
+    """Text of a known mark, else UTF-8, else UTF-16 by where its zeros are, else Latin letters of one byte each."""
+    if raw.startswith(_IMAGES):
+        raise Unread("Pictures cannot be sent here. Add text, Markdown, code, CSV or a PDF.")
+    for encoding in _encodings(raw):
+        try:
+            text = raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if not _NO_TEXT.search(text):
+            return text
+    raise Unread("This is no text. Add text, Markdown, code, CSV or a PDF; save other documents as one of these.")
+
+
+def _encodings(raw: bytes) -> list[str]:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return ["utf-16"]
+    if (zeros := raw[:2000].count(0)) > len(raw[:2000]) // 4:
+        return ["utf-16-le"] if raw[1:2000:2].count(0) > zeros // 2 else ["utf-16-be"]
+    return ["utf-8-sig", "cp1252", "latin-1"]
+
+
+def _of_pdf(raw: bytes) -> str:
+    """In a process of its own: no thread can be stopped, and a hostile file of 2 KB can be read for ever."""
+    program = [sys.executable, "-I", str(Path(__file__).with_name("pdf_text.py")), str(MOST_TOKENS)]
+    if not _reading_pdfs.acquire(timeout=PDF_SECONDS):
+        raise Unread("Too many PDFs are being read just now. Try again in a moment.")
+    try:
+        done = subprocess.run(  # our own program; the file is its input
+            program, input=raw, capture_output=True, timeout=PDF_SECONDS, check=False, env={}
+        )
+        found = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        raise Unread(_PDF_ERRORS["costly"]) from None  # killed by its limits, it said nothing
+    finally:
+        _reading_pdfs.release()
+    if (error := found.get("error")) is not None:
+        raise Unread(_PDF_ERRORS[error])
+    text: str = found["text"]
+    return text
+
+
+def cleaned(name: str) -> str:
+    """A file's name without its folders and without letters that cannot be seen, which could turn it around."""
+    name = unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])
+    seen = "".join(letter if unicodedata.category(letter)[0] not in "CZ" else " " for letter in name)
+    name = " ".join(seen.split()).strip(". ")
+    if len(name) > NAME_LENGTH:
+        ending = PurePosixPath(name).suffix[:12]
+        name = name[: NAME_LENGTH - len(ending) - 1] + "…" + ending
+    return name or "file"
