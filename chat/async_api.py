@@ -61,7 +61,7 @@ class ChatBody(AnswerBody):
     prompt: Text
     conversation_id: Annotated[int, Field(ge=1, le=MOST_ID)] | None = None
     parent_id: Annotated[int, Field(ge=0, le=MOST_ID)] | None = None
-    files: Files = ()
+    files: Files = Field(default_factory=list)
 
 
 class MessageBody(AnswerBody):

@@ -25,8 +25,8 @@ PDFS_AT_ONCE = 2
 _KINDS = {
     Attachment.Kind.MARKDOWN: "md markdown",
     Attachment.Kind.TABLE: "csv tsv",
-    Attachment.Kind.CODE: "py js mjs ts tsx jsx java c h cc cpp hpp cs go rs rb php swift kt scala sh bash sql html css "
-    "scss xml json yaml yml toml ini lua pl r m vue ipynb",
+    Attachment.Kind.CODE: "py js mjs ts tsx jsx java c h cc cpp hpp cs go rs rb php swift kt scala sh bash sql html "
+    "css scss xml json yaml yml toml ini lua pl r m vue ipynb",
 }
 _KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endings.split()}
 
@@ -50,7 +50,7 @@ class Unread(Invalid):
 
     def __init__(self, why: str) -> None:
         super().__init__({"file": [why]})
-        self.message = why
+        self.message, self.args = why, (why,)  # the sentence for people, on a page too
 
 
 def read(name: str, raw: bytes) -> tuple[Attachment.Kind, str]:

@@ -11,6 +11,7 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
+from chat import attachments
 from chat.models import Conversation
 from tenants.audit.events import Event
 from tenants.audit.trail import record
@@ -47,5 +48,7 @@ def conversation(request: TenantRequest, pk: int, conversation_pk: int) -> HttpR
     found = get_object_or_404(Conversation, pk=conversation_pk, owner=member, deleted_at=None)
     with transaction.atomic(durable=True):
         record(Event.FORMER_CHAT_READ, request=request, target=member.email, conversation=found.pk)
-    context = {"member": member, "conversation": found, "chat_messages": found.messages.order_by("pk")}
+    said = list(found.messages.order_by("pk"))
+    attachments.put_beside(said)
+    context = {"member": member, "conversation": found, "chat_messages": said}
     return render(request, "chat/former_conversation.html", context)

@@ -20,7 +20,7 @@ def _not_blank(text: str) -> str:
 
 MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
 Text = Annotated[str, Field(min_length=1, max_length=PROMPT_MAX), AfterValidator(_not_blank)]
-Files = Annotated[tuple[Annotated[int, Field(ge=1, le=2**63 - 1)], ...], Field(max_length=MOST_FILES)]
+Files = Annotated[list[Annotated[int, Field(ge=1, le=2**63 - 1)]], Field(max_length=MOST_FILES)]
 
 
 class Tokens(Schema):

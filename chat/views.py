@@ -185,6 +185,7 @@ def _page(
         "edited": edited,
         "form": form,
         "files": attachments.unsent(request.user),
+        "file_bytes": settings.CHAT_FILE_BYTES,
         "examples": EXAMPLES,
         "refusal": refusal,
         "settling": is_settling,

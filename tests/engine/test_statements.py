@@ -31,6 +31,7 @@ from tests.support.money import eventually, is_settled
 KEEPS = {
     "a question": turns.QUESTION + turns.ANSWER + turns.HEAD_MOVED,
     "a first question": turns.CONVERSATION_ROW + turns.QUESTION + turns.ANSWER,
+    "a question with files": turns.QUESTION + turns.ANSWER + turns.FILES_SENT + turns.HEAD_MOVED,
     "an answer again": turns.ANSWER + turns.HEAD_MOVED,
     "a question + ANSWERED": turns.QUESTION + turns.ANSWER + turns.HEAD_MOVED + ANSWERED,
     "ANSWERED": ANSWERED,

@@ -9,6 +9,7 @@ import "./copy.js";
 import { chosenModel } from "./options.js";
 import { forgetDraft, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
+import { giveFiles, isAdding, showFiles, takeFilesBack } from "./files.js";
 import { showLeftOut } from "./left_out.js";
 import { forget, watch as watchPrice } from "./price.js";
 import { showRefusal } from "./refusal.js";
@@ -26,7 +27,7 @@ let running = null; // the AbortController of the answer under way, with its cal
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (running || !prompt.value.trim()) return;
+  if (running || !prompt.value.trim() || isAdding()) return;
   const { name, value } = event.submitter ?? {};
   if (navigator.onLine) askAnew(prompt.value, name === "fits" ? Number(value) : 0);
   else refuse(new TypeError("offline"));
@@ -60,7 +61,8 @@ function askAnew(question, fits) {
   forget();
   part("edited")?.remove();
   prompt.value = "";
-  return ask({ path: "/api/chat/", body, question, turns: [addTurn("user", question), addTurn("assistant", "")] });
+  const turns = [addTurn("user", question), addTurn("assistant", "")];
+  return ask({ path: "/api/chat/", body: { ...body, ...giveFiles(turns[0]) }, question, turns });
 }
 
 // Another answer to a question stands in the place of the first; what followed that belongs to another branch.
@@ -235,6 +237,7 @@ function breakOff(asked, failure, id) {
 }
 
 function takeBack({ turns, question, body }) {
+  takeFilesBack(turns[0]);
   for (const turn of turns) turn.remove();
   sessionStorage.removeItem("asked");
   parent.value = body?.parent_id ?? "";
@@ -266,6 +269,7 @@ async function refresh({ id, call }, tries, question) {
     const found = call && page.querySelector(`.turn[data-call="${call}"]`);
     if (!found && (question || (call && tries > 1))) continue;
     part("turns").replaceChildren(part("turns").firstElementChild, ...turns);
+    showFiles(page);
     keepPlace(place, question);
     if (found) announce(spoken(found));
     return Boolean(found);

@@ -1,0 +1,96 @@
+// The files of the message that is being written: added and removed in place, and given to the question that is sent.
+// Without this script the same buttons post the form, and the page comes back with what was typed.
+
+import { announce, sentence } from "./turns.js";
+
+const part = (name) => document.querySelector(`[data-chat="${name}"]`);
+const form = part("form");
+const list = part("files");
+const chooser = form.elements.file;
+const { csrfmiddlewaretoken: csrf } = form.elements;
+let adding = 0;
+
+part("add-file").toggleAttribute("data-scripted", true); // hides the button: choosing adds
+chooser.multiple = true;
+chooser.addEventListener("change", async () => {
+  const chosen = [...chooser.files];
+  chooser.value = "";
+  refuse("");
+  part("options").matches(":popover-open") && part("options").hidePopover();
+  for (const file of chosen) await add(file);
+});
+list.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-remove]");
+  if (!button) return;
+  event.preventDefault();
+  remove(button);
+});
+
+async function add(file) {
+  const most = Number(chooser.dataset.most);
+  if (file.size > most) return refuse(`${file.name}: ${sentence("file_large", most / 1024 / 1024)}`);
+  const body = new FormData();
+  body.append("file", file);
+  adding += 1;
+  announce(sentence("adding"));
+  form.toggleAttribute("data-adding", true);
+  try {
+    const { html } = await post("/c/files/", body);
+    list.insertAdjacentHTML("beforeend", html);
+    announce(sentence("added"));
+  } catch (failure) {
+    refuse(`${file.name}: ${failure.message}`);
+  } finally {
+    adding -= 1;
+    form.toggleAttribute("data-adding", adding > 0);
+  }
+}
+
+async function remove(button) {
+  try {
+    await post(button.formAction);
+  } catch (failure) {
+    if (failure.status !== 404) return refuse(failure.message); // it is gone
+  }
+  button.closest("[data-file]").remove();
+  refuse("");
+  announce(sentence("removed"));
+  form.elements.prompt.focus();
+}
+
+async function post(address, body) {
+  const headers = { Accept: "application/json", "X-CSRFToken": csrf.value };
+  const response = await fetch(address, { method: "POST", headers, body }).catch(() => null);
+  const answer = await response?.json().catch(() => null); // a page says that one is signed out, or it is too large
+  if (response?.ok && answer) return answer;
+  throw { status: response?.status, message: answer?.message ?? sentence("not_added") };
+}
+
+function refuse(message) {
+  part("file-refusal").textContent = message;
+  part("file-refusal").hidden = !message;
+}
+
+// --- for chat.js ---
+
+// Whether a file is on its way: a message that is sent now would go without it.
+export function isAdding() {
+  if (adding) announce(sentence("adding"));
+  return adding > 0;
+}
+
+// The files go under the question; their numbers.
+export function giveFiles(turn) {
+  const files = [...list.children];
+  turn.querySelector("[data-files]").append(...files);
+  return files.length ? { files: files.map((file) => Number(file.dataset.file)) } : {};
+}
+
+export function takeFilesBack(turn) {
+  list.prepend(...turn.querySelectorAll("[data-file]"));
+}
+
+// What is not sent, as a page of the server's has it.
+export function showFiles(page) {
+  list.replaceChildren(...page.querySelectorAll('[data-chat="files"] > li'));
+}

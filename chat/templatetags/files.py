@@ -1,0 +1,20 @@
+"""What a page says of a file: its tokens and its price. Must not say how money is written: billing's filters do."""
+
+from __future__ import annotations
+
+from django import template
+
+from chat.attachments import price_of
+from chat.models import Attachment
+
+register = template.Library()
+
+
+@register.filter
+def counted(number: int) -> str:
+    return f"{number:,}"
+
+
+@register.filter
+def file_price(attachment: Attachment) -> int | None:
+    return price_of(attachment)
