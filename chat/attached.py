@@ -36,7 +36,7 @@ def with_files(words: str, files: Iterable[File]) -> str:
 
 def framed(file: File) -> str:
     if file.text is None:
-        return f"File "{file.name}": it was attached here, and is too long to be sent again."
+        return f'File "{file.name}": it was attached here, and is too long to be sent again.'
     fence = "`" * (1 + max([2, *map(len, _FENCES.findall(file.text))]))
     return f'File "{file.name}":\n{fence}\n{file.text}\n{fence}'
 

@@ -1,0 +1,64 @@
+"""Files in a message in a real browser: added, priced, sent, on the page after a reload, and without script."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tests.e2e.steps import ask, draft
+from tests.e2e.test_signed_out import log_in, newcomer
+
+pytestmark = pytest.mark.browser
+
+NOTES = {"name": "notes.md", "mimeType": "text/markdown", "buffer": b"# Forty two\n"}
+PICTURE = {"name": "cat.png", "mimeType": "image/png", "buffer": b"\x89PNG\r\n\x1a\n"}
+# More than a form may be elsewhere: the front, web and Django let it through here.
+LARGE = {"name": "large.csv", "mimeType": "text/csv", "buffer": b"1,2;" * 400_000}
+
+
+def open_chat(page, web, acme):
+    page.set_default_timeout(20_000)
+    page.goto(web.address(acme.slug) + "/")
+    log_in(page, newcomer(acme).email)
+    page.locator("textarea[name=prompt]").wait_for()
+
+
+def waiting(page):
+    return page.locator(".files .file")
+
+
+def test_a_file_is_added_priced_sent_with_its_question_and_there_after_a_reload(page, web, acme):
+    open_chat(page, web, acme)
+    page.get_by_label("Add a file").set_input_files([NOTES, PICTURE, LARGE])
+    expect(waiting(page)).to_have_count(2)
+    expect(waiting(page).first).to_contain_text("at most")
+    expect(waiting(page).first).to_contain_text("$0.0")
+    expect(page.get_by_role("alert").filter(has_text="cat.png: Pictures")).to_be_visible()
+    assert Axe().run(page).violations_count == 0
+    page.get_by_role("button", name="Remove large.csv").click()
+    expect(waiting(page)).to_have_count(1)
+    page.reload()
+    expect(waiting(page)).to_have_count(1)
+    ask(page, "What is it?", 8)
+    expect(page.locator(".turn--user .file__name")).to_have_text("notes.md")
+    expect(waiting(page)).to_have_count(0)
+    page.locator(".turn__facts", has_text=" out · ").wait_for()
+    page.reload()
+    expect(page.locator(".turn--user .file__name")).to_have_text("notes.md")
+    with page.expect_download() as download:
+        page.locator(".turn--user .file__name").click()
+    assert download.value.suggested_filename == "notes.md"
+
+
+def test_without_script_a_file_is_added_and_nothing_typed_is_lost(browser, web, acme):
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    open_chat(page, web, acme)
+    page.locator("textarea[name=prompt]").fill("What is it?")
+    page.locator("input[name=max_tokens]").fill("8")
+    page.get_by_label("Add a file").set_input_files(NOTES)
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(waiting(page)).to_have_count(1)
+    assert draft(page) == "What is it?"
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".turn--user .file__name")).to_have_text("notes.md")
+    context.close()
