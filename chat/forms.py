@@ -41,7 +41,7 @@ class PromptForm(forms.Form):
     # The button of a refusal: the longest answer that fits, in the place of `max_tokens`.
     fits = forms.IntegerField(required=False, min_value=1, max_value=MAX_TOKENS_MAX, widget=forms.HiddenInput)
 
-    files = FilesField(required=False)  # type: ignore[assignment]  # a field takes the form's attribute away
+    files = FilesField(required=False)  # type: ignore[assignment]  # no attribute of the form, as each field is none
     # A file that was chosen and not added: a form that is sent without script names it here, and has nothing of it.
     file = forms.CharField(required=False)
 

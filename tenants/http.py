@@ -99,7 +99,7 @@ class WebRequest(_Readable, WSGIRequest):
     @property
     def body(self) -> bytes:
         most = settings.LARGER_BODIES.get(self.path_info)
-        if most is not None and not (hasattr(self, "_body") or self._read_started):  # type: ignore[attr-defined]
+        if most is not None and not hasattr(self, "_body") and not getattr(self, "_read_started", False):
             body = self.read(most + 1)
             if len(body) > most:
                 raise TooLarge(f"The request is larger than {most // 1024 // 1024} MiB. Send less at a time.")

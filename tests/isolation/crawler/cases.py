@@ -26,13 +26,14 @@ from zlib import crc32
 import pyotp
 from django.apps import apps
 from django.conf import settings
+from django.core.files.base import ContentFile
 from django.utils import timezone
 
 from billing.engine.loop import here, run
 from billing.models import Hold, KeyRate, TopUp
 from billing.provisioning import status_token
 from billing.topups import top_up
-from chat.models import Conversation, SavedPrompt
+from chat.models import Attachment, Conversation, SavedPrompt
 from tenants.audit.models import AuditEvent
 from tenants.context import tenant_scope
 from tenants.sealing import seal
@@ -144,6 +145,20 @@ def _shared_talk(room: Room) -> dict[str, Any]:
         return {"pk": Conversation.objects.get_or_create(pk=number, defaults=facts)[0].pk}
 
 
+def _file(room: Room) -> dict[str, Any]:
+    """The member's own, not sent yet, which a crawl may have removed."""
+    with room.workspace.scope():
+        facts = {"kind": "text", "bytes": 1, "text": room.said("a file's text"), "tokens": 1}
+        name = room.said("a file's name")
+        return {
+            "pk": Attachment.objects.get_or_create(owner=room.member, name=name, message_id=None, defaults=facts)[0].pk
+        }
+
+
+def _added(room: Room) -> dict[str, Any]:
+    return {"file": ContentFile(b"a,b", name="table.csv")}
+
+
 def _its_answer(room: Room) -> dict[str, Any]:
     return {"message_id": _talk(room).head_id}
 
@@ -226,6 +241,9 @@ CASES: dict[str, Case] = {
     "c/<int:pk>/restore/": Case(args=_passing_talk, bodies={"POST": [nothing]}),
     "shared/<int:pk>/": Case(args=_shared_talk),
     "settings/workspace/titles/": Case(bodies={"POST": [lambda room: {"on": "no"}]}),
+    "c/files/": Case(bodies={"POST": [_added]}),
+    "c/files/<int:pk>/": Case(args=_file),
+    "c/files/<int:pk>/remove/": Case(args=_file, bodies={"POST": [nothing]}),
     "api/chat/again/": Case(bodies={"POST": [_named_by_number]}),
     "api/chat/continue/": Case(bodies={"POST": [_named_by_number]}),
     "login/": Case(
