@@ -215,7 +215,7 @@ def test_who_may_change_the_workspace_switches_it_and_the_trail_says_so(workspac
     assert "checked" in owner.get("/settings/workspace/answers/").content.decode()
     assert owner.post("/settings/workspace/answers/", {}).status_code == 302
     workspace.tenant.refresh_from_db()
-    assert workspace.tenant.chat_settings == {"goes_on": False}
+    assert workspace.tenant.chat_settings == {}
     with workspace.scope():
         written = list(AuditEvent.objects.filter(event__startswith="settings.answers").values_list("event", flat=True))
     assert sorted(written) == ["settings.answers_go_on", "settings.answers_stop"]
