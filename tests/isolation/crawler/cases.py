@@ -166,18 +166,10 @@ def _its_answer(room: Room) -> dict[str, Any]:
 def _call(room: Room) -> dict[str, Any]:
     """The number of a call that paid for an answer of the owner's."""
     with room.workspace.scope():
-<<<<<<< HEAD
-        answer = talk.messages.get(pk=str(talk.head_id))
-        if answer.hold is None:
-            answer.hold = uuid.uuid4()
-            answer.save(update_fields=["hold"])
-    return {"call": answer.hold}
-=======
         talk, is_new = Conversation.objects.get_or_create(owner=room.owner, title="A call")
         if is_new:
             said(talk, "Who pays?", hold=uuid.uuid4(), tokens_input=1, tokens_output=1)
         return {"call": talk.messages.latest("pk").hold}
->>>>>>> 8a6152e (tests: Ask for a call of the owner's own.)
 
 
 def _named_by_number(room: Room) -> dict[str, Any]:
