@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from chat.history import most_bytes
 
-# Files of one message, and the tokens of them all at most; also how much of earlier messages' files goes along.
+# Files of one message, and the tokens of them all at most. Those of earlier messages go along as far as there is room.
 MOST_FILES = 10
 MOST_TOKENS = 2_100_000
 
@@ -21,10 +21,10 @@ _FENCES = re.compile("`{3,}")
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """`text` is None for one of an earlier message that does not go along any more."""
+    """A file's words, and the most tokens that they can be billed in their frame."""
 
     name: str
-    text: str | None
+    text: str
     id: int = 0
     tokens: int = 0
 
@@ -35,8 +35,6 @@ def with_files(words: str, files: Iterable[File]) -> str:
 
 
 def framed(file: File) -> str:
-    if file.text is None:
-        return f'File "{file.name}": it was attached here, and is too long to be sent again.'
     fence = "`" * (1 + max([2, *map(len, _FENCES.findall(file.text))]))
     return f'File "{file.name}":\n{fence}\n{file.text}\n{fence}'
 

@@ -83,7 +83,7 @@ def test_the_caddyfile_asks_for_nothing_that_compose_and_the_laptop_do_not_give(
 
 
 def test_caddy_takes_the_caddyfile_with_what_compose_gives():
-    by_its_user = {"FRONT_TRUSTED_PROXIES": "private_ranges", "API_BODY_MB": "16"}
+    by_its_user = {"FRONT_TRUSTED_PROXIES": "private_ranges", "API_BODY_MB": "16", "CHAT_FILE_MB": "4"}
     given = COMPOSE["services"]["front"]["environment"] | by_its_user
     command = [front_command()[0], "validate", "--config", "config/Caddyfile", "--adapter", "caddyfile"]
     checked = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True)
