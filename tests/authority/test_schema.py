@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from tests.support.authority import ROOT, SEALING_KEY
+from tests.support.databases import drop_database
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +119,7 @@ def made_database(database_url: str):
         try:
             yield f"{base.rpartition('/')[0]}/{name}?{query}"
         finally:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+            drop_database(connection, name)
 
 
 @pytest.fixture

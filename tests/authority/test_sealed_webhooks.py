@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 from billing import keys
 from billing.authority.sealing import SealError, seal, unseal
 from tests.support.authority import ROOT, AuthorityProbe, AuthorityProcess
+from tests.support.databases import drop_database
 from tests.support.receiver import OPEN, QUICK, eventually, signature, subscribe
 from tests.support.roles import superuser_url
 
@@ -140,7 +141,7 @@ def own_database(database_url):
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
         yield f"{base.rpartition('/')[0]}/{name}?{query}"
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        drop_database(connection, name)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 from billing.authority.keys import PERMISSIONS
 from tests.authority.conftest import Account
 from tests.support.authority import UNIT, AuthorityProbe, AuthorityProcess, RuntimeCaller
+from tests.support.databases import drop_database
 
 SPARE = "spare-"
 HOOK = {"url": "https://hooks.acme.example/in", "event_types": ["budget.funded", "reservation.denied"]}
@@ -33,7 +34,7 @@ def open_room(database_url: str, name: str) -> Iterator[Room]:
     shared = str(conninfo_to_dict(database_url)["dbname"])
     own = f"{shared}_{name}"
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE IF EXISTS "{own}" WITH (FORCE)')
+        drop_database(connection, own)
         connection.execute(f'CREATE DATABASE "{own}"')
         process = AuthorityProcess(database_url.replace(f"/{shared}?", f"/{own}?"), "admin-key-of-this-room")
         process.start()
@@ -41,7 +42,7 @@ def open_room(database_url: str, name: str) -> Iterator[Room]:
         yield room
         room.close()
         process.stop()
-        connection.execute(f'DROP DATABASE "{own}" WITH (FORCE)')
+        drop_database(connection, own)
 
 
 class Room:

@@ -23,10 +23,19 @@ export function takeDraft(form) {
   const draft = JSON.parse(sessionStorage.getItem(place()) ?? "null");
   const { prompt, max_tokens: cap, model } = form.elements;
   form.addEventListener("input", () => keepDraft(form));
-  if (draft && draft.member !== form.dataset.member) forgetDraft();
+  forgetOthers(form.dataset.member);
   if (draft?.member !== form.dataset.member || prompt.value) return false;
   prompt.value = draft.prompt;
   if (cap) cap.value = draft.cap;
   if (model && draft.model) model.value = draft.model;
   return true;
+}
+
+// Whoever was logged in at this tab before has left nothing for the next one to read.
+function forgetOthers(member) {
+  for (const key of Object.keys(sessionStorage)) {
+    if (key.startsWith("draft:") && JSON.parse(sessionStorage.getItem(key)).member !== member) {
+      sessionStorage.removeItem(key);
+    }
+  }
 }

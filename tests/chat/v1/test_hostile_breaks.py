@@ -135,7 +135,7 @@ def test_what_http_itself_reads_away_is_cut_long_before_its_time(workspace, mode
     model.script = script
     began = time.monotonic()
     assert ask(stream=True).status_code == 502
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 10
     (line,) = workspace.settled(lines=1)
     assert (line.outcome, line.tokens_output) == ("unknown", 0)
     assert_books_agree(workspace)

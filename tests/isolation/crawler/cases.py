@@ -242,6 +242,7 @@ CASES: dict[str, Case] = {
     "c/files/": Case(bodies={"POST": [_added]}),
     "c/files/<int:pk>/": Case(args=_file),
     "c/files/<int:pk>/remove/": Case(args=_file, bodies={"POST": [nothing]}),
+    "api/chat/price/": Case(bodies={"POST": [_asked, lambda room: {"prompt": "What was that?", "max_tokens": 8}]}),
     "api/chat/again/": Case(bodies={"POST": [_named_by_number]}),
     "api/chat/continue/": Case(bodies={"POST": [_named_by_number]}),
     "login/": Case(
