@@ -17,6 +17,7 @@ from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.http import TenantRequest
 from tenants.roles import Action
+from tenants.spelling import number_in
 from tenants.users.access import count_act, needs
 from tenants.users.people import former_members
 
@@ -30,9 +31,8 @@ def conversations(request: TenantRequest, pk: int) -> HttpResponse:
     count_act(request)
     member = get_object_or_404(former_members(), pk=pk)
     found = Conversation.objects.filter(owner=member, deleted_at=None).order_by("-pk")
-    before = request.GET.get("before", "")
-    if before.isascii() and before.isdigit() and len(before) < 19:
-        found = found.filter(pk__lt=int(before))
+    if (before := number_in(request.GET.get("before", ""))) is not None:
+        found = found.filter(pk__lt=before)
     shown = list(found[: SHOWN + 1])
     with transaction.atomic(durable=True):
         record(Event.FORMER_CHAT_READ, request=request, target=member.email)

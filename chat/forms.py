@@ -9,6 +9,7 @@ from django import forms
 from chat.attached import MOST_FILES
 from chat.wishes import MODEL_MAX
 from tenants.fields import NameField, TextField
+from tenants.spelling import number_in
 
 PROMPT_MAX = 20_000
 MAX_TOKENS_MAX = 1_000_000
@@ -20,8 +21,12 @@ class FilesField(forms.Field):
     widget = forms.MultipleHiddenInput
 
     def to_python(self, value: Any) -> list[int]:
-        texts = [text for text in value or () if text.isascii() and text.isdigit() and len(text) < 19]
-        return [int(text) for text in texts[:MOST_FILES]]
+        numbers = [number for text in value or () if (number := number_in(text)) is not None]
+        if len(numbers) < len(value or ()):
+            raise forms.ValidationError("One of the files is not there any more. Remove it and add it again.")
+        if len(numbers) > MOST_FILES:
+            raise forms.ValidationError(f"{MOST_FILES} files go into one message. Send or remove some first.")
+        return numbers
 
 
 class PromptForm(forms.Form):

@@ -16,6 +16,7 @@ from django.utils import timezone
 from chat.models import Conversation
 from chat.searching import MAX_QUERY, Found, TooMuch, search
 from tenants.http import TenantRequest
+from tenants.spelling import number_in
 
 SHOWN = 50
 # All pinned ones stand on every page of the list, so that there cannot be any number of them.
@@ -101,11 +102,11 @@ def _cursor(last: Conversation) -> str:
 
 def _parsed(cursor: str) -> tuple[datetime, int] | None:
     """None for what is no cursor: the list then begins at its beginning."""
-    at, _, pk = cursor.partition("-")
-    if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in (at, pk)):
+    at, pk = (number_in(part) for part in cursor.partition("-")[::2])
+    if at is None or pk is None:
         return None
     try:
-        return _EPOCH + timedelta(microseconds=int(at)), int(pk)
+        return _EPOCH + timedelta(microseconds=at), pk
     except OverflowError:
         return None
 

@@ -12,6 +12,7 @@ from chat.forms import TitleForm
 from chat.models import Conversation
 from tenants.fields import focus_on_error
 from tenants.http import TenantRequest
+from tenants.spelling import number_in
 
 # What is added to the address of a download, and what it is then.
 EXPORTS = (("", "What is shown"), ("&all=yes", "All versions"))
@@ -27,7 +28,7 @@ def about(request: TenantRequest, shown: Conversation | None, renaming: TitleFor
 
 def _deleted(request: TenantRequest) -> Conversation | None:
     """The one that `?deleted=` names, while it can be taken back."""
-    pk = request.GET.get("deleted", "")
-    if not (pk.isascii() and pk.isdigit() and len(pk) < 19):
-        return None
-    return Conversation.objects.filter(pk=int(pk), owner=request.user, deleted_at__isnull=False).first()
+    pk = number_in(request.GET.get("deleted", ""))
+    return (
+        None if pk is None else Conversation.objects.filter(pk=pk, owner=request.user, deleted_at__isnull=False).first()
+    )

@@ -14,6 +14,7 @@ from chat.manage import may_unshare
 from chat.models import Conversation, Message
 from tenants.http import TenantRequest
 from tenants.roles import Action
+from tenants.spelling import number_in
 from tenants.users.access import needs
 
 
@@ -24,8 +25,7 @@ def conversation(request: TenantRequest, pk: int) -> HttpResponse:
     shared = Conversation.objects.filter(shared_at__isnull=False, deleted_at=None).select_related("owner")
     found = get_object_or_404(shared, pk=pk)
     tree: Tree[Message] = Tree(found.messages.all())
-    at = request.GET.get("at", "")
-    named = int(at) if at.isascii() and at.isdigit() and len(at) < 19 else None
+    named = number_in(request.GET.get("at", ""))
     last = tree.newest_under(named) if named is not None and named in tree else found.head_id or tree.newest_under(None)
     context = {
         "conversation": found,

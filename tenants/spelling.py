@@ -123,3 +123,8 @@ def _unicode(domain: str) -> str:
         return domain.encode().decode("idna")
     except UnicodeError:
         return domain
+
+
+def number_in(text: str) -> int | None:
+    """The number that an address or a hidden field names, as rows have them; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -17,6 +17,7 @@ from tenants.fields import focus_on_error
 from tenants.http import ApiError, Forbidden, TenantRequest, say_when
 from tenants.rates import in_words, lower
 from tenants.roles import Action
+from tenants.spelling import number_in
 from tenants.users.access import needs
 from tenants.users.allowing import allow_key
 from tenants.users.forms.keys import KeyForm, RotateForm
@@ -143,6 +144,5 @@ def _describe(request: TenantRequest, keys: Sequence[Any], posted: dict[Any, Rot
 
 def _new_secret(request: TenantRequest) -> str | None:
     """Each form leads to its own key's page, so that two tabs each show their own."""
-    new = request.GET.get("new", "")
-    is_asked_for = request.method == "GET" and new.isascii() and new.isdigit() and len(new) < 19
-    return take_secret(request.user, int(new)) if is_asked_for else None
+    new = number_in(request.GET.get("new", ""))
+    return take_secret(request.user, new) if request.method == "GET" and new is not None else None
