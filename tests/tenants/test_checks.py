@@ -17,7 +17,7 @@ def test_an_app_with_models_is_not_shared_by_a_line_in_a_list(settings):
     settings.TENANT_APPS = [name for name in settings.TENANT_APPS if name != "chat"]
     (error,) = shared_rows_are_shared_on_purpose(None)
     assert error.id == "tenants.E006"
-    assert "chat is in SHARED_APPS and has models (Conversation, Message, " in error.msg
+    assert "chat is in SHARED_APPS and has models (Conversation, Message, SavedPrompt, Attachment):" in error.msg
     assert "SHARED_ON_PURPOSE" in error.hint
     settings.SHARED_ON_PURPOSE = [*settings.SHARED_ON_PURPOSE, "chat.apps.ChatConfig"]
     assert shared_rows_are_shared_on_purpose(None) == []

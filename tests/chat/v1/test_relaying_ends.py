@@ -13,7 +13,7 @@ from chat import llm, outlet, streams, whole
 from chat.v1 import answering
 from tests.chat.v1.test_relaying import ASK, DONE, frame, said, usage
 from tests.support.money import INPUT, OUTPUT, assert_books_agree, on_loop, trust
-from tests.support.raw_model import CHUNKED, RawModel
+from tests.support.raw_model import CHUNKED
 
 TRUE = 10 * INPUT + 3 * OUTPUT
 WORDS = [said("Hello"), said(" big"), said(" world")]
@@ -21,24 +21,6 @@ STOP = frame({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
 REPORT = frame({"choices": [], "usage": usage(10, 3)})
 SECRET = "sk-SECRET at http://10.0.0.7"
 ERROR = frame({"error": {"message": SECRET}})
-
-
-@pytest.fixture
-def model(app, settings):
-    """A model of this test's own at the usual price, that does as `model.script` says."""
-    with RawModel() as model:
-        settings.LLM_BASE_URL, settings.LLM_MODEL = model.base_url, f"raw-{id(model)}"
-        settings.LLM_PRICES = {settings.LLM_MODEL: {"input": INPUT * 1_000_000, "output": OUTPUT * 1_000_000}}
-        yield model
-
-
-@pytest.fixture
-def ask(workspace, model, settings):
-    def ask_for(path="chat/completions", **fields):
-        body = {**ASK, "model": settings.LLM_MODEL, **fields}
-        return workspace.api(alone=True).post(f"/v1/{path}", {k: v for k, v in body.items() if v is not None})
-
-    return ask_for
 
 
 def answers(*parts):

@@ -15,8 +15,11 @@ def test_money_is_shown_as_held_while_an_answer_is_under_way(signed_in, upstream
     ask(signed_in, "count")
     held = signed_in.locator("[data-chat=held-for]")
     held.wait_for()
-    assert re.search(
-        r"\$0\.\d+ held so far, for an answer of at most 512 tokens", last(signed_in, "facts").inner_text()
+    shown(signed_in, "held so far").wait_for()
+    last(signed_in, "facts").get_by_text("≈").wait_for()
+    assert re.match(
+        r"≈ \$0\.\d+ of \$0\.\d+ held so far, for an answer of at most 512 tokens",
+        last(signed_in, "facts").inner_text(),
     )
     shown(signed_in, "10 in / 3 out").wait_for()
     assert not held.is_visible()
