@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from ninja import Router, Schema
 from pydantic import Field
 
-from billing.api import Budget, Cost
+from billing.api import Budget
 from billing.repeats import Told, request_of
 from billing.subjects import Key
 from chat import services, streams
 from chat.quotes import quote
 from chat.repeats import KEY_HEADER, REPLAYED, IdempotencyKey, is_stream, replayed, replayed_events, whole
 from chat.services import Buyer, Reply
-from chat.shapes import Files, MaxTokens, Text, Tokens
+from chat.shapes import Bought, Files, MaxTokens, ModelName, Number, NumberOrNone, Text
 from chat.shown import Shown, html_of
 from chat.sse import comment, event
 from tenants.api import Body, failures
@@ -36,14 +36,11 @@ logger = logging.getLogger(__name__)
 router = Router(tags=["Chat"])
 
 
-MOST_ID = 2**63 - 1
-
-
 class AnswerBody(Body):
     """What every way to ask for an answer has."""
 
     max_tokens: MaxTokens | None = None
-    model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    model: ModelName | None = None
     stream: bool = False
     # With `stream`: its words as HTML, too.
     rendered: bool = False
@@ -53,22 +50,28 @@ class AnswerBody(Body):
         return self.model_dump(exclude={"stream", "rendered"})
 
 
-class ChatBody(AnswerBody):
-    """`parent_id`: the message that this one follows, 0 for none: a branch. Without it, the last one shown. `files`:
+class PriceBody(Body):
+    """A message. `parent_id`: the one that it follows, 0 for none: a branch. Without it, the last one shown. `files`:
     the numbers of files that were added on the page.
     """
 
     prompt: Text
-    conversation_id: Annotated[int, Field(ge=1, le=MOST_ID)] | None = None
-    parent_id: Annotated[int, Field(ge=0, le=MOST_ID)] | None = None
+    max_tokens: MaxTokens | None = None
+    model: ModelName | None = None
+    conversation_id: Number | None = None
+    parent_id: NumberOrNone | None = None
     files: Files = Field(default_factory=list)
+
+
+class ChatBody(AnswerBody, PriceBody):
+    """The message, and how its answer is delivered."""
 
 
 class MessageBody(AnswerBody):
     """A message of a conversation."""
 
-    conversation_id: Annotated[int, Field(ge=1, le=MOST_ID)]
-    message_id: Annotated[int, Field(ge=1, le=MOST_ID)]
+    conversation_id: Number
+    message_id: Number
 
     def asked_as(self, name: str) -> dict[str, Any]:
         """The same, with the message under the name of what is asked of it."""
@@ -77,22 +80,11 @@ class MessageBody(AnswerBody):
         return asked
 
 
-class Answer(Schema):
-    """`budget` is null where the commit took longer than a second; the cost is booked all the same. `question_id` is
-    null where an earlier question was answered again.
-
-    `outcome` says how the cost is known. `fitted`: the answer was made shorter, for the budget covers no longer one.
+class Answer(Bought):
+    """`budget` is null where the commit took longer than a second; the cost is booked all the same. `fitted`: the
+    answer was made shorter, for the budget covers no longer one.
     """
 
-    response: str
-    conversation_id: int
-    question_id: int | None
-    answer_id: int
-    model: str
-    finish_reason: str
-    usage: Tokens
-    cost: Cost
-    outcome: str
     fitted: bool
     budget: Budget | None
 
@@ -131,16 +123,6 @@ class Price(Schema):
     max_tokens: int
 
 
-class PriceBody(Body):
-    """As a message is sent."""
-
-    prompt: Text
-    max_tokens: MaxTokens | None = None
-    model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    conversation_id: Annotated[int, Field(ge=1, le=MOST_ID)] | None = None
-    parent_id: Annotated[int, Field(ge=0, le=MOST_ID)] | None = None
-
-
 @router.post(
     "/chat/price/",
     summary="What a message would cost",
@@ -171,7 +153,7 @@ async def go_on(request: HttpRequest, payload: MessageBody, key: IdempotencyKey 
 async def _bought(request: HttpRequest, what: str, payload: AnswerBody, key: str | None, asked: dict[str, Any]) -> Any:
     if key is None:
         return await _answer(await services.start_reply(buyer_of(request), **asked), payload)
-    asker: Asker = request.asker  # type: ignore[attr-defined]
+    asker = asker_of(request)
     named, is_first = request_of(asker, what, key, asked), asyncio.Event()
     finding = asyncio.create_task(services.reply_or_told(buyer_of(request), named, is_first, **asked))
     try:
@@ -191,9 +173,15 @@ async def _bought(request: HttpRequest, what: str, payload: AnswerBody, key: str
     return replayed(request, found)
 
 
+def asker_of(request: HttpRequest) -> Asker:
+    """Who asks, as the plane has put it on the request before any view."""
+    asker: Asker = request.asker  # type: ignore[attr-defined]  # HttpRequest has no such attribute of its own
+    return asker
+
+
 def buyer_of(request: HttpRequest) -> Buyer:
     """Who pays for what the request buys."""
-    asker: Asker = request.asker  # type: ignore[attr-defined]
+    asker = asker_of(request)
     tenant = asker.tenant
     return Buyer(
         tenant_id=tenant.pk,
@@ -266,7 +254,7 @@ class EventStream:
         self._shown = Shown() if shows else None
         self._events = self._make_events()
 
-    async def _make_events(self) -> AsyncIterator[bytes]:
+    async def _make_events(self) -> AsyncGenerator[bytes]:
         answering = self._reply.answering
         yield event("held", self._reply.held())
         try:
@@ -291,7 +279,7 @@ class EventStream:
 
     async def aclose(self) -> None:
         self._reply.answering.leave()
-        await self._events.aclose()  # type: ignore[attr-defined]
+        await self._events.aclose()
 
 
 class LateEvents:
@@ -305,7 +293,7 @@ class LateEvents:
         self._shows = shows
         self._events = self._make_events()
 
-    async def _make_events(self) -> AsyncIterator[bytes]:
+    async def _make_events(self) -> AsyncGenerator[bytes]:
         yield comment("waiting")
         while not (await asyncio.wait({self._finding}, timeout=streams.KEEP_ALIVE_SECONDS))[0]:
             yield comment("waiting")
@@ -334,4 +322,4 @@ class LateEvents:
 
     async def aclose(self) -> None:
         self._finding.cancel()
-        await self._events.aclose()  # type: ignore[attr-defined]
+        await self._events.aclose()

@@ -70,10 +70,10 @@ def remove(owner: User, pk: int) -> bool:
     return bool(unsent(owner).filter(pk=pk).delete()[0])
 
 
-def price_of(attachment: Attachment) -> int | None:
-    """Microcents that it adds to the message at most, of the model that is asked; None where that has no price."""
+def price_of(attachment: Attachment, model: str) -> int | None:
+    """Microcents that it adds to a message to that model at most; None where that has no price."""
     try:
-        price = price_for(settings.LLM_MODEL)
+        price = price_for(model)
     except ModelNotPriced:
         return None
     return estimate(tokens_input=attachment.tokens, max_tokens=0, price=price)
@@ -83,10 +83,10 @@ def put_beside(messages: Iterable[Message]) -> None:
     """Each question gets its files, as `files`; one statement, and none where there are no files."""
     having = {message.pk: message for message in messages if message.files_tokens}
     for message in having.values():
-        message.files = []  # type: ignore[attr-defined]
+        message.files = []
     if having:
         for file in Attachment.objects.filter(message_id__in=having).defer("text").order_by("pk"):
-            having[file.message_id or 0].files.append(file)  # type: ignore[attr-defined]
+            having[file.message_id or 0].files.append(file)
 
 
 def forget_unsent() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -20,7 +21,7 @@ import psycopg
 from billing.engine.engine import Engine
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
-from billing.money import usd
+from chat.facts import bought
 from chat.turns import busy_key
 from tenants.connections import own_connection_params
 from tenants.http import NotFound, RateLimited, Unavailable
@@ -108,7 +109,8 @@ def note(engine: Engine, schema: str, user_id: int, reply: Reply) -> None:
     here.replies[reply] = Whose(schema, user_id)
     reply.answering.when_settled(lambda: here.forget(reply))
     if here.listener is None or here.listener.done():
-        here.listener = asyncio.get_running_loop().create_task(_listen(here))
+        # With nothing of who asked first: it lives as long as the process, and would keep their tenant bound.
+        here.listener = asyncio.get_running_loop().create_task(_listen(here), context=Context())
         engine.add_cut(here.stop_listening)
 
 
@@ -164,17 +166,7 @@ async def _fetch(engine: Engine, statement: str, whose: Whose, call: UUID) -> li
 
 
 def _facts(
-    answer_id: int,
-    parent_id: int | None,
-    parent_role: str | None,
-    conversation_id: int,
-    text: str,
-    model: str,
-    finish_reason: str,
-    outcome: str,
-    tokens_input: int,
-    tokens_output: int,
-    cost: int,
+    answer_id: int, parent_id: int | None, parent_role: str | None, conversation_id: int, text: str, *of_the_call: Any
 ) -> dict[str, Any]:
     """As an answer says them of itself, with what is kept of it."""
     return {
@@ -182,11 +174,7 @@ def _facts(
         "conversation_id": conversation_id,
         "question_id": parent_id if parent_role == "user" else None,
         "answer_id": answer_id,
-        "model": model,
-        "finish_reason": finish_reason,
-        "usage": {"input_tokens": tokens_input, "output_tokens": tokens_output},
-        "cost": {"microcents": cost, "usd": usd(cost)},
-        "outcome": outcome,
+        **bought(*of_the_call),
     }
 
 

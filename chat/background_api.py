@@ -8,46 +8,30 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from ninja import Router, Schema
-from pydantic import Field
 
 from billing.api import Budget, Cost
 from billing.engine.loop import here
 from chat import background
-from chat.async_api import MOST_ID, buyer_of, streaming
+from chat.async_api import asker_of, buyer_of, streaming
 from chat.background import Followed, Found, Whose
-from chat.shapes import MaxTokens, Tokens
+from chat.shapes import Bought, MaxTokens, ModelName, Number, Tokens
 from chat.shown import Shown, html_of
 from chat.sse import comment, event
 from chat.summary import summarize_left_out
 from tenants.api import Body, failures
 from tenants.http import ApiError, NotFound
-from tenants.resolve import Asker
 from tenants.roles import Action
 from tenants.users.access import needs
 
 logger = logging.getLogger(__name__)
 
 router = Router(tags=["Chat"])
-
-
-class Bought(Schema):
-    """An answer that is kept. `question_id`: the question that it follows, null where it goes on with an answer."""
-
-    response: str
-    conversation_id: int
-    question_id: int | None
-    answer_id: int
-    model: str
-    finish_reason: str
-    usage: Tokens
-    cost: Cost
-    outcome: str
 
 
 class UnderWay(Schema):
@@ -93,9 +77,9 @@ async def stop(request: HttpRequest, call: UUID) -> Any:
 class SummaryBody(Body):
     """Of which conversation."""
 
-    conversation_id: Annotated[int, Field(ge=1, le=MOST_ID)]
+    conversation_id: Number
     max_tokens: MaxTokens | None = None
-    model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    model: ModelName | None = None
 
 
 class Summary(Schema):
@@ -105,6 +89,7 @@ class Summary(Schema):
     conversation_id: int
     messages: int
     model: str
+    finish_reason: str
     usage: Tokens
     cost: Cost
     outcome: str
@@ -126,7 +111,7 @@ async def summary(request: HttpRequest, payload: SummaryBody) -> Any:
 
 
 def _whose(request: HttpRequest) -> Whose:
-    asker: Asker = request.asker  # type: ignore[attr-defined]
+    asker = asker_of(request)
     return Whose(asker.tenant.schema_name, asker.user_id)
 
 
@@ -143,7 +128,7 @@ class FollowedEvents:
         self._shown = Shown() if shows else None
         self._events = self._make_events()
 
-    async def _make_events(self) -> AsyncIterator[bytes]:
+    async def _make_events(self) -> AsyncGenerator[bytes]:
         followed, text = self._followed, ""
         try:
             async for words in followed.words():
@@ -172,5 +157,5 @@ class FollowedEvents:
         return await anext(self._events)
 
     async def aclose(self) -> None:
-        await self._events.aclose()  # type: ignore[attr-defined]
+        await self._events.aclose()
         self._followed.close()

@@ -12,8 +12,8 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from chat.models import Conversation
-from chat.services import Buyer
 from chat.summary import summarize_at_once
+from chat.views import buyer_of
 from tenants import services
 from tenants.audit.events import Event
 from tenants.audit.trail import record
@@ -51,12 +51,8 @@ def summary(request: TenantRequest, pk: int) -> HttpResponse:
     """Buys it, and leads back. What refuses it is said there: nothing was typed that could be lost."""
     if not Conversation.objects.filter(pk=pk, owner=request.user, deleted_at=None).exists():
         raise Http404
-    tenant = request.tenant
-    buyer = Buyer(
-        tenant.pk, tenant.slug, tenant.schema_name, user_id=request.user.pk, chat_settings=tenant.chat_settings
-    )
     try:
-        bought = summarize_at_once(buyer, conversation_id=pk)
+        bought = summarize_at_once(buyer_of(request), conversation_id=pk)
     except ApiError as refusal:
         messages.error(request, refusal.message)
     else:

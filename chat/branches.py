@@ -48,21 +48,24 @@ class Tree(Generic[N]):
         """From the first message to `last`; empty for None."""
         found: list[Shown[N]] = []
         met: set[int] = set()  # whatever rows say, nobody walks in a circle
-        while last is not None and last not in met and (message := self._by_id.get(last)) is not None:
+        while last is not None and last not in met and last in self._by_id:
             met.add(last)
-            siblings = self._children[self._parent(message)]
-            at = siblings.index(last)
-            found.append(
-                Shown(
-                    message,
-                    place=at + 1,
-                    count=len(siblings),
-                    before_id=siblings[at - 1] if at else None,
-                    after_id=siblings[at + 1] if at + 1 < len(siblings) else None,
-                )
-            )
-            last = self._parent(message)
+            found.append(self.shown(last))
+            last = self._parent(self._by_id[last])
         return found[::-1]
+
+    def shown(self, pk: int) -> Shown[N]:
+        """A message of the tree with its place, as a branch has it."""
+        message = self._by_id[pk]
+        siblings = self._children[self._parent(message)]
+        at = siblings.index(pk)
+        return Shown(
+            message,
+            place=at + 1,
+            count=len(siblings),
+            before_id=siblings[at - 1] if at else None,
+            after_id=siblings[at + 1] if at + 1 < len(siblings) else None,
+        )
 
     def newest_under(self, pk: int | None) -> int | None:
         """The newest message among `pk` and all that follows it; None is the conversation's beginning."""

@@ -18,21 +18,27 @@ from chat.pricing import price_for
 from chat.wishes import NO_WISHES, Wishes
 from tenants.http import TenantRequest
 from tenants.roles import Action
+from tenants.spelling import number_in
 
 
 def options(request: TenantRequest, shown: Conversation | None, form: BaseForm) -> dict[str, Any]:
     """Nothing for who may not ask."""
     if not request.user.may(Action.CHAT):
         return {}
-    holds = holds_for(request.tenant, wishes_of(shown))
-    chosen = form["model"].value() or holds.model
+    here = holds(request, shown)
+    chosen = form["model"].value() or here.model
     return {
         "models": choices(request.tenant.allowed_models, chosen),
-        "wishes": holds,
-        "price": _price_of(holds.model),
+        "wishes": here,
+        "price": _price_of(here.model),
         "prompts": prompts.picked(request.user),
         "prompts_place": "/" if shown is None else f"/c/{shown.pk}/",
     }
+
+
+def holds(request: TenantRequest, shown: Conversation | None) -> Wishes:
+    """What holds for the next message."""
+    return holds_for(request.tenant, wishes_of(shown))
 
 
 def _price_of(model: str) -> Price | None:
@@ -45,10 +51,7 @@ def _price_of(model: str) -> Price | None:
 
 def linked_prompt(request: TenantRequest) -> dict[str, str]:
     """What `?prompt_id=` puts into the box: a prompt that this person sees."""
-    number = request.GET.get("prompt_id", "")
-    if not (number.isascii() and number.isdigit() and len(number) < 19):
-        return {}
-    text = prompts.text_of(request.user, int(number))
+    text = prompts.text_of(request.user, number_in(request.GET.get("prompt_id", "")))
     return {"prompt": text} if text else {}
 
 

@@ -21,7 +21,7 @@ def as_markdown(conversation: Conversation, *, all_of_it: bool) -> str:
         parts.append(f"*Only the newest {MOST_MESSAGES} messages are in this file.*")
     tree: Tree[Message] = Tree(found)
     for message in found:
-        place = tree.branch(message.pk)[-1]
+        place = tree.shown(message.pk)
         which = f" (version {place.place} of {place.count})" if all_of_it and place.count > 1 else ""
         parts.append(f"## {_NAMES[Message.Role(message.role)]}{which}\n\n{message.text}")
     return "\n\n".join(parts) + "\n"

@@ -13,6 +13,7 @@ from django.views.decorators.http import require_POST, require_safe
 from chat import attachments
 from chat.file_text import Unread
 from chat.models import Attachment
+from chat.picking import workspace_of
 from chat.views import place_of, refused, typed
 from tenants.http import ApiError, TenantRequest
 from tenants.limits import Rate, take
@@ -63,15 +64,16 @@ def download(request: TenantRequest, pk: int) -> HttpResponseBase:
 
 
 def _said_of(request: TenantRequest, attachment: Attachment) -> dict[str, Any]:
-    """`html`: its row above the box, as the page writes it."""
+    """`html`: its row above the box, as the page writes it. Which conversation it is for is not known yet."""
+    wishes = workspace_of(request.tenant)
     return {
         "id": attachment.pk,
         "name": attachment.name,
         "kind": attachment.kind,
         "tokens": attachment.tokens,
         "bytes": attachment.bytes,
-        "price": attachments.price_of(attachment),
-        "html": render_to_string("chat/partials/file.html", {"file": attachment}, request),
+        "price": attachments.price_of(attachment, wishes.model),
+        "html": render_to_string("chat/partials/file.html", {"file": attachment, "wishes": wishes}, request),
     }
 
 

@@ -71,6 +71,9 @@ class Conversation(models.Model):
 class Message(models.Model):
     """One side's words. An answer also has what it cost; `cost` is microcents, unknown is null."""
 
+    # Its files, where a page has put them beside it (chat.attachments).
+    files: list[Attachment]
+
     class Role(models.TextChoices):
         USER = "user"
         ASSISTANT = "assistant"

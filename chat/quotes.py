@@ -5,18 +5,17 @@ Owns the figures that the page and `POST /api/chat/price/` show. Must not hold, 
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from typing import Any
 
 from billing.engine.loop import here
-from billing.engine.payers import payer_for
 from billing.engine.rules import likely_tokens
 from billing.prices import estimate
 from chat.buying import Wanted, members_for, refuse_unless_allowed, terms_for
 from chat.history import as_taken, prompt_bytes
 from chat.pricing import price_for
-from chat.services import Buyer, room_of, workspace_of
-from chat.turns import Ask, Place, found
+from chat.services import Buyer, files_for, payer_of, place_of, workspace_of
+from chat.turns import Ask, Place
 
 
 async def quote(
@@ -27,34 +26,32 @@ async def quote(
     parent_id: int | None = None,
     max_tokens: int | None = None,
     model: str | None = None,
+    files: Sequence[int] = (),
 ) -> dict[str, Any]:
     """{model, likely, most, input_tokens, history_tokens, max_tokens}: money in microcents, tokens as they are likely.
 
     `most` is what would be held for the longest answer. Raises what `start_reply` does before it holds.
     """
     engine = here()
-    payer = await payer_for(
-        engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema, account=buyer.account
-    )
-    workspace = workspace_of(buyer)
-    place = Place(prompt, wishes=workspace)
+    payer = await payer_of(engine, buyer)
+    attached = await files_for(engine, buyer, conversation_id, files)
+    place = Place(prompt, wishes=workspace_of(buyer), files=attached)
     if conversation_id is not None:
-        place = await found(
+        place = await place_of(
             engine,
-            schema=buyer.schema,
-            owner=buyer.user_id,
+            payer,
+            buyer,
             conversation_id=conversation_id,
-            ask=Ask(prompt, parent_id),
-            workspace=workspace,
+            ask=Ask(prompt, parent_id, files=attached),
             model=model,
-            room=functools.partial(room_of, engine, payer, max_tokens=max_tokens),
+            max_tokens=max_tokens,
             waits=False,
         )
     model = model or place.wishes.model
     refuse_unless_allowed(payer, buyer.key, model)
     price_for(model)
     wanted = Wanted(
-        messages=[*place.wishes.opening, *place.history, {"role": "user", "content": prompt}],
+        messages=[*place.wishes.opening, *place.history, {"role": "user", "content": place.sent}],
         model=model,
         max_tokens=max_tokens,
         app="chat",

@@ -31,8 +31,10 @@ from billing.plans import PLANS, plan_of
 from billing.prices import estimate
 from billing.subjects import Key
 from chat import background, calls
+from chat.attached import File
 from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Wanted, begin, refuse_unless_allowed
 from chat.errors import ConversationBusy
+from chat.facts import bought_by
 from chat.history import Message, prompt_bound, prompt_bytes
 from chat.pricing import members_of, price_for
 from chat.repeats import told_of_failure, told_of_reply
@@ -84,14 +86,7 @@ class Reply:
             "conversation_id": self.conversation_id,
             "question_id": question_id if self.is_question else None,
             "answer_id": answer_id,
-            "model": completion.model,
-            "finish_reason": completion.finish_reason,
-            "usage": {
-                "input_tokens": completion.usage.tokens_input,
-                "output_tokens": completion.usage.tokens_output,
-            },
-            "cost": {"microcents": completion.cost, "usd": usd(completion.cost)},
-            "outcome": str(completion.outcome),
+            **bought_by(completion),
             "fitted": self.answering.call.is_fitted,
             "budget": completion.budget,
         }
@@ -165,18 +160,14 @@ async def start_reply(
     as it was.
     """
     engine = here()
-    payer = await payer_for(
-        engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema, account=buyer.account
-    )
+    payer = await payer_of(engine, buyer)
     workspace = workspace_of(buyer)
     # What cannot be bought is refused before the conversation's turn is waited for. Which model that has is not known
     # before; whatever it is, it is refused where it is bought.
     if model or conversation_id is None:
         refuse_unless_allowed(payer, buyer.key, model or workspace.model)
         price_for(model or workspace.model)
-    attached = await files_of(
-        engine, schema=buyer.schema, owner=buyer.user_id, conversation_id=conversation_id, ids=files
-    )
+    attached = await files_for(engine, buyer, conversation_id, files)
     ask = Ask(prompt, parent_id, again_id, continue_id, attached)
     if conversation_id is None:
         if ask.starts_at:
@@ -188,15 +179,8 @@ async def start_reply(
     if not await engine.exclusive.acquire(turn, engine.wait_seconds):
         raise ConversationBusy
     try:
-        place = await found(
-            engine,
-            schema=buyer.schema,
-            owner=buyer.user_id,
-            conversation_id=conversation_id,
-            ask=ask,
-            workspace=workspace,
-            model=model,
-            room=functools.partial(room_of, engine, payer, max_tokens=max_tokens),
+        place = await place_of(
+            engine, payer, buyer, conversation_id=conversation_id, ask=ask, model=model, max_tokens=max_tokens
         )
         place = _with_model(place, buyer, model, workspace)
         reply = await _reply(engine, payer, buyer, place, max_tokens, claim)
@@ -205,6 +189,42 @@ async def start_reply(
         raise
     reply.answering.when_settled(lambda: engine.exclusive.release(turn))
     return reply
+
+
+async def payer_of(engine: Engine, buyer: Buyer) -> Payer:
+    return await payer_for(
+        engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema, account=buyer.account
+    )
+
+
+async def files_for(engine: Engine, buyer: Buyer, conversation_id: int | None, ids: Sequence[int]) -> list[File]:
+    """The buyer's own files of these numbers; no statement where there are none."""
+    return await files_of(engine, schema=buyer.schema, owner=buyer.user_id, conversation_id=conversation_id, ids=ids)
+
+
+async def place_of(
+    engine: Engine,
+    payer: Payer,
+    buyer: Buyer,
+    *,
+    conversation_id: int,
+    ask: Ask,
+    model: str | None,
+    max_tokens: int | None,
+    waits: bool = True,
+) -> Place:
+    """Where that is asked, in a conversation of the buyer's. Raises what `turns.found` does."""
+    return await found(
+        engine,
+        schema=buyer.schema,
+        owner=buyer.user_id,
+        conversation_id=conversation_id,
+        ask=ask,
+        workspace=workspace_of(buyer),
+        model=model,
+        room=functools.partial(room_of, engine, payer, max_tokens=max_tokens),
+        waits=waits,
+    )
 
 
 def workspace_of(buyer: Buyer) -> Wishes:

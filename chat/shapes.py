@@ -7,6 +7,7 @@ from typing import Annotated
 from ninja import Schema
 from pydantic import AfterValidator, Field
 
+from billing.api import Cost
 from chat.attached import MOST_FILES
 from chat.forms import MAX_TOKENS_MAX, PROMPT_MAX
 from tenants.spelling import is_blank
@@ -20,9 +21,30 @@ def _not_blank(text: str) -> str:
 
 MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
 Text = Annotated[str, Field(min_length=1, max_length=PROMPT_MAX), AfterValidator(_not_blank)]
-Files = Annotated[list[Annotated[int, Field(ge=1, le=2**63 - 1)]], Field(max_length=MOST_FILES)]
+ModelName = Annotated[str, Field(min_length=1, max_length=200)]
+# Of a row.
+Number = Annotated[int, Field(ge=1, le=2**63 - 1)]
+NumberOrNone = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Files = Annotated[list[Number], Field(max_length=MOST_FILES)]
 
 
 class Tokens(Schema):
     input_tokens: int
     output_tokens: int
+
+
+class Bought(Schema):
+    """An answer that is kept. `question_id` is null where an earlier question was answered again, or gone on with.
+
+    `outcome` says how the cost is known.
+    """
+
+    response: str
+    conversation_id: int
+    question_id: int | None
+    answer_id: int
+    model: str
+    finish_reason: str
+    usage: Tokens
+    cost: Cost
+    outcome: str

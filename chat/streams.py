@@ -225,14 +225,9 @@ class Answering(Generic[P]):
                     continue
                 if self._ended:
                     break
-                self._news.clear()
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                        await self._news.wait()
-                except TimeoutError:
-                    if not self._is_hopping:
-                        self._is_told = True
-                        yield None
+                if not await self._has_news() and not self._is_hopping:
+                    self._is_told = True
+                    yield None
         except GeneratorExit:
             # Closed, or dropped by a reader who did not say that he leaves.
             self.leave()
@@ -250,11 +245,7 @@ class Answering(Generic[P]):
                 continue
             if self._ended:
                 break
-            self._news.clear()
-            try:
-                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                    await self._news.wait()
-            except TimeoutError:
+            if not await self._has_news():
                 yield None
 
     async def frames(self) -> AsyncIterator[bytes | None]:
@@ -270,17 +261,20 @@ class Answering(Generic[P]):
                     continue
                 if self._ended:
                     break
-                self._news.clear()
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                        await self._news.wait()
-                except TimeoutError:
-                    if not self._is_hopping:
-                        self._is_told = True
-                        yield None
+                if not await self._has_news() and not self._is_hopping:
+                    self._is_told = True
+                    yield None
         except GeneratorExit:
             self.leave()
             raise
+
+    async def _has_news(self) -> bool:
+        """Whether something came, or the answer ended, before a silence had to be broken."""
+        self._news.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                return await self._news.wait()
+        return False
 
     def leave(self) -> None:
         """The reader is gone. The upstream is cut, unless it bills the rest all the same and may still report, or the

@@ -12,19 +12,18 @@ from typing import Any
 from billing.engine.call import Call
 from billing.engine.engine import Engine
 from billing.engine.loop import here, refuse_in_transaction, run
-from billing.engine.payers import payer_for
 from billing.engine.settling import Keep
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
-from billing.money import usd
 from chat.buying import Wanted, begin, refuse_unless_allowed
 from chat.errors import ConversationBusy, ModelFailed
+from chat.facts import bought_by
 from chat.history import Message
 from chat.pricing import price_for
-from chat.services import Buyer, room_of, workspace_of
+from chat.services import Buyer, payer_of, place_of, room_of
 from chat.streams import Answering, Completion
 from chat.trimming import Room
-from chat.turns import Ask, Place, busy_key, found
+from chat.turns import Ask, Place, busy_key
 from tenants.http import Invalid, Unavailable
 
 # Tokens that a summary may have, unless somebody says otherwise.
@@ -70,24 +69,14 @@ async def summarize_left_out(
     Raises NotFound, ConversationBusy, Invalid where nothing is left out, ModelNotPriced, a BudgetError, or ModelFailed.
     """
     engine = here()
-    payer = await payer_for(
-        engine, tenant_id=buyer.tenant_id, slug=buyer.slug, schema=buyer.schema, account=buyer.account
-    )
-    workspace = workspace_of(buyer)
+    payer = await payer_of(engine, buyer)
     turn = busy_key(buyer.schema, conversation_id)
     if not await engine.exclusive.acquire(turn, engine.wait_seconds):
         raise ConversationBusy
     try:
         # As beside a next question, for it is that which leaves them out.
-        place = await found(
-            engine,
-            schema=buyer.schema,
-            owner=buyer.user_id,
-            conversation_id=conversation_id,
-            ask=Ask(),
-            workspace=workspace,
-            model=model,
-            room=functools.partial(room_of, engine, payer, max_tokens=None),
+        place = await place_of(
+            engine, payer, buyer, conversation_id=conversation_id, ask=Ask(), model=model, max_tokens=None
         )
         model = model or place.wishes.model
         refuse_unless_allowed(payer, buyer.key, model)
@@ -126,16 +115,17 @@ async def _answer(answering: Answering[Call], conversation_id: int, covered: Cov
         raise
     if answering.failure is not None:
         raise answering.failure
-    if not completion.text.strip():
-        raise ModelFailed("The model wrote no summary.", outcome=completion.outcome, usage=completion.usage)
+    if not _is_kept(completion):
+        raise ModelFailed(
+            "The summary was not written to its end, so it is not kept.",
+            outcome=completion.outcome,
+            usage=completion.usage,
+        )
     return {
         "summary": completion.text,
         "conversation_id": conversation_id,
         "messages": covered.messages,
-        "model": completion.model,
-        "usage": {"input_tokens": completion.usage.tokens_input, "output_tokens": completion.usage.tokens_output},
-        "cost": {"microcents": completion.cost, "usd": usd(completion.cost)},
-        "outcome": str(completion.outcome),
+        **bought_by(completion),
         "budget": completion.budget,
     }
 
@@ -159,11 +149,17 @@ def _messages(place: Place, covered: Covered) -> list[Message]:
 
 
 def _rows(conversation_id: int, upto: int, call: Call, completion: Completion) -> Keep | None:
-    """One that was cut is none: what it does not say would be forgotten."""
-    summary = completion.text.replace("\x00", "").strip()
-    if not summary or completion.finish_reason not in ("stop", "length"):
+    if not _is_kept(completion):
         return None
+    summary = completion.text.replace("\x00", "").strip()
     return Keep(KEPT, {"conversation": conversation_id, "summary": summary, "upto": upto})
+
+
+def _is_kept(completion: Completion) -> bool:
+    """One that was stopped, broke off or ran out of money is none: what it does not say would be forgotten. At the
+    length that was asked for it is a summary, if a short one.
+    """
+    return completion.finish_reason in ("stop", "length") and bool(completion.text.replace("\x00", "").strip())
 
 
 def summarize_at_once(buyer: Buyer, *, conversation_id: int) -> dict[str, Any]:

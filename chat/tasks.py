@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from django.db import transaction
 from django.utils import timezone
 from procrastinate.contrib.django import app
 
@@ -18,36 +19,30 @@ DROPPED_AT_ONCE = 100
 
 
 @app.periodic(cron="37 3 * * *")
-@app.task(queueing_lock="drop_deleted_everywhere", lock="drop_deleted_everywhere")
+@app.task(queueing_lock="tidy_chats_everywhere", lock="tidy_chats_everywhere")
 @without_tenant
-def drop_deleted_everywhere(timestamp: int) -> None:
+def tidy_chats_everywhere(timestamp: int) -> None:
     """Once a day, a job for each workspace: also of one that asks nothing more."""
     tenants = Tenant.objects.filter(status=Tenant.Status.ACTIVE).values_list("pk", flat=True)
     if jobs := [{"tenant_id": pk} for pk in tenants]:
-        drop_deleted.batch_defer(*jobs)
+        tidy_chats.batch_defer(*jobs)
 
 
 @app.task
-def drop_deleted() -> None:
-    """Conversations that were deleted so long ago that their owners cannot take them back any more. What they cost
-    stays in the usage.
-    """
-    gone = Conversation.objects.filter(deleted_at__lt=timezone.now() - KEPT)
-    while pks := list(gone.values_list("pk", flat=True)[:DROPPED_AT_ONCE]):
-        Message.objects.filter(conversation_id__in=pks).delete()
-        gone.filter(pk__in=pks).delete()
-
-
-@app.periodic(cron="51 3 * * *")
-@app.task(queueing_lock="forget_files_everywhere", lock="forget_files_everywhere")
-@without_tenant
-def forget_files_everywhere(timestamp: int) -> None:
-    """Once a day, a job for each workspace."""
-    tenants = Tenant.objects.filter(status=Tenant.Status.ACTIVE).values_list("pk", flat=True)
-    if jobs := [{"tenant_id": pk} for pk in tenants]:
-        forget_files.batch_defer(*jobs)
-
-
-@app.task
-def forget_files() -> None:
+def tidy_chats() -> None:
+    """Drop what was deleted so long ago that it cannot be taken back any more, and files that nobody sent."""
+    drop_deleted()
     attachments.forget_unsent()
+
+
+def drop_deleted() -> None:
+    """Conversations with all that is in them. What they cost stays in the usage."""
+    gone = Conversation.objects.filter(deleted_at__lt=timezone.now() - KEPT)
+    while True:
+        with transaction.atomic(durable=True):
+            # Locked, so that no owner takes one back whose messages are going.
+            pks = list(gone.select_for_update(no_key=True).values_list("pk", flat=True)[:DROPPED_AT_ONCE])
+            if not pks:
+                return
+            Message.objects.filter(conversation_id__in=pks).delete()
+            Conversation.objects.filter(pk__in=pks).delete()

@@ -80,14 +80,16 @@ class _Said(Protocol):
     def message(self) -> Any: ...
 
 
-def left_out_of(conversation: Any, branch: Sequence[_Said]) -> int:
-    """How many messages of the branch a question would leave out, as a page can tell that knows no model's ratio."""
+def left_out_of(conversation: Any, branch: Sequence[_Said], model: str) -> int:
+    """How many messages of the branch a question to `model` would leave out, as a page can tell: it knows neither what
+    the model's tokens are worth in bytes, nor the texts of files. The `held` event says it exactly.
+    """
     if conversation is None or not branch:
         return 0
     turns = [turn.message for turn in branch]
     covered = next((at + 1 for at, turn in enumerate(turns) if turn.pk == conversation.summary_upto), 0)
     newest_first = turns[covered:][::-1]
-    room = room_for(conversation.model or settings.LLM_MODEL, max_tokens=DEFAULT_MAX_TOKENS)
+    room = room_for(model, max_tokens=DEFAULT_MAX_TOKENS)
     if covered:
         room = room.left_beside(as_message(conversation.summary)["content"])
     return len(newest_first) - fitting(newest_first, room, lambda turn: str(turn.text))

@@ -131,7 +131,9 @@ SELECT conversation.has_limit, conversation.model, conversation.system, conversa
                 ) END
             ) ORDER BY place), '[]'
         ) FROM path, LATERAL (
-            SELECT place <= %(needed)s OR size_after + octet_length(text) + files_tokens <= %(bytes)s AS goes_along
+            SELECT size_after + octet_length(text) + files_tokens <= %(bytes)s
+                -- What is asked again, or gone on with, is read with its question however long they are.
+                OR NOT %(is_question)s AND place <= (SELECT min(place) FROM path WHERE role = 'user') AS goes_along
         ) AS fit)
 FROM (VALUES (1)) AS always
 LEFT JOIN {schema}.chat_conversation AS conversation
@@ -165,8 +167,7 @@ async def found(
         "busy_key": key,
         "start": ask.starts_at,
         "most": MOST_MESSAGES,
-        # What is asked again, or gone on with, is read however long it is.
-        "needed": 0 if ask.is_question else 2,
+        "is_question": ask.is_question,
         # Which model the conversation has is only known once it is read.
         "bytes": max(room(name).bytes for name in ([model] if model else callable_models())),
     }
@@ -257,18 +258,23 @@ def _place(place: Place, ask: Ask, path: list[Turn], room: Room, *, summary: str
         raise NotFound(NO_MESSAGE)
     prompt, files = ask.prompt, ask.files
     parent_id = path[0].id if path else None
+    goes_on = ask.continue_id is not None
     if ask.again_id is not None:
         if path[0].role == "assistant":
             path = path[1:]
-        if not path or path[0].role != "user":
+        if not path:
             raise Invalid({"message_id": ["There is no question before this message that could be asked again."]})
-        prompt, files, parent_id, path = path[0].text or "", path[0].files, path[0].id, path[1:]
-    elif ask.continue_id is not None:
+        # Of an answer that goes on with another, it is the rest that is asked for again.
+        goes_on = path[0].role == "assistant"
+        parent_id = path[0].id
+        if not goes_on:
+            prompt, files, path = path[0].text or "", path[0].files, path[1:]
+    if goes_on:
         if path[0].role != "assistant" or not (path[0].text or "").strip():
             raise Invalid({"message_id": ["Only an answer with words in it can go on."]})
         prompt, files = GO_ON, ()
     # What goes on needs the answer, and its question too: strict models take no history that begins with an answer.
-    needed = 0 if ask.continue_id is None else 1 + [*(turn.role for turn in path), "user"].index("user")
+    needed = 1 + [*(turn.role for turn in path), "user"].index("user") if goes_on else 0
     asked = with_files(prompt, files) if files else prompt
     beside = [asked, place.wishes.system, as_message(summary)["content"] if summary else ""]
     room = room.left_beside(*filter(None, beside))

@@ -29,16 +29,16 @@ from chat.trimming import left_out_of
 from chat.turns import busy_key
 from tenants.http import ApiError, TenantRequest
 from tenants.roles import Action
+from tenants.spelling import number_in
 from tenants.users import drafts
 from tenants.users.access import needs
 
 # A link can fill the box, and no more than that: its text is cut here, escaped, and sent by nobody but its reader.
 LINKED_PROMPT_MAX = 2_000
-TYPED = ("prompt", "conversation_id", "parent_id", "max_tokens")
+TYPED = ("prompt", "conversation_id", "parent_id", "max_tokens", "model")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@needs(Action.READ_CHATS, to_send=Action.CHAT, keeps=("prompt", "conversation_id", "parent_id", "max_tokens", "model"))
 @needs(Action.READ_CHATS, to_send=Action.CHAT, keeps=TYPED)
 def home(request: TenantRequest) -> HttpResponse:
     if request.method == "POST":
@@ -104,15 +104,19 @@ def _answered(
     **asked: Any,
 ) -> HttpResponse:
     """To the page with the answer; or the page as it was, with what refused it."""
-    tenant = request.tenant
-    buyer = services.Buyer(
-        tenant.pk, tenant.slug, tenant.schema_name, user_id=request.user.pk, chat_settings=tenant.chat_settings
-    )
     try:
-        conversation_id = services.reply_at_once(buyer, **asked)
+        conversation_id = services.reply_at_once(buyer_of(request), **asked)
     except ApiError as exc:
         return _page(request, named(request, form), form, refusal=exc, status=exc.status)
     return redirect("conversation", pk=conversation_id)
+
+
+def buyer_of(request: TenantRequest) -> services.Buyer:
+    """Who pays for what a page's form buys."""
+    tenant = request.tenant
+    return services.Buyer(
+        tenant.pk, tenant.slug, tenant.schema_name, user_id=request.user.pk, chat_settings=tenant.chat_settings
+    )
 
 
 def typed(request: TenantRequest) -> dict[str, str]:
@@ -121,14 +125,14 @@ def typed(request: TenantRequest) -> dict[str, str]:
 
 def place_of(request: TenantRequest) -> str:
     """The page from which a form of the composer was sent."""
-    pk = request.POST.get("conversation_id", "")
-    return reverse("conversation", args=[int(pk)]) if pk.isascii() and pk.isdigit() and len(pk) < 19 else "/"
+    pk = number_in(request.POST.get("conversation_id", ""))
+    return "/" if pk is None else reverse("conversation", args=[pk])
 
 
 def refused(request: TenantRequest, exc: ApiError) -> HttpResponse:
     """The page of the composer with what was typed in it, and with why something else of it was not taken."""
-    pk = request.POST.get("conversation_id", "")
-    shown = _own(request, int(pk)) if pk.isascii() and pk.isdigit() and len(pk) < 19 else None
+    pk = number_in(request.POST.get("conversation_id", ""))
+    shown = None if pk is None else _own(request, pk)
     return _page(request, shown, PromptForm(initial=typed(request)), refusal=exc, status=exc.status)
 
 
@@ -190,7 +194,7 @@ def _page(
         "refusal": refusal,
         "settling": is_settling,
         "under_way": _under_way(request, pk),
-        "left_out": left_out_of(shown, turns),
+        "left_out": left_out_of(shown, turns, composing.holds(request, shown).model),
         "budget": budget,
         # With an allowance there is something allocated.
         "confirm_first": confirming.notice(request) if budget and not budget.allocated else "",
@@ -236,19 +240,14 @@ def _turns(
     if shown is None:
         return [], None
     tree: Tree[Message] = Tree(shown.messages.all())
-    edited = tree.get(_number(request, "edit"))
+    edited = tree.get(number_in(request.GET.get("edit", "")))
     if edited is not None and edited.role == Message.Role.USER:
         form.initial = {"prompt": edited.text, **form.initial, "parent_id": edited.parent_id or 0}
         return tree.branch(edited.parent_id), edited
-    at = _number(request, "at")
+    at = number_in(request.GET.get("at", ""))
     if at is None or at not in tree:
         return tree.branch(shown.head_id or tree.newest_under(None)), None
     last = tree.newest_under(at)
     if last != shown.head_id:
         form.initial["parent_id"] = last
     return tree.branch(last), None
-
-
-def _number(request: TenantRequest, name: str) -> int | None:
-    text = request.GET.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -16,5 +16,6 @@ def counted(number: int) -> str:
 
 
 @register.filter
-def file_price(attachment: Attachment) -> int | None:
-    return price_of(attachment)
+def file_price(attachment: Attachment, model: str) -> int | None:
+    """Of what is asked: `{{ file|file_price:wishes.model|usd_short }}`."""
+    return price_of(attachment, model)

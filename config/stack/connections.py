@@ -11,6 +11,8 @@ from config.stack.server import SETTINGS
 
 AUTHORITY = 4
 ENGINE = 5  # of paid calls; each process that buys has one. Four for its calls, one for its heartbeat
+# Of a process that serves: one that hears of changes to what it keeps, one that hears of answers to stop.
+LISTENERS = 2
 # One for each task at a time: four, three sign-ups, and two mails; and one for the heartbeat, which must wait for none.
 JOBS_POOL = 10
 # Procrastinate's own three, one that listens for each of three workers, two that lock for each sign-up, one for a mail,
@@ -20,13 +22,14 @@ SPARE = 20  # for commands and a test run beside us
 
 
 def check_connections() -> None:
-    web = _setting("WEB_WORKERS", 2) * (_setting("WEB_THREADS", 16) + ENGINE)
-    plane = plane_workers() * ENGINE
+    web = _setting("WEB_WORKERS", 2) * (_setting("WEB_THREADS", 16) + ENGINE + LISTENERS)
+    plane = plane_workers() * (ENGINE + LISTENERS)
     others = AUTHORITY + JOBS_POOL + JOBS_QUEUE + ENGINE + SPARE
     room = int(SETTINGS["max_connections"]) - others
     if web + plane > room:
         raise StackError(
-            f"WEB_WORKERS × (WEB_THREADS + {ENGINE}) + PLANE_WORKERS × {ENGINE} is {web + plane}: "
+            f"WEB_WORKERS × (WEB_THREADS + {ENGINE + LISTENERS}) + PLANE_WORKERS × {ENGINE + LISTENERS} is "
+            f"{web + plane}: "
             f"the embedded Postgres has room for {room}."
         )
 

@@ -92,6 +92,32 @@ def test_a_long_answer_goes_along_whole_where_the_rest_of_it_is_asked_for(worksp
     assert any("long long" in words for words in prompts(upstream)[-1])
 
 
+def test_the_rest_of_an_answer_is_asked_for_again_in_its_place(workspace, upstream):
+    api = workspace.api()
+    first = api.chat("hello").json()
+    asked = {"conversation_id": first["conversation_id"], "message_id": first["answer_id"]}
+    rest = api.post("/api/chat/continue/", asked).json()
+    again = api.post("/api/chat/again/", {**asked, "message_id": rest["answer_id"]})
+    assert again.status_code == 200, again.content
+    assert prompts(upstream)[2] == prompts(upstream)[1]
+    assert shape_of(workspace, first["conversation_id"]) == [
+        ("user", None), ("assistant", 0), ("assistant", 1), ("assistant", 1),
+    ]  # fmt: skip
+
+
+def test_however_often_a_long_answer_goes_on_its_question_goes_along(workspace, upstream):
+    with workspace.scope():
+        conversation = ConversationFactory(owner=workspace.owner)
+        last = said(conversation, "question", text="long " * 1_000, finish_reason="length")
+        for _ in range(2):
+            last = conversation.messages.create(role="assistant", text="long " * 1_000, parent_id=last.pk)
+    asked = {"conversation_id": conversation.pk, "message_id": last.pk}
+    assert workspace.api().post("/api/chat/continue/", asked).status_code == 200
+    question, answers, go_on = prompts(upstream)[-1]
+    assert (question, answers.count("long")) == ("question", 3_000)
+    assert "Continue" in go_on
+
+
 @pytest.mark.parametrize("path", ["again", "continue"])
 def test_another_s_message_is_not_found_and_buys_nothing(workspace, globex, path, upstream):
     theirs = globex.api().chat("secret").json()

@@ -10,8 +10,9 @@ from chat.attached import MOST_FILES, MOST_TOKENS, File, with_files
 from chat.file_text import Unread, cleaned, read
 from chat.history import prompt_bound
 from chat.models import Attachment, Message
-from chat.tasks import forget_files
+from chat.tasks import tidy_chats
 from tenants.http import WebRequest
+from tenants.models import Tenant
 from tests.support.cast import events_of
 from tests.support.factories import said
 
@@ -200,7 +201,7 @@ def test_what_is_not_sent_for_days_is_dropped_and_what_is_sent_stays(workspace):
     with workspace.scope():
         new = added(workspace)
         Attachment.objects.exclude(pk=new).update(created_at="2020-01-01T00:00Z")
-        forget_files()
+        tidy_chats()
         assert set(Attachment.objects.values_list("pk", flat=True)) == {sent, new}
         assert old not in {sent, new}
 
@@ -313,3 +314,35 @@ def test_a_repeat_names_the_same_files(workspace, upstream):
     assert first.status_code == 200
     assert with_key[1]["Idempotent-Replayed"] == "true"
     assert workspace.api().post("/api/chat/", {"prompt": "x", "files": [pk]}, **key).status_code in (409, 422)
+
+
+def test_the_price_of_a_message_has_its_files_in_it(workspace, upstream):
+    pk = added(workspace, raw=b"words " * 2_000)
+    api = workspace.api()
+    alone = api.post("/api/chat/price/", {"prompt": "And?"}).json()
+    said = api.post("/api/chat/price/", {"prompt": "And?", "files": [pk]}).json()
+    assert said["most"] > alone["most"]
+    with workspace.scope():
+        assert said["most"] - alone["most"] >= attachments.price_of(Attachment.objects.get(pk=pk), "test-model")
+    assert api.post("/api/chat/price/", {"prompt": "And?", "files": [pk + 1]}).status_code == 404
+    # What is held for it is what was said.
+    workspace.leave(0)
+    assert api.chat("And?", files=[pk]).json()["budget"]["needed"] == said["most"]
+
+
+def test_a_file_has_the_price_of_the_model_that_is_asked(workspace, settings):
+    dear = {side: 10 * price for side, price in settings.LLM_PRICES["test-model"].items()}
+    settings.LLM_PRICES = {**settings.LLM_PRICES, "dear": dear}
+    cheap = upload(workspace).json()["price"]
+    Tenant.objects.filter(pk=workspace.tenant.pk).update(chat_settings={"model": "dear"})
+    assert upload(workspace).json()["price"] == 10 * cheap
+
+
+def test_a_form_that_names_no_file_is_refused_and_loses_nothing(workspace, upstream):
+    browser = workspace.client(workspace.owner)
+    response = browser.post("/", {"prompt": "kept words", "files": ["oh"]})
+    assert response.status_code == 400
+    page = response.content.decode()
+    assert "Remove it and add it again." in page
+    assert ">kept words</textarea>" in page
+    assert upstream.calls == []

@@ -141,3 +141,13 @@ def test_the_embedded_model_has_a_slots_share_of_its_servers_context(settings):
 
     settings.LLM_MODEL, settings.MODELS, settings.LLM_PRICES = NAME, {}, {}
     assert room_for(NAME, max_tokens=512).tokens == 2_048 * 90 // 100 - 512
+
+
+def test_a_summary_that_was_not_written_to_its_end_is_not_kept_and_says_so(workspace, upstream, settings, talk):
+    has_context(settings, 1_000)
+    upstream.finish_reason = "content_filter"
+    response = workspace.api().post("/api/chat/summary/", {"conversation_id": talk})
+    assert (response.status_code, response.json()["error"]) == (502, "model_failed")
+    assert "not kept" in response.json()["message"]
+    with workspace.scope():
+        assert Conversation.objects.get(pk=talk).summary == ""

@@ -9,7 +9,7 @@ import "./copy.js";
 import { chosenModel } from "./options.js";
 import { forgetDraft, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
-import { giveFiles, isAdding, showFiles, takeFilesBack } from "./files.js";
+import { filesField, giveFiles, isAdding, showFiles, takeFilesBack } from "./files.js";
 import { showLeftOut } from "./left_out.js";
 import { forget, watch as watchPrice } from "./price.js";
 import { showRefusal } from "./refusal.js";
@@ -46,7 +46,7 @@ addEventListener("online", () => part("refusal").hidden || !part("refusal").hasA
 addEventListener("pagehide", () => signedOut && keepDraft(form)); // what was typed since, too
 watchPrice(form, () => {
   const parent_id = parent.value ? Number(parent.value) : undefined;
-  return prompt.value.trim() ? { ...common(), parent_id, prompt: prompt.value } : null;
+  return prompt.value.trim() ? { ...common(), ...filesField(), parent_id, prompt: prompt.value } : null;
 });
 if (takeDraft(form)) announce(sentence("kept"));
 watch((call) => running || parent.value || refresh({ id: conversation.value, call }, SETTLED_TRIES, null));

@@ -79,11 +79,17 @@ export function isAdding() {
   return adding > 0;
 }
 
+// What is sent with a message, and nothing where there are no files.
+export function filesField() {
+  const files = [...list.children].map((file) => Number(file.dataset.file));
+  return files.length ? { files } : {};
+}
+
 // The files go under the question; their numbers.
 export function giveFiles(turn) {
-  const files = [...list.children];
-  turn.querySelector("[data-files]").append(...files);
-  return files.length ? { files: files.map((file) => Number(file.dataset.file)) } : {};
+  const field = filesField();
+  turn.querySelector("[data-files]").append(...list.children);
+  return field;
 }
 
 export function takeFilesBack(turn) {
