@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -14,9 +15,11 @@ from typing import ClassVar, Self
 
 import httpx
 import pytest
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
 from config.env import state_dir
 from config.stack.front import Listener
+from tests.support.cast import PASSWORD
 from tests.support.front import Front
 from tests.support.jobs import JobsProcess, until
 from tests.support.plane import PlaneProcess
@@ -30,6 +33,12 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+
+
+@functools.cache
+def hash_of_password() -> str:
+    """As the stack's own settings have it: the tests' faster hash would mean nothing there."""
+    return PBKDF2PasswordHasher().encode(PASSWORD, "salt")
 
 
 @pytest.fixture(scope="package")

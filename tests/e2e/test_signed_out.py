@@ -4,11 +4,11 @@ import re
 import uuid
 
 import pytest
-from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from playwright.sync_api import expect
 
 from tenants.mail.models import OutgoingMail
 from tenants.users import directory
+from tests.e2e.conftest import hash_of_password
 from tests.support.cast import PASSWORD
 from tests.support.jobs import until
 
@@ -24,8 +24,7 @@ def log_in(page, email):
 def newcomer(workspace):
     member = workspace.member(f"carol-{uuid.uuid4().hex[:8]}@example.org")
     with workspace.scope():
-        # As the stack's own settings have it: the tests' faster hash would mean nothing there.
-        member.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt")
+        member.password = hash_of_password()
         member.save(update_fields=["password"])
     return member
 

@@ -24,17 +24,22 @@ export function goToEnd() {
 }
 
 function keepUp() {
-  if (follows && !isEmpty() && gap() > 0) scroller().scrollBy({ top: gap(), behavior: "instant" });
+  if (follows && !isEmpty() && gap() > 0) {
+    scroller().scrollBy({ top: gap(), behavior: "instant" });
+    // Here and not with its event: a reader who goes up before that event would seem to have gone down.
+    last = scroller().scrollTop;
+  }
   offer();
 }
 
 // Words may have come since a scroll of our own, so that being away from the end is no sign of the reader's wish:
-// going up is.
+// going up is. A smooth scroll goes up by a pixel first, and must not be taken back there. Only a conversation that got
+// shorter takes the reader up and leaves them at its end.
 function look() {
   const { scrollTop: top } = scroller();
   const away = gap();
-  if (away <= 2 || (top > last && away < 24)) follows = true;
-  else if (top < last) follows = false;
+  if (top < last) follows = away < 1;
+  else if (away <= 2 || (top > last && away < 24)) follows = true;
   last = top;
   offer();
 }

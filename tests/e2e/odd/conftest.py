@@ -8,9 +8,8 @@ import json
 import re
 
 import pytest
-from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
-from tests.e2e.conftest import Stack
+from tests.e2e.conftest import Stack, hash_of_password
 from tests.support.cast import PASSWORD
 
 
@@ -39,8 +38,7 @@ def upstream(upstream_server):
 def signed_in(page, odd, workspace):
     """The owner's browser on the chat page."""
     owner = workspace.owner
-    # As the stack's own settings have it: the tests' faster hash would mean nothing there.
-    owner.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt")
+    owner.password = hash_of_password()
     with workspace.scope():
         owner.save(update_fields=["password"])
     page.set_default_timeout(20_000)

@@ -5,10 +5,10 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from playwright.sync_api import expect
 
 from chat.examples import EXAMPLES
+from tests.e2e.conftest import hash_of_password
 from tests.support.cast import PASSWORD
 from tests.support.factories import ConversationFactory, said
 
@@ -21,8 +21,7 @@ WIDE, PHONE, LOW = (1280, 800), (360, 740), (320, 256)
 def full(workspace):
     """Sixty conversations of the owner, the newest of them long. Its number."""
     owner = workspace.owner
-    # As the stack's own settings have it: the tests' faster hash would mean nothing there.
-    owner.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt")
+    owner.password = hash_of_password()
     with workspace.scope():
         owner.save(update_fields=["password"])
         made = ConversationFactory.create_batch(60, owner=owner)[-1]
@@ -124,6 +123,39 @@ def test_the_last_turn_is_in_sight_also_while_it_streams_and_a_reader_who_went_u
     expect(part).to_be_focused()
     page.get_by_role("button", name="Send").wait_for()
     expect_last_turn_in_sight(page)
+
+
+# The reader goes up by a little in the frame in which words have come, before the scroll that they caused is told.
+GOES_UP_AS_WORDS_COME = """async () => {
+    const [box, turns] = ["scroll", "turns"].map((name) => document.querySelector(`[data-chat=${name}]`));
+    const frames = async () => { for (let n = 0; n < 3; n++) await new Promise(requestAnimationFrame); };
+    let goesUp = false, seen;
+    const reader = new ResizeObserver(() => {
+        if (goesUp) box.scrollBy({top: -10, behavior: "instant"});
+        seen();
+    });
+    const grown = new Promise((done) => seen = done);
+    reader.observe(turns);
+    await grown;
+    const grow = async () => {
+        const told = new Promise((done) => seen = done);
+        turns.append(Object.assign(document.createElement("p"), {textContent: "more"}));
+        await told;
+        await frames();
+    };
+    goesUp = true;
+    await grow();
+    const there = box.scrollTop;
+    goesUp = false;
+    await grow();
+    reader.disconnect();
+    return box.scrollTop - there;
+}"""
+
+
+def test_a_reader_who_goes_up_in_the_moment_when_words_come_is_left_there(signed_in):
+    expect_last_turn_in_sight(signed_in)
+    assert signed_in.evaluate(GOES_UP_AS_WORDS_COME) == 0
 
 
 def test_the_list_scrolls_by_itself_and_is_a_drawer_where_there_is_no_room(signed_in):
