@@ -73,7 +73,8 @@ def test_a_later_migration_applies_to_a_replayed_schema_and_makes_a_template_of_
     for tenant in (replayed, migrated):
         services.ensure_schema(tenant)
     by_later_template = built(by_template=True, settings=settings)
-    assert len(statements_for(schema_versions.ensure_version())) > 50
+    (together,) = statements_for(schema_versions.ensure_version())
+    assert together.count(";\n") > 50
     expected = timeless(migrated)
     assert any("100 % of what" in row for row in expected)
     assert timeless(replayed) == expected
@@ -118,6 +119,25 @@ def test_what_cannot_be_replayed_is_not_kept_and_the_log_says_why(settings, pack
     assert statements_for(schema_versions.ensure_version()) == []
     assert said in caplog.text
     assert SchemaVersion.objects.get(fingerprint=schema_versions.fingerprint()).statements == []
+    assert scratch_schemas() == []
+
+
+def test_where_the_database_takes_one_statement_at_a_time_the_template_has_each_by_itself(
+    settings, package, monkeypatch
+):
+    later_release(settings, package("9999_odd", "RunSQL('SELECT 1')"))
+
+    def one_at_a_time(schema_name, statements):
+        if any(";\n" in statement for statement in statements):
+            raise DatabaseError("cannot take several statements")
+        replay(schema_name, statements)
+
+    replay = schema_template.replay
+    monkeypatch.setattr(schema_template, "replay", one_at_a_time)
+    assert len(statements_for(schema_versions.ensure_version())) > 50
+    replayed, migrated = (built(by_template=by, settings=settings) for by in (True, False))
+    expected = timeless(migrated)
+    assert timeless(replayed) == expected
     assert scratch_schemas() == []
 
 
