@@ -11,6 +11,7 @@ import gzip
 import html
 import io
 import json
+import re
 import secrets
 import zipfile
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ class Canaries:
 
     def __init__(self) -> None:
         self._mark = "cn" + secrets.token_hex(5)
-        self._marks = _forms(self._mark)
+        # As most texts have them, and the rarer ways, which only looking for each canary finds.
+        self._plain = re.compile(self._mark.encode() + rb"[0-9a-f]{4}nc")
+        self._other_marks = _forms(self._mark) - {self._mark.encode()}
         self._planted: dict[str, Canary] = {}
         self._adopted: dict[str, Canary] = {}
         # Most answers are refusals, which are alike: what was in them last time.
@@ -68,7 +71,10 @@ class Canaries:
         found: set[Canary] = set()
         for text in _unpacked(data):
             both = text + b"\n" + text.lower()
-            if any(form in both for form in self._marks):
+            found |= {
+                self._planted[value.decode()] for value in self._plain.findall(both) if value.decode() in self._planted
+            }
+            if any(form in both for form in self._other_marks):
                 found |= {canary for canary in self._planted.values() if _is_in(both, _forms(canary.value))}
             found |= {canary for canary in self._adopted.values() if _is_in(both, _forms(canary.value))}
         return found
