@@ -67,4 +67,5 @@ os.environ.pop("DATABASE_OWNER_URL", None)
 # Two runs side by side have a database each, and so has each worker of `pytest -n`.
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "")
 DATABASES["default"]["TEST"]["NAME"] = os.environ.get("TEST_DATABASE", "test_app") + _worker  # noqa: F405
+DATABASES["default"]["TEST"]["TEMPLATE"] = os.environ.get("TEST_TEMPLATE") or None  # noqa: F405
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -19,6 +19,7 @@ from django.test.utils import setup_databases, teardown_databases
 
 from config.database import embedded_database
 from config.env import state_dir
+from tests.support import memory
 from tests.support.servers import NAMES, Servers, servers_given
 
 # Tests of the embedded authority itself and of the laptop's parts around it: never of servers that a variable names.
@@ -138,6 +139,8 @@ def _need_not_outlive_the_machine(name: str) -> None:
     """No commit waits for the disk: tests make a great many of them. What kills Postgres has a server of its own."""
     with connection.cursor() as cursor:
         cursor.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+        if tablespace := os.environ.get(memory.VARIABLE):
+            cursor.execute(f'ALTER DATABASE "{name}" SET default_tablespace = {tablespace}')
     connection.close()  # it holds for connections made from here on
 
 

@@ -11,17 +11,19 @@ import subprocess
 import sys
 import tempfile
 
+from tests.support import first_database, memory
 from tests.support.servers import NAMES
 
-# Twice two cores, for tests wait a lot. No more on a larger machine: the workers share one Postgres.
-WORKERS = 4
+# For two cores, for tests wait a lot. No more on a larger machine: the workers share one Postgres.
+WORKERS = 5
 
 
 def main(arguments: list[str]) -> int:
     named = any(os.environ.get(name) for name in NAMES)
     # Some tests stop or pause the authority: where all share one, they have to come one after another.
     pytest = ["pytest", "-p", "no:cacheprovider", "-n", "0" if named else str(WORKERS), *arguments]
-    with tempfile.TemporaryFile() as on_standin:
+    with memory.tablespace() as tablespace, first_database.made() as first, tempfile.TemporaryFile() as on_standin:
+        os.environ.update({memory.VARIABLE: tablespace, first_database.VARIABLE: first})
         runs = [_run(pytest, None)]
         if not named:
             runs.append(_run(["tests.on_standin"], on_standin))
