@@ -58,9 +58,21 @@ def main() -> None:
             from config.database import act_as_owner
 
             act_as_owner()
-        from django.core.management import execute_from_command_line
+        _execute()
 
+
+def _execute() -> None:
+    from django.conf import settings
+    from django.core.exceptions import ImproperlyConfigured
+    from django.core.management import execute_from_command_line
+
+    try:
         execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as nonsense:
+        if settings.configured:  # and so by the command itself, whose builder wants to see where
+            raise
+        # A variable, by its name. Where the settings were read when it was found says nothing about it.
+        sys.exit(str(nonsense))
 
 
 def _start_laptop(held: ExitStack, arguments: list[str]) -> None:

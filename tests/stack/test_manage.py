@@ -37,6 +37,13 @@ def test_help_and_check_make_secrets_and_no_server(state, command):
     assert {path.name for path in state.iterdir()} == {"secrets"}
 
 
+def test_nonsense_in_a_variable_is_one_sentence_for_whoever_runs_a_command(state):
+    code, said = run("manage.py", "check", state=state, env={**os.environ, "STATE_DIR": str(state), "MODELS": "{"})
+    assert code == 1
+    assert said.startswith("MODELS cannot be read")
+    assert len(said.splitlines()) == 1
+
+
 def test_with_a_given_database_nothing_of_the_stack_is_imported(state):
     script = (
         "import sys, manage; sys.argv = ['manage.py', 'help']; manage.main();"
