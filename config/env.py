@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+# Of a model's name, or a provider's.
+LONGEST_NAME = 200
 MICROCENTS_PER_USD = 100_000_000
 
 _TRUE = {"1", "true", "yes", "on"}
@@ -114,10 +116,11 @@ def envurl(name: str, default: str = "") -> str:
 def _is_url(raw: str) -> bool:
     try:
         parts = urlsplit(raw)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-    return good and not ("@" in parts.netloc or parts.query or parts.fragment or any(map(str.isspace, raw)))
+    is_plain = raw.isprintable() and " " not in raw
+    return good and is_plain and not ("@" in parts.netloc or parts.query or parts.fragment)
 
 
 def envorigin(name: str, default: str) -> str:
@@ -269,6 +272,9 @@ def envtable(
         table = json.loads(raw, parse_float=number, parse_int=number, object_pairs_hook=_once)
         if not isinstance(table, dict):
             raise TypeError("it is no object")
+        # They stand in lists and answers of ours: one that cannot be written there would break all of these.
+        if not all(1 <= len(key) <= LONGEST_NAME and key.isprintable() and key == key.strip() for key in table):
+            raise ValueError(f"each name in it has 1 to {LONGEST_NAME} printable letters, with no space at either end")
         return {key: read(key, given) for key, given in table.items()}
     except ArithmeticError:
         # Decimal's own words are the name of a class.

@@ -37,8 +37,8 @@ def envmodels(name: str, *, beside: Collection[str], has_common_address: bool) -
 
 
 def _model(model: str, given: Any) -> dict[str, Any]:
-    if not isinstance(given, dict) or not (1 <= len(model) <= 200 and model.isprintable()):
-        raise ValueError("each model is an object, under a name of 1 to 200 printable letters")
+    if not isinstance(given, dict):
+        raise ValueError(f"{model} must have an object")
     given = {key: _as_json(value) if key != "price" else value for key, value in given.items()}
     if "fallback" in given:
         if given.keys() != {"fallback"} or not _is_names(given["fallback"]):

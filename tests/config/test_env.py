@@ -82,6 +82,7 @@ def test_prices_are_read_exactly(monkeypatch):
         '{"m": {"input": 0.000000001, "output": 1}}', '{"m": {"input": true, "output": 1}}',
         '{"m": {"input": null, "output": 1}}', '{"m": {"input": 1, "output": 1, "cached": 1}}',
         '{"m": {"input": 1, "output": 1, "cached_input": null}}', '{"m": {"input": 1, "output": 1, "reasoning": -1}}',
+        *(json.dumps({name: {"input": 1, "output": 1}}) for name in ("", " ", "m ", "m\n", "\0", "\ud800", "m" * 201)),
     ],
 )  # fmt: skip
 def test_a_price_that_is_none_is_refused(monkeypatch, raw):
@@ -308,6 +309,14 @@ def test_an_external_model_needs_its_name():
     code, said = settings_with(LLM_BASE_URL="http://models:1/v1")
     assert code != 0
     assert "LLM_MODEL is not set" in said
+
+
+def test_no_embedded_model_is_waited_for_where_each_that_can_be_called_has_an_address_of_its_own():
+    script = "import config.settings as s; import sys; sys.stderr.write(str(s.MODEL_IS_EMBEDDED))"
+    fast = {"MODELS": '{"fast": {"base_url": "http://models:1/v1", "price": {"input": 1, "output": 1}}}'}
+    assert settings_with(script, LLM_MODEL="fast", **fast) == (0, "False")
+    prices = {"LLM_PRICES": '{"of-the-embedded-server": {"input": 1, "output": 1}}'}
+    assert settings_with(script, LLM_MODEL="fast", **fast, **prices) == (0, "True")
 
 
 def test_rates_are_read_as_written(monkeypatch):
