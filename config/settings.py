@@ -438,10 +438,10 @@ SWEEP = "billing.settlement.sweep"
 
 # The language model.
 EMBEDDED_MODEL = "smollm2-135m-instruct"
-MODEL_IS_EMBEDDED = not envstr("LLM_BASE_URL")
+_HAS_COMMON_ADDRESS = bool(envstr("LLM_BASE_URL"))
 LLM_BASE_URL = envurl("LLM_BASE_URL") or f"http://127.0.0.1:{envport('MODEL_PORT', 8081)}/v1"
 LLM_API_KEY = envstr("LLM_API_KEY")
-LLM_MODEL = envstr("LLM_MODEL", EMBEDDED_MODEL if MODEL_IS_EMBEDDED else "")
+LLM_MODEL = envstr("LLM_MODEL", "" if _HAS_COMMON_ADDRESS else EMBEDDED_MODEL)
 if not LLM_MODEL:
     raise ImproperlyConfigured("LLM_MODEL is not set: with LLM_BASE_URL given, name the model to call.")
 LLM_PRICES = envprices("LLM_PRICES")
@@ -451,12 +451,15 @@ if _strangers := LLM_DIALECT.keys() - {LLM_MODEL, *LLM_PRICES}:
 MODELS = envmodels(
     "MODELS",
     beside={*LLM_PRICES, EMBEDDED_MODEL} if LLM_MODEL == EMBEDDED_MODEL else LLM_PRICES.keys(),
-    has_common_address=not MODEL_IS_EMBEDDED,
+    has_common_address=_HAS_COMMON_ADDRESS,
 )
 if _twice := MODELS.keys() & {*LLM_PRICES, *LLM_DIALECT}:
     raise ImproperlyConfigured(
         f"MODELS names {sorted(_twice)}, and so does LLM_PRICES or LLM_DIALECT: write each once."
     )
+# Started by `make run`, and a part of being ready. Not where each model that can be called has an address in MODELS:
+# nothing asks the embedded one then, and a site that has none would never be ready.
+MODEL_IS_EMBEDDED = not _HAS_COMMON_ADDRESS and (LLM_MODEL not in MODELS or bool(LLM_PRICES))
 
 LOGGING = {
     "version": 1,

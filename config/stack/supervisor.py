@@ -115,7 +115,7 @@ class Supervisor:
             front_command()  # here, so that a missing Caddy is told before anything is started
         try:
             # Here rather than in the first child that reads them: one sentence instead of its traceback.
-            import_module("config.settings")
+            self.embedded_model = import_module("config.settings").MODEL_IS_EMBEDDED
         except ImproperlyConfigured as nonsense:
             raise StackError(str(nonsense)) from None
 
