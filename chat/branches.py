@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar
 
 
@@ -15,7 +16,29 @@ class Node(Protocol):
     parent_id: Any
 
 
+class Written(Node, Protocol):
+    role: Any
+    hold: Any
+
+
 N = TypeVar("N", bound=Node)
+
+
+def in_line(messages: Iterable[Written]) -> dict[int, int]:
+    """The parents of those that were written one behind the other without naming any, by number: by the release before
+    there were branches, which serves on beside this one during an upgrade, or by a builder's own code.
+
+    An answer of ours names its question. One that names neither it nor its hold is such a one, and so is its question.
+    """
+    found: dict[int, int] = {}
+    ordered = sorted(messages, key=lambda message: message.pk)
+    is_next_found = False
+    for before, message in reversed(list(pairwise(ordered))):
+        is_answer = message.role == "assistant"
+        is_next_found = message.parent_id is None and (message.hold is None if is_answer else is_next_found)
+        if is_next_found:
+            found[message.pk] = before.pk
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
-"""What an owner changes in the tree of a conversation: which messages are in it. For plain views.
+"""What changes in the tree of a conversation beside asking: which messages are in it, and where. For plain views.
 
-Owns deleting a turn, and deleting the whole. Must not touch what was paid: a deleted turn's line stays in the usage.
+Owns deleting a turn, deleting the whole, and linking what was written without a place. Must not touch what was paid: a
+deleted turn's line stays in the usage.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from billing.models import Hold
-from chat.branches import Tree
+from chat.branches import Tree, in_line
 from chat.errors import ConversationBusy
 from chat.models import Conversation, Message
 from chat.turns import busy_key
@@ -55,6 +56,30 @@ def delete(schema: str, conversation: Conversation) -> None:
     if Hold.objects.filter(busy_key=busy_key(schema, conversation.pk)).exists():
         raise ConversationBusy("This conversation is still answering. It can be deleted once the answer has ended.")
     Conversation.objects.filter(pk=conversation.pk, deleted_at=None).update(deleted_at=timezone.now())
+
+
+def link(conversation_id: int) -> None:
+    """Let messages that were written in one line follow each other (see `in_line`), and show those that are the newest.
+    Without that a page would show the branch of before, and hide them behind the arrows of its first question.
+    """
+    with transaction.atomic():
+        conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+        messages = list(conversation.messages.defer("text").order_by("pk"))
+        parents = in_line(messages)
+        linked = [message for message in messages if message.pk in parents]
+        for message in linked:
+            message.parent_id = parents[message.pk]
+        Message.objects.bulk_update(linked, ["parent_id"], batch_size=500)
+        if linked and linked[-1] == messages[-1]:
+            conversation.head_id, conversation.active_at = messages[-1].pk, messages[-1].created_at
+            conversation.save(update_fields=["head_id", "active_at"])
+
+
+def link_all() -> None:
+    """In each conversation of the workspace."""
+    unlinked = Message.objects.filter(role=Message.Role.ASSISTANT, parent_id=None, hold=None)
+    for pk in list(unlinked.values_list("conversation_id", flat=True).distinct()):
+        link(pk)
 
 
 def _turn(conversation: Conversation, message: Message) -> set[int]:

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.utils import timezone
 from procrastinate.contrib.django import app
 
-from chat import attachments
+from chat import attachments, editing
 from chat.models import Conversation, Message
 from tenants.jobs import without_tenant
 from tenants.models import Tenant
@@ -30,7 +30,10 @@ def tidy_chats_everywhere(timestamp: int) -> None:
 
 @app.task
 def tidy_chats() -> None:
-    """Drop what was deleted so long ago that it cannot be taken back any more, and files that nobody sent."""
+    """Drop what was deleted so long ago that it cannot be taken back any more, and files that nobody sent; and link
+    what the release before has written during an upgrade, where nobody has opened it since.
+    """
+    editing.link_all()
     drop_deleted()
     attachments.forget_unsent()
 

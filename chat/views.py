@@ -18,7 +18,7 @@ from billing.ledgers import figures_for
 from billing.models import Hold
 from billing.periods import running
 from chat import attachments, composing, editing, services
-from chat.branches import Shown, Tree
+from chat.branches import Shown, Tree, in_line
 from chat.errors import ConversationBusy
 from chat.examples import EXAMPLES
 from chat.forms import MessageForm, PromptForm, TitleForm
@@ -239,7 +239,12 @@ def _turns(
     """The branch that the address names, and the question that is being edited; the form is told where it asks."""
     if shown is None:
         return [], None
-    tree: Tree[Message] = Tree(shown.messages.all())
+    written = list(shown.messages.all())
+    if in_line(written):
+        editing.link(shown.pk)
+        shown.refresh_from_db()
+        written = list(shown.messages.all())
+    tree: Tree[Message] = Tree(written)
     edited = tree.get(number_in(request.GET.get("edit", "")))
     if edited is not None and edited.role == Message.Role.USER:
         form.initial = {"prompt": edited.text, **form.initial, "parent_id": edited.parent_id or 0}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 from django.db import connection
 
-from chat.branches import Tree
+from chat import tasks
+from chat.branches import Tree, in_line
 from chat.models import Conversation, Message
 from tests.support.cast import events_of
 from tests.support.factories import ConversationFactory, said
@@ -173,6 +174,37 @@ def test_messages_that_moved_no_head_are_shown_and_go_along(workspace, upstream)
     workspace.api().chat("and now", conversation_id=conversation.pk)
     assert "of before" in prompts(upstream)[-1][0]
     assert turns_of(browser.get(f"/c/{conversation.pk}/").content.decode())[0] == "of before"
+
+
+def test_what_the_release_before_writes_beside_this_one_follows_what_stood_there(workspace, upstream):
+    """It serves on while an upgrade has migrated, and knows of no parents."""
+    mine = workspace.api().chat("one").json()
+    place = f"/c/{mine['conversation_id']}/"
+    with workspace.scope():
+        begun = ConversationFactory(owner=workspace.owner)
+        for pk in (mine["conversation_id"], begun.pk):
+            for n in range(2):
+                Message.objects.create(conversation_id=pk, role="user", text=f"old {n}")
+                Message.objects.create(conversation_id=pk, role="assistant", text=f"then {n}", outcome="exact", cost=1)
+    browser = workspace.client(workspace.owner)
+    of_before = ["old 0", "then 0", "old 1", "then 1"]
+    page = browser.get(place).content.decode()
+    assert turns_of(page) == ["one", "Hello, world.", *of_before]
+    assert " of 2" not in page
+    workspace.api().chat("two", conversation_id=mine["conversation_id"])
+    assert prompts(upstream)[-1] == ["one", "Hello, world.", *of_before, "two"]
+    assert turns_of(browser.get(place).content.decode())[-2:] == ["two", "Hello, world."]
+    # One that nobody opens.
+    with workspace.scope():
+        tasks.tidy_chats()
+    workspace.api().chat("two", conversation_id=begun.pk)
+    assert prompts(upstream)[-1] == [*of_before, "two"]
+    # What this release writes is left as it is, also a question that begins anew.
+    again = workspace.api().chat("anew", conversation_id=mine["conversation_id"], parent_id=0).json()
+    assert turns_of(browser.get(place).content.decode()) == ["anew", "Hello, world."]
+    with workspace.scope():
+        assert in_line(Message.objects.filter(conversation_id=mine["conversation_id"])) == {}
+        assert Message.objects.get(pk=again["question_id"]).parent_id is None
 
 
 def test_the_migration_makes_one_branch_of_what_was_one_line(workspace):
