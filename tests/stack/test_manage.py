@@ -38,7 +38,8 @@ def test_help_and_check_make_secrets_and_no_server(state, command):
 
 
 def test_nonsense_in_a_variable_is_one_sentence_for_whoever_runs_a_command(state):
-    code, said = run("manage.py", "check", state=state, env={**os.environ, "STATE_DIR": str(state), "MODELS": "{"})
+    given = {"STATE_DIR": str(state), "DJANGO_SETTINGS_MODULE": "config.settings", "MODELS": "{"}
+    code, said = run("manage.py", "check", state=state, env={**os.environ, **given})
     assert code == 1
     assert said.startswith("MODELS cannot be read")
     assert len(said.splitlines()) == 1
