@@ -23,7 +23,7 @@ from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
 from chat.facts import bought
 from chat.turns import busy_key
-from tenants.connections import own_connection_params
+from tenants.connections import listening_params
 from tenants.http import NotFound, RateLimited, Unavailable
 
 if TYPE_CHECKING:
@@ -251,8 +251,7 @@ async def _listen(here: _Here) -> None:
     is_said = False
     while True:
         try:
-            params = {**own_connection_params(), "autocommit": True, "application_name": NAME}
-            async with await psycopg.AsyncConnection.connect(**params) as own:
+            async with await psycopg.AsyncConnection.connect(**listening_params(NAME)) as own:
                 await own.execute(f"LISTEN {CHANNEL}")
                 is_said = False
                 while True:

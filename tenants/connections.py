@@ -14,3 +14,12 @@ def own_connection_params() -> dict[str, Any]:
     """
     params = connection.get_connection_params()
     return {key: value for key, value in params.items() if key not in {"cursor_factory", "context", "pool"}}
+
+
+def listening_params(name: str) -> dict[str, Any]:
+    """Of a session that hears what others tell. `name` is for an operator who looks at the sessions.
+
+    One whose other end is gone without a word is given up in seconds: TCP by itself waits for a quarter of an hour.
+    """
+    params = {**own_connection_params(), "autocommit": True, "application_name": name}
+    return params | {"connect_timeout": 5, "tcp_user_timeout": 5_000}

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import psycopg
 from django.conf import settings
 
-from tenants.connections import own_connection_params
+from tenants.connections import listening_params
 
 logger = logging.getLogger(__name__)
 
@@ -244,9 +244,8 @@ class _Listener:
         self._is_said = True
 
     def _listen(self) -> None:
-        params = {**own_connection_params(), "autocommit": True, "application_name": NAME}
-        # A connection whose other end is gone without a word is given up at last; its rows count no more long before.
-        params |= {"connect_timeout": 5, "tcp_user_timeout": 5_000}
+        # Where the other end is gone without a word, its rows count no more long before the connection is given up.
+        params = listening_params(NAME)
         try:
             with psycopg.connect(**params) as own:
                 own.execute(f"LISTEN {CHANNEL}")
