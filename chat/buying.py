@@ -30,7 +30,7 @@ from billing.subjects import Key
 from chat.allowed import allowed_of, is_allowed, not_allowed
 from chat.breaker import Upstream
 from chat.dialect import Sent, asked, dialect_for, passed_on
-from chat.errors import ConversationBusy
+from chat.errors import ConversationBusy, ModelOfAnotherKind
 from chat.history import Message, as_taken, overhead_bound, overhead_of, prompt_bytes, text_bound
 from chat.hops import Hops
 from chat.llm import COUNT_FAILURES, count_tokens
@@ -181,9 +181,13 @@ def members_for(wanted: Wanted) -> list[str]:
     """The models to ask for it, in their order: of a group those that can be asked for what it is."""
     asked = wanted.model or settings.LLM_MODEL
     members = members_of(asked)
-    if (passed := wanted.passed) is None or len(members) == 1:
+    if len(members) == 1:
         return members
-    return [model for model in members if passed.kind in kinds_for(model)] or members[:1]
+    return [model for model in members if _kind_of(wanted) in kinds_for(model)] or members[:1]
+
+
+def _kind_of(wanted: Wanted) -> Kind:
+    return Kind.CHAT if wanted.passed is None else wanted.passed.kind
 
 
 def refuse_unless_allowed(payer: Payer, key: Key | None, model: str | None) -> None:
@@ -201,8 +205,8 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
     """
     refuse_unless_allowed(payer, wanted.key, wanted.model)
     price = price_for(model)
-    if wanted.passed is not None and wanted.passed.kind not in kinds_for(model):
-        raise Invalid({"model": [f"{model[:80]} cannot be asked for {wanted.passed.kind.value} here."]})
+    if (kind := _kind_of(wanted)) not in kinds_for(model):
+        raise ModelOfAnotherKind(model, kind)
     dialect = dialect_for(model)
     route = _route_of(wanted)
     habit, plan = engine.habits.of(model, route), plan_of(payer.plan)

@@ -5,6 +5,7 @@ address or a key.
 
     tenants.http.ApiError
      ├─ ModelNotPriced        422 model_not_priced
+     ├─ ModelOfAnotherKind    400 invalid: it is there for embeddings, and was asked to chat
      ├─ ConversationBusy      409 conversation_busy
      └─ ModelFailed           502 model_failed, with `usage` and `outcome`
          ├─ ModelDeclined        400 model_declined, or 404: a client's own request that the model does not take
@@ -22,7 +23,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from billing.outcomes import SENTENCES, Outcome
-from tenants.http import ApiError
+from tenants.http import ApiError, Invalid
 
 if TYPE_CHECKING:
     from billing.prices import Usage
@@ -39,6 +40,15 @@ class ModelNotPriced(ApiError):
         super().__init__(
             f"The model {model[:80]} has no price here. {use} the operator price it in LLM_PRICES or MODELS."
         )
+
+
+class ModelOfAnotherKind(Invalid):
+    """What can be asked of a model is the operator's word, `kinds` in MODELS."""
+
+    def __init__(self, model: str, kind: str) -> None:
+        said = f"{model[:80]} cannot be asked for {kind} here. Choose another model."
+        super().__init__({"model": [said]})
+        self.message = said  # a page has no field to show it beside
 
 
 class ConversationBusy(ApiError):

@@ -36,6 +36,12 @@ def envmodels(name: str, *, beside: Collection[str], has_common_address: bool) -
     return models
 
 
+def can_chat(models: dict[str, dict[str, Any]], name: str) -> bool:
+    """Whether the chat can ask it. Of what only another variable names, its server says what it cannot do."""
+    members = models.get(name, {}).get("fallback", [name])
+    return any("chat" in models.get(member, {}).get("kinds", ["chat"]) for member in members)
+
+
 def _model(model: str, given: Any) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ValueError(f"{model} must have an object")

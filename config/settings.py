@@ -42,7 +42,7 @@ from config.env import (
     envusd,
     state_dir,
 )
-from config.models import envmodels
+from config.models import can_chat, envmodels
 from config.production import (
     is_loopback,
     refuse_half_a_mail_server,
@@ -453,6 +453,10 @@ MODELS = envmodels(
     beside={*LLM_PRICES, EMBEDDED_MODEL} if LLM_MODEL == EMBEDDED_MODEL else LLM_PRICES.keys(),
     has_common_address=_HAS_COMMON_ADDRESS,
 )
+if not can_chat(MODELS, LLM_MODEL):
+    raise ImproperlyConfigured(
+        f"LLM_MODEL is {LLM_MODEL!r}: the chat asks it, and its kinds in MODELS are without chat."
+    )
 if _twice := MODELS.keys() & {*LLM_PRICES, *LLM_DIALECT}:
     raise ImproperlyConfigured(
         f"MODELS names {sorted(_twice)}, and so does LLM_PRICES or LLM_DIALECT: write each once."

@@ -12,6 +12,7 @@ from billing.guard import guarded
 from chat import streams
 from chat.calls import complete, stream
 from chat.models import Conversation, Message
+from tenants.http import Invalid
 from tests.support.cast import events_of
 from tests.support.money import assert_books_agree, eventually
 from tests.support.upstream import FakeUpstream
@@ -62,6 +63,19 @@ def test_a_group_is_asked_at_its_first_member_under_the_name_that_its_server_kno
     assert [call["model"] for call in upstream.calls] == ["fast-at-home"]
     assert second.calls == []
     assert lines_of(workspace) == [("fast", "exact", 11 * 1_000)]
+
+
+def test_a_model_for_embeddings_alone_is_not_asked_to_chat(workspace, upstream, second, settings):
+    settings.MODELS["fast"]["kinds"] = ["embeddings"]
+    refused = workspace.api().chat("hello", model="fast")
+    assert (refused.status_code, list(refused.json()["fields"])) == (400, ["model"])
+    browser = workspace.client(workspace.owner)
+    assert b"fast cannot be asked for" in browser.post("/", {"prompt": "hello", "model": "fast"}).content
+    assert workspace.api().post("/api/chat/price/", {"prompt": "hello", "model": "fast"}).status_code == 400
+    with workspace.scope(), pytest.raises(Invalid):
+        complete([{"role": "user", "content": "hello"}], model="fast")
+    assert workspace.api().chat("hello", model="smart").json()["model"] == "big"
+    assert upstream.calls == []
 
 
 @pytest.mark.parametrize("failure", ["unreachable", 429, 500, 503, 400, 401])

@@ -319,6 +319,13 @@ def test_no_embedded_model_is_waited_for_where_each_that_can_be_called_has_an_ad
     assert settings_with(script, LLM_MODEL="fast", **fast, **prices) == (0, "True")
 
 
+def test_a_default_model_that_cannot_chat_is_refused():
+    entry = {"base_url": "http://models:1/v1", "price": {"input": 1, "output": 1}, "kinds": ["embeddings"]}
+    code, said = settings_with(LLM_MODEL="smart", MODELS=json.dumps({"e": entry, "smart": {"fallback": ["e"]}}))
+    assert code != 0
+    assert "LLM_MODEL is 'smart'" in said
+
+
 def test_rates_are_read_as_written(monkeypatch):
     assert env.envrates("X") == {}
     monkeypatch.setenv("X", '{"requests": 60, "concurrent": 1}')
