@@ -63,7 +63,8 @@ def link(conversation_id: int) -> None:
     Without that a page would show the branch of before, and hide them behind the arrows of its first question.
     """
     with transaction.atomic():
-        conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+        # What is being written to it meanwhile need not wait: it names a parent, or is linked the next time.
+        conversation = Conversation.objects.select_for_update(no_key=True).get(pk=conversation_id)
         messages = list(conversation.messages.defer("text").order_by("pk"))
         parents = in_line(messages)
         linked = [message for message in messages if message.pk in parents]

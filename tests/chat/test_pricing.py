@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from billing.guard import guarded
 from billing.prices import PER, UNLIMITED_TOKENS, Price, Usage, affordable_tokens, cost, estimate
 from chat.calls import complete
+from chat.checks import default_has_a_price
 from chat.errors import ModelNotPriced
 from chat.local_model import NAME
 from chat.passed import Kind
@@ -27,6 +28,20 @@ prices = st.builds(Price, input=sides, output=sides, cached_input=parts, reasoni
 odd_parts = st.integers(-(10**8), 10**8)
 usages = st.builds(Usage, tokens_input=tokens, tokens_output=tokens, cached=odd_parts, reasoning=odd_parts)
 PARTED = Price(input=100 * PER, output=200 * PER, cached_input=10 * PER, reasoning=300 * PER)
+
+
+def test_a_default_model_without_a_price_is_warned_of_before_it_serves(settings):
+    settings.LLM_MODEL, settings.LLM_PRICES, settings.MODELS = (
+        "acme-mini",
+        PRICES,
+        {"smart": {"fallback": ["acme-mini"]}},
+    )
+    assert default_has_a_price(None) == []
+    settings.LLM_MODEL = "smart"
+    assert default_has_a_price(None) == []
+    settings.LLM_MODEL = "acme-minni"
+    (warning,) = default_has_a_price(None)
+    assert (warning.id, "acme-minni" in warning.msg) == ("chat.W001", True)
 
 
 def test_a_call_costs_the_sum_of_both_sides_rounded_up_once():
