@@ -58,3 +58,9 @@ export function short(microcents) {
   const cents = String(units % scale).padStart(places, "0");
   return `${microcents < 0 ? "−" : ""}$${(units / scale).toLocaleString("en-US")}.${cents}`;
 }
+
+// The same of a figure that nobody knows exactly: with two leading digits, since more would be invented.
+export function about(microcents) {
+  const step = 10 ** Math.max(0, String(microcents).length - 2);
+  return short(Math.round(microcents / step) * step).replace(/(\.\d\d\d*?)0+$/, "$1");
+}

@@ -3,7 +3,7 @@
 import { listen, number } from "./acts.js";
 import { follow, stop } from "./background.js";
 import { showBlock, showWhole, spoken } from "./blocks.js";
-import { short, showBudget, showHeld, takeBudget } from "./budget.js";
+import { about, short, showBudget, showHeld, takeBudget } from "./budget.js";
 import { showConversation } from "./conversations.js";
 import "./copy.js";
 import { chosenModel } from "./options.js";
@@ -44,11 +44,11 @@ prompt.addEventListener("keydown", (event) => {
 part("stop").addEventListener("click", halt);
 addEventListener("online", () => part("refusal").hidden || !part("refusal").hasAttribute("data-lost") || backOnline());
 addEventListener("pagehide", () => signedOut && keepDraft(form)); // what was typed since, too
+if (takeDraft(form)) announce(sentence("kept"));
 watchPrice(form, () => {
   const parent_id = parent.value ? Number(parent.value) : undefined;
   return prompt.value.trim() ? { ...common(), ...filesField(), parent_id, prompt: prompt.value } : null;
 });
-if (takeDraft(form)) announce(sentence("kept"));
 watch((call) => running || parent.value || refresh({ id: conversation.value, call }, SETTLED_TRIES, null));
 resume();
 
@@ -205,7 +205,7 @@ function meter(answer, got, text) {
   const { reserved, max_tokens: most, meter: by } = got.held;
   got.bytes += new TextEncoder().encode(text).length;
   const used = Math.min(reserved, by.input + Math.round((by.per_kilobyte * got.bytes) / 1000));
-  say(answer, ending(answer), `≈ ${short(used)} ${sentence("of")} ${short(reserved)} ${sentence("held", most)}`);
+  say(answer, ending(answer), `≈ ${about(used)} ${sentence("of")} ${short(reserved)} ${sentence("held", most)}`);
 }
 
 // The facts are those of partials/message.html, in its order: a reload must change no word of them.
@@ -242,7 +242,7 @@ function takeBack({ turns, question, body }) {
   sessionStorage.removeItem("asked");
   parent.value = body?.parent_id ?? "";
   if (question) prompt.value = [question, prompt.value].filter(Boolean).join("\n");
-  keepDraft(form);
+  prompt.dispatchEvent(new Event("input", { bubbles: true })); // as if it was typed: kept as a draft, and priced
 }
 
 function end(answer, got) {

@@ -1,6 +1,6 @@
 // What the message in the box would cost, asked of the server once typing has stopped.
 
-import { short } from "./budget.js";
+import { about, short } from "./budget.js";
 import { sentence } from "./turns.js";
 
 const STOPPED = 350; // milliseconds
@@ -46,7 +46,7 @@ function say(price) {
   part("price-history").hidden = !(price && price.history_tokens * 2 > price.input_tokens);
   part("price").toggleAttribute("data-more", !part("price-more").hidden);
   if (!price) return;
-  const text = sentence("price").replace("{likely}", short(price.likely)).replace("{most}", short(price.most));
+  const text = sentence("price").replace("{likely}", about(price.likely)).replace("{most}", short(price.most));
   part("price-message").textContent = text;
 }
 

@@ -1,6 +1,7 @@
 // The card of what refused a message. Its words and links are the page's; this fills in figures and shows what helps.
 
 import { short } from "./budget.js";
+import { goToEnd } from "./scroll.js";
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
 
@@ -30,4 +31,5 @@ export function showRefusal(failure, message, { signedOut, lost }) {
   part("refusal-new").hidden = error !== "prompt_too_long";
   part("refusal").toggleAttribute("data-lost", Boolean(lost));
   part("refusal").hidden = !failure;
+  if (failure) goToEnd();
 }

@@ -11,7 +11,7 @@ const isOwn = () => getComputedStyle(box).overflowY !== "visible";
 const scroller = () => (isOwn() ? box : document.scrollingElement);
 
 // An empty chat is read from its top.
-const isEmpty = () => !box.querySelector(".turn");
+const isEmpty = () => !box.querySelector(".turn, .refused:not([hidden])");
 
 // How far below the visible part the conversation ends.
 function gap() {
@@ -59,4 +59,5 @@ box.toggleAttribute("data-scripted", true); // until here the style alone has sh
 goToEnd();
 const watch = new ResizeObserver(keepUp);
 watch.observe(part("turns"));
+if (part("refusal")) watch.observe(part("refusal"));
 watch.observe(box);

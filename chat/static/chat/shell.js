@@ -42,6 +42,7 @@ for (const example of document.querySelectorAll("[data-prompt]")) {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return; // into a tab of its own
     event.preventDefault();
     form.elements.prompt.value = example.dataset.prompt;
+    form.elements.prompt.dispatchEvent(new Event("input", { bubbles: true })); // what is typed is priced
     form.elements.prompt.focus();
   });
 }

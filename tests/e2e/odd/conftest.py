@@ -18,10 +18,11 @@ def odd(app, database_url, authority, upstream_server, tmp_path_factory):
     """The same on the fake upstream, which does as it is told."""
     variables = {
         "LLM_BASE_URL": upstream_server.base_url,
-        "LLM_MODEL": "test-model",
-        "LLM_PRICES": json.dumps({"test-model": {"input": 10, "output": 40}}),
+        "LLM_MODEL": "heron-1",
+        "LLM_PRICES": json.dumps({"heron-1": {"input": 10, "output": 40}}),
         "MODELS": json.dumps({"big": {"price": {"input": 1, "output": "2.5"}, "context": 8192}}),
         "BUDGET_WAIT_SECONDS": "1",
+        "TOP_UP_URL": "https://pay.example/",
     }
     folder = tmp_path_factory.mktemp("odd")
     with Stack(folder, database_url=database_url, authority=authority, **variables) as stack:

@@ -28,7 +28,7 @@ def wrong_with(page):
 def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(prompt, signed_in, upstream):
     page, picker = signed_in, signed_in.get_by_label("Model", exact=True)
     assert picker.locator("option").all_inner_texts() == [
-        "test-model · $10.00 in, $40.00 out per million tokens",
+        "heron-1 · $10.00 in, $40.00 out per million tokens",
         "big · $1.00 in, $2.50 out per million tokens, reads 8,192 tokens",
     ]
     picker.select_option("big")
