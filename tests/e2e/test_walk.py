@@ -50,7 +50,6 @@ def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, w
     assert re.search(r"\$0\.\d+ · \d+ in / \d+ out · smollm2", facts.inner_text())
     ledger = workspace.ledger()
     assert ledger["spent"] == sum(line.cost for line in workspace.lines()) > 0
-    picture(page, "chat")
 
     # A reload shows the conversation, and says the same of its answer.
     said = facts.inner_text()

@@ -63,11 +63,11 @@ def test_what_is_asked_moves_its_conversation_up_and_its_menu_does_not_leave_the
     upstream.tokens, upstream.delay_between = ["a word "] * 30, 0.1
     ask(page, "go on")
     page.get_by_role("button", name="Stop").wait_for()
-    page.get_by_text("Manage").click()
+    page.locator("summary", has_text="Manage").click()
     page.get_by_label("Title").fill("Named meanwhile")
     page.get_by_label("Title").press("Enter")
     expect(title(page)).to_have_text("Named meanwhile")
-    page.get_by_text("Manage").click()
+    page.locator("summary", has_text="Manage").click()
     page.get_by_role("button", name="Delete", exact=True).first.click()
     page.get_by_text("It can be deleted once the answer has ended.").first.wait_for()
     page.get_by_role("button", name="Stop").click()
@@ -96,7 +96,7 @@ def test_one_is_found_shared_deleted_and_taken_back_also_on_a_phone(sixty, signe
     expect(title(page)).to_have_text(sixty[-1].title)
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)
-        page.get_by_text("Manage").click()
+        page.locator("summary", has_text="Manage").click()
         look(page, f"menu-360-{scheme}")
         assert wrong_with(page) == [], scheme
         page.keyboard.press("Escape")
@@ -105,7 +105,7 @@ def test_one_is_found_shared_deleted_and_taken_back_also_on_a_phone(sixty, signe
     page.get_by_role("button", name="Share in the workspace").click()
     page.get_by_text("Everybody in this workspace can read it now").wait_for()
     resize(page, WIDE)
-    page.get_by_text("Manage").click()
+    page.locator("summary", has_text="Manage").click()
     look(page, "menu-1280")
     assert wrong_with(page) == []
     page.get_by_role("link", name="its shared page").click()
@@ -115,7 +115,7 @@ def test_one_is_found_shared_deleted_and_taken_back_also_on_a_phone(sixty, signe
     look(page, "shared-360")
     assert wrong_with(page) == []
     page.get_by_role("link", name="Go to the conversation").click()
-    page.get_by_text("Manage").click()
+    page.locator("summary", has_text="Manage").click()
     page.get_by_role("button", name="Delete", exact=True).first.click()
     page.get_by_role("button", name="Undo").wait_for()
     look(page, "deleted-360")

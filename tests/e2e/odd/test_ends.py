@@ -10,22 +10,6 @@ from tests.e2e.steps import ask, draft, last, shown
 pytestmark = pytest.mark.browser
 
 
-def test_money_is_shown_as_held_while_an_answer_is_under_way(signed_in, upstream):
-    upstream.tokens, upstream.delay_between = ["one ", "two ", "three"], 1.0
-    ask(signed_in, "count")
-    held = signed_in.locator("[data-chat=held-for]")
-    held.wait_for()
-    shown(signed_in, "held so far").wait_for()
-    last(signed_in, "facts").get_by_text("≈").wait_for()
-    assert re.match(
-        r"≈ \$0\.\d+ of \$0\.\d+ held so far, for an answer of at most 512 tokens",
-        last(signed_in, "facts").inner_text(),
-    )
-    shown(signed_in, "10 in / 3 out").wait_for()
-    assert not held.is_visible()
-    assert re.search(r"\$0\.00\s+held", signed_in.locator(".strip__words").inner_text())
-
-
 def test_an_answer_that_the_budget_shortens_says_so_and_so_does_the_page_after_a_reload(signed_in, upstream, workspace):
     upstream.tokens = ["word "] * 200
     workspace.leave(700_000)

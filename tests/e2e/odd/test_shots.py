@@ -6,6 +6,7 @@ Each state is looked at in light, in dark and on a phone. The README shows them:
 import json
 import re
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -17,13 +18,15 @@ from tests.support.factories import ConversationFactory, WorkspaceFactory, said
 
 pytestmark = pytest.mark.browser
 
-WIDE, PHONE, SHORT, ZOOMED = (
-    (1120, 700),
-    (360, 640),
-    (360, 500),
-    (320, 256),
-)  # the last is four times the size in a window of 1280 × 1024
-LOOKS = (("light", "light", WIDE), ("dark", "dark", WIDE), ("phone", "light", PHONE))
+WIDE, PHONE, SHORT, ZOOMED = (1120, 700), (360, 720), (360, 500), (320, 256)  # the last is 1280 × 1024 at 400 %
+LEAST = (960, 600)  # that has the list beside the conversation, and the options beside Send
+# Between light and dark nothing changes but colours.
+LOOKS = (
+    ("light", "light", WIDE, None),
+    ("dark", "dark", WIDE, ["color-contrast"]),
+    ("phone", "light", PHONE, None),
+)
+ON_A_PHONE = ("stream", "refuse", "go-on")  # in the README
 
 EARLIER = ("Plan for the Riverside pilot", "Reply to the harbour office", "Names for the docking station")
 STATUS = """The pilot is **on schedule**. Three things stand out:
@@ -43,6 +46,8 @@ INVITATION = """**You are invited: Riverside demo, Thursday at 10:00**
 
 Come and see two robots do a morning's round on their own. It takes half an hour, and there is coffee afterwards.
 """
+PRICED = re.compile(r"^≈ \$0\.0*\d\d, at most \$0\.\d+$")
+METERED = re.compile(r"^≈ \$0\.0*\d\d of \$0\.\d+ held so far, for an answer of at most 512 tokens$")
 ASKED = "Now write the invitation to the demo on Thursday, in two sentences."
 
 
@@ -68,10 +73,11 @@ def talk(signed_in, odd, workspace):
     return signed_in
 
 
-def wrong_with(page):
-    """What axe finds, and what is wider than its place."""
-    found = [(one["id"], [node["target"] for node in one["nodes"]]) for one in Axe().run(page).response["violations"]]
-    return [*found, *page.evaluate(WIDER)]
+def wrong_with(page, rules=None):
+    """What axe finds by these rules, or by all, and what is wider than its place."""
+    options = {"resultTypes": ["violations"], **({"runOnly": rules} if rules else {})}
+    found = Axe().run(page, options=options).response["violations"]
+    return [*((one["id"], [node["target"] for node in one["nodes"]]) for one in found), *page.evaluate(WIDER)]
 
 
 # What may be cut with an ellipsis, or is only read aloud, is not meant.
@@ -107,13 +113,14 @@ def resize(page, size):
 
 def look(page, picture, state, *parts):
     """In each way to look: what a reader needs now is in sight, and nothing is wrong."""
-    for name, scheme, size in LOOKS:
+    page.mouse.move(0, 0)
+    for name, scheme, size, rules in LOOKS:
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        page.mouse.move(0, 0)
         resize(page, size)
         expect_seen(*parts)
-        assert wrong_with(page) == [], (state, name)
-        picture(page, f"{state}-{name}")
+        assert wrong_with(page, rules) == [], (state, name)
+        if name != "phone" or state in ON_A_PHONE:
+            picture(page, f"{state}-{name}")
     resize(page, WIDE)
 
 
@@ -133,68 +140,119 @@ def press_send_by_keyboard(page):
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    expect(page.locator("textarea[name=prompt]")).to_be_focused()
-    send = page.get_by_role("button", name="Send", exact=True)
+    expect(box(page)).to_be_focused()
     for _ in range(10):
         page.keyboard.press("Tab")
-        if send.evaluate("send => send === document.activeElement"):
+        if send(page).evaluate("send => send === document.activeElement"):
             return page.keyboard.press("Enter")
     raise AssertionError("Tab does not come to Send")
 
 
-def test_a_message_is_sent_streams_is_stopped_refused_paid_for_and_answered(talk, upstream, workspace, picture):
-    page = talk
-    box, send = page.locator("textarea[name=prompt]"), page.get_by_role("button", name="Send", exact=True)
-    left, meter = page.locator("[data-chat=remaining]"), last(page, "facts")
-    price = page.get_by_text(re.compile(r"^≈ \$0\.\d+, at most \$0\.\d+$"))
+def box(page):
+    return page.locator("textarea[name=prompt]")
 
-    box.fill("Turn it into a plan for next week, day by day.")
-    price.wait_for()
-    look(page, picture, "send", meter, box, send, left)
 
+def send(page):
+    return page.get_by_role("button", name="Send", exact=True)
+
+
+def strip(page, what):
+    return page.locator(f".strip [data-chat={what}]")
+
+
+def is_written(page, see):
+    price = page.locator("[data-chat=price]")
+    assert "out per million tokens" in price.inner_text()
+    box(page).fill("Turn it into a plan for next week, day by day.")
+    expect(price.locator("[data-chat=price-message]")).to_have_text(PRICED)
+    assert not price.get_by_text("More than is left.").is_visible()
+    see("send", last(page, "facts"), box(page), send(page), strip(page, "remaining"))
+    resize(page, LEAST)
+    assert page.evaluate(WIDER) == []
+
+
+def streams(page, upstream, see):
     upstream.parts = paused(PLAN)
-    stop = page.get_by_role("button", name="Stop")
-    box.press("Enter")
+    box(page).press("Enter")
     shown(page, "the guests have asked, and").wait_for()
-    meter.get_by_text("held so far").wait_for()
-    look(page, picture, "stream", meter, stop, left)
+    expect(last(page, "facts")).to_have_text(METERED)
+    expect(strip(page, "held-for")).to_be_visible()
+    see("stream", last(page, "facts"), page.get_by_role("button", name="Stop"), strip(page, "remaining"))
 
-    stop.click()
+
+def is_stopped(page, see):
+    page.get_by_role("button", name="Stop").click()
     last(page, "end").get_by_text("Stopped before its end.").wait_for()
-    meter.get_by_text("not reported, estimated").wait_for()
-    look(page, picture, "stop", meter, page.get_by_role("button", name="Continue"), send, left)
+    last(page, "facts").get_by_text("not reported, estimated").wait_for()
+    expect(strip(page, "held-for")).to_be_hidden()
+    expect(strip(page, "reserved")).to_have_text("$0.00")
+    assert not page.locator("[data-chat=price-message]").is_visible()
+    see("stop", last(page, "facts"), page.get_by_role("button", name="Continue"), send(page), strip(page, "remaining"))
 
+
+def is_too_dear(page, workspace):
+    workspace.leave(500_000)
+    page.reload()
+    box(page).fill(ASKED)
+    page.get_by_text("More than is left.").wait_for()
+    assert "% of the budget is spent." in page.locator(".strip").inner_text()
+    assert wrong_with(page) == []
+
+
+def is_refused(page, workspace, see):
     workspace.leave(0)
-    box.fill(ASKED)
-    send.click()
-    card = page.get_by_role("alert")
-    card.get_by_text("is used up").wait_for()
+    send(page).click()
+    card = page.get_by_role("alert").filter(has_text="is used up")
+    card.wait_for()
+    assert re.search(r"It needs\s+\$0\.\d+\s+Left in this workspace's budget\s+\$0\.00", card.inner_text())
+    assert not card.get_by_role("button", name="Shorter answer").is_visible(), "not even a word fits"
     assert draft(page) == ASKED
     page.get_by_text("More than is left.").wait_for()
-    look(page, picture, "refuse", card, card.get_by_role("link", name="Top up"), box, send, left)
-
+    ways = [card.get_by_role("link", name=name) for name in ("Top up", "See the budget")]
+    needed = [*ways, box(page), send(page), strip(page, "remaining")]
+    see("refuse", card, *needed)
     resize(page, SHORT)
-    expect_seen(card.get_by_role("link", name="Top up"), box, send, left)
+    expect_seen(*needed)
 
+
+def is_topped_up(page, workspace, see):
+    """Elsewhere: the reader comes back to the page."""
     workspace.leave(50_000_000)
     page.reload()
-    expect(box).to_have_value(ASKED)
-    expect(left).to_have_text("$0.5000")
-    expect(card).to_be_hidden()
-    price.wait_for()
-    look(page, picture, "top-up", meter, box, send, left)
+    expect(box(page)).to_have_value(ASKED)
+    expect(strip(page, "remaining")).to_have_text("$0.5000")
+    expect(page.locator("[data-chat=price-message]")).to_have_text(PRICED)
+    assert not page.locator("[data-chat=refusal]").is_visible()
+    see("top-up", last(page, "facts"), box(page), send(page), strip(page, "remaining"))
 
+
+def goes_on(page, upstream, see):
     upstream.parts, upstream.tokens = None, words(INVITATION)
     upstream.usage = {"prompt_tokens": 402, "completion_tokens": 58}
     press_send_by_keyboard(page)
-    meter.get_by_text("402 in / 58 out").wait_for()
-    look(page, picture, "go-on", meter, send, left)
+    last(page, "facts").get_by_text("402 in / 58 out").wait_for()
+    expect(strip(page, "held-for")).to_be_hidden()
+    see("go-on", last(page, "facts"), send(page), strip(page, "remaining"))
 
+
+def is_usable_at_400_percent(page):
     resize(page, ZOOMED)
-    for part in (page.get_by_role("button", name="Try again").last, box, send):
+    for part in (page.get_by_role("button", name="Try again").last, box(page), send(page)):
         part.focus()
         expect_seen(part)
-    meter.scroll_into_view_if_needed()
-    expect_seen(meter)
+    last(page, "facts").scroll_into_view_if_needed()
+    expect_seen(last(page, "facts"))
     assert wrong_with(page) == []
+
+
+def test_a_message_is_sent_streams_is_stopped_refused_paid_for_and_answered(talk, upstream, workspace, picture):
+    see = partial(look, talk, picture)
+    is_written(talk, see)
+    streams(talk, upstream, see)
+    is_stopped(talk, see)
+    is_too_dear(talk, workspace)
+    is_refused(talk, workspace, see)
+    is_topped_up(talk, workspace, see)
+    goes_on(talk, upstream, see)
+    is_usable_at_400_percent(talk)
     assert workspace.ledger()["reserved"] == 0
