@@ -13,6 +13,8 @@ from tenants.spelling import number_in
 
 PROMPT_MAX = 20_000
 MAX_TOKENS_MAX = 1_000_000
+# Of a row.
+NUMBER_MAX = 2**63 - 1
 
 
 class FilesField(forms.Field):
@@ -35,9 +37,9 @@ class PromptForm(forms.Form):
         max_length=PROMPT_MAX,
         widget=forms.Textarea(attrs={"rows": 3, "placeholder": "Ask something…"}),
     )
-    conversation_id = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
+    conversation_id = forms.IntegerField(required=False, min_value=1, max_value=NUMBER_MAX, widget=forms.HiddenInput)
     # The message that this one follows, 0 for none; empty: the last one shown.
-    parent_id = forms.IntegerField(required=False, min_value=0, widget=forms.HiddenInput)
+    parent_id = forms.IntegerField(required=False, min_value=0, max_value=NUMBER_MAX, widget=forms.HiddenInput)
     max_tokens = forms.IntegerField(
         label="Longest answer, in tokens", required=False, min_value=1, max_value=MAX_TOKENS_MAX
     )
@@ -62,7 +64,7 @@ class PromptForm(forms.Form):
 class MessageForm(forms.Form):
     """A message of a conversation, as the buttons under it name it."""
 
-    message_id = forms.IntegerField(min_value=1, max_value=2**63 - 1)
+    message_id = forms.IntegerField(min_value=1, max_value=NUMBER_MAX)
 
 
 class TitleForm(forms.Form):

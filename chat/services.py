@@ -175,7 +175,7 @@ async def start_reply(
         place = Place(prompt, busy_key=busy_key(buyer.schema), wishes=workspace, files=attached)
         place = _with_model(place, buyer, model, workspace)
         return await _reply(engine, payer, buyer, place, max_tokens, claim)
-    turn = busy_key(buyer.schema, conversation_id)
+    turn = turn_of(buyer, conversation_id)
     if not await engine.exclusive.acquire(turn, engine.wait_seconds):
         raise ConversationBusy
     try:
@@ -189,6 +189,13 @@ async def start_reply(
         raise
     reply.answering.when_settled(lambda: engine.exclusive.release(turn))
     return reply
+
+
+def turn_of(buyer: Buyer, conversation_id: int) -> str:
+    """What one call at a time has in this process. Of who asks, for nobody has looked yet whose conversation it is: who
+    names another's must not wait for its answer, which would tell of it, nor let its owner wait.
+    """
+    return f"{busy_key(buyer.schema, conversation_id)} of {buyer.user_id}"
 
 
 async def payer_of(engine: Engine, buyer: Buyer) -> Payer:

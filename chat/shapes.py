@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from billing.api import Cost
 from chat.attached import MOST_FILES
-from chat.forms import MAX_TOKENS_MAX, PROMPT_MAX
+from chat.forms import MAX_TOKENS_MAX, NUMBER_MAX, PROMPT_MAX
 from tenants.spelling import is_blank
 
 
@@ -23,8 +23,8 @@ MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
 Text = Annotated[str, Field(min_length=1, max_length=PROMPT_MAX), AfterValidator(_not_blank)]
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 # Of a row.
-Number = Annotated[int, Field(ge=1, le=2**63 - 1)]
-NumberOrNone = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Number = Annotated[int, Field(ge=1, le=NUMBER_MAX)]
+NumberOrNone = Annotated[int, Field(ge=0, le=NUMBER_MAX)]
 Files = Annotated[list[Number], Field(max_length=MOST_FILES)]
 
 

@@ -20,10 +20,10 @@ from chat.errors import ConversationBusy, ModelFailed
 from chat.facts import bought_by
 from chat.history import Message
 from chat.pricing import price_for
-from chat.services import Buyer, payer_of, place_of, room_of
+from chat.services import Buyer, payer_of, place_of, room_of, turn_of
 from chat.streams import Answering, Completion
 from chat.trimming import Room
-from chat.turns import Ask, Place, busy_key
+from chat.turns import Ask, Place
 from tenants.http import Invalid, Unavailable
 
 # Tokens that a summary may have, unless somebody says otherwise.
@@ -70,7 +70,7 @@ async def summarize_left_out(
     """
     engine = here()
     payer = await payer_of(engine, buyer)
-    turn = busy_key(buyer.schema, conversation_id)
+    turn = turn_of(buyer, conversation_id)
     if not await engine.exclusive.acquire(turn, engine.wait_seconds):
         raise ConversationBusy
     try:
