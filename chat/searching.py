@@ -39,28 +39,55 @@ class Found:
     line: str
 
 
-# `coalesce` and `left` are as in the index `message_words`. A query's last word is the beginning of one: its text ends
-# in that word, quoted. Without a word in it, a query matches nothing.
+# As the index `message_words` has it.
+_WORDS = f"to_tsvector('simple'::regconfig, coalesce(left(message.text, {SEARCHED}), ''))"
+
+# Between the words of a phrase, as Postgres writes a query down.
+_NEXT_TO = "' <(-|[0-9]+)> '"
+
+# A query's last word is the beginning of one: its text ends in that word, quoted. Without a word in it, a query matches
+# nothing.
+# The index knows words and not where they stand: for a phrase it would read every message that has its words, other
+# people's too, and the time that takes would tell what they write. So it is asked for the words (`loose`, in which what
+# is left out is not looked at, and nothing else in it is everything), and only what the reader may see is read.
 SEARCH = f"""
 WITH typed AS (SELECT websearch_to_tsquery('simple', %(query)s) AS query),
-asked AS (
+meant AS (
     SELECT CASE WHEN %(is_beginning)s AND query::text LIKE '%%''' THEN (query::text || ':*')::tsquery ELSE query END
         AS query
     FROM typed
 ),
+asked AS (
+    SELECT query, query::text ~ {_NEXT_TO} AS has_phrase,
+        CASE WHEN query::text ~ {_NEXT_TO}
+            THEN coalesce(regexp_replace(nullif(querytree(query), 'T'), {_NEXT_TO}, ' & ', 'g'), '!''-''')::tsquery
+            ELSE query END AS loose
+    FROM meant
+),
+visible AS (
+    SELECT id, title, owner_id, active_at FROM chat_conversation
+    WHERE (owner_id = %(member)s OR shared_at IS NOT NULL) AND deleted_at IS NULL
+),
+-- Each is materialized, so that nothing is read of a message before it is known whose it is.
+indexed AS MATERIALIZED (
+    SELECT message.id, message.conversation_id FROM chat_message AS message
+    WHERE {_WORDS} @@ (SELECT loose FROM asked)
+),
+hit AS MATERIALIZED (
+    SELECT indexed.id, indexed.conversation_id FROM indexed JOIN visible ON visible.id = indexed.conversation_id
+),
 said AS (
-    SELECT conversation_id, max(id) AS message_id FROM chat_message
-    WHERE to_tsvector('simple'::regconfig, coalesce(left(text, {SEARCHED}), '')) @@ (SELECT query FROM asked)
+    SELECT conversation_id, max(id) AS message_id FROM hit
+    WHERE NOT (SELECT has_phrase FROM asked)
+        OR (SELECT {_WORDS} @@ (SELECT query FROM asked) FROM chat_message AS message WHERE message.id = hit.id)
     GROUP BY conversation_id
 ),
 found AS (
-    SELECT conversation.id, conversation.title, conversation.owner_id, conversation.active_at, said.message_id
-    FROM chat_conversation AS conversation LEFT JOIN said ON said.conversation_id = conversation.id
-    WHERE (conversation.owner_id = %(member)s OR conversation.shared_at IS NOT NULL)
-        AND conversation.deleted_at IS NULL
-        AND (said.message_id IS NOT NULL
-             OR to_tsvector('simple'::regconfig, conversation.title) @@ (SELECT query FROM asked))
-    ORDER BY conversation.active_at DESC, conversation.id DESC
+    SELECT visible.id, visible.title, visible.owner_id, visible.active_at, said.message_id
+    FROM visible LEFT JOIN said ON said.conversation_id = visible.id
+    WHERE said.message_id IS NOT NULL
+        OR to_tsvector('simple'::regconfig, visible.title) @@ (SELECT query FROM asked)
+    ORDER BY visible.active_at DESC, visible.id DESC
     LIMIT %(most)s
 )
 SELECT found.id, found.title, owner.email, found.owner_id = %(member)s, found.message_id,
@@ -70,7 +97,7 @@ FROM found
 JOIN users_user AS owner ON owner.id = found.owner_id
 LEFT JOIN chat_message AS message ON message.id = found.message_id
 ORDER BY found.active_at DESC, found.id DESC
-"""  # noqa: S608  # only numbers of ours are put in
+"""  # noqa: S608  # only texts and numbers of ours are put in
 
 
 def search(member_id: int, query: str, *, most: int) -> list[Found]:

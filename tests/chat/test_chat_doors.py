@@ -1,9 +1,12 @@
 """The doors of the chat: whatever a colleague, a neighbour or a stranger names of somebody else's is not there."""
 
+import re
 import time
 
 import pytest
+from django.db import connection
 
+from chat import searching
 from tests.support.factories import ConversationFactory, said
 
 pytestmark = pytest.mark.usefixtures("upstream")
@@ -47,3 +50,43 @@ def test_a_number_that_no_row_can_have_is_refused_and_nothing_typed_is_lost(work
             assert answer.status_code == 400
             assert ">kept words</textarea>" in answer.content.decode()
     assert upstream.calls == []
+
+
+# --- the search -----------------------------------------------------------------------------------------------------
+
+
+def test_the_time_of_a_search_tells_nothing_of_what_others_write(workspace, carol):
+    """For a phrase, the index finds what has its words; whose that is comes first, and then what is read of it."""
+    with workspace.scope():
+        hers = ConversationFactory(owner=carol)
+        for _ in range(3):
+            said(hers, "falcon is not what the project is called")
+        mine = ConversationFactory(owner=workspace.owner, title="mine")
+        said(mine, "one falcon project, and a falcon")
+        for query, hits in PHRASES.items():
+            found = searching.search(workspace.owner.pk, query, most=9)
+            assert [one.pk for one in found] == [mine.pk] * hits, query
+        with connection.cursor() as cursor:
+            cursor.execute("SET enable_seqscan = off")
+            params = {"query": '"project falcon"', "is_beginning": False, "member": workspace.owner.pk, "most": 9}
+            cursor.execute("EXPLAIN (ANALYZE, TIMING OFF) " + searching.SEARCH, params)
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+            cursor.execute("RESET ALL")
+    assert "Bitmap Index Scan on message_words" in plan
+    assert "Rows Removed by Index Recheck" not in plan
+    read = [float(rows) for rows in re.findall(r"chat_message_pkey on chat_message.*loops=(\d+)", plan)]
+    assert max(read) == 1, plan  # her three are not read
+
+
+# What is found of "one falcon project, and a falcon" and of its answer, "An answer."
+PHRASES = {
+    '"falcon project"': 1,
+    '"project falcon"': 0,
+    "falcon-project": 0,
+    '"project falcon" or "falcon project"': 1,
+    'one -"project falcon"': 1,
+    'one -"falcon project"': 0,
+    '-"falcon project"': 1,  # by its answer, and by its title
+    '"falcon project" -answer': 1,
+    '("falcon" or "eagle") "one falcon"': 1,
+}
