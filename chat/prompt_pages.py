@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from django import forms
 from django.contrib import messages
+from django.db import transaction
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from chat import prompts as library
 from chat.models import SavedPrompt
+from tenants.audit.events import Event
+from tenants.audit.trail import record
 from tenants.fields import NameField, TextField
 from tenants.http import TenantRequest
 from tenants.roles import Action
 from tenants.users import drafts
 from tenants.users.access import needs
+from tenants.users.models import User
 from tenants.users.pages.answers import answer
 
 KEPT = ("title", "text", "is_shared")
@@ -77,6 +81,12 @@ def text(request: TenantRequest, pk: int) -> HttpResponse:
 @require_POST
 @needs(Action.CHAT)
 def delete(request: TenantRequest, pk: int) -> HttpResponse:
-    get_object_or_404(library.deletable_by(request.user), pk=pk).delete()
+    with transaction.atomic(durable=True):
+        # Locked: its owner may stop sharing it just now, and then it is theirs alone.
+        found = get_object_or_404(library.deletable_by(request.user).select_for_update(), pk=pk)
+        if found.owner_id != request.user.pk:
+            owner = User.objects.get(pk=found.owner_id)
+            record(Event.PROMPT_DELETED, request=request, target=found.title, owner=owner.email)
+        found.delete()
     messages.success(request, "The prompt is deleted.")
     return redirect("prompts")

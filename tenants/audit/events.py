@@ -62,6 +62,7 @@ class Event(StrEnum):
 
     CONVERSATION_SHARED = "conversations.shared"
     CONVERSATION_UNSHARED = "conversations.unshared"
+    PROMPT_DELETED = "prompts.deleted"  # one that somebody else shared
     TITLES_SWITCHED = "settings.titles_by_model"
 
     TRAIL_EXPORTED = "audit.exported"

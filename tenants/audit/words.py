@@ -63,6 +63,7 @@ WORDS: dict[Event, str] = {
     Event.REOPENED: "opened the workspace again",
     Event.CONVERSATION_SHARED: "shared a conversation with the workspace",
     Event.CONVERSATION_UNSHARED: "stopped sharing a conversation",
+    Event.PROMPT_DELETED: "deleted a prompt that somebody else shared",
     Event.TITLES_SWITCHED: "changed whether the model writes titles",
     Event.TRAIL_EXPORTED: "downloaded the audit trail",
 }
@@ -73,6 +74,7 @@ AREAS = {
     "keys": "API keys",
     "budgets": "Budgets",
     "conversations": "Conversations",
+    "prompts": "Prompts",
     "settings": "Settings",
     "audit": "Audit trail",
 }

@@ -6,6 +6,7 @@ import pytest
 
 from chat import prompts
 from chat.models import SavedPrompt
+from tenants.audit.models import AuditEvent
 
 pytestmark = pytest.mark.usefixtures("upstream")
 
@@ -60,6 +61,9 @@ def test_only_what_is_shared_is_seen_by_others_and_only_its_owner_changes_it(wor
     assert admin.post(f"/prompts/{mine}/delete/").status_code == 404
     assert admin.post(f"/prompts/{shared}/delete/").status_code == 302
     assert (there(workspace, mine), there(workspace, shared)) == ("Mine alone", None)
+    with workspace.scope():
+        (line,) = AuditEvent.objects.filter(event__startswith="prompts.")
+    assert (line.actor, line.target, line.details) == ("admin@x.example", "For all", {"owner": workspace.owner.email})
 
 
 def test_a_viewer_and_a_neighbour_see_none(workspace, globex):
