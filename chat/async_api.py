@@ -16,6 +16,7 @@ from ninja import Router, Schema
 from pydantic import Field
 
 from billing.api import Budget
+from billing.engine.loop import here
 from billing.repeats import Told, request_of
 from billing.subjects import Key
 from chat import services, streams
@@ -27,6 +28,7 @@ from chat.shown import Shown, html_of
 from chat.sse import comment, event
 from tenants.api import Body, failures
 from tenants.http import ApiError
+from tenants.limits import Rate, atake
 from tenants.resolve import Asker
 from tenants.roles import Action
 from tenants.users.access import needs
@@ -34,6 +36,9 @@ from tenants.users.access import needs
 logger = logging.getLogger(__name__)
 
 router = Router(tags=["Chat"])
+
+# Nothing is bought, so that no budget bounds it; and with megabytes of files one takes 0.1 s of everybody's loop.
+PRICES = Rate("prices", burst=120, every=0.5, words="You have asked for a great many prices just now.")
 
 
 class AnswerBody(Body):
@@ -126,12 +131,14 @@ class Price(Schema):
 @router.post(
     "/chat/price/",
     summary="What a message would cost",
-    response={200: Price, **failures(400, 401, 403, 404, 413, 415, 422, 503)},
+    response={200: Price, **failures(400, 401, 403, 404, 413, 415, 422, 429, 503)},
 )
 @needs(Action.CHAT)
 async def price(request: HttpRequest, payload: PriceBody) -> Any:
     """Nothing is held, and no model is called. `history_tokens` of the input are what was said before."""
-    return await quote(buyer_of(request), **payload.model_dump())
+    buyer = buyer_of(request)
+    await atake(PRICES, here().store.fetch, buyer.tenant_id, buyer.user_id)
+    return await quote(buyer, **payload.model_dump())
 
 
 @router.post("/chat/again/", summary="Ask a question once more", response=_ANSWERS)

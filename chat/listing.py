@@ -15,12 +15,15 @@ from django.utils import timezone
 
 from chat.models import Conversation
 from chat.searching import MAX_QUERY, Found, TooMuch, search
-from tenants.http import TenantRequest
+from tenants.http import RateLimited, TenantRequest
+from tenants.limits import Rate, take
 from tenants.spelling import number_in
 
 SHOWN = 50
 # All pinned ones stand on every page of the list, so that there cannot be any number of them.
 MOST_PINNED = 30
+# One can keep the database busy for two seconds. What is found is searched for again when it is opened.
+SEARCHES = Rate("searches", burst=60, every=1.0, words="You have searched a great many times just now.")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -113,8 +116,11 @@ def _parsed(cursor: str) -> tuple[datetime, int] | None:
 
 def _searched(request: TenantRequest, query: str, shown: Conversation | None) -> Listing:
     try:
+        take(SEARCHES, request.tenant.pk, request.user.pk)
         found = search(request.user.pk, query, most=SHOWN + 1)
     except TooMuch:
         return Listing(query=query, problem="This search took too long. Add a word, or take a rarer one.")
+    except RateLimited as exc:
+        return Listing(query=query, problem=exc.message)
     has_open = any(shown is not None and shown.pk == item.pk for item in found[:SHOWN])
     return Listing(query=query, found=found[:SHOWN], has_more=len(found) > SHOWN, has_open=has_open)

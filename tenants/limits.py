@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any, ClassVar
@@ -30,6 +30,8 @@ from django.http import HttpRequest
 from django.utils.crypto import salted_hmac
 
 from tenants.http import RateLimited
+
+Fetch = Callable[[str, Mapping[str, Any]], Awaitable[list[Any]]]
 
 # A row: `free_at`, from when on there is room again; `count`, how many tries; `told`, how many seconds the last who
 # asked must wait; `kept_until`, from when on it says nothing.
@@ -155,6 +157,16 @@ def take(limit: Rate | Tries, *who: str | int, cost: int = 1) -> None:
     with transaction.atomic(durable=True), connection.cursor() as cursor:
         cursor.execute(limit.take_sql, _params(limit, who, cost))
         (told,) = cursor.fetchone()
+    _refuse(limit, told)
+
+
+async def atake(limit: Rate | Tries, fetch: Fetch, *who: str | int) -> None:
+    """The same on the plane, whose connections `fetch` is of: each of its statements is committed by itself."""
+    ((told,),) = await fetch(limit.take_sql, _params(limit, who, 1))
+    _refuse(limit, told)
+
+
+def _refuse(limit: Rate | Tries, told: float) -> None:
     if told > 0:
         raise too_soon(limit.words, told)
 

@@ -2,11 +2,12 @@
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from django.db import connection
 
-from chat import searching
+from chat import async_api, listing, searching
 from tests.support.factories import ConversationFactory, said
 
 pytestmark = pytest.mark.usefixtures("upstream")
@@ -90,3 +91,23 @@ PHRASES = {
     '"falcon project" -answer': 1,
     '("falcon" or "eagle") "one falcon"': 1,
 }
+
+
+def test_who_searches_or_asks_for_prices_without_end_is_told_to_wait_and_nobody_else(
+    workspace, carol, globex, monkeypatch
+):
+    monkeypatch.setattr(listing, "SEARCHES", replace(listing.SEARCHES, name=f"searches of {workspace.slug}", burst=2))
+    monkeypatch.setattr(async_api, "PRICES", replace(async_api.PRICES, name=f"prices of {workspace.slug}", burst=2))
+    browser, key = workspace.client(workspace.owner), workspace.key()
+    pages = [browser.get("/", {"q": "harbour"}) for _ in range(3)]
+    assert [page.status_code for page in pages] == [200] * 3
+    assert ["a great many times" in page.content.decode() for page in pages] == [False, False, True]
+    assert "a great many times" not in browser.get("/").content.decode()
+    assert "a great many times" not in workspace.client(carol).get("/", {"q": "harbour"}).content.decode()
+    # Of a member, and not of each of their keys.
+    prices = [api.post("/api/chat/price/", {"prompt": "x"}) for api in (workspace.api(key), workspace.api()) * 2]
+    assert [price.status_code for price in prices] == [200, 200, 429, 429]
+    assert prices[-1].json()["error"] == "rate_limited"
+    assert int(prices[-1]["Retry-After"]) >= 1
+    for other in (workspace.api(workspace.key(carol)), globex.api()):
+        assert other.post("/api/chat/price/", {"prompt": "x"}).status_code == 200
