@@ -59,6 +59,8 @@ async def call_now(request: HttpRequest, call: UUID, rendered: bool = False) -> 
     if "text/event-stream" in request.headers.get("Accept", ""):
         response = streaming(FollowedEvents(Followed(engine, whose, call, found), shows=rendered))
         response["X-Conversation-ID"] = str(found.conversation_id)
+        # Of a GET: with "no-cache", as other streams have it, a browser may keep the words on its disk.
+        response["Cache-Control"] = "private, no-store"
         return response
     return _said(found)
 

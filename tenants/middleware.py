@@ -44,7 +44,7 @@ from tenants.sealing import SealedUnderAnotherKey
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
-_FORM_OF_SETTINGS = re.compile(r"(/settings/[^/]+/).+")
+_FORM_OF_A_PAGE = re.compile(r"(/settings/[^/]+/|/c/[0-9]+/|/prompts/|/(?=c/files/)).+")
 
 
 def as_api_error(exc: Exception) -> ApiError | None:
@@ -226,13 +226,13 @@ class SlashMiddleware(CommonMiddleware):
 
 
 def said_as_ours(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Django's own 405, in our words. But the address of a form of settings leads to the page that it is on.
+    """Django's own 405, in our words. But the address of a form alone leads to the page that it is on.
 
     People come to it who reload what their form was answered with, or who log in on the way.
     """
     if response.status_code != 405:
         return response
-    form = _FORM_OF_SETTINGS.match(request.path_info)
+    form = _FORM_OF_A_PAGE.match(request.path_info)
     if form and request.method in ("GET", "HEAD") and response.headers.get("Allow") == "POST":
         return redirect(form[1])
     ours = error_response(request, MethodNotAllowed())
