@@ -415,8 +415,8 @@ def _owners(room: Room) -> list[Credential]:
 
 
 def _leads_to_its_page(request: Request, answer: Answer) -> bool:
-    """The address of a form of settings, opened: nothing is done, and its page says itself who may see it."""
-    found = re.search(rb"^Location: (/settings/[a-z]+/)\r?$", answer.head, re.MULTILINE)
+    """The address of a form alone, opened: nothing is done, and its page says itself who may see it."""
+    found = re.search(rb"^Location: (/settings/[a-z]+/|/c/[0-9]+/|/prompts/)\r?$", answer.head, re.MULTILINE)
     return request.method in ("GET", "HEAD") and found is not None and request.path.startswith(found[1].decode())
 
 
