@@ -22,7 +22,8 @@ def talk(workspace, upstream):
     """A conversation of ten messages of 400 bytes, about 115 tokens each."""
     upstream.usage = counted
     with workspace.scope():
-        talk = Conversation.objects.create(owner=workspace.owner, title="long")
+        # A number that no conversation of a neighbour has, for one is asked for it there.
+        talk = Conversation.objects.create(pk=700_000, owner=workspace.owner, title="long")
         before = None
         for number in range(10):
             role = "assistant" if number % 2 else "user"
