@@ -57,7 +57,7 @@ class AnswerBody(Body):
 
 class PriceBody(Body):
     """A message. `parent_id`: the one that it follows, 0 for none: a branch. Without it, the last one shown. `files`:
-    the numbers of files that were added on the page.
+    the numbers of files that were added on the page; pictures among them are for models that take some.
     """
 
     prompt: Text

@@ -31,8 +31,18 @@ from chat.allowed import allowed_of, is_allowed, not_allowed
 from chat.breaker import Upstream
 from chat.dialect import Sent, asked, dialect_for, passed_on
 from chat.errors import ConversationBusy, ModelOfAnotherKind
-from chat.history import Message, as_taken, overhead_bound, overhead_of, prompt_bytes, text_bound
+from chat.history import (
+    PART_OVERHEAD,
+    Message,
+    as_taken,
+    images_of,
+    overhead_bound,
+    overhead_of,
+    prompt_bytes,
+    text_bound,
+)
 from chat.hops import Hops
+from chat.image_models import images_not_taken, tokens_of_image
 from chat.llm import COUNT_FAILURES, count_tokens
 from chat.passed import Kind, Passed
 from chat.pricing import kinds_for, members_of, price_for, priced_models
@@ -222,7 +232,9 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
         size = prompt_bytes(messages)
         bound = text_bound(messages) + overhead(habit, len(messages), overhead_bound(messages))
         likely = likely_tokens(size, habit.input_ratio)
-    if (known := wanted.known) is not None and size >= known.bytes:
+        if fixed := _tokens_of_images(payer, wanted, messages):
+            size, bound, likely = 0, bound + fixed, likely + fixed
+    if (known := wanted.known) is not None and size and size >= known.bytes:
         likely = known.tokens + likely_tokens(size - known.bytes, habit.input_ratio)
     return Terms(
         model=model,
@@ -237,6 +249,18 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
         size=size,
         n=1 if passed is None else passed.n,
     )
+
+
+def _tokens_of_images(payer: Payer, wanted: Wanted, messages: Sequence[Message]) -> int:
+    """By the operator's word. Raises ImagesNotTaken where there is none for what is asked."""
+    count = len(images_of(messages))
+    if not count:
+        return 0
+    model = wanted.model or settings.LLM_MODEL
+    if (each := tokens_of_image(model)) is None:
+        raise images_not_taken(model, payer.models, None if wanted.key is None else wanted.key.models)
+    # The words of each such message are a part, too.
+    return each * count + PART_OVERHEAD * sum("images" in message for message in messages)
 
 
 def _route_of(wanted: Wanted) -> str:
@@ -278,7 +302,9 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         return affordable_tokens(max(0, remaining), terms.bound, terms.price) // terms.n
 
     async def tighten() -> int | None:
-        countable = messages if wanted.passed is None else countable_of(wanted.passed)
+        countable = countable_of(wanted.passed) if wanted.passed is not None else messages
+        if images_of(messages):
+            return None  # its server would count the words alone
         if not countable:
             return None
         try:

@@ -198,7 +198,7 @@ def request_body(
         raise ValueError("max_tokens must be at least 1: below it, some upstreams read 'without limit'")
     body: dict[str, Any] = {
         "model": dialect.model or model,
-        "messages": messages,
+        "messages": [_in_parts(message) for message in messages],
         dialect.max_tokens_name: max_tokens,
         "stream": True,
     }
@@ -207,6 +207,14 @@ def request_body(
     if temperature is not None and dialect.temperature:
         body["temperature"] = float(temperature)
     return json.dumps(body, separators=(",", ":")).encode()
+
+
+def _in_parts(message: Message) -> Message | dict[str, Any]:
+    """A message with images as it is sent: its words, then each of them."""
+    if "images" not in message:
+        return message
+    images = [{"type": "image_url", "image_url": {"url": image.url}} for image in message["images"]]
+    return {"role": message["role"], "content": [{"type": "text", "text": message["content"]}, *images]}
 
 
 def failure_of_status(status: int, headers: Mapping[str, str]) -> ModelFailed:

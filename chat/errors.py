@@ -6,6 +6,7 @@ address or a key.
     tenants.http.ApiError
      ├─ ModelNotPriced        422 model_not_priced
      ├─ ModelOfAnotherKind    400 invalid: it is there for embeddings, and was asked to chat
+     ├─ ImagesNotTaken        400 images_not_taken, with `models` that take them
      ├─ ConversationBusy      409 conversation_busy
      └─ ModelFailed           502 model_failed, with `usage` and `outcome`
          ├─ ModelDeclined        400 model_declined, or 404: a client's own request that the model does not take
@@ -49,6 +50,19 @@ class ModelOfAnotherKind(Invalid):
         said = f"{model[:80]} cannot be asked for {kind} here. Choose another model."
         super().__init__({"model": [said]})
         self.message = said  # a page has no field to show it beside
+
+
+class ImagesNotTaken(ApiError):
+    """Nobody has said what an image costs at this model, so that none is sent there. `others`: where one can be."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "images_not_taken"
+    SHOWN = 20
+
+    def __init__(self, model: str, *, others: Sequence[str]) -> None:
+        names = list(others)[: self.SHOWN]
+        instead = f"Choose {' or '.join(names)}" if names else "No model here takes them. Ask the operator for one"
+        super().__init__(f"Pictures cannot be sent to {model[:80]}. {instead}, or ask without them.", models=names)
 
 
 class ConversationBusy(ApiError):

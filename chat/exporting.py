@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from chat import attachments
 from chat.branches import Tree
 from chat.models import Conversation, Message
 
@@ -23,7 +24,7 @@ def as_markdown(conversation: Conversation, *, all_of_it: bool) -> str:
     for message in found:
         place = tree.shown(message.pk)
         which = f" (version {place.place} of {place.count})" if all_of_it and place.count > 1 else ""
-        parts.append(f"## {_NAMES[Message.Role(message.role)]}{which}\n\n{message.text}")
+        parts.append("\n\n".join([f"## {_NAMES[Message.Role(message.role)]}{which}", message.text, *_files(message)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -49,7 +50,16 @@ def _messages(conversation: Conversation, *, all_of_it: bool) -> tuple[list[Mess
     if not all_of_it:
         tree: Tree[Message] = Tree(found)
         found = [shown.message for shown in tree.branch(conversation.head_id or tree.newest_under(None))]
+    attachments.put_beside(found)
     return found, len(newest) > MOST_MESSAGES
+
+
+def _files(message: Message) -> list[str]:
+    """What went along with it, by name: a list, whose names are no Markdown."""
+    if not message.files:
+        return []
+    named = [(file.get_kind_display(), file.name.replace("`", "'")) for file in message.files]
+    return ["\n".join(["Files:", "", *(f"- {kind}: `{name}`" for kind, name in named)])]
 
 
 def _facts(message: Message) -> dict[str, Any]:
@@ -60,6 +70,8 @@ def _facts(message: Message) -> dict[str, Any]:
         "text": message.text,
         "created_at": message.created_at.isoformat(),
     }
+    if message.files:
+        facts["files"] = [{"name": file.name, "kind": file.kind} for file in message.files]
     if message.role == Message.Role.ASSISTANT:
         names = ("model", "finish_reason", "outcome", "tokens_input", "tokens_output", "cost")
         facts |= {name: getattr(message, name) for name in names}

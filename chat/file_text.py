@@ -15,8 +15,9 @@ import unicodedata
 from pathlib import Path, PurePosixPath
 
 from chat.attached import MOST_TOKENS, tokens_of
+from chat.images import is_image
 from chat.models import Attachment
-from tenants.http import Invalid
+from chat.unread import Unread
 
 NAME_LENGTH = 120
 PDF_SECONDS = 12.0
@@ -32,7 +33,6 @@ _KIND_OF = {ending: kind for kind, endings in _KINDS.items() for ending in endin
 
 # What no text has, whichever letters it is written in.
 _NO_TEXT = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF")
 
 _PDF_ERRORS = {
     "encrypted": "This PDF is locked with a password. Save a copy without one and add that.",
@@ -42,15 +42,8 @@ _PDF_ERRORS = {
     "long": "This PDF has too much text for one message. Add the part that you need.",
     "costly": "This PDF takes too long to read. Save it anew, or copy its text into a text file.",
 }
+_PICTURES = "Pictures are taken as PNG, JPEG, WebP or GIF."
 _reading_pdfs = threading.BoundedSemaphore(PDFS_AT_ONCE)
-
-
-class Unread(Invalid):
-    """A file whose words cannot be had; the message says what to do instead."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__({"file": [why]})
-        self.message, self.args = why, (why,)  # the sentence for people, on a page too
 
 
 def read(name: str, raw: bytes) -> tuple[Attachment.Kind, str]:
@@ -71,8 +64,8 @@ def read(name: str, raw: bytes) -> tuple[Attachment.Kind, str]:
 
 def decoded(raw: bytes) -> str:
     """Text of a known mark, else UTF-8, else UTF-16 by where its zeros are, else Latin letters of one byte each."""
-    if raw.startswith(_IMAGES):
-        raise Unread("Pictures cannot be sent here. Add text, Markdown, code, CSV or a PDF.")
+    if is_image(raw):
+        raise Unread("Pictures have no text. Add text, Markdown, code, CSV or a PDF.")
     for encoding in _encodings(raw):
         try:
             text = raw.decode(encoding)
@@ -80,7 +73,9 @@ def decoded(raw: bytes) -> str:
             continue
         if not _NO_TEXT.search(text):
             return text
-    raise Unread("This is no text. Add text, Markdown, code, CSV or a PDF; save other documents as one of these.")
+    raise Unread(
+        f"This is no text. Add text, Markdown, code, CSV or a PDF; save other documents as one of these. {_PICTURES}"
+    )
 
 
 def _encodings(raw: bytes) -> list[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypedDict
+from dataclasses import dataclass, field
+from typing import Literal, NotRequired, TypedDict
 
 # What a chat template adds, with room: the markers around each message, and around the whole a system prompt of the
 # model's own, a date, the opening of the answer. SmolLM2 adds 5 or 6 tokens a message, and 25 once.
@@ -17,6 +18,9 @@ PROMPT_OVERHEAD = 256
 
 # The same markers as bytes of text, without the room: some six tokens of four bytes.
 MARKER_BYTES = 24
+
+# A part of a message is set off by a line break or a marker.
+PART_OVERHEAD = 8
 
 # A mark may belong to a letter on the other side of a seam, and keep it from being composed: at most that much more.
 _PIECE, _SEAM = 500, 16
@@ -33,9 +37,22 @@ _BLOCKS_THAT_CHANGE = ((0x80, 0x3400), (0xA000, 0xAC00), (0xF900, 0x20000), (0x2
 _SYSTEM = ("system", "developer")
 
 
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of a message, by the number of its file. `url`: its bytes as text, where it is to be sent."""
+
+    id: int
+    kind: str
+    bytes: int
+    url: str = field(default="", repr=False)
+
+
 class Message(TypedDict):
+    """`images` are beside the words: they are no text, and their tokens are the operator's to say."""
+
     role: str
     content: str
+    images: NotRequired[list[Image]]
 
 
 def as_taken(messages: Iterable[Message]) -> list[Message]:
@@ -64,7 +81,13 @@ def _merged(messages: list[Message]) -> list[Message]:
             merged[-1]["content"] += "\n\n" + message["content"]
         else:
             merged.append(Message(role=role, content=message["content"]))
+        if images := message.get("images"):
+            merged[-1]["images"] = [*merged[-1].get("images", ()), *images]
     return merged
+
+
+def images_of(messages: Iterable[Message]) -> list[Image]:
+    return [image for message in messages for image in message.get("images", ())]
 
 
 def prompt_bytes(messages: Iterable[Message]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVector
@@ -9,6 +11,7 @@ from django.db import models
 from django.db.models.functions import Left, Now
 
 from billing.outcomes import Outcome
+from chat.attached import IMAGE_KINDS
 
 # Letters of a message that are searched. Postgres refuses to index the words of more than a megabyte, and a message
 # that it refuses would be lost.
@@ -72,7 +75,7 @@ class Message(models.Model):
     """One side's words. An answer also has what it cost; `cost` is microcents, unknown is null."""
 
     # Its files, where a page has put them beside it (chat.attachments).
-    files: list[Attachment]
+    files: Sequence[Attachment] = ()
 
     class Role(models.TextChoices):
         USER = "user"
@@ -130,7 +133,9 @@ class SavedPrompt(models.Model):
 
 
 class Attachment(models.Model):
-    """A file of a question: its words alone, as the model is given them. Its owner's alone, like the conversation."""
+    """A file of a question: its words alone, as the model is given them, or an image that we have written anew. Its
+    owner's alone, like the conversation; who may read that sees its images, too.
+    """
 
     class Kind(models.TextChoices):
         TEXT = "text"
@@ -138,6 +143,8 @@ class Attachment(models.Model):
         CODE = "code"
         TABLE = "table"
         PDF = "pdf", "PDF"
+        PNG = "png", "PNG picture"
+        JPEG = "jpeg", "JPEG picture"
 
     id = models.BigAutoField(primary_key=True)
     # Its index is `attachment_unsent`.
@@ -147,10 +154,13 @@ class Attachment(models.Model):
     message_id = models.BigIntegerField(null=True)
     name = models.CharField(max_length=120)
     kind = models.CharField(max_length=10, choices=Kind.choices)
-    # Of the file that came.
+    # Of the file that came; of an image, those that are kept.
     bytes = models.IntegerField()
+    # An image has none, and others have no image.
     text = models.TextField()
-    # The most that its text can be billed with its frame. Never less than the text's bytes.
+    image = models.BinaryField(null=True)
+    # The most that its text can be billed with its frame. Never less than the text's bytes. Of an image it is the line
+    # that names it, for what an image costs is its model's to say.
     tokens = models.IntegerField()
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -162,3 +172,7 @@ class Attachment(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_image(self) -> bool:
+        return self.kind in IMAGE_KINDS

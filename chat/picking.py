@@ -1,4 +1,4 @@
-"""The models among which a person chooses, each with its price and its size in words.
+"""The models among which a person chooses, each with its price, its size and whether it takes pictures in words.
 
 Owns what a picker shows. What may be called is chat.allowed's to say, and a call asks it again.
 """
@@ -12,6 +12,7 @@ from django.conf import settings
 
 from billing.templatetags.money import usd_short_filter
 from chat.allowed import allowed_of
+from chat.image_models import tokens_of_image
 from chat.passed import Kind
 from chat.pricing import context_for, kinds_for, price_for, priced_models
 from chat.wishes import Wishes, of_workspace
@@ -56,4 +57,5 @@ def facts_of(name: str) -> str:
     """Of a group, its first member's price, and the size that fits into each."""
     price, context = price_for(name), context_for(name)
     cost = f"{usd_short_filter(price.input)} in, {usd_short_filter(price.output)} out per million tokens"
-    return cost if context is None else f"{cost}, reads {context:,} tokens"
+    size = "" if context is None else f", reads {context:,} tokens"
+    return f"{cost}{size}{'' if tokens_of_image(name) is None else ', takes pictures'}"

@@ -12,7 +12,8 @@ from billing.engine.loop import here
 from billing.engine.rules import likely_tokens
 from billing.prices import estimate
 from chat.buying import Wanted, members_for, refuse_unless_allowed, terms_for
-from chat.history import as_taken, prompt_bytes
+from chat.history import as_taken, images_of, prompt_bytes
+from chat.image_models import tokens_of_image
 from chat.pricing import price_for
 from chat.services import Buyer, files_for, payer_of, place_of, workspace_of
 from chat.turns import Ask, Place
@@ -51,7 +52,7 @@ async def quote(
     refuse_unless_allowed(payer, buyer.key, model)
     price_for(model)
     wanted = Wanted(
-        messages=[*place.wishes.opening, *place.history, {"role": "user", "content": place.sent}],
+        messages=[*place.wishes.opening, *place.history, place.question],
         model=model,
         max_tokens=max_tokens,
         app="chat",
@@ -63,6 +64,7 @@ async def quote(
     history = likely_tokens(prompt_bytes(as_taken(wanted.messages)), terms.habit.input_ratio) - likely_tokens(
         prompt_bytes([wanted.messages[-1]]), terms.habit.input_ratio
     )
+    history += len(images_of(wanted.messages[:-1])) * (tokens_of_image(model) or 0)
     answer = min(terms.habit.output, terms.max_tokens)
     return {
         "model": terms.model,

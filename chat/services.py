@@ -41,7 +41,7 @@ from chat.repeats import told_of_failure, told_of_reply
 from chat.streams import Answering, Completion, as_settled
 from chat.titles import buy_title_after, is_on
 from chat.trimming import Room, room_for
-from chat.turns import NEW_ID, NEW_MESSAGES, NO_MESSAGE, Ask, Place, busy_key, files_of, found, rows_of
+from chat.turns import NEW_ID, NEW_MESSAGES, NO_MESSAGE, Ask, Place, busy_key, files_of, found, rows_of, with_images
 from chat.wishes import Wishes, chosen, of_workspace
 from tenants.http import ApiError, NotFound
 from tenants.models import Tenant
@@ -260,8 +260,9 @@ async def _reply(
     engine: Engine, payer: Payer, buyer: Buyer, place: Place, max_tokens: int | None, claim: Claim | None
 ) -> Reply:
     asked_at = datetime.now(UTC)
+    messages = [*place.wishes.opening, *place.history, place.question]
     wanted = Wanted(
-        messages=[*place.wishes.opening, *place.history, {"role": "user", "content": place.sent}],
+        messages=await with_images(engine, messages, schema=buyer.schema, owner=buyer.user_id),
         model=place.wishes.model,
         temperature=place.wishes.temperature,
         max_tokens=max_tokens,

@@ -9,6 +9,7 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
+from chat import attachments
 from chat.branches import Tree
 from chat.manage import may_unshare
 from chat.models import Conversation, Message
@@ -27,9 +28,12 @@ def conversation(request: TenantRequest, pk: int) -> HttpResponse:
     tree: Tree[Message] = Tree(found.messages.all())
     named = number_in(request.GET.get("at", ""))
     last = tree.newest_under(named) if named is not None and named in tree else found.head_id or tree.newest_under(None)
+    turns = tree.branch(last)
+    attachments.put_beside(turn.message for turn in turns)
     context = {
         "conversation": found,
-        "turns": tree.branch(last),
+        "turns": turns,
+        "shows_pictures": True,
         "is_own": found.owner_id == request.user.pk,
         "may_unshare": may_unshare(request, found),
     }

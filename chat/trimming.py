@@ -7,13 +7,15 @@ whose conversation it is, nor read rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from django.conf import settings
 
 from billing.engine.rules import USUAL_INPUT_RATIO, likely_tokens
-from chat.history import MARKER_BYTES, Message
+from chat.attached import MOST_IMAGE_BYTES
+from chat.history import MARKER_BYTES, Image, Message
+from chat.image_models import tokens_of_image
 from chat.local_model import NAME as EMBEDDED_MODEL
 from chat.pricing import context_for
 
@@ -35,17 +37,32 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Tokens that a history and its question may have together, each byte taken for `ratio` of one."""
+    """Tokens that a history and its question may have together, each byte taken for `ratio` of one, and an image for
+    `image_tokens`. None of these: its model takes no images.
+    """
 
     tokens: int
     ratio: float = USUAL_INPUT_RATIO
+    image_tokens: int | None = None
+    image_bytes: int = MOST_IMAGE_BYTES
+
+    @property
+    def sees(self) -> bool:
+        return self.image_tokens is not None
 
     @property
     def bytes(self) -> int:
         return min(MOST_BYTES, int(max(0, self.tokens) / self.ratio))
 
     def left_beside(self, *texts: str) -> Room:
-        return Room(self.tokens - sum(map(self.needed_for, texts)), self.ratio)
+        return replace(self, tokens=self.tokens - sum(map(self.needed_for, texts)))
+
+    def without(self, images: Sequence[Image]) -> Room:
+        """What is left once these go along."""
+        if not images:
+            return self
+        tokens = self.tokens - len(images) * (self.image_tokens or 0)
+        return replace(self, tokens=tokens, image_bytes=self.image_bytes - sum(image.bytes for image in images))
 
     def needed_for(self, text: str) -> int:
         return likely_tokens(MARKER_BYTES + len(text.encode("utf-8", "surrogatepass")), self.ratio)
@@ -56,21 +73,34 @@ def room_for(model: str, *, max_tokens: int, ratio: float = USUAL_INPUT_RATIO) -
     context = context_for(model) or (EMBEDDED_CONTEXT if model == settings.LLM_MODEL == EMBEDDED_MODEL else None)
     if context is None:
         # The operator has not said how much it takes, so that little goes along beside any question.
-        return Room(settings.CHAT_HISTORY_TOKENS, ratio)
-    return Room(context * USED_PERCENT // 100 - max_tokens, ratio)
+        return Room(settings.CHAT_HISTORY_TOKENS, ratio, tokens_of_image(model))
+    return Room(context * USED_PERCENT // 100 - max_tokens, ratio, tokens_of_image(model))
 
 
-def fitting(texts: Sequence[T], room: Room, text_of: Callable[[T], str | None], *, needed: int = 0) -> int:
+def _no_images(_: Any) -> Sequence[Image]:
+    return ()
+
+
+def fitting(
+    texts: Sequence[T],
+    room: Room,
+    text_of: Callable[[T], str | None],
+    *,
+    images_of: Callable[[T], Sequence[Image]] = _no_images,
+    needed: int = 0,
+) -> int:
     """How many of these, newest first, go along. The first that are `needed` do in any case; one whose words were not
     read does not, nor does what is older.
     """
-    left = room.tokens
+    tokens, image_bytes = room.tokens, room.image_bytes
     for place, each in enumerate(texts):
         text = text_of(each)
         if text is None:
             return place
-        left -= room.needed_for(text)
-        if left < 0 and place >= needed:
+        images = images_of(each)
+        tokens -= room.needed_for(text) + len(images) * (room.image_tokens or 0)
+        image_bytes -= sum(image.bytes for image in images)
+        if (tokens < 0 or image_bytes < 0) and place >= needed:
             return place
     return len(texts)
 

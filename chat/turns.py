@@ -17,10 +17,10 @@ from billing.engine.engine import Engine
 from billing.engine.settling import Keep
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
-from chat.attached import MOST_TOKENS, File, with_files
+from chat.attached import MOST_TOKENS, File, images_among, message_of, with_files
 from chat.buying import Known
 from chat.errors import ConversationBusy
-from chat.history import Message, as_taken, prompt_bytes
+from chat.history import Image, Message, as_taken, images_of, prompt_bytes
 from chat.pricing import callable_models
 from chat.streams import Completion
 from chat.trimming import MOST_MESSAGES, Room, as_message, fitting
@@ -87,9 +87,9 @@ class Place:
     files: Sequence[File] = ()
 
     @property
-    def sent(self) -> str:
+    def question(self) -> Message:
         """What the model is asked: the prompt, after the words of its files."""
-        return with_files(self.prompt, self.files) if self.files else self.prompt
+        return message_of("user", self.prompt, self.files)
 
 
 def busy_key(schema: str, conversation_id: int | str = "") -> str:
@@ -126,7 +126,8 @@ SELECT conversation.has_limit, conversation.model, conversation.system, conversa
             json_agg(json_build_array(
                 id, parent_id, role, CASE WHEN goes_along THEN text END, tokens_input, outcome, system_digest,
                 CASE WHEN goes_along AND files_tokens > 0 THEN (
-                    SELECT json_agg(json_build_array(name, attachment.text) ORDER BY attachment.id)
+                    SELECT json_agg(json_build_array(name, attachment.text, attachment.id, tokens, kind, bytes)
+                                    ORDER BY attachment.id)
                     FROM {schema}.chat_attachment AS attachment WHERE message_id = path.id
                 ) END
             ) ORDER BY place), '[]'
@@ -209,22 +210,28 @@ class Turn:
     tokens_input: int | None
     outcome: str
     system_digest: int | None
-    # Each file's name and text, of a message that goes along.
-    attached: list[tuple[str, str]] | None = None
+    # Each file as `File` has it, of a message that goes along.
+    attached: list[list[Any]] | None = None
 
     @property
     def files(self) -> list[File]:
-        return [File(name, text) for name, text in self.attached or ()]
+        return [File(*row) for row in self.attached or ()]
 
     @property
-    def sent(self) -> str | None:
+    def images(self) -> list[Image]:
+        return images_among(self.files) if self.attached else []
+
+    def words(self, *, sees: bool) -> str | None:
+        return with_files(self.text or "", self.files, sees=sees) if self.attached else self.text
+
+    def message(self, *, sees: bool) -> Message:
         """What a model is given of it."""
-        return with_files(self.text or "", self.files) if self.attached else self.text
+        return message_of(self.role, self.text or "", self.files, sees=sees)
 
 
 # Those of the owner that are not sent yet, or were sent in this conversation: an edited question keeps its files.
 FILES = """
-SELECT name, text, id, tokens FROM {schema}.chat_attachment
+SELECT name, text, id, tokens, kind, bytes FROM {schema}.chat_attachment
 WHERE owner_id = %(owner)s AND id = ANY(%(files)s::bigint[])
   AND (message_id IS NULL OR conversation_id = %(conversation)s::bigint)
 ORDER BY id
@@ -252,6 +259,34 @@ async def files_of(
     return files
 
 
+# As text, for that is how it is sent.
+IMAGES = """
+SELECT id, 'data:image/' || kind || ';base64,' || translate(encode(image, 'base64'), E'\\n', '')
+FROM {schema}.chat_attachment WHERE owner_id = %(owner)s AND id = ANY(%(images)s::bigint[])
+"""
+
+
+async def with_images(engine: Engine, messages: list[Message], *, schema: str, owner: int) -> list[Message]:
+    """The messages with their images' bytes; no statement where there are none. Raises NotFound, or Unavailable."""
+    images = images_of(messages)
+    if not images:
+        return messages
+    params = {"owner": owner, "images": [image.id for image in images]}
+    try:
+        urls: dict[int, str] = dict(await engine.store.fetch(in_schema(IMAGES, schema), params))
+    except FAILURES as exc:
+        raise Unavailable from exc
+    if urls.keys() != {image.id for image in images}:
+        raise NotFound(NO_FILE)
+    return [_with_urls(message, urls) for message in messages]
+
+
+def _with_urls(message: Message, urls: dict[int, str]) -> Message:
+    if "images" not in message:
+        return message
+    return {**message, "images": [replace(image, url=urls[image.id]) for image in message["images"]]}
+
+
 def _place(place: Place, ask: Ask, path: list[Turn], room: Room, *, summary: str) -> Place:
     """The place with what is asked there. `path` is newest first."""
     if ask.starts_at and not path:
@@ -275,11 +310,20 @@ def _place(place: Place, ask: Ask, path: list[Turn], room: Room, *, summary: str
         prompt, files = GO_ON, ()
     # What goes on needs the answer, and its question too: strict models take no history that begins with an answer.
     needed = 1 + [*(turn.role for turn in path), "user"].index("user") if goes_on else 0
-    asked = with_files(prompt, files) if files else prompt
-    beside = [asked, place.wishes.system, as_message(summary)["content"] if summary else ""]
-    room = room.left_beside(*filter(None, beside))
-    count = fitting(path, room, lambda turn: turn.sent, needed=needed)
-    history: list[Message] = [{"role": turn.role, "content": turn.sent or ""} for turn in reversed(path[:count])]
+    beside = [
+        message_of("user", prompt, files)["content"],
+        place.wishes.system,
+        as_message(summary)["content"] if summary else "",
+    ]
+    room = room.left_beside(*filter(None, beside)).without(images_among(files))
+    count = fitting(
+        path,
+        room,
+        lambda turn: turn.words(sees=room.sees),
+        images_of=lambda turn: turn.images if room.sees else [],
+        needed=needed,
+    )
+    history = [turn.message(sees=room.sees) for turn in reversed(path[:count])]
     return replace(
         place,
         prompt=prompt,
@@ -302,6 +346,9 @@ def _known(path: list[Turn], history: list[Message], wishes: Wishes) -> Known | 
     if last is None or last.role != "assistant" or last.outcome != "exact" or not last.tokens_input:
         return None
     if last.system_digest != digest(wishes.system):
+        return None
+    # An image's tokens are in the report and no bytes are, and the next model may not be shown it.
+    if any(turn.images for turn in path):
         return None
     size = prompt_bytes(as_taken([*wishes.opening, *history[:-1]]))
     return Known(last.tokens_input, size) if last.tokens_input * MOST_BYTES_A_TOKEN >= size else None
@@ -346,9 +393,9 @@ FILES_SENT = """
 )
 , copies AS (
     INSERT INTO {schema}.chat_attachment (
-        owner_id, conversation_id, message_id, name, kind, bytes, text, tokens, created_at
+        owner_id, conversation_id, message_id, name, kind, bytes, text, image, tokens, created_at
     )
-    SELECT owner_id, %(conversation)s, %(question)s, name, kind, bytes, text, tokens, %(asked_at)s
+    SELECT owner_id, %(conversation)s, %(question)s, name, kind, bytes, text, image, tokens, %(asked_at)s
     FROM {schema}.chat_attachment AS sent, gone
     WHERE sent.id = ANY(%(files)s::bigint[]) AND owner_id = %(owner)s AND message_id IS NOT NULL
 )"""

@@ -18,6 +18,7 @@ urlpatterns = [
     path("settings/workspace/answers/", background_pages.goes_on, name="answers_go_on"),
     path("c/files/", file_views.add, name="add_file"),
     path("c/files/<int:pk>/", file_views.download, name="file"),
+    path("c/files/<int:pk>/picture/", file_views.picture, name="picture"),
     path("c/files/<int:pk>/remove/", file_views.remove, name="remove_file"),
     path("settings/members/<int:pk>/chats/", former.conversations, name="former_conversations"),
     path("settings/members/<int:pk>/chats/<int:conversation_pk>/", former.conversation, name="former_conversation"),

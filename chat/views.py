@@ -18,6 +18,7 @@ from billing.ledgers import figures_for
 from billing.models import Hold
 from billing.periods import running
 from chat import attachments, composing, editing, services
+from chat.attached import MOST_FILES
 from chat.branches import Shown, Tree, in_line
 from chat.errors import ConversationBusy
 from chat.examples import EXAMPLES
@@ -123,6 +124,12 @@ def typed(request: TenantRequest) -> dict[str, str]:
     return drafts.typed(request, TYPED)
 
 
+def named_files(request: TenantRequest) -> list[int]:
+    """Those that a form of the composer goes with."""
+    named = (number_in(text) for text in request.POST.getlist("files")[:MOST_FILES])
+    return [number for number in named if number is not None]
+
+
 def place_of(request: TenantRequest) -> str:
     """The page from which a form of the composer was sent."""
     pk = number_in(request.POST.get("conversation_id", ""))
@@ -131,9 +138,13 @@ def place_of(request: TenantRequest) -> str:
 
 def refused(request: TenantRequest, exc: ApiError) -> HttpResponse:
     """The page of the composer with what was typed in it, and with why something else of it was not taken."""
+    return _page(request, meant(request), PromptForm(initial=typed(request)), refusal=exc, status=exc.status)
+
+
+def meant(request: TenantRequest) -> Conversation | None:
+    """The conversation that a form of the composer is for."""
     pk = number_in(request.POST.get("conversation_id", ""))
-    shown = None if pk is None else _own(request, pk)
-    return _page(request, shown, PromptForm(initial=typed(request)), refusal=exc, status=exc.status)
+    return None if pk is None else _own(request, pk)
 
 
 def _empty(pk: int) -> PromptForm:
@@ -180,7 +191,8 @@ def _page(
     budget = figures_for(request.tenant)
     turns, edited = _turns(request, shown, form)
     pk = shown.pk if shown else form.initial.get("conversation_id")
-    attachments.put_beside(turn.message for turn in turns)
+    attachments.put_beside([*(turn.message for turn in turns), *([edited] if edited else [])])
+    named = [file.pk for file in edited.files] if edited else named_files(request) or form.initial.get("files", [])
     context = {
         "listing": listing(request, shown),
         "conversation": shown,
@@ -188,7 +200,7 @@ def _page(
         "turns": turns,
         "edited": edited,
         "form": form,
-        "files": attachments.unsent(request.user),
+        "files": attachments.in_box(request.user, shown, named),
         "file_bytes": settings.CHAT_FILE_BYTES,
         "examples": EXAMPLES,
         "refusal": refusal,

@@ -60,7 +60,7 @@ UNDER_WAY = {
     "added": "The file is added.",
     "removed": "The file is removed.",
     "not_added": "The server did not take it. Reload the page and try again.",
-    "file_large": "it is larger than # MiB. Add a part of it.",
+    "file_large": "it is larger than # MiB. Add a part of it, or a smaller picture.",
     "copied": "Copied.",
     "not_copied": "The browser did not copy it. Select the text and copy it.",
     "left": "The page was left before this message was answered. It is in the box again.",

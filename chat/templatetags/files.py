@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django import template
 
-from chat.attachments import price_of
+from chat.attachments import price_of, tokens_for
 from chat.models import Attachment
 
 register = template.Library()
@@ -13,6 +13,12 @@ register = template.Library()
 @register.filter
 def counted(number: int) -> str:
     return f"{number:,}"
+
+
+@register.filter
+def file_tokens(attachment: Attachment, model: str) -> int | None:
+    """None for an image where what is asked takes none: `{{ file|file_tokens:wishes.model }}`."""
+    return tokens_for(attachment, model)
 
 
 @register.filter

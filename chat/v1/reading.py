@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from chat.dialect import Words, words_for
-from chat.history import MARKER_BYTES, most_bytes
+from chat.history import MARKER_BYTES, PART_OVERHEAD, most_bytes
 from chat.passed import Kind, Passed
 from chat.pricing import members_of
 from chat.rendered import calls_bound, json_bound, json_size, schema_bound, tools_bound
@@ -26,9 +26,7 @@ MOST_STOPS = 16
 USUAL_STOP = 32
 MOST_LOGPROBS = 20
 LONGEST_NAME = 200
-# A part of a message is set off by a line break or a marker.
-PART_OVERHEAD = 8
-# Or is one more object: {"type": "refusal", "refusal": …}.
+# A part of a message is set off by PART_OVERHEAD, or is one more object: {"type": "refusal", "refusal": …}.
 WRITTEN_PART_OVERHEAD = 40
 # What others say, such as tools, templates write as JSON; and so what stands beside the calls of one.
 _SPEAKERS = ("system", "developer", "user", "assistant")

@@ -7,6 +7,8 @@ typed in that browser, and the page has had it all along. Must not know what a d
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.core import signing
 
 from tenants.http import TenantRequest
@@ -36,13 +38,14 @@ def keep(request: TenantRequest, packed: str) -> None:
     keep_typed(request, draft)
 
 
-def keep_typed(request: TenantRequest, draft: dict[str, str]) -> None:
-    request.session[KEY] = draft
+def keep_typed(request: TenantRequest, draft: dict[str, str], **more: list[int]) -> None:
+    """`more`: what the form names beside what was typed."""
+    request.session[KEY] = {**draft, **more}
 
 
-def take(request: TenantRequest) -> dict[str, str]:
+def take(request: TenantRequest) -> dict[str, Any]:
     """The draft, once; without one the session is not written."""
-    draft: dict[str, str] = request.session.pop(KEY, {}) if request.method == "GET" else {}
+    draft: dict[str, Any] = request.session.pop(KEY, {}) if request.method == "GET" else {}
     return draft
 
 

@@ -1,6 +1,7 @@
 // The files of the message that is being written: added and removed in place, and given to the question that is sent.
 // Without this script the same buttons post the form, and the page comes back with what was typed.
 
+import { chosenModel } from "./options.js";
 import { announce, sentence } from "./turns.js";
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
@@ -31,6 +32,8 @@ async function add(file) {
   if (file.size > most) return refuse(`${file.name}: ${sentence("file_large", most / 1024 / 1024)}`);
   const body = new FormData();
   body.append("file", file);
+  body.append("model", chosenModel(form) ?? ""); // not every model takes pictures
+  body.append("conversation_id", form.elements.conversation_id.value);
   adding += 1;
   announce(sentence("adding"));
   form.toggleAttribute("data-adding", true);
