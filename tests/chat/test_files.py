@@ -7,10 +7,11 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 
 from chat import attachments, file_text
 from chat.attached import MOST_FILES, MOST_TOKENS, File, with_files
-from chat.file_text import Unread, cleaned, read
+from chat.file_text import cleaned, read
 from chat.history import prompt_bound
 from chat.models import Attachment, Message
 from chat.tasks import tidy_chats
+from chat.unread import Unread
 from tenants.http import WebRequest
 from tenants.models import Tenant
 from tests.support.cast import events_of
@@ -49,10 +50,11 @@ def upload(workspace, user=None, name="notes.md", raw=b"# Forty two", **extra):
     return browser.post("/c/files/", {"file": SimpleUploadedFile(name, raw), **extra}, headers=SCRIPT)
 
 
-def added(workspace, user=None, name="notes.md", raw=b"# Forty two"):
+def added(workspace, user=None, name="notes.md", raw=b"# Forty two", model="test-model"):
     """The same without the request."""
     with workspace.scope():
-        return attachments.add(user or workspace.owner, SimpleUploadedFile(name, raw)).pk
+        file = SimpleUploadedFile(name, raw)
+        return attachments.add(user or workspace.owner, file, model=model, allowed=None).pk
 
 
 def prompts(upstream):

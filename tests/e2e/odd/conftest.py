@@ -20,7 +20,7 @@ def odd(app, database_url, authority, upstream_server, tmp_path_factory):
         "LLM_BASE_URL": upstream_server.base_url,
         "LLM_MODEL": "heron-1",
         "LLM_PRICES": json.dumps({"heron-1": {"input": 10, "output": 40}}),
-        "MODELS": json.dumps({"big": {"price": {"input": 1, "output": "2.5"}, "context": 8192}}),
+        "MODELS": json.dumps({"big": {"price": {"input": 1, "output": "2.5"}, "context": 8192, "image_tokens": 700}}),
         "BUDGET_WAIT_SECONDS": "1",
         "TOP_UP_URL": "https://pay.example/",
     }

@@ -1,15 +1,26 @@
 """Choosing a model, a system prompt and a kept prompt in a browser, with script and without."""
 
+import io
 import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import expect
 
 from chat.models import SavedPrompt
 from tests.e2e.steps import ask, draft, shown
 
 pytestmark = pytest.mark.browser
+
+
+def drawn():
+    into = io.BytesIO()
+    Image.radial_gradient("L").resize((64, 40)).convert("RGB").save(into, "PNG")
+    return into.getvalue()
+
+
+PICTURE = {"name": "cat.png", "mimeType": "image/png", "buffer": drawn()}
 
 
 @pytest.fixture
@@ -29,7 +40,7 @@ def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(pr
     page, picker = signed_in, signed_in.get_by_label("Model", exact=True)
     assert picker.locator("option").all_inner_texts() == [
         "heron-1 · $10.00 in, $40.00 out per million tokens",
-        "big · $1.00 in, $2.50 out per million tokens, reads 8,192 tokens",
+        "big · $1.00 in, $2.50 out per million tokens, reads 8,192 tokens, takes pictures",
     ]
     picker.select_option("big")
     page.locator("textarea[name=prompt]").fill("a text")
@@ -60,6 +71,27 @@ def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(pr
     last = upstream.calls[-1]
     assert (last["model"], last["temperature"]) == ("big", 0.5)
     assert last["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_a_picture_is_taken_where_the_model_takes_them_and_seen_in_its_turn(signed_in, upstream):
+    page = signed_in
+    page.get_by_label("Add a file").set_input_files(PICTURE)
+    refused = page.get_by_role("alert").filter(has_text="cat.png: Pictures cannot be sent to test-model. Choose big")
+    refused.wait_for()
+    page.get_by_label("Model", exact=True).select_option("big")
+    page.get_by_label("Add a file").set_input_files(PICTURE)
+    expect(page.locator(".files .file")).to_contain_text("PNG picture · at most 7")
+    assert wrong_with(page) == []
+    ask(page, "What is it?")
+    shown(page, "10 in / 4 out").wait_for()
+    words, image = upstream.calls[-1]["messages"][0]["content"]
+    assert words["text"].endswith("What is it?")
+    assert image["image_url"]["url"].startswith("data:image/png;base64,")
+    page.reload()
+    seen = page.locator(".turn--user").get_by_role("img", name="cat.png")
+    expect(seen).to_be_visible()
+    assert seen.evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
+    assert wrong_with(page) == []
 
 
 def test_on_a_phone_without_script_a_prompt_is_a_link_and_the_model_is_posted(

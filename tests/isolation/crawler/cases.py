@@ -155,6 +155,15 @@ def _file(room: Room) -> dict[str, Any]:
         }
 
 
+def _picture(room: Room) -> dict[str, Any]:
+    with room.workspace.scope():
+        facts = {"kind": "png", "bytes": 1, "image": room.said("an image").encode(), "tokens": 1}
+        name = room.said("an image's name")
+        return {
+            "pk": Attachment.objects.get_or_create(owner=room.member, name=name, message_id=None, defaults=facts)[0].pk
+        }
+
+
 def _added(room: Room) -> dict[str, Any]:
     return {"file": ContentFile(b"a,b", name="table.csv")}
 
@@ -241,6 +250,7 @@ CASES: dict[str, Case] = {
     "settings/workspace/titles/": Case(bodies={"POST": [lambda room: {"on": "no"}]}),
     "c/files/": Case(bodies={"POST": [_added]}),
     "c/files/<int:pk>/": Case(args=_file),
+    "c/files/<int:pk>/picture/": Case(args=_picture),
     "c/files/<int:pk>/remove/": Case(args=_file, bodies={"POST": [nothing]}),
     "api/chat/price/": Case(bodies={"POST": [_asked, lambda room: {"prompt": "What was that?", "max_tokens": 8}]}),
     "api/chat/again/": Case(bodies={"POST": [_named_by_number]}),
