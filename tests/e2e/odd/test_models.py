@@ -76,7 +76,7 @@ def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(pr
 def test_a_picture_is_taken_where_the_model_takes_them_and_seen_in_its_turn(signed_in, upstream):
     page = signed_in
     page.get_by_label("Add a file").set_input_files(PICTURE)
-    refused = page.get_by_role("alert").filter(has_text="cat.png: Pictures cannot be sent to test-model. Choose big")
+    refused = page.get_by_role("alert").filter(has_text="cat.png: Pictures cannot be sent to heron-1. Choose big")
     refused.wait_for()
     page.get_by_label("Model", exact=True).select_option("big")
     page.get_by_label("Add a file").set_input_files(PICTURE)
