@@ -19,7 +19,7 @@ from billing.api import Budget
 from billing.engine.loop import here
 from billing.repeats import Told, request_of
 from billing.subjects import Key
-from chat import services, streams
+from chat import services, streams, titles
 from chat.quotes import quote
 from chat.repeats import KEY_HEADER, REPLAYED, IdempotencyKey, is_stream, replayed, replayed_events, whole
 from chat.services import Buyer, Reply
@@ -105,7 +105,7 @@ async def chat(request: HttpRequest, payload: ChatBody, key: IdempotencyKey = KE
     Events: `held {call, reserved, remaining, max_tokens, fitted, meter, left_out}`, then `token {"text"}`…, then
     `done` with the facts; after the first byte a failure is `error`. With `rendered` the words come as HTML, too:
     `block {"html", "length"}` where a block of Markdown has ended, of so many characters since the last one; and `done`
-    has the whole's `html`.
+    has the whole's `html`. Where the model writes titles, `title {"title"}` follows a new conversation's `done` then.
 
     Without `model` the conversation's own is asked, else the workspace's. One that a key names is for this call alone.
     """
@@ -277,6 +277,9 @@ class EventStream:
             logger.exception("A stream broke on our side: hold=%s", answering.call.id)
             failure = ApiError()
         yield event("error", failure.body()) if failure else event("done", {**self._reply.facts(completion), **html})
+        if self._shown is not None and failure is None and self._reply.titling is not None:
+            async for part in titles.told(self._reply.titling):
+                yield part
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -197,6 +197,11 @@ class Followed:
         self._followers[whose] = self._followers.get(whose, 0) + 1
         self._is_closed = False
 
+    @property
+    def titling(self) -> asyncio.Task[str] | None:
+        """The title that is written after it in this process."""
+        return self._found.reply.titling if self._found.reply is not None else None
+
     async def words(self) -> AsyncIterator[str | None]:
         found = self._found
         if found.reply is not None:

@@ -17,7 +17,7 @@ from ninja import Router, Schema
 
 from billing.api import Budget, Cost
 from billing.engine.loop import here
-from chat import background
+from chat import background, titles
 from chat.async_api import asker_of, buyer_of, streaming
 from chat.background import Followed, Found, Whose
 from chat.shapes import Bought, MaxTokens, ModelName, Number, Tokens
@@ -151,6 +151,9 @@ class FollowedEvents:
         finally:
             followed.close()
         yield last
+        if self._shown is not None and followed.facts is not None and followed.titling is not None:
+            async for part in titles.told(followed.titling):
+                yield part
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -73,6 +73,8 @@ class Reply:
     is_question: bool = True
     # Messages of the conversation that did not go along.
     left_out: int = 0
+    # The title that the model writes for a new one, where the workspace has it so.
+    titling: asyncio.Task[str] | None = None
 
     @property
     def conversation_id(self) -> int:
@@ -286,21 +288,23 @@ async def _reply(
         goes_on=buyer.goes_on,
     )
     answering = await begin(engine, payer, wanted)
-    reply = Reply(answering, place.id, place.is_question, len(place.left_out))
-    background.note(engine, buyer.schema, buyer.user_id, reply)
-    if claim is not None:
-        claim.tell = functools.partial(told_of_reply, reply)
+    titling = None
     if place.id is None and is_on(buyer.chat_settings):
-        buy_title_after(
+        titling = buy_title_after(
             engine,
             payer,
             answering,
-            conversation_id=lambda: reply.conversation_id,
+            schema=buyer.schema,
+            conversation_id=lambda: _number_of(answering.call),
             question=place.prompt,
             user_id=buyer.user_id,
             key=buyer.key,
             model=wanted.model,
         )
+    reply = Reply(answering, place.id, place.is_question, len(place.left_out), titling)
+    background.note(engine, buyer.schema, buyer.user_id, reply)
+    if claim is not None:
+        claim.tell = functools.partial(told_of_reply, reply)
     return reply
 
 

@@ -1,23 +1,27 @@
 """The title that a model writes for a new conversation, where its workspace has turned that on. Bought as all else.
 
-Owns what is asked for it and when. Must not hold up an answer, nor touch a title that a person has written. A call
-without the switch comes by here not at all.
+Owns what is asked for it and when, and how its reader hears of it. Must not hold up an answer, nor touch a title that a
+person has written. A call without the switch comes by here not at all.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from billing.engine.authority import Payer
 from billing.engine.call import Call
 from billing.engine.engine import Engine
 from billing.engine.settling import Keep
+from billing.engine.statements import in_schema
+from billing.engine.store import FAILURES
 from billing.subjects import Key
 from chat.buying import Wanted, begin
 from chat.history import Message
-from chat.streams import Answering, Completion
+from chat.sse import comment, event
+from chat.streams import KEEP_ALIVE_SECONDS, Answering, Completion
 from tenants.http import ApiError
 from tenants.spelling import normal_name
 
@@ -30,6 +34,8 @@ MOST_WORDS = 8
 MOST_TOKENS = 32
 # Of the question and of the answer: enough to know what they are about.
 READ_CHARS = 1_000
+# A page waits for so many silences of KEEP_ALIVE_SECONDS; a title that comes later is there with the next page.
+MOST_SILENCES = 3
 
 ASK = (
     "Write a title of at most {words} words for this conversation, in its language. Answer with the title alone.\n\n"
@@ -42,6 +48,9 @@ TITLED = """
     UPDATE {schema}.chat_conversation SET title = %(title)s, titled_by = 'model'
     FROM gone WHERE chat_conversation.id = %(conversation)s AND chat_conversation.titled_by = 'words'
 )"""
+
+# What became of it: a person may have been faster.
+KEPT = "SELECT title FROM {schema}.chat_conversation WHERE id = %(conversation)s AND titled_by = 'model'"
 
 
 def is_on(chat_settings: object) -> bool:
@@ -66,20 +75,22 @@ def buy_title_after(
     payer: Payer,
     answering: Answering[Call],
     *,
+    schema: str,
     conversation_id: Callable[[], int],
     question: str,
     user_id: int,
     key: Key | None,
     model: str,
-) -> None:
-    """Once that answer has ended, for whoever asked, by the same model. Returns at once. The conversation's number is
-    asked for then: a new one has it with the hold that paid in the end.
+) -> asyncio.Task[str]:
+    """Once that answer has ended, for whoever asked, by the same model. Returns at once; its result is the title that
+    the conversation has got by it, or nothing. The conversation's number is asked for then: a new one has it with the
+    hold that paid in the end.
     """
 
-    async def buy() -> None:
+    async def buy() -> str:
         answer = await answering.finished(seconds=None)
         if answering.failure is not None or not answer.text.strip():
-            return
+            return ""
         wanted = Wanted(
             messages=messages_for(question, answer.text),
             model=model,
@@ -90,11 +101,27 @@ def buy_title_after(
             keep_rows=lambda call, completion: _kept(conversation_id(), completion),
         )
         try:
-            await (await begin(engine, payer, wanted)).finished()
+            await (await begin(engine, payer, wanted)).finished(seconds=None)
+            rows = await engine.store.fetch(in_schema(KEPT, schema), {"conversation": conversation_id()})
         except ApiError as exc:  # the first words stay
             logger.info("No title was bought: %s", exc.code)
+            return ""
+        except FAILURES:  # it may be there; the next page says so
+            return ""
+        return str(rows[0][0]) if rows else ""
 
-    engine.spawn(buy())
+    return engine.spawn(buy())
+
+
+async def told(titling: asyncio.Task[str]) -> AsyncIterator[bytes]:
+    """The event with the title once it is kept, for the stream of the answer that it was bought after."""
+    for _ in range(MOST_SILENCES):
+        await asyncio.wait({titling}, timeout=KEEP_ALIVE_SECONDS)
+        if titling.done():
+            break
+        yield comment("waiting")
+    if titling.done() and not titling.cancelled() and titling.exception() is None and (title := titling.result()):
+        yield event("title", {"title": title})
 
 
 def _kept(conversation_id: int, completion: Completion) -> Keep | None:

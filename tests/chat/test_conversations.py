@@ -14,6 +14,7 @@ from chat.models import Conversation, Message
 from chat.titles import title_in
 from tenants.audit.models import AuditEvent
 from tenants.users.models import ApiKey
+from tests.support.cast import events_of
 from tests.support.factories import ConversationFactory, MessageFactory, said
 from tests.support.jobs import until
 
@@ -335,6 +336,21 @@ def test_a_title_that_a_person_gave_meanwhile_stays(workspace, upstream):
     workspace.client(workspace.owner).post(f"/c/{pk}/rename/", {"title": "Mine"})
     assert [line.app for line in workspace.settled(lines=2)] == ["chat", "titles"]
     assert (row(workspace, pk).title, row(workspace, pk).titled_by) == ("Mine", "person")
+
+
+def test_a_page_is_told_the_title_at_the_end_of_its_stream_and_a_program_is_not_kept_waiting(workspace, upstream):
+    switch(workspace)
+    page = events_of(workspace.api().chat("first question", stream=True, rendered=True))
+    assert [name for name, _ in page][-2:] == ["done", "title"]
+    assert page[-1][1] == {"title": "Hello, world"} == {"title": row(workspace, page[-2][1]["conversation_id"]).title}
+    upstream.delay_between, upstream.tokens = 0.1, ["a", "b", "c", "d"]
+    stream = workspace.api().chat("second question", stream=True, rendered=True)
+    with workspace.scope():
+        pending = iter(stream.streaming_content)
+        told = b"".join(part for part in pending if not Conversation.objects.update(title="Mine", titled_by="person"))
+    assert b"event: title" not in told, "a person gave it another meanwhile"
+    assert [name for name, _ in events_of(workspace.api().chat("third question", stream=True))][-1] == "done"
+    workspace.settled(lines=6)
 
 
 def test_a_title_that_the_askers_limit_does_not_cover_is_not_bought_and_nobody_is_told(workspace, upstream, caplog):

@@ -5,8 +5,10 @@ import { events } from "./events.js";
 const AGAIN = 2000;
 const TRIES = 30;
 
-// Its events, as they are when it is asked for. Where the connection is lost it is followed anew, from the first word.
+// Its events, as they are when it is asked for. Where the connection is lost it is followed anew, from the first word;
+// but not for a title, which may follow its end.
 export async function* follow(call, signal) {
+  let isOver = false;
   for (let tries = TRIES; ; tries -= 1) {
     try {
       const headers = { Accept: "text/event-stream" };
@@ -14,10 +16,12 @@ export async function* follow(call, signal) {
       if (!response.ok) throw { ...(await response.json().catch(() => null)), status: response.status };
       yield { name: "anew" };
       for await (const event of events(response.body)) {
+        isOver ||= event.name === "done" || event.name === "error";
         yield event;
-        if (event.name === "done" || event.name === "error") return;
       }
+      if (isOver) return;
     } catch (reason) {
+      if (isOver) return;
       const isLost = reason instanceof TypeError && !signal.aborted;
       if (!isLost || !tries) throw reason;
     }

@@ -4,7 +4,7 @@ import { listen, number } from "./acts.js";
 import { follow, stop } from "./background.js";
 import { showBlock, showWhole, spoken } from "./blocks.js";
 import { about, short, showBudget, showHeld, takeBudget } from "./budget.js";
-import { showConversation } from "./conversations.js";
+import { showConversation, showTitle } from "./conversations.js";
 import "./copy.js";
 import { chosenModel } from "./options.js";
 import { forgetDraft, keepDraft, takeDraft } from "./draft.js";
@@ -13,7 +13,7 @@ import { filesField, giveFiles, isAdding, showFiles, takeFilesBack } from "./fil
 import { showLeftOut } from "./left_out.js";
 import { forget, watch as watchPrice } from "./price.js";
 import { showRefusal } from "./refusal.js";
-import { answering, settled, watch } from "./tabs.js";
+import { answering, settled, titled, watch } from "./tabs.js";
 import { addTurn, announce, append, ending, markWordless, say, sentence, words } from "./turns.js";
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
@@ -105,13 +105,15 @@ async function ask(asked) {
 // An answer goes on, or has been settled, without the connection that it came by. What failed, or null.
 async function catchUp(answer, got) {
   try {
-    for await (const { name, data } of follow(got.call, running.signal)) {
+    const told = follow(got.call, running.signal);
+    for await (const { name, data } of untilDone(told)) {
       if (name === "anew") words(answer).replaceChildren();
       if (name === "token") append(answer, data.text);
       if (name === "block") showBlock(answer, data);
       if (name === "done") got.facts = data;
       if (name === "error") throw data;
     }
+    if (got.facts) showLater(told, got.facts.conversation_id);
     return null;
   } catch (reason) {
     return reason;
@@ -136,7 +138,8 @@ async function stopCall() {
 // Events: held, token… and block…, then done or error. The header names the conversation to who stops before `done`.
 async function read(response, asked, answer, got) {
   got.id = response.headers.get("X-Conversation-ID");
-  for await (const { name, data } of events(response.body)) {
+  const told = events(response.body);
+  for await (const { name, data } of untilDone(told)) {
     if (name === "held") {
       Object.assign(got, { call: data.call, held: data, bytes: 0 });
       running.call = data.call;
@@ -156,6 +159,24 @@ async function read(response, asked, answer, got) {
   }
   if (!got.facts) throw { message: sentence("broken"), lost: true };
   keepPlace(got.id, asked.question);
+  showLater(told, got.id);
+}
+
+// The events of an answer, without what may follow its end.
+async function* untilDone(told) {
+  for (let step; !(step = await told.next()).done; ) {
+    yield step.value;
+    if (step.value.name === "done") return;
+  }
+}
+
+// That is the title that the model writes for a new conversation: nothing waits for it.
+async function showLater(told, id) {
+  try {
+    for await (const { name, data } of told) if (name === "title") titled(id, data.title);
+  } catch {
+    // the next page has it
+  }
 }
 
 // What is sent with whatever is asked.
@@ -271,6 +292,7 @@ async function refresh({ id, call }, tries, question) {
     part("turns").replaceChildren(part("turns").firstElementChild, ...turns);
     showFiles(page);
     keepPlace(place, question);
+    showTitle(place, page.getElementById("talk").textContent);
     if (found) announce(spoken(found));
     return Boolean(found);
   }

@@ -15,6 +15,21 @@ export function showConversation(id, words) {
   put(known ?? entry(id, words));
 }
 
+// The title that the server has for it now, here and in the list.
+export function showTitle(id, title) {
+  for (const link of rail.querySelectorAll(`[data-conversation="${id}"] a`)) link.textContent = title;
+  if (part("form")?.elements.conversation_id.value === String(id)) head(title);
+}
+
+// The same of the page's own: its heading, what the browser calls it, and the field that changes it.
+function head(title) {
+  const heading = document.getElementById("talk");
+  document.title = document.title.replace(heading.textContent, () => title);
+  heading.textContent = title;
+  const field = menu.querySelector("[name=title]");
+  if (field) field.value = title;
+}
+
 function titleOf(words) {
   const line = words.trim().replace(/\s+/g, " ");
   return line.length > MOST_LETTERS ? `${line.slice(0, MOST_LETTERS - 1)}…` : line;
@@ -38,14 +53,12 @@ function put(item) {
 
 // The conversation that has just begun: its name, and a menu that names it.
 function name(id, title) {
-  document.getElementById("talk").textContent = title;
+  head(title);
   for (const [elements, address] of [["form", "action"], ["a", "href"]]) {
     for (const one of menu.querySelectorAll(elements)) {
       one.setAttribute(address, one.getAttribute(address).replace("/c/0/", `/c/${id}/`));
     }
   }
-  const field = menu.querySelector("[name=title]");
-  if (field) field.value = title;
   menu.hidden = false;
 }
 
@@ -65,6 +78,7 @@ async function change(form) {
   if (!changed) return location.assign(response?.url ?? location.href);
   menu.replaceChildren(...changed.childNodes);
   menu.open = changed.open;
+  document.title = page.title;
   for (const same of ["#talk", '[data-chat="rail-scroll"]']) {
     document.querySelector(same).replaceChildren(...page.querySelector(same).childNodes);
   }

@@ -1,4 +1,7 @@
-// What the tabs of this browser tell each other: that one asks in a conversation, and that its answer has ended.
+// What the tabs of this browser tell each other: that one asks in a conversation, that its answer has ended, and which
+// title it has got.
+
+import { showTitle } from "./conversations.js";
 
 const EVERY = 4000;
 const LOST = 3 * EVERY;
@@ -25,13 +28,20 @@ export function settled(id, call) {
   channel.postMessage({ member: form.dataset.member, id: String(id), call, state: "settled" });
 }
 
+export function titled(id, title) {
+  showTitle(id, title);
+  channel.postMessage({ member: form.dataset.member, id: String(id), title, state: "titled" });
+}
+
 // `then` loads the turn that another tab has asked for, once the conversation has it.
 export function watch(then) {
   load = then;
 }
 
 channel.addEventListener("message", ({ data }) => {
-  if (data.member !== form.dataset.member || data.id !== here()) return;
+  if (data.member !== form.dataset.member) return;
+  if (data.state === "titled") return showTitle(data.id, data.title);
+  if (data.id !== here()) return;
   clearTimeout(lost);
   note.hidden = data.state !== "answering";
   if (data.state === "answering") lost = setTimeout(() => over(null), LOST); // that tab is gone

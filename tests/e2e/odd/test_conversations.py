@@ -125,10 +125,25 @@ def test_one_is_found_shared_deleted_and_taken_back_also_on_a_phone(sixty, signe
     expect(title(page)).to_have_text(sixty[-1].title)
 
 
-def test_the_switch_of_titles_says_what_one_costs(signed_in, odd, workspace):
+def test_the_switch_of_titles_says_what_one_costs_and_each_tab_shows_a_title_without_a_reload(
+    signed_in, odd, workspace, upstream
+):
     page = signed_in
     page.goto(odd.address(workspace.slug) + "/settings/workspace/")
     page.get_by_text("which costs about $0.00").wait_for()
     page.get_by_role("button", name="Let the model write titles").click()
     page.get_by_role("button", name="Use the first words again").wait_for()
     look(page, "titles-1280")
+    other = page.context.new_page()
+    page.goto(odd.address(workspace.slug) + "/")
+    upstream.delay_first = 0.5
+    ask(page, "What is a ledger?")
+    expect(title(page)).to_have_text("What is a ledger?")
+    page.wait_for_url("**/c/*/")
+    other.goto(page.url)
+    for tab in (page, other):
+        expect(title(tab)).to_have_text("Hello, world")
+        expect(tab.locator("[data-group=today] li a").first).to_have_text("Hello, world")
+        assert tab.title().startswith("Hello, world · ")
+    page.get_by_text("Manage").click()
+    expect(page.get_by_label("Title")).to_have_value("Hello, world")
