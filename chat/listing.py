@@ -60,13 +60,14 @@ def listing(request: TenantRequest, shown: Conversation | None) -> Listing:
     if query:
         return _searched(request, query, shown)
     before = request.GET.get("before", "")
-    start = _parsed(before)
-    page = list(_page(request, start)[: SHOWN + 1])
+    start = parsed(before)
+    newest_first = own(request).filter(pinned_at=None).order_by("-active_at", "-pk")
+    page = list(from_there(newest_first, "active_at", start)[: SHOWN + 1])
     pinned = list(own(request).filter(pinned_at__isnull=False).order_by("-pinned_at", "-pk")[:MOST_PINNED])
     items = page[:SHOWN]
     found = Listing(
         groups=[Group("pinned", "Pinned", pinned), *_by_day(items)],
-        older=_cursor(items[-1]) if len(page) > SHOWN else "",
+        older=cursor(items[-1].active_at, items[-1].pk) if len(page) > SHOWN else "",
         before=before if start else "",
     )
     if shown is not None and not any(shown.pk == item.pk for group in found.groups for item in group.items):
@@ -76,15 +77,6 @@ def listing(request: TenantRequest, shown: Conversation | None) -> Listing:
 
 def own(request: TenantRequest) -> QuerySet[Conversation]:
     return Conversation.objects.filter(owner=request.user, deleted_at=None)
-
-
-def _page(request: TenantRequest, start: tuple[datetime, int] | None) -> QuerySet[Conversation]:
-    found = own(request).filter(pinned_at=None).order_by("-active_at", "-pk")
-    if start is None:
-        return found
-    at, pk = start
-    # The first condition alone says where the index is to begin.
-    return found.filter(active_at__lte=at).filter(Q(active_at__lt=at) | Q(pk__lt=pk))
 
 
 def _by_day(items: Iterable[Conversation]) -> list[Group]:
@@ -98,12 +90,23 @@ def _by_day(items: Iterable[Conversation]) -> list[Group]:
     return groups
 
 
-def _cursor(last: Conversation) -> str:
+def from_there(
+    found: QuerySet[Conversation], moment: str, start: tuple[datetime, int] | None
+) -> QuerySet[Conversation]:
+    """What comes after a cursor in a list that is ordered by that moment and the number, the newest first."""
+    if start is None:
+        return found
+    at, pk = start
+    # The first condition alone says where the index is to begin.
+    return found.filter(**{f"{moment}__lte": at}).filter(Q(**{f"{moment}__lt": at}) | Q(pk__lt=pk))
+
+
+def cursor(last: datetime, pk: int) -> str:
     """Where the next page begins: a moment in microseconds, for a float has not enough digits, and a number."""
-    return f"{(last.active_at - _EPOCH) // timedelta(microseconds=1)}-{last.pk}"
+    return f"{(last - _EPOCH) // timedelta(microseconds=1)}-{pk}"
 
 
-def _parsed(cursor: str) -> tuple[datetime, int] | None:
+def parsed(cursor: str) -> tuple[datetime, int] | None:
     """None for what is no cursor: the list then begins at its beginning."""
     at, pk = (number_in(part) for part in cursor.partition("-")[::2])
     if at is None or pk is None:

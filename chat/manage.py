@@ -95,7 +95,7 @@ def share(request: TenantRequest, pk: int) -> HttpResponse:
     with transaction.atomic(durable=True):
         if own(request).filter(pk=pk, shared_at=None).update(shared_at=timezone.now()):
             record(Event.CONVERSATION_SHARED, request=request, target=found.title, conversation=pk)
-    messages.success(request, "Everybody in this workspace can read it now. They find it by searching, or by its link.")
+    messages.success(request, "Everybody in this workspace can read it now. They find it under Shared.")
     return redirect("conversation", pk=pk)
 
 

@@ -11,12 +11,28 @@ from django.views.decorators.http import require_safe
 
 from chat import attachments
 from chat.branches import Tree
+from chat.listing import SHOWN, cursor, from_there, parsed
 from chat.manage import may_unshare
 from chat.models import Conversation, Message
 from tenants.http import TenantRequest
 from tenants.roles import Action
 from tenants.spelling import number_in
 from tenants.users.access import needs
+
+
+@require_safe
+@needs(Action.READ_CHATS)
+def conversations(request: TenantRequest) -> HttpResponse:
+    """What others share, or with `?by=me` what one shares oneself; what was shared last comes first."""
+    is_mine = request.GET.get("by") == "me"
+    found = Conversation.objects.filter(shared_at__isnull=False, deleted_at=None).order_by("-shared_at", "-pk")
+    found = found.filter(owner=request.user) if is_mine else found.exclude(owner=request.user).select_related("owner")
+    start = parsed(request.GET.get("before", ""))
+    page = list(from_there(found, "shared_at", start)[: SHOWN + 1])
+    shown = page[:SHOWN]
+    older = cursor(shown[-1].shared_at, shown[-1].pk) if len(page) > SHOWN and shown[-1].shared_at else ""
+    context = {"conversations": shown, "is_mine": is_mine, "older": older, "is_later": start is not None}
+    return render(request, "chat/all_shared.html", context)
 
 
 @require_safe

@@ -29,6 +29,7 @@ urlpatterns = [
     path("c/<int:pk>/export/", manage.export, name="export_conversation"),
     path("c/<int:pk>/share/", manage.share, name="share_conversation"),
     path("c/<int:pk>/unshare/", manage.unshare, name="unshare_conversation"),
+    path("shared/", shared.conversations, name="shared_conversations"),
     path("shared/<int:pk>/", shared.conversation, name="shared_conversation"),
     path("settings/workspace/titles/", manage.titles, name="workspace_titles"),
 ]

@@ -284,6 +284,38 @@ def test_a_shared_conversation_is_read_by_the_workspace_and_changed_by_nobody_el
         ]
 
 
+def test_what_is_shared_is_listed_by_others_and_by_oneself_in_pages(workspace, globex, bob):
+    carol, now = workspace.member("carol@x.example"), timezone.now()
+    for of, owner, title in ((workspace, None, "Mine"), (workspace, carol, "Hers"), (globex, bob, "Of globex")):
+        made(of, owner=owner, title=title, shared_at=now)
+        made(of, owner=owner, title=f"{title}, deleted", shared_at=now, deleted_at=now)
+        made(of, owner=owner, title=f"{title}, unshared")
+    with workspace.scope():
+        ConversationFactory.create_batch(SHOWN + 4, owner=carol, shared_at=now - timedelta(days=1))
+    browser = workspace.client(workspace.member("vera@x.example", "viewer"))
+
+    def rows(address, browser=browser):
+        page = browser.get(address).content.decode()
+        older = re.search(r'href="(\?[^"]*before=[\d-]+)">Older', page)
+        titles = re.findall(r'<li class="row">\s*<a href="/shared/(\d+)/" dir="auto">(.*?)</a>', page)
+        return titles, older and "/shared/" + older[1].replace("&amp;", "&")
+
+    first, older = rows("/shared/")
+    second, none = rows(older)
+    titles = [title for _, title in first + second]
+    assert {*titles[:2]} == {"Mine", "Hers"}
+    assert len({pk for pk, _ in first + second}) == len(titles) == SHOWN + 6
+    assert none is None
+    assert rows("/shared/?by=me") == ([], None)
+    assert [title for _, title in rows("/shared/?by=me", workspace.client(workspace.owner))[0]] == ["Mine"]
+    assert "Mine" not in [title for _, title in rows("/shared/", workspace.client(workspace.owner))[0]]
+    older = rows("/shared/?by=me", workspace.client(carol))[1]
+    assert older.startswith("/shared/?by=me&before=")
+    assert len(rows(older, workspace.client(carol))[0]) == 5
+    assert f'href="/shared/{first[0][0]}/"' in browser.get("/shared/?before=9-x").content.decode()
+    assert 'href="/shared/"' in browser.get("/").content.decode()
+
+
 def test_what_a_former_member_shared_is_unshared_by_who_may_read_it(workspace):
     former = workspace.member("gone@x.example")
     talk = made(workspace, owner=former, shared_at=timezone.now())
