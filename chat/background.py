@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from contextvars import Context
@@ -19,6 +20,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 
 from billing.engine.engine import Engine
+from billing.engine.loop import here, run
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
 from chat.facts import bought
@@ -42,6 +44,8 @@ LOOK_SECONDS = 1.0
 FOLLOW_SECONDS = 900.0
 # Each look is a statement. A person has a few tabs.
 FOLLOWERS_MAX = 8
+# How long a page without script waits for a stopped answer's cost. Not there by then, it is there soon after.
+STOP_SECONDS, STOP_AGAIN_SECONDS = 5.0, 0.25
 
 NO_CALL = "There is no such call of yours, or it came to nothing and cost nothing."
 
@@ -105,13 +109,13 @@ def _of(engine: Engine) -> _Here:
 
 def note(engine: Engine, schema: str, user_id: int, reply: Reply) -> None:
     """A reply has begun. It is forgotten once it is settled."""
-    here = _of(engine)
-    here.replies[reply] = Whose(schema, user_id)
-    reply.answering.when_settled(lambda: here.forget(reply))
-    if here.listener is None or here.listener.done():
+    ours = _of(engine)
+    ours.replies[reply] = Whose(schema, user_id)
+    reply.answering.when_settled(lambda: ours.forget(reply))
+    if ours.listener is None or ours.listener.done():
         # With nothing of who asked first: it lives as long as the process, and would keep their tenant bound.
-        here.listener = asyncio.get_running_loop().create_task(_listen(here), context=Context())
-        engine.add_cut(here.stop_listening)
+        ours.listener = asyncio.get_running_loop().create_task(_listen(ours), context=Context())
+        engine.add_cut(ours.stop_listening)
 
 
 def _reply(engine: Engine, call: UUID, whose: Whose | None = None) -> Reply | None:
@@ -154,6 +158,25 @@ async def stop(engine: Engine, whose: Whose, call: UUID) -> Found:
         found.reply.answering.stop()
     elif found.facts is None:
         await _fetch(engine, STOP, whose, call)
+    return found
+
+
+def stop_at_once(whose: Whose, call: UUID, conversation_id: int) -> Found | None:
+    """`stop` for a plain function, which waits until what it cost is settled; None where it came to nothing."""
+    return run(_stop_at_once(whose, call, conversation_id))
+
+
+async def _stop_at_once(whose: Whose, call: UUID, conversation_id: int) -> Found | None:
+    engine, until = here(), time.monotonic() + STOP_SECONDS
+    if (await find(engine, whose, call)).conversation_id != conversation_id:
+        raise NotFound(NO_CALL)
+    found = await stop(engine, whose, call)
+    while found.facts is None and time.monotonic() < until:
+        await engine.pause(STOP_AGAIN_SECONDS)
+        try:
+            found = await stop(engine, whose, call)
+        except NotFound:
+            return None
     return found
 
 

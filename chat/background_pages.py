@@ -1,9 +1,12 @@
-"""Pages beside the chat: whether answers go on without a reader, and the summary that its form buys.
+"""Pages beside the chat: whether answers go on without a reader, the button that stops one, and the summary that a form
+buys.
 
 Owns the change and the trail's line. The row is tenants.services'; what a plane makes of it is in chat.async_api.
 """
 
 from __future__ import annotations
+
+from uuid import UUID
 
 from django.contrib import messages
 from django.db import transaction
@@ -11,6 +14,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
+from chat.background import Whose, stop_at_once
 from chat.models import Conversation
 from chat.summary import summarize_at_once
 from chat.views import buyer_of
@@ -43,6 +47,21 @@ def change_goes_on(request: TenantRequest, value: bool) -> bool:
             event = Event.ANSWERS_GO_ON if value else Event.ANSWERS_STOP
             record(event, request=request, target=request.tenant.name, before=before, after=value)
     return before != value
+
+
+@require_POST
+@needs(Action.CHAT)
+def stop(request: TenantRequest, pk: int) -> HttpResponse:
+    """Ends the answer that the form names, as the script's Stop does, and leads to it with what it cost."""
+    try:
+        call = UUID(request.POST.get("call", ""))
+    except ValueError:
+        raise Http404 from None
+    if stop_at_once(Whose(request.tenant.schema_name, request.user.pk), call, pk) is None:
+        messages.success(request, "It is stopped. No answer came, and nothing was charged.")
+        if not Conversation.objects.filter(pk=pk, owner=request.user, deleted_at=None).exists():
+            return redirect("home")
+    return redirect("conversation", pk=pk)
 
 
 @require_POST

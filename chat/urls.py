@@ -14,6 +14,7 @@ urlpatterns = [
     path("prompts/<int:pk>/", prompt_pages.prompt, name="prompt"),
     path("prompts/<int:pk>/text/", prompt_pages.text, name="prompt_text"),
     path("prompts/<int:pk>/delete/", prompt_pages.delete, name="delete_prompt"),
+    path("c/<int:pk>/stop/", background_pages.stop, name="stop_answer"),
     path("c/<int:pk>/summary/", background_pages.summary, name="summary"),
     path("settings/workspace/answers/", background_pages.goes_on, name="answers_go_on"),
     path("c/files/", file_views.add, name="add_file"),

@@ -202,6 +202,32 @@ def test_a_new_conversation_that_is_under_way_is_found_from_the_empty_page(works
     assert call not in owner.get("/").content.decode()
 
 
+def test_without_script_a_button_of_the_page_stops_it_and_leads_to_what_it_cost(workspace, globex, upstream):
+    browser = Browser(workspace)
+    call = browser.left(upstream, tokens=400)
+    pk = browser.get(call).json()["conversation_id"]
+    page = browser.pages.get(f"/c/{pk}/").content.decode()
+    form = page.partition(f'<form class="notice" action="/c/{pk}/stop/"')[2].partition("</form>")[0]
+    assert f'name="call" value="{call}"' in form
+    assert ">Stop</button>" in form
+    colleague = workspace.client(workspace.member("colleague@example.com"))
+    for stranger in (colleague, globex.client(globex.owner)):
+        assert stranger.post(f"/c/{pk}/stop/", {"call": call}).status_code == 404
+    assert browser.pages.post(f"/c/{pk}/stop/", {"call": "none"}).status_code == 404
+    assert browser.get(call).status_code == 202
+    stopped = browser.pages.post(f"/c/{pk}/stop/", {"call": call})
+    (line,) = workspace.settled(lines=1)
+    assert line.tokens_output < 200
+    assert (stopped.status_code, stopped["Location"]) == (302, f"/c/{pk}/")
+    page = browser.pages.get(f"/c/{pk}/").content.decode()
+    assert "Stopped before its end." in page
+    assert f"{line.tokens_input} in / {line.tokens_output} out" in page
+    assert 'data-chat="under-way"' not in page
+    # Pressed once more, it leads there, too; but not to another conversation.
+    assert browser.pages.post(f"/c/{pk}/stop/", {"call": call})["Location"] == f"/c/{pk}/"
+    assert browser.pages.post(f"/c/{pk + 1}/stop/", {"call": call}).status_code == 404
+
+
 def test_who_may_change_the_workspace_switches_it_and_the_trail_says_so(workspace):
     from tenants.audit.models import AuditEvent
 

@@ -181,6 +181,12 @@ def _call(room: Room) -> dict[str, Any]:
         return {"call": talk.messages.latest("pk").hold}
 
 
+def _talk_of_call(room: Room) -> dict[str, Any]:
+    call = _call(room)["call"]
+    with room.workspace.scope():
+        return {"pk": Conversation.objects.get(messages__hold=call).pk}
+
+
 def _named_by_number(room: Room) -> dict[str, Any]:
     return {"conversation_id": _talk(room).pk, **_its_answer(room), "max_tokens": 8}
 
@@ -232,6 +238,7 @@ CASES: dict[str, Case] = {
     "c/<int:pk>/again/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
     "c/<int:pk>/continue/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
     "c/<int:pk>/delete-turn/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
+    "c/<int:pk>/stop/": Case(args=_talk_of_call, bodies={"POST": [_call]}),
     "c/<int:pk>/summary/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [nothing]}),
     "settings/workspace/answers/": Case(bodies={"POST": [lambda room: {"goes_on": "on"}, nothing]}),
     "api/chat/calls/<uuidstr:call>/": Case(args=_call),
