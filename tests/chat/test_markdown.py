@@ -12,6 +12,11 @@ import yaml
 
 from chat.markdown import MOST_CHARS, Blocks, mathml, rendered, rendered_block
 
+
+def bare(address, link=None):
+    return f'<a href="{link or address}" rel="nofollow noopener noreferrer">{address}</a>'
+
+
 CASES = [
     ("one\ntwo", '<p dir="auto">one<br />\ntwo</p>'),
     ("# A", '<h3 dir="auto">A</h3>'),
@@ -27,6 +32,16 @@ CASES = [
         "[![a](https://b.c/d)](https://e.f)",
         '<p dir="auto"><a href="https://e.f" rel="nofollow noopener noreferrer">a</a></p>',
     ),
+    ("see https://b.c/d_e_f?g=h&i.", f'<p dir="auto">see {bare("https://b.c/d_e_f?g=h&amp;i")}.</p>'),
+    ("(**HTTP://b.c/(d)**) x", f'<p dir="auto">(<strong>{bare("HTTP://b.c/(d)")}</strong>) x</p>'),
+    ("(https://b.c), https://b.c。A", f'<p dir="auto">({bare("https://b.c")}), {bare("https://b.c")}。A</p>'),
+    ('- "https://b.c"', f'<ul dir="auto">\n<li>&quot;{bare("https://b.c")}&quot;</li>\n</ul>'),
+    ("[https://b.c https://d.e](https://f.g)", f'<p dir="auto">{bare("https://b.c https://d.e", "https://f.g")}</p>'),
+    (
+        "`https://b.c` xhttp://b.c http:// b.c/chat.py",
+        '<p dir="auto"><code>https://b.c</code> xhttp://b.c http:// b.c/chat.py</p>',
+    ),
+    ("https://б.c/ы", f'<p dir="auto">{bare("https://б.c/ы", "https://xn--90a.c/%D1%8B")}</p>'),
     ("[a](/logout/)", '<p dir="auto">[a](/logout/)</p>'),
     ("$x$", '<p dir="auto">$x$</p>'),
     ("", ""),
@@ -37,10 +52,12 @@ HOSTILE = [
     "[a](vbscript:x)", "<javascript:alert(1)>", "![a](javascript:alert(1))", "[a]: javascript:alert(1)\n\n[a]",
     '[a](https://b.c "\\" onclick=alert(1) x=\\"")', "```\" onload=a\nx\n```", "```<script>\n</code><script>\n```",
     "|a|\n|:-:|\n|<script>|", "![\" onerror=\"x](https://b.c)", "<https://b.c/\"onclick=x>", "[a](https://b.c\x00)",
-    "\x00\x1b\u202e\ufeff", "[a](file:///etc/passwd)", "$\\href{javascript:alert(1)}{x}$", "<!-- a", "&lt;script&gt;",
+    "\x00\x1b\u202e\ufeff", "https://b.c/'onclick=x>", "https://b.c/\"onclick=x", "javascript:https://b.c", "https://[::1",
+    "[a](file:///etc/passwd)", "$\\href{javascript:alert(1)}{x}$", "<!-- a", "&lt;script&gt;",
 ]  # fmt: skip
 DEEP = ["[", "*a", "*a_", "**a ", "`", "`a``b", "> ", "- ", "[a](", "![", "|a", "a|b\n-|-\n", "<a", "&amp;", "- a\n",
-        "  - a\n", "```\n", "a\n\n", "1. a\n\n", "<http://x.y> ", "$a$ ", "[a]: http://x\n", "\\["]  # fmt: skip
+        "  - a\n", "```\n", "a\n\n", "1. a\n\n", "<http://x.y> ", "$a$ ", "[a]: http://x\n", "\\[",
+        "http://a ", "https://a/((", "https://a))"]  # fmt: skip
 TAGS = {
     "p", "br", "h3", "h4", "h5", "h6", "s", "strong", "em", "code", "ul", "ol", "li", "blockquote", "a", "figure", "hr",
     "figcaption", "span", "button", "pre", "div", "table", "thead", "tbody", "tr", "th", "td",
@@ -101,6 +118,10 @@ def test_no_text_takes_long(piece):
             if best < 0.25:
                 break
         assert best < 0.25  # some 0.05 to 0.1 where nothing else runs, and most of this is the reader above
+
+
+def test_only_so_many_bare_addresses_become_links():
+    assert rendered("http://a.b " * 200 + "\n\n" + "http://a.b " * 400).count("<a ") == 500
 
 
 def test_a_long_answer_that_is_mostly_code_is_still_read():
