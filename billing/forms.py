@@ -10,7 +10,7 @@ from django.contrib.auth.password_validation import validate_password
 
 from billing.money import microcents
 from billing.plans import DEFAULT_PLAN, plans_by_sign_up
-from tenants.fields import EmailField, NameField, NewPasswordField
+from tenants.fields import EmailField, NameField, NewPasswordField, TextField
 from tenants.http import TenantRequest
 from tenants.slugs import slug_problem
 from tenants.users.forms.own_password import WithOwnPassword
@@ -103,4 +103,14 @@ class LimitForm(forms.Form):
         label="US dollars a period",
         max_length=20,
         widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off", "placeholder": "2.00"}),
+    )
+
+
+class AskForm(forms.Form):
+    note = TextField(
+        label="A word to them",
+        max_length=500,
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 3, "dir": "auto"}),
+        help_text="If you like: what you need it for.",
     )

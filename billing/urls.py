@@ -1,9 +1,10 @@
 from django.urls import path
 
-from billing import delete_page, seat_pages, views
+from billing import ask_page, delete_page, seat_pages, views
 
 urlpatterns = [
     path("budget/", views.budget, name="budget"),
+    path("budget/ask/", ask_page.ask, name="ask_owner"),
     path("settings/workspace/delete/", delete_page.delete, name="delete_workspace"),
     # Limits of seats and keys
     path("settings/members/<int:pk>/limit/", seat_pages.member_limit, name="member_limit"),

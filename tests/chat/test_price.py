@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from billing.templatetags.money import usd_short_filter
 from chat.dialect import says_too_long
+from tests.support.mails import mails_of
 from tests.support.money import eventually
 
 pytestmark = pytest.mark.usefixtures("upstream")
@@ -93,6 +95,39 @@ def test_the_card_says_what_it_needs_what_is_left_and_sends_a_shorter_answer(wor
     assert "Left in this workspace" in card
     assert "Top up" in card
     assert "Ask the owner" not in card, "she is the owner"
+
+
+def test_a_member_asks_the_owners_by_a_mail_with_the_facts_and_not_without_end(workspace, globex):
+    carol, dave = workspace.member("carol@x.example"), workspace.member("dave@x.example", "owner")
+    browser = workspace.client(carol)
+    workspace.leave(600_000)
+    page = browser.post("/", {"prompt": "hello " * 400, "max_tokens": 500}).content.decode()
+    link = re.search(r'href="(/budget/ask/\?needed=\d+)"', page)[1]
+    form = browser.get(link).content.decode()
+    assert f'href="mailto:{dave.email}"' in form
+    sent = {"needed": link.partition("=")[2], "note": "For the <launch>."}
+    assert browser.post("/budget/ask/", {**sent, "note": "x" * 501}).status_code == 400
+    assert mails_of(workspace) == []
+    assert browser.post("/budget/ask/", sent)["Location"] == "/"
+    mails = mails_of(workspace)
+    assert [mail.to for mail in mails] == sorted([workspace.owner.email, dave.email])
+    needed = usd_short_filter(int(sent["needed"]))
+    for words in (
+        f"{carol.email} asks for more budget",
+        f"needed up to {needed}",
+        "$0.006000 of $",
+        "For the <launch>.",
+    ):
+        assert words in mails[0].txt, mails[0].txt
+    assert "For the &lt;launch&gt;." in mails[0].html
+    assert browser.post("/budget/ask/", {"needed": "-1e9"}).status_code == 302
+    refused = browser.post("/budget/ask/", sent)
+    assert (refused.status_code, "Retry-After" in refused.headers) == (429, True)
+    assert "For the &lt;launch&gt;.</textarea>" in refused.content.decode()
+    assert "needed up to" not in mails_of(workspace)[-1].txt
+    assert (len(mails_of(workspace)), mails_of(globex)) == (4, [])
+    assert workspace.client(dave).get("/budget/ask/")["Location"] == "/budget/"
+    assert workspace.client(workspace.member("eve@x.example", "viewer")).get("/budget/ask/").status_code == 403
 
 
 def test_the_shorter_answer_is_bought_with_what_the_button_says(workspace, upstream):

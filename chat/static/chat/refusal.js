@@ -27,6 +27,7 @@ export function showRefusal(failure, message, { signedOut, lost }) {
   part("log-in").hidden = !signedOut;
   part("top-up")?.toggleAttribute("hidden", !failure?.raised_by?.includes("operator"));
   part("ask")?.toggleAttribute("hidden", !budget);
+  part("ask")?.setAttribute("href", `/budget/ask/${budget?.needed ? `?needed=${budget.needed}` : ""}`);
   part("refusal-link").hidden = status !== 402 && error !== "account_on_hold";
   part("refusal-new").hidden = error !== "prompt_too_long";
   part("refusal").toggleAttribute("data-lost", Boolean(lost));

@@ -238,6 +238,7 @@ CASES: dict[str, Case] = {
     "c/<int:pk>/again/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
     "c/<int:pk>/continue/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
     "c/<int:pk>/delete-turn/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [_its_answer]}),
+    "budget/ask/": Case(bodies={"POST": [lambda room: {"needed": "1000", "note": "For the launch."}]}),
     "c/<int:pk>/stop/": Case(args=_talk_of_call, bodies={"POST": [_call]}),
     "c/<int:pk>/summary/": Case(args=lambda room: {"pk": _talk(room).pk}, bodies={"POST": [nothing]}),
     "settings/workspace/answers/": Case(bodies={"POST": [lambda room: {"goes_on": "on"}, nothing]}),
