@@ -9,21 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from typing import Annotated, Any, Self
 
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from ninja import Router, Schema
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from billing.api import Budget
 from billing.engine.loop import here
 from billing.repeats import Told, request_of
 from billing.subjects import Key
 from chat import services, streams, titles
+from chat.forms import PROMPT_MAX
 from chat.quotes import quote
 from chat.repeats import KEY_HEADER, REPLAYED, IdempotencyKey, is_stream, replayed, replayed_events, whole
 from chat.services import Buyer, Reply
-from chat.shapes import Bought, Files, MaxTokens, ModelName, Number, NumberOrNone, Text
+from chat.shapes import Bought, Files, MaxTokens, ModelName, Number, NumberOrNone, Text, not_blank
 from chat.shown import Shown, html_of
 from chat.sse import comment, event
 from tenants.api import Body, failures
@@ -66,6 +67,18 @@ class PriceBody(Body):
     conversation_id: Number | None = None
     parent_id: NumberOrNone | None = None
     files: Files = Field(default_factory=list)
+
+
+class QuoteBody(PriceBody):
+    """A message of which nothing may be written yet, where it has files."""
+
+    prompt: Annotated[str, Field(max_length=PROMPT_MAX)] = ""
+
+    @model_validator(mode="after")
+    def _has_something(self) -> Self:
+        if not self.files:
+            not_blank(self.prompt)
+        return self
 
 
 class ChatBody(AnswerBody, PriceBody):
@@ -134,7 +147,7 @@ class Price(Schema):
     response={200: Price, **failures(400, 401, 403, 404, 413, 415, 422, 429, 503)},
 )
 @needs(Action.CHAT)
-async def price(request: HttpRequest, payload: PriceBody) -> Any:
+async def price(request: HttpRequest, payload: QuoteBody) -> Any:
     """Nothing is held, and no model is called. `history_tokens` of the input are what was said before."""
     buyer = buyer_of(request)
     await atake(PRICES, here().store.fetch, buyer.tenant_id, buyer.user_id)

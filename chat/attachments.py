@@ -19,8 +19,7 @@ from billing.prices import estimate
 from chat.attached import IMAGE_KINDS, MOST_FILES, tokens_of
 from chat.errors import ModelNotPriced
 from chat.file_text import cleaned, read
-from chat.history import PART_OVERHEAD
-from chat.image_models import images_not_taken, tokens_of_image
+from chat.image_models import images_not_taken, tokens_beside_name
 from chat.images import is_image, made_anew
 from chat.models import Attachment, Conversation, Message
 from chat.pricing import price_for
@@ -69,7 +68,7 @@ def add(owner: User, upload: UploadedFile[Any], *, model: str, allowed: Collecti
     _refuse_more(owner)  # before it is read, which may take seconds
     name, raw, text, image = cleaned(upload.name or ""), upload.read(), "", None
     if is_image(raw):
-        if tokens_of_image(model) is None:
+        if tokens_beside_name(model) is None:
             raise images_not_taken(model, allowed)
         kind, image = made_anew(raw)
         size = len(image)
@@ -108,13 +107,14 @@ def tokens_for(attachment: Attachment, model: str) -> int | None:
     """What it adds to a message to that model at most; None for an image where the model takes none."""
     if not attachment.is_image:
         return attachment.tokens
-    tokens = tokens_of_image(model)
-    return None if tokens is None else attachment.tokens + tokens + PART_OVERHEAD
+    tokens = tokens_beside_name(model)
+    return None if tokens is None else attachment.tokens + tokens
 
 
-def price_of(attachment: Attachment, model: str) -> int | None:
-    """The same in microcents; None where the model has no price."""
-    tokens = tokens_for(attachment, model)
+def price_of(tokens: int | None, model: str) -> int | None:
+    """Microcents that files of so many tokens add to a message to that model at most; None where that has no price, or
+    the tokens are unknown.
+    """
     try:
         price = price_for(model)
     except ModelNotPriced:

@@ -30,7 +30,8 @@ def options(request: TenantRequest, shown: Conversation | None, form: BaseForm) 
     return {
         "models": choices(request.tenant.allowed_models, chosen),
         "wishes": here,
-        "price": _price_of(here.model),
+        "chosen_model": chosen,
+        "price": _price_of(chosen),
         "prompts": prompts.picked(request.user),
         "prompts_place": "/" if shown is None else f"/c/{shown.pk}/",
     }

@@ -19,7 +19,7 @@ from chat.composing import holds
 from chat.models import Attachment
 from chat.unread import Unread
 from chat.views import meant, named_files, place_of, refused, typed
-from chat.wishes import MODEL_MAX, Wishes
+from chat.wishes import MODEL_MAX
 from tenants.headers import POLICY
 from tenants.http import ApiError, TenantRequest
 from tenants.limits import Rate, take
@@ -114,15 +114,15 @@ def _asked(request: TenantRequest) -> str:
 
 def _said_of(request: TenantRequest, attachment: Attachment, model: str) -> dict[str, Any]:
     """`html`: its row above the box, as the page writes it."""
-    wishes = Wishes(model=model)
+    tokens = attachments.tokens_for(attachment, model)
     return {
         "id": attachment.pk,
         "name": attachment.name,
         "kind": attachment.kind,
-        "tokens": attachments.tokens_for(attachment, model),
+        "tokens": tokens,
         "bytes": attachment.bytes,
-        "price": attachments.price_of(attachment, model),
-        "html": render_to_string("chat/partials/file.html", {"file": attachment, "wishes": wishes}, request),
+        "price": attachments.price_of(tokens, model),
+        "html": render_to_string("chat/partials/file.html", {"file": attachment, "chosen_model": model}, request),
     }
 
 

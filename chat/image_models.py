@@ -21,6 +21,12 @@ def tokens_of_image(model: str) -> int | None:
     return None if tokens is None else tokens + PART_OVERHEAD
 
 
+def tokens_beside_name(model: str) -> int | None:
+    """What one adds to a message at most beside the line that names it. None: the model takes none."""
+    tokens = tokens_of_image(model)
+    return None if tokens is None else tokens + PART_OVERHEAD
+
+
 def models_with_images(*allowed: Collection[str] | None) -> list[str]:
     """Those that take images, of what may be called."""
     found = allowed_of(priced_models(), *allowed)

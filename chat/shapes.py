@@ -13,14 +13,14 @@ from chat.forms import MAX_TOKENS_MAX, NUMBER_MAX, PROMPT_MAX
 from tenants.spelling import is_blank
 
 
-def _not_blank(text: str) -> str:
+def not_blank(text: str) -> str:
     if is_blank(text):
         raise ValueError("Write something.")
     return text
 
 
 MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
-Text = Annotated[str, Field(min_length=1, max_length=PROMPT_MAX), AfterValidator(_not_blank)]
+Text = Annotated[str, Field(min_length=1, max_length=PROMPT_MAX), AfterValidator(not_blank)]
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 # Of a row.
 Number = Annotated[int, Field(ge=1, le=NUMBER_MAX)]

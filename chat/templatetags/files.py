@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django import template
 
 from chat.attachments import price_of, tokens_for
@@ -17,11 +19,17 @@ def counted(number: int) -> str:
 
 @register.filter
 def file_tokens(attachment: Attachment, model: str) -> int | None:
-    """None for an image where what is asked takes none: `{{ file|file_tokens:wishes.model }}`."""
+    """None for an image where what is asked takes none: `{{ file|file_tokens:chosen_model }}`."""
     return tokens_for(attachment, model)
 
 
 @register.filter
-def file_price(attachment: Attachment, model: str) -> int | None:
-    """Of what is asked: `{{ file|file_price:wishes.model|usd_short }}`."""
-    return price_of(attachment, model)
+def tokens_price(tokens: int | None, model: str) -> int | None:
+    """Of what is asked: `{{ tokens|tokens_price:chosen_model|usd_short }}`."""
+    return price_of(tokens, model)
+
+
+@register.filter
+def all_tokens(files: Iterable[Attachment], model: str) -> int:
+    """Of all files of the message at most, but for images that the model does not take."""
+    return sum(tokens_for(file, model) or 0 for file in files)

@@ -5,6 +5,7 @@ import zlib
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
+from billing.templatetags.money import usd_short_filter
 from chat import attachments, file_text
 from chat.attached import MOST_FILES, MOST_TOKENS, File, with_files
 from chat.file_text import cleaned, read
@@ -325,7 +326,10 @@ def test_the_price_of_a_message_has_its_files_in_it(workspace, upstream):
     said = api.post("/api/chat/price/", {"prompt": "And?", "files": [pk]}).json()
     assert said["most"] > alone["most"]
     with workspace.scope():
-        assert said["most"] - alone["most"] >= attachments.price_of(Attachment.objects.get(pk=pk), "test-model")
+        assert said["most"] - alone["most"] >= attachments.price_of(Attachment.objects.get(pk=pk).tokens, "test-model")
+    # Before a word is typed, they have one.
+    files_alone = api.post("/api/chat/price/", {"prompt": "", "files": [pk]}).json()
+    assert alone["most"] < files_alone["most"] < said["most"]
     assert api.post("/api/chat/price/", {"prompt": "And?", "files": [pk + 1]}).status_code == 404
     # What is held for it is what was said.
     workspace.leave(0)
@@ -338,6 +342,12 @@ def test_a_file_has_the_price_of_the_model_that_is_asked(workspace, settings):
     cheap = upload(workspace).json()["price"]
     Tenant.objects.filter(pk=workspace.tenant.pk).update(chat_settings={"model": "dear"})
     assert upload(workspace).json()["price"] == 10 * cheap
+    # The page sums them up; by the model that was chosen, where the form comes back.
+    browser, both = workspace.client(workspace.owner), "; the files are at most {} tokens, {}<"
+    tokens = sum(file.tokens for file in unsent(workspace))
+    assert both.format(tokens, usd_short_filter(20 * cheap)) in browser.get("/").content.decode()
+    refused = browser.post("/", {"prompt": " ", "model": "test-model"}).content.decode()
+    assert both.format(tokens, usd_short_filter(2 * cheap)) in refused
 
 
 def test_a_form_that_names_no_file_is_refused_and_loses_nothing(workspace, upstream):

@@ -195,7 +195,7 @@ def test_an_image_is_sent_beside_the_words_and_what_is_held_is_what_was_said_and
     price = home.api().post("/api/chat/price/", asked).json()
     with home.scope():
         file = Attachment.objects.get(pk=pk)
-        assert price["most"] - alone["most"] == attachments.price_of(file, "seer")
+        assert price["most"] - alone["most"] == attachments.price_of(attachments.tokens_for(file, "seer"), "seer")
         kept = bytes(file.image)
     assert price["likely"] - alone["likely"] > EACH * 1_000
     bound = price["most"] // 1_000 - 4 * price["max_tokens"]

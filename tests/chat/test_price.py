@@ -58,6 +58,7 @@ def test_a_conversation_that_is_answering_is_priced_all_the_same(workspace, upst
     ("asked", "status", "error"),
     [
         ({"prompt": " "}, 400, "invalid"),
+        ({"prompt": " ", "files": []}, 400, "invalid"),
         ({"conversation_id": 999_999}, 404, "not_found"),
         ({"model": "nobody"}, 422, "model_not_priced"),
     ],

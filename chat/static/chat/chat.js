@@ -47,7 +47,8 @@ addEventListener("pagehide", () => signedOut && keepDraft(form)); // what was ty
 if (takeDraft(form)) announce(sentence("kept"));
 watchPrice(form, () => {
   const parent_id = parent.value ? Number(parent.value) : undefined;
-  return prompt.value.trim() ? { ...common(), ...filesField(), parent_id, prompt: prompt.value } : null;
+  const files = filesField();
+  return prompt.value.trim() || files.files ? { ...common(), ...files, parent_id, prompt: prompt.value } : null;
 });
 watch((call) => running || parent.value || refresh({ id: conversation.value, call }, SETTLED_TRIES, null));
 resume();

@@ -40,6 +40,7 @@ async function add(file) {
   try {
     const { html } = await post("/c/files/", body);
     list.insertAdjacentHTML("beforeend", html);
+    changed();
     announce(sentence("added"));
   } catch (failure) {
     refuse(`${file.name}: ${failure.message}`);
@@ -56,9 +57,15 @@ async function remove(button) {
     if (failure.status !== 404) return refuse(failure.message); // it is gone
   }
   button.closest("[data-file]").remove();
+  changed();
   refuse("");
   announce(sentence("removed"));
   form.elements.prompt.focus();
+}
+
+// The price of the message is another now.
+function changed() {
+  list.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
 async function post(address, body) {

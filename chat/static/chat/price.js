@@ -1,4 +1,5 @@
-// What the message in the box would cost, asked of the server once typing has stopped.
+// What the message in the box would cost, with its files: asked of the server once typing has stopped. Above an empty
+// box stands what the chosen model costs.
 
 import { about, short } from "./budget.js";
 import { sentence } from "./turns.js";
@@ -14,10 +15,30 @@ export function watch(form, body) {
     clearTimeout(timer);
     asking.abort();
     timer = setTimeout(() => show(form, body()), STOPPED);
+    showModel(form);
   };
   form.addEventListener("input", ask);
   form.addEventListener("change", ask);
-  if (body()) ask();
+  ask();
+}
+
+// At once, and each file's part of it.
+function showModel(form) {
+  const model = form.elements.model?.selectedOptions?.[0];
+  const { price, input, image } = model?.dataset ?? {};
+  if (!price) return;
+  if (part("price-model").dataset.of !== price) part("price-model").textContent = part("price-model").dataset.of = price;
+  for (const file of form.querySelectorAll("[data-file]")) {
+    const of = (name) => file.querySelector(`[data-file-${name}]`);
+    const isImage = "image" in file.dataset;
+    const tokens = Number(file.dataset.tokens) + (isImage ? Number(image ?? 0) : 0);
+    of("tokens").textContent = tokens.toLocaleString("en-US");
+    of("price").textContent = short(Math.ceil((tokens * input) / 1e6));
+    if (!isImage) continue;
+    of("taken").hidden = !image;
+    of("not-taken").hidden = Boolean(image);
+    of("model").textContent = model.value;
+  }
 }
 
 // The price of what has been sent is no longer the price of the box.

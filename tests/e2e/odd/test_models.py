@@ -43,7 +43,19 @@ def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(pr
         "big · $1.00 in, $2.50 out per million tokens, reads 8,192 tokens, takes pictures",
     ]
     picker.select_option("big")
+    expect(page.locator("[data-chat=price-model]")).to_have_text("$1.00 in and $2.50 out per million tokens")
     page.locator("textarea[name=prompt]").fill("a text")
+    price = page.locator("[data-chat=price-message]")
+    expect(price).to_contain_text("at most")
+    before = price.inner_text()
+    page.get_by_label("Add a file").set_input_files({"name": "a.csv", "mimeType": "text/csv", "buffer": b"1,2;" * 4000})
+    expect(price).not_to_have_text(before)
+    expect(page.locator("[data-file-price]")).to_have_text("$0.0160")
+    picker.select_option("test-model")
+    expect(page.locator("[data-file-price]")).to_have_text("$0.1602")
+    picker.select_option("big")
+    page.get_by_role("button", name="Remove a.csv").click()
+    expect(price).to_have_text(before)
     page.get_by_text("Prompts", exact=True).click()
     assert wrong_with(page) == []
     page.set_viewport_size({"width": 960, "height": 760})  # the least that has it beside the box
