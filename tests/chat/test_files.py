@@ -279,19 +279,31 @@ def test_files_of_earlier_messages_go_along_where_there_is_room_and_with_their_m
 
 def test_a_file_of_a_member_or_a_neighbour_is_nobody_else_s(workspace, globex, upstream):
     bob = workspace.member("bob@x.example")
-    theirs, his = added(globex), added(workspace, bob)
-    for _ in range(3):
-        theirs = added(globex)
+    theirs, his, others = 700_000, added(workspace, bob), 700_001
+    for where, owner, pk in ((globex, globex.owner, theirs), (globex, globex.owner, others), (workspace, bob, others)):
+        with where.scope():  # the neighbour's files are there, and of one of them a member's file has the number here
+            Attachment.objects.create(pk=pk, owner=owner, name="f.txt", kind="text", bytes=6, text="secret", tokens=90)
     mine = workspace.api().chat("mine", files=[added(workspace)]).json()
     other = workspace.api().chat("other").json()["conversation_id"]
     upstream.reset()
     browser = workspace.client(workspace.owner)
     with workspace.scope():
         sent = Attachment.objects.get(message_id=mine["question_id"]).pk
-    for pk in {his, theirs + 50}:
+    for pk in (his, theirs, others):
         assert browser.get(f"/c/files/{pk}/").status_code == 404
-        assert browser.post(f"/c/files/{pk}/remove/").status_code == 404
-        assert workspace.api().chat("x", files=[pk]).status_code == 404
+        for refused in (
+            browser.post(f"/c/files/{pk}/remove/"),
+            browser.post(f"/c/files/{pk}/remove/", headers=SCRIPT),
+            browser.post("/", {"prompt": "x", "files": [pk]}),
+            workspace.api().chat("x", files=[pk]),
+            workspace.api().post("/api/chat/price/", {"prompt": "x", "files": [pk]}),
+        ):
+            assert refused.status_code == 404
+            assert "secret" not in refused.content.decode()
+    # To who has them they are there, before and after.
+    assert workspace.client(bob).get(f"/c/files/{others}/").content == b"secret"
+    for pk in (theirs, others):
+        assert globex.client(globex.owner).get(f"/c/files/{pk}/").content == b"secret"
     # Nor one's own of another conversation, nor to another member.
     assert workspace.api().chat("x", files=[sent], conversation_id=other).status_code == 404
     assert workspace.client(bob).get(f"/c/files/{sent}/").status_code == 404
