@@ -34,6 +34,7 @@ class File:
     text: str
     id: int = 0
     tokens: int = 0
+    # As its row has them.
     kind: str = ""
     bytes: int = 0
 

@@ -17,7 +17,7 @@ from billing.engine.engine import Engine
 from billing.engine.settling import Keep
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
-from chat.attached import MOST_TOKENS, File, images_among, message_of, with_files
+from chat.attached import IMAGE_KINDS, MOST_TOKENS, File, images_among, message_of, with_files
 from chat.buying import Known
 from chat.errors import ConversationBusy
 from chat.history import Image, Message, as_taken, images_of, prompt_bytes
@@ -385,20 +385,27 @@ ANSWER = """
     FROM gone
 )"""
 
-# Linked to the question. One that another message has already, such as an earlier version of it, is copied.
+# Linked to the question. What is not to be linked is written anew, as it was sent: another message has it already, such
+# as an earlier version of the question or one that is settled at this moment, or it was removed under the call. Of an
+# image the bytes are its row's alone: one that was removed is gone.
 FILES_SENT = """
-, files AS (
+, linked AS (
     UPDATE {schema}.chat_attachment SET conversation_id = %(conversation)s, message_id = %(question)s
     FROM gone WHERE chat_attachment.id = ANY(%(files)s::bigint[]) AND owner_id = %(owner)s AND message_id IS NULL
+    RETURNING chat_attachment.id
 )
 , copies AS (
     INSERT INTO {schema}.chat_attachment (
         owner_id, conversation_id, message_id, name, kind, bytes, text, image, tokens, created_at
     )
-    SELECT owner_id, %(conversation)s, %(question)s, name, kind, bytes, text, image, tokens, %(asked_at)s
-    FROM {schema}.chat_attachment AS sent, gone
-    WHERE sent.id = ANY(%(files)s::bigint[]) AND owner_id = %(owner)s AND message_id IS NOT NULL
+    SELECT %(owner)s, %(conversation)s, %(question)s, sent.name, sent.kind, sent.bytes, sent.text, found.image,
+           sent.tokens, %(asked_at)s
+    FROM gone, (VALUES SENT) AS sent (id, name, kind, bytes, text, tokens)
+    LEFT JOIN {schema}.chat_attachment AS found ON found.id = sent.id AND found.owner_id = %(owner)s
+    WHERE sent.id NOT IN (SELECT id FROM linked) AND (sent.kind <> ALL(%(pictures)s::text[]) OR found.image IS NOT NULL)
+    ORDER BY sent.id
 )"""
+FILE_SENT = "(%(id_#)s::bigint, %(name_#)s, %(kind_#)s, %(bytes_#)s::integer, %(text_#)s::text, %(tokens_#)s::integer)"
 
 CONVERSATION_ROW = """
 , conversation AS (
@@ -447,12 +454,23 @@ def rows_of(
     params["files_tokens"] = sum(file.tokens for file in place.files)
     rows = QUESTION + ANSWER
     if place.files:
-        rows += FILES_SENT
-        params |= {"owner": owner, "files": [file.id for file in place.files]}
+        sent = _files_sent(place.files)
+        rows += sent.sql
+        params |= {"owner": owner, **sent.params}
     if place.id is not None:
         return Keep(rows + HEAD_MOVED, params)
     params |= {"owner": owner, "title": title_of(place.prompt), "kept_model": place.kept_model or ""}
     return Keep(CONVERSATION_ROW + rows, params)
+
+
+def _files_sent(files: Sequence[File]) -> Keep:
+    params: dict[str, Any] = {"files": [file.id for file in files], "pictures": list(IMAGE_KINDS)}
+    for place, file in enumerate(files):
+        params |= {
+            f"{field}_{place}": getattr(file, field) for field in ("id", "name", "kind", "bytes", "text", "tokens")
+        }
+    each = ", ".join(FILE_SENT.replace("#", str(place)) for place in range(len(files)))
+    return Keep(FILES_SENT.replace("SENT", each), params)
 
 
 def title_of(prompt: str) -> str:

@@ -1,10 +1,15 @@
 """Files of a message: which are read, whose they are, what a model is given of them, and that it is paid for."""
 
+import json
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
+from billing.engine.statements import in_schema
 from billing.templatetags.money import usd_short_filter
 from chat import attachments, file_text
 from chat.attached import MOST_FILES, MOST_TOKENS, File, with_files
@@ -13,6 +18,7 @@ from chat.history import prompt_bound
 from chat.models import Attachment, Message
 from chat.tasks import tidy_chats
 from chat.unread import Unread
+from tenants.connections import own_connection_params
 from tenants.http import WebRequest
 from tenants.models import Tenant
 from tests.support.cast import events_of
@@ -257,6 +263,56 @@ def test_an_edited_question_takes_its_files_along_and_each_version_has_them(work
     workspace.client(workspace.owner).post(turn, {"message_id": first["question_id"]})
     with workspace.scope():
         assert Attachment.objects.get().message_id == edited.json()["question_id"]
+
+
+def test_a_file_that_is_removed_under_its_call_is_in_the_history_all_the_same(workspace, upstream):
+    first, gone = added(workspace, name="a.md", raw=b"# One"), added(workspace, name="b.csv", raw=b"4;2")
+    upstream.tokens, upstream.delay_between = ["word "] * 5, 0.1
+    stream = workspace.api().chat("what is it?", files=[first, gone], stream=True)
+    parts = iter(stream.streaming_content)
+    next(parts)
+    # Another tab shows it above its box still.
+    assert workspace.client(workspace.owner).post(f"/c/files/{gone}/remove/").status_code == 302
+    facts = json.loads(b"".join(parts).decode().rpartition("event: done\ndata: ")[2])
+    workspace.settled(lines=1)
+    upstream.delay_between = 0
+    workspace.api().chat("and then?", conversation_id=facts["conversation_id"])
+    assert prompts(upstream)[1][0] == prompts(upstream)[0][0]
+    with workspace.scope():
+        kept = Attachment.objects.get(name="b.csv")
+        assert (kept.message_id, kept.kind, kept.bytes) == (facts["question_id"], "table", 3)
+        assert kept.owner == workspace.owner
+
+
+def test_two_questions_that_settle_with_one_file_at_the_same_moment_have_it_both(workspace, upstream):
+    """The other one's statement is played by a transaction that ends once this one waits for it."""
+    pk, other = added(workspace), workspace.api().chat("other").json()
+    with psycopg.connect(**own_connection_params()) as connection, ThreadPoolExecutor(1) as pool:
+        sent = in_schema(
+            "UPDATE {schema}.chat_attachment SET conversation_id = %s, message_id = %s WHERE id = %s",
+            workspace.tenant.schema_name,
+        )
+        connection.execute(sent, [other["conversation_id"], other["question_id"], pk])
+        ended = pool.submit(_end_once_waited_for, connection)
+        mine = workspace.api().chat("mine", files=[pk]).json()
+        assert ended.result(), "nobody waited for the other one"
+    workspace.settled(lines=2)
+    with workspace.scope():
+        assert set(Attachment.objects.values_list("message_id", flat=True)) == {
+            other["question_id"], mine["question_id"],
+        }  # fmt: skip
+    workspace.api().chat("and then?", conversation_id=mine["conversation_id"])
+    assert prompts(upstream)[-1][0].startswith('File "notes.md"')
+
+
+def _end_once_waited_for(connection):
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    for _ in range(2_000):
+        if connection.execute(waits).fetchone()[0]:
+            connection.commit()
+            return True
+        time.sleep(0.005)
+    return False
 
 
 def test_files_of_earlier_messages_go_along_where_there_is_room_and_with_their_message(workspace, upstream):
