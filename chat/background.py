@@ -7,17 +7,13 @@ asked of another process. Must not buy, nor settle: an answer that is stopped he
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
-
-import psycopg
 
 from billing.engine.engine import Engine
 from billing.engine.loop import here, run
@@ -25,20 +21,13 @@ from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
 from chat.facts import bought
 from chat.turns import busy_key
-from tenants.connections import listening_params
 from tenants.http import NotFound, RateLimited, Unavailable
+from tenants.kept import hear
 
 if TYPE_CHECKING:
     from chat.services import Reply
 
-logger = logging.getLogger(__name__)
-
 CHANNEL = "chat_stop"
-# How the listener's session is called, for an operator who looks at the sessions.
-NAME = "chat.background"
-LISTEN_AGAIN_SECONDS = 1.0
-# A connection that is silently dead is found by asking it something.
-ASK_SECONDS = 30.0
 # How often it is looked whether an answer of another process is there, and for how long: none takes longer.
 LOOK_SECONDS = 1.0
 FOLLOW_SECONDS = 900.0
@@ -90,14 +79,15 @@ class _Here:
 
     replies: dict[Reply, Whose] = field(default_factory=dict)
     followers: dict[Whose, int] = field(default_factory=dict)
-    listener: asyncio.Task[None] | None = None
+    stop_hearing: Callable[[], None] | None = None
 
     def forget(self, reply: Reply) -> None:
         self.replies.pop(reply, None)
 
     def stop_listening(self) -> None:
-        if self.listener is not None:
-            self.listener.cancel()
+        if self.stop_hearing is not None:
+            self.stop_hearing()
+            self.stop_hearing = None
 
 
 _engines: WeakKeyDictionary[Engine, _Here] = WeakKeyDictionary()
@@ -112,9 +102,8 @@ def note(engine: Engine, schema: str, user_id: int, reply: Reply) -> None:
     ours = _of(engine)
     ours.replies[reply] = Whose(schema, user_id)
     reply.answering.when_settled(lambda: ours.forget(reply))
-    if ours.listener is None or ours.listener.done():
-        # With nothing of who asked first: it lives as long as the process, and would keep their tenant bound.
-        ours.listener = asyncio.get_running_loop().create_task(_listen(ours), context=Context())
+    if ours.stop_hearing is None:
+        ours.stop_hearing = _listen(ours)
         engine.add_cut(ours.stop_listening)
 
 
@@ -272,31 +261,23 @@ class Followed:
 # --- stops that were asked of another process -----------------------------------------------------------------------
 
 
-async def _listen(here: _Here) -> None:
-    """Until it is cancelled, as the process ends. What is missed while the connection is made is asked for again by
-    the page, which repeats its stop until the answer has ended.
+def _listen(ours: _Here) -> Callable[[], None]:
+    """For as long as the process lives. What is missed while the connection is made is asked for again by the page,
+    which repeats its stop until the answer has ended.
     """
-    is_said = False
-    while True:
-        try:
-            async with await psycopg.AsyncConnection.connect(**listening_params(NAME)) as own:
-                await own.execute(f"LISTEN {CHANNEL}")
-                is_said = False
-                while True:
-                    async for told in own.notifies(timeout=ASK_SECONDS):
-                        _stop_here(here, told.payload)
-                    await own.execute("SELECT 1")
-        except (psycopg.Error, OSError) as exc:
-            if not is_said:
-                logger.warning("Answers of this process cannot be stopped from others: %s", type(exc).__name__)
-            is_said = True
-        await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+    loop = asyncio.get_running_loop()
+
+    def told(payload: str) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(_stop_here, ours, payload)
+
+    return hear(CHANNEL, told)
 
 
-def _stop_here(here: _Here, payload: str) -> None:
+def _stop_here(ours: _Here, payload: str) -> None:
     """Who asks was checked before it was told."""
     with suppress(ValueError):
         call = UUID(payload)
-        for reply in list(here.replies):
+        for reply in list(ours.replies):
             if reply.answering.call.id == call:
                 reply.answering.stop()

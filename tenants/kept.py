@@ -1,7 +1,8 @@
 """Rows that are asked for with every request, kept in each process until the database says that they have changed.
 
-Owns `fetched` and `afetched`, which read a Query's first row; what is kept, for how long; and the thread that listens.
-Must not know what a row means: who asks says how its row may be kept, and judges a kept row as one just read.
+Owns `fetched` and `afetched`, which read a Query's first row; what is kept, for how long; and the thread that listens,
+on whose connection others hear of what is theirs (`hear`). Must not know what a row means: who asks says how its row
+may be kept, and judges a kept row as one just read.
 
 A kept row counts only while the listener has just been shown that it hears everything: each trigger tells of its change
 (tenants.migrations.0006_told_of_changes) in the transaction that makes it, and Postgres hands a session what was
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 from django.conf import settings
+from psycopg.sql import SQL, Identifier
 
 from tenants.connections import listening_params
 
@@ -33,7 +35,7 @@ Params = tuple[str | int, ...]
 Fetch = Callable[[str, Params], Awaitable[list[Any]]]
 
 CHANNEL = "tenants_changed"
-# How the listener's session is called, for an operator who looks at the sessions.
+# How the listener's session is called, before its process's number: for an operator who looks at the sessions.
 NAME = "tenants.kept"
 # Rows of a process, about 2 KB each. The one that was kept first goes first.
 MOST = 4_096
@@ -42,6 +44,8 @@ PROVEN_SECONDS = 0.5
 ASK_SECONDS = 0.25
 # Nobody has asked for a row for so long: the listener stops asking, too.
 IDLE_SECONDS = 10.0
+# Then what others hear on it is still to be heard: a connection that is silently dead is found by asking it something.
+ASK_IDLE_SECONDS = 30.0
 CONNECT_AGAIN_SECONDS = 1.0
 # A pooler that drops notifications will go on to do so.
 TRY_POOLER_AGAIN_SECONDS = 60.0
@@ -73,6 +77,28 @@ class Keep:
     tags: Callable[[Row], tuple[str, ...]]
     seconds: Callable[[Row], float]
     only_with: Callable[[Row], Query] | None = None
+
+
+Told = Callable[[str], None]
+# Who else hears on the listener's connection, by channel.
+_others: dict[str, list[Told]] = {}
+
+
+def hear(channel: str, told: Told) -> Callable[[], None]:
+    """Have `told` called with what is notified on this channel, until what is given back is called: on the listener's
+    thread, so that it must neither take long nor raise. What is told while there is no connection is not heard.
+    """
+    _others[channel] = [*_others.get(channel, ()), told]
+    _rows.be_heard()
+
+    def stop() -> None:
+        _others[channel] = [other for other in _others.get(channel, ()) if other is not told]
+
+    return stop
+
+
+def _are_there_others() -> bool:
+    return any(list(_others.values()))  # at one go: another thread may add to it
 
 
 # What triggers call what has changed.
@@ -179,13 +205,15 @@ class Rows:
 
     def _hears(self) -> bool:
         self.asked_at = now = time.monotonic()
-        if self._listener is None:
-            self._listen()
+        self.be_heard()
         return now - self._heard_at < PROVEN_SECONDS
 
     # --- by the listener ---
 
-    def _listen(self) -> None:
+    def be_heard(self) -> None:
+        """There is a listener."""
+        if self._listener is not None:
+            return
         with self._starting:
             if self._listener is None:
                 self._listener = threading.Thread(target=_Listener(self).run, name=NAME, daemon=True)
@@ -221,12 +249,14 @@ class _Listener:
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
         self._is_said = False
+        self._channels: set[str] = set()
+        self._asked_at = float("-inf")
 
     def run(self) -> None:
         while True:
             pause = CONNECT_AGAIN_SECONDS
             try:
-                if time.monotonic() - self._rows.asked_at < IDLE_SECONDS:
+                if time.monotonic() - self._rows.asked_at < IDLE_SECONDS or _are_there_others():
                     self._listen()
             except _Deaf as deaf:
                 pause = TRY_POOLER_AGAIN_SECONDS
@@ -240,39 +270,53 @@ class _Listener:
     def _say(self, why: str) -> None:
         """Once, and not with every try."""
         if not self._is_said:
-            logger.warning("Hosts, keys and accounts are read with each request: %s", why)
+            logger.warning(
+                "Hosts, keys and accounts are read with each request, and no other process is heard: %s", why
+            )
         self._is_said = True
 
     def _listen(self) -> None:
         # Where the other end is gone without a word, its rows count no more long before the connection is given up.
-        params = listening_params(NAME)
+        params = listening_params(f"{NAME} {os.getpid()}")
         try:
             with psycopg.connect(**params) as own:
                 own.execute(f"LISTEN {CHANNEL}")
+                self._channels = {CHANNEL}
                 _prove(own, params)
                 session = own.execute(_HEARS).fetchone()
                 self._is_said = False
                 while True:
+                    self._listen_to_others(own)
                     self._ask(own, session)
                     for told in own.notifies(timeout=ASK_SECONDS):
-                        self._note(told.payload)
+                        self._note(told)
         finally:
             self._rows.note_hearing(float("-inf"))
             self._rows.forget()
 
+    def _listen_to_others(self, own: psycopg.Connection[Any]) -> None:
+        for channel in [channel for channel in list(_others) if channel not in self._channels]:
+            own.execute(SQL("LISTEN {}").format(Identifier(channel)))
+            self._channels.add(channel)
+
     def _ask(self, own: psycopg.Connection[Any], session: Row | None) -> None:
         now = time.monotonic()
-        if now - self._rows.asked_at > IDLE_SECONDS:
+        is_idle = now - self._rows.asked_at > IDLE_SECONDS
+        if is_idle and not (_are_there_others() and now - self._asked_at > ASK_IDLE_SECONDS):
             return
+        self._asked_at = now
         if session is None or own.execute(_HEARS).fetchone() != session:
             raise _Deaf("a pooler has put another session in the listener's place")
         for told in own.notifies(timeout=0):
-            self._note(told.payload)
+            self._note(told)
         self._rows.note_hearing(now)
 
-    def _note(self, payload: str) -> None:
-        if not payload.startswith(_PROOF):
-            self._rows.note_change(payload)
+    def _note(self, told: psycopg.Notify) -> None:
+        if told.channel != CHANNEL:
+            for other in _others.get(told.channel, ()):
+                other(told.payload)
+        elif not told.payload.startswith(_PROOF):
+            self._rows.note_change(told.payload)
 
 
 _PROOF = "proof:"
@@ -298,6 +342,7 @@ def _forget_in_fork() -> None:
     """No thread is in a fork, and its parent's connection must not be used there."""
     global _rows
     _rows = Rows()
+    _others.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_fork)

@@ -11,8 +11,8 @@ from config.stack.server import SETTINGS
 
 AUTHORITY = 4
 ENGINE = 5  # of paid calls; each process that buys has one. Four for its calls, one for its heartbeat
-# Of a process that serves: one that hears of changes to what it keeps, one that hears of answers to stop.
-LISTENERS = 2
+# Of a process that serves: it hears of changes to what it keeps, and of answers to stop.
+LISTENERS = 1
 # One for each task at a time: four, three sign-ups, and two mails; and one for the heartbeat, which must wait for none.
 JOBS_POOL = 10
 # Procrastinate's own three, one that listens for each of three workers, two that lock for each sign-up, one for a mail,

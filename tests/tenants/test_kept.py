@@ -270,9 +270,10 @@ def test_a_row_that_was_read_before_a_change_is_not_kept_after_it(home):
 def backend():
     """The server's process of our listener."""
     with psycopg.connect(**own_connection_params()) as own:
-        # Of other processes of the run none listens: they keep nothing.
+        # Other processes of the run may listen, too.
         ((pid,),) = own.execute(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()", [kept.NAME]
+            "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()",
+            [f"{kept.NAME} {os.getpid()}"],
         ).fetchall()
         return pid
 
@@ -309,6 +310,33 @@ def test_while_the_listener_is_frozen_rows_are_read(home, key):
     finally:
         os.kill(pid, signal.SIGCONT)
     until(hears, seconds=5)
+
+
+def test_others_hear_what_is_theirs_on_the_same_connection_until_they_stop(home, key):
+    who_asks(home.host, key)
+    until(hears)
+    session, heard = backend(), []
+    stops = [kept.hear("somebodys", heard.append), kept.hear("somebodys", heard.append)]
+    with psycopg.connect(**own_connection_params(), autocommit=True) as own:
+
+        def told(words):
+            own.execute("SELECT pg_notify('somebodys', %s)", [words])
+            return words in heard
+
+        until(lambda: told("first"))
+        assert backend() == session
+        assert hears(), "what is somebody else's forgets no rows"
+        # It lives as long as somebody hears, also where nobody asks for rows.
+        kept._rows.asked_at = float("-inf")
+        by_hand(home, f"SELECT pg_terminate_backend({session})")
+        until(lambda: told("second"), seconds=5)
+        for stop in stops:
+            stop()
+        before = len(heard)
+        told("third")
+        who_asks(home.host, key)
+        until(hears)
+        assert len(heard) == before
 
 
 def test_a_session_that_is_not_told_is_found_out(home, monkeypatch):
