@@ -21,7 +21,8 @@ IMAGE_KINDS = ("png", "jpeg")
 # Of a call's images, those of earlier messages among them: no request is larger, though its model may read more.
 MOST_IMAGE_BYTES = 10 * 1024 * 1024
 
-_FENCES = re.compile("`{3,}")
+# Written so that the search has three of them to look for: `{3,}` took 15 ms of 2 MB, and this takes one.
+_FENCES = re.compile("```+")
 
 
 @dataclass(frozen=True, slots=True)

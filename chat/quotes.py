@@ -11,7 +11,7 @@ from typing import Any
 from billing.engine.loop import here
 from billing.engine.rules import likely_tokens
 from billing.prices import estimate
-from chat.buying import Wanted, members_for, refuse_unless_allowed, terms_for
+from chat.buying import Wanted, count_words, members_for, refuse_unless_allowed, terms_for
 from chat.history import as_taken, images_of, prompt_bytes
 from chat.image_models import tokens_of_image
 from chat.pricing import price_for
@@ -60,6 +60,7 @@ async def quote(
         key=buyer.key,
         known=place.known,
     )
+    await count_words(wanted)
     terms = terms_for(engine, payer, wanted, members_for(wanted)[0])
     history = likely_tokens(prompt_bytes(as_taken(wanted.messages)), terms.habit.input_ratio) - likely_tokens(
         prompt_bytes([wanted.messages[-1]]), terms.habit.input_ratio

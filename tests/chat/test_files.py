@@ -1,6 +1,8 @@
 """Files of a message: which are read, whose they are, what a model is given of them, and that it is paid for."""
 
+import asyncio
 import json
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +13,11 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 
 from billing.engine.statements import in_schema
 from billing.templatetags.money import usd_short_filter
-from chat import attachments, file_text
+from chat import attachments, buying, file_text
 from chat.attached import MOST_FILES, MOST_TOKENS, File, with_files
 from chat.file_text import cleaned, read
 from chat.history import prompt_bound
+from chat.history import text_bound as bound_of
 from chat.models import Attachment, Message
 from chat.tasks import tidy_chats
 from chat.unread import Unread
@@ -402,6 +405,17 @@ def test_the_price_of_a_message_has_its_files_in_it(workspace, upstream):
     # What is held for it is what was said.
     workspace.leave(0)
     assert api.chat("And?", files=[pk]).json()["budget"]["needed"] == said["most"]
+
+
+def test_a_long_text_is_counted_beside_the_loop_and_all_else_on_it(monkeypatch):
+    counted = []
+    monkeypatch.setattr(buying, "text_bound", lambda said: counted.append(threading.current_thread()) or bound_of(said))
+    for words, is_beside in (("é", False), ("a" * 1_000_000, False), ("e\u0301" * 20_000, True)):
+        wanted = buying.Wanted(messages=[{"role": "user", "content": words}])
+        asyncio.run(buying.count_words(wanted))
+        assert wanted.bound == (bound_of(wanted.messages) if is_beside else None)
+    (thread,) = counted
+    assert thread is not threading.current_thread()
 
 
 def test_a_file_has_the_price_of_the_model_that_is_asked(workspace, settings):

@@ -49,6 +49,7 @@ MEANT = {
         "asyncio's own, but larger: each job enters its tenant on it",
     ),
     "billing/jobs.py: to_thread": (1, "waits for a timer to end; touches no row"),
+    "chat/buying.py: to_thread": (1, "counts letters; touches no row"),
     "chat/shown.py: to_thread": (1, "renders text; touches no row"),
     "chat/calls.py: Thread": (1, "`keep`, which enters the tenant that it was given in, or public"),
     "config/gunicorn.conf.py: Timer": (1, "cuts streams on the engine's loop; touches no row"),
