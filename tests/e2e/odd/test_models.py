@@ -134,6 +134,6 @@ def test_the_pages_of_prompts_and_of_the_chat_can_be_read_by_everybody(signed_in
     for scheme, width in (("light", 360), ("dark", 1280)):
         signed_in.set_viewport_size({"width": width, "height": 800})
         signed_in.emulate_media(color_scheme=scheme)
-        for path in ("/prompts/", f"/prompts/{prompt.pk}/", "/settings/workspace/chat/"):
+        for path in ("/prompts/", f"/prompts/{prompt.pk}/", "/settings/workspace/chat/", "/shared/"):
             signed_in.goto(odd.address(workspace.slug) + path)
             assert wrong_with(signed_in) == [], (path, scheme)
