@@ -27,7 +27,7 @@ function head(title) {
   document.title = document.title.replace(heading.textContent, () => title);
   heading.textContent = title;
   const field = menu.querySelector("[name=title]");
-  if (field) field.value = title;
+  if (field) field.defaultValue = title; // shown unless somebody is at changing it
 }
 
 function titleOf(words) {
