@@ -134,16 +134,27 @@ def test_the_switch_of_titles_says_what_one_costs_and_each_tab_shows_a_title_wit
     page.get_by_role("button", name="Let the model write titles").click()
     page.get_by_role("button", name="Use the first words again").wait_for()
     look(page, "titles-1280")
-    other = page.context.new_page()
     page.goto(odd.address(workspace.slug) + "/")
     upstream.delay_first = 0.5
     ask(page, "What is a ledger?")
     expect(title(page)).to_have_text("What is a ledger?")
-    page.wait_for_url("**/c/*/")
-    other.goto(page.url)
-    for tab in (page, other):
-        expect(title(tab)).to_have_text("Hello, world")
-        expect(tab.locator("[data-group=today] li a").first).to_have_text("Hello, world")
-        assert tab.title().startswith("Hello, world · ")
+    listed = page.locator("[data-group=today] li a").first
+    for element in (title(page), listed):
+        expect(element).to_have_text("Hello, world", timeout=20_000)
+    assert page.title().startswith("Hello, world · ")
     page.get_by_text("Manage").click()
     expect(page.get_by_label("Title")).to_have_value("Hello, world")
+    page.get_by_label("Title").fill("not sent yet")
+    # As another tab tells it, in which the title was waited for.
+    other = page.context.new_page()
+    other.goto(odd.address(workspace.slug) + "/budget/")
+    told = {
+        "member": str(workspace.owner.pk),
+        "id": page.url.rstrip("/").rpartition("/")[2],
+        "state": "titled",
+        "title": "Ledgers",
+    }
+    other.evaluate("told => new BroadcastChannel('chat').postMessage(told)", told)
+    for element in (title(page), listed):
+        expect(element).to_have_text("Ledgers")
+    expect(page.get_by_label("Title")).to_have_value("not sent yet")
