@@ -27,26 +27,33 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-# A text above the first stays plain, and so does one of more work: signs that may mean something, and lines, outside of
-# blocks of code. Together they bound the time to well below 100 ms: see tests/chat/test_markdown.py.
+# A text above the first stays plain, and so does one of more work, which is counted outside of blocks of code. Together
+# they bound the time to some 50 ms: see tests/chat/test_markdown.py.
 MOST_CHARS = 64 * 1024
-MOST_WORK = 5_000
+MOST_WORK = 4_000
 MOST_NESTING = 12
 # While an answer streams, a block above it is shown as it came: it would be kept, and rendered at one go.
 BLOCK_CHARS = 16 * 1024
 
 # Bare addresses of one text that become links.
 MOST_ADDRESSES = 500
-MOST_FORMULAS = 60
+# Of all formulas together, and of each: a letter of them costs as much as one of the signs.
+FORMULAS_CHARS = 4_000
 FORMULA_CHARS = 400
 
 _LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]+", re.IGNORECASE)
 # Up to a space, a quotation mark, or a mark of a script that is written without spaces.
-_ADDRESS = re.compile(r"(?<!\w)https?://[^\W_][^\s\x00-\x20<>\"`\u3000-\u303f\uff00-\uffef]*", re.IGNORECASE)
+_BARE = re.compile(r"(?<!\w)https?://[^\W_][^\s\x00-\x20<>\"`\u3000-\u303f\uff00-\uffef]*", re.IGNORECASE)
 _REL = "nofollow noopener noreferrer"
+# What may mean something costs about ten microseconds, each one of it; what the parser only stops at, a sixth of that.
 _SIGNS = re.compile(r"[\[\]!*_~`<>|$&\\]+")
-# An item, a heading or a quote: it costs as much as three plain lines.
-_MARKED = re.compile(r"^[ \t]*(?:[-+*#>]|\d+[.)])", re.MULTILINE)
+_STOPS = re.compile(r"[{}^%@=#+:-]+")
+# Items, headings and quotes, also in each other: a paragraph, and something around it.
+_MARKED = re.compile(r"^(?:[ \t]*(?:[-+*>]|#+|\d+[.)]))+", re.MULTILINE)
+# An address is taken apart, and written anew letter by letter.
+_ADDRESS = re.compile(r"(?:\]\(|\]:|<)\s*(?:<[^>\n]*|\S*)")
+# The line that makes a table of what is around it, also in a list or a quote.
+_TABLE = re.compile(r"(?:[-+*>:| \t]|\d{1,9}[.)])+")
 _LANGUAGE = re.compile(r"[\w+#.-]{1,30}")
 _ALIGNED = {"text-align:left": "start", "text-align:center": "middle", "text-align:right": "end"}
 _BLOCKS = {"paragraph_open", "heading_open", "bullet_list_open", "ordered_list_open", "blockquote_open", "table_open"}
@@ -54,7 +61,7 @@ _BLOCKS = {"paragraph_open", "heading_open", "bullet_list_open", "ordered_list_o
 
 def rendered(text: str) -> SafeString:
     """The text as HTML; as plain text in a paragraph where it is too long or too odd to be read as Markdown."""
-    if len(text) > MOST_CHARS or not _is_little_work(text):
+    if len(text) > MOST_CHARS or work_of(text) > MOST_WORK:
         return plain(text)
     try:
         html: str = _parser(bool(settings.CHAT_MATHS)).render(text)
@@ -72,21 +79,43 @@ def plain(text: str) -> SafeString:
     return format_html('<p class="words__plain" dir="auto">{}</p>', text)
 
 
-def _is_little_work(text: str) -> bool:
-    if _work(text) <= MOST_WORK:
-        return True
+def work_of(text: str) -> int:
+    """How much of it there is to read. What is in a block of code is not read."""
+    if (work := _work(text)) <= MOST_WORK:
+        return work
     blocks = Blocks(maths=False)
     ended = blocks.feed(text)
-    return sum(map(_work_of_block, (*ended, blocks.rest))) <= MOST_WORK
+    return sum(map(_work_of_block, (*ended, blocks.rest)))
 
 
 def _work_of_block(block: str) -> int:
-    """What is in a block of code is not read."""
     return 4 if _FENCE.match(block.lstrip("\r\n")) else _work(block)
 
 
 def _work(text: str) -> int:
-    return sum(map(len, _SIGNS.findall(text))) + text.count("\n") + 2 * len(_MARKED.findall(text))
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    addresses = _ADDRESS.findall(text)
+    return (
+        sum(map(len, _SIGNS.findall(text)))
+        + sum(map(len, _STOPS.findall(text))) // 6
+        + text.count("\n")
+        + sum(2 + len(marks.split()) for marks in _MARKED.findall(text))
+        + 2 * len(addresses)
+        + sum(map(len, addresses)) // 6
+        + 2 * _cells_without_words(text)
+    )
+
+
+def _cells_without_words(text: str) -> int:
+    """Each row of a table is filled up to the width of its first one: 2 KB can be 65,000 cells."""
+    cells = width = 0
+    for line in text.split("\n") if "|" in text else ():
+        if not line.strip(" \t"):
+            width = 0
+        elif "|" in line and _TABLE.fullmatch(line):
+            width = max(width, line.count("|"))
+        cells += max(0, width - line.count("|"))
+    return cells
 
 
 # --- what is made of Markdown ---
@@ -126,8 +155,8 @@ def _make_ours(tokens: list[Token]) -> None:
     formulas = 0
     for part in (inner for token in tokens for inner in (token, *(token.children or ()))):
         if part.type.startswith("math_"):
-            formulas += 1
-            part.meta = {"is_source": formulas > MOST_FORMULAS}
+            formulas += len(part.content)
+            part.meta = {"is_source": formulas > FORMULAS_CHARS}
 
 
 def _without_images(tokens: Sequence[Token]) -> list[Token]:
@@ -165,7 +194,7 @@ def _with_addresses(tokens: list[Token], most: int) -> list[Token]:
             made.append(token)
             continue
         at = 0
-        for found in _ADDRESS.finditer(token.content):
+        for found in _BARE.finditer(token.content):
             shown = _without_end_of_sentence(found[0])
             if most <= 0 or _LINK.fullmatch(link := normalizeLink(shown)) is None:
                 continue
