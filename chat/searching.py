@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from django.db import OperationalError, connection, transaction
 from psycopg.errors import QueryCanceled
 
-from chat.models import SEARCHED
+from chat.models import JOINING, SEARCHED
 
 MAX_QUERY = 200
 # A word that stands in most of a workspace's messages is found in all of them before the newest are known.
@@ -21,6 +21,8 @@ SECONDS = 2
 LOOKED_THROUGH = 10_000
 
 _ENDS_IN_A_WORD = re.compile(r"(?:^|\s)(?!or$)\w+$", re.IGNORECASE)
+# As `words_of` takes words apart. Before a word, a hyphen says that it must not be there.
+_JOINING = re.compile(rf"(?<!^)(?<![\s\"])-|[{JOINING.replace('-', '')}]")
 
 
 class TooMuch(Exception):
@@ -39,8 +41,13 @@ class Found:
     line: str
 
 
+def _words_of(text: str) -> str:
+    return f"translate({text}, '{JOINING}', '{' ' * len(JOINING)}')"
+
+
+_WORDS = _words_of(f"left(message.text, {LOOKED_THROUGH})")
 # As the index `message_words` has it.
-_WORDS = f"to_tsvector('simple'::regconfig, coalesce(left(message.text, {SEARCHED}), ''))"
+_INDEXED = f"to_tsvector('simple'::regconfig, coalesce({_words_of(f'left(message.text, {SEARCHED})')}, ''))"
 
 # Between the words of a phrase, as Postgres writes a query down.
 _NEXT_TO = "' <(-|[0-9]+)> '"
@@ -49,7 +56,8 @@ _NEXT_TO = "' <(-|[0-9]+)> '"
 # nothing.
 # The index knows words and not where they stand: for a phrase it would read every message that has its words, other
 # people's too, and the time that takes would tell what they write. So it is asked for the words (`loose`, in which what
-# is left out is not looked at, and nothing else in it is everything), and only what the reader may see is read.
+# is left out is not looked at, and nothing else in it is everything), and only what the reader may see is read. A line
+# is found in the words, and then shown as it was written.
 SEARCH = f"""
 WITH typed AS (SELECT websearch_to_tsquery('simple', %(query)s) AS query),
 meant AS (
@@ -71,7 +79,7 @@ visible AS (
 -- Each is materialized, so that nothing is read of a message before it is known whose it is.
 indexed AS MATERIALIZED (
     SELECT message.id, message.conversation_id FROM chat_message AS message
-    WHERE {_WORDS} @@ (SELECT loose FROM asked)
+    WHERE {_INDEXED} @@ (SELECT loose FROM asked)
 ),
 hit AS MATERIALIZED (
     SELECT indexed.id, indexed.conversation_id FROM indexed JOIN visible ON visible.id = indexed.conversation_id
@@ -79,29 +87,32 @@ hit AS MATERIALIZED (
 said AS (
     SELECT conversation_id, max(id) AS message_id FROM hit
     WHERE NOT (SELECT has_phrase FROM asked)
-        OR (SELECT {_WORDS} @@ (SELECT query FROM asked) FROM chat_message AS message WHERE message.id = hit.id)
+        OR (SELECT {_INDEXED} @@ (SELECT query FROM asked) FROM chat_message AS message WHERE message.id = hit.id)
     GROUP BY conversation_id
 ),
 found AS (
     SELECT visible.id, visible.title, visible.owner_id, visible.active_at, said.message_id
     FROM visible LEFT JOIN said ON said.conversation_id = visible.id
     WHERE said.message_id IS NOT NULL
-        OR to_tsvector('simple'::regconfig, visible.title) @@ (SELECT query FROM asked)
+        OR to_tsvector('simple'::regconfig, {_words_of("visible.title")}) @@ (SELECT query FROM asked)
     ORDER BY visible.active_at DESC, visible.id DESC
     LIMIT %(most)s
 )
 SELECT found.id, found.title, owner.email, found.owner_id = %(member)s, found.message_id,
-    coalesce(ts_headline('simple', left(message.text, {LOOKED_THROUGH}), (SELECT query FROM asked),
-        'StartSel="", StopSel="", MinWords=10, MaxWords=25'), '')
+    coalesce(ts_headline('simple', substr(message.text, strpos({_WORDS}, line), length(line)),
+        (SELECT query FROM asked), 'StartSel="", StopSel="", MinWords=100, MaxWords=200'), '')
 FROM found
 JOIN users_user AS owner ON owner.id = found.owner_id
 LEFT JOIN chat_message AS message ON message.id = found.message_id
+LEFT JOIN LATERAL ts_headline('simple', {_WORDS}, (SELECT query FROM asked),
+    'StartSel="", StopSel="", MinWords=10, MaxWords=25') AS line ON true
 ORDER BY found.active_at DESC, found.id DESC
 """  # noqa: S608  # only texts and numbers of ours are put in
 
 
 def search(member_id: int, query: str, *, most: int) -> list[Found]:
     """The newest first. `query` is written as for web searches: "a phrase", or, -without. Raises TooMuch."""
+    query = " ".join(_JOINING.sub(" ", query).split())
     params: dict[str, str | int | bool] = {
         "query": query,
         "is_beginning": _ENDS_IN_A_WORD.search(query) is not None and query.count('"') % 2 == 0,

@@ -64,6 +64,9 @@ def messages_for(question: str, answer: str) -> list[Message]:
 
 def title_in(text: str) -> str:
     """What a model said, as a title: its first line, without quotes and marks. Empty where there is none."""
+    if text.lstrip().startswith("<think>"):
+        text = text.partition("</think>")[2]
+    text = text[:READ_CHARS]  # a longer name is not made normal, and could have signs that nobody sees
     line = next((line for line in text.splitlines() if line.strip(" #*_`\"'“”„«».:-")), "")
     line = line.strip(" #*_`").removeprefix("Title:").strip(" #*_`\"'“”„«».:-")
     title = normal_name(" ".join(line.split()[:MOST_WORDS]))
@@ -125,6 +128,6 @@ async def told(titling: asyncio.Task[str]) -> AsyncIterator[bytes]:
 
 
 def _kept(conversation_id: int, completion: Completion) -> Keep | None:
-    title = title_in(completion.text)
+    title = title_in(completion.text) if completion.finish_reason in ("stop", "length") else ""
     params: dict[str, Any] = {"title": title, "conversation": conversation_id}
     return Keep(TITLED, params) if title else None

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from datetime import timedelta
 
 import pytest
@@ -147,6 +148,31 @@ def test_a_search_finds_words_titles_and_beginnings_in_ones_own_and_in_what_is_s
     assert titles("mammal or rotterdam") == ["Boats", "Hers"]
     for odd in ("or", "-", '"', "a & !", "'", "x:*", "\\", "(", "\x00", "seal'", "a or", "é" * 500):
         assert browser.get("/", {"q": odd}).status_code == 200
+
+
+def test_words_are_found_in_addresses_and_compounds_and_a_line_is_shown_as_it_was_written(workspace, talks):
+    with workspace.scope():
+        said(talks[0], "Where?", text="In docs.py, at https://harbour.example/deep-water, with a_b or a@b.c, 3.14.")
+    browser = workspace.client(workspace.owner)
+    for query in ("docs.py", "docs", "https://harbour.example/deep-water", '"deep-water with"'):
+        (line,) = found(browser.get("/", {"q": query}))
+        assert "deep-water, with" in line, query
+    for query in ("wat", "a_b", "3.14"):
+        assert found(browser.get("/", {"q": query})) == ["Boats water, with a_b or a@b.c, 3.14."], query
+    assert found(browser.get("/", {"q": "docs -deep-water"})) == []
+
+
+def test_no_words_hold_up_who_writes_them_down_or_looks_for_them(workspace):
+    talk, texts = (
+        made(workspace, title="Odd"),
+        ["a_", "~/", "1a-1-", "./", "a-b.", "<!-- a", "&amp;", "a@b.c/", "://a:"],
+    )
+    begun = time.monotonic()
+    with workspace.scope():
+        for text in texts:
+            said(talk, "harbour", text=f"harbour {text * 25_000}")
+    assert len(found(workspace.client(workspace.owner).get("/", {"q": "harbour"}))) == 1
+    assert time.monotonic() - begun < 5  # a minute, while Postgres looked for addresses in them
 
 
 def test_a_search_that_takes_too_long_is_ended_and_says_so(workspace, talks, monkeypatch):
@@ -411,6 +437,9 @@ def test_a_title_that_the_askers_limit_does_not_cover_is_not_bought_and_nobody_i
         (' "" \n', ""),
         ("\u200b\n\x00", ""),
         ("x" * 90, "x" * 59 + "…"),
+        ("\u202ex\x1b" * 2_000, "x" * 59 + "…"),
+        ("<think>\nA title?\n</think>\n\nBoats", "Boats"),
+        ("<think>\nA title", ""),
     ],
 )
 def test_a_title_is_a_line_without_marks(text, title):

@@ -14,7 +14,7 @@ def add_a_conversation(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("chat", "0007_attachments"), ("users", "0002_key_shown_once")]
+    dependencies = [("chat", "0009_search_words"), ("users", "0002_key_shown_once")]
 
     operations = [
         migrations.RemoveIndex("conversation", "conversation_active"),
