@@ -13,6 +13,7 @@ from django.views.decorators.http import require_safe
 
 from chat import attachments
 from chat.models import Conversation
+from chat.plainly import note_plain
 from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.http import TenantRequest
@@ -50,5 +51,6 @@ def conversation(request: TenantRequest, pk: int, conversation_pk: int) -> HttpR
         record(Event.FORMER_CHAT_READ, request=request, target=member.email, conversation=found.pk)
     said = list(found.messages.order_by("pk"))
     attachments.put_beside(said)
+    note_plain(reversed(said))
     context = {"member": member, "conversation": found, "chat_messages": said}
     return render(request, "chat/former_conversation.html", context)

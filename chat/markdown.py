@@ -43,7 +43,7 @@ FORMULA_CHARS = 400
 
 _LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]+", re.IGNORECASE)
 # Up to a space, a quotation mark, or a mark of a script that is written without spaces.
-_BARE = re.compile(r"(?<!\w)https?://[^\W_][^\s\x00-\x20<>\"`\u3000-\u303f\uff00-\uffef]*", re.IGNORECASE)
+_BARE_ADDRESS = re.compile(r"(?<!\w)https?://[^\W_][^\s\x00-\x20<>\"`\u3000-\u303f\uff00-\uffef]*", re.IGNORECASE)
 _REL = "nofollow noopener noreferrer"
 # What may mean something costs about ten microseconds, each one of it; what the parser only stops at, a sixth of that.
 _SIGNS = re.compile(r"[\[\]!*_~`<>|$&\\]+")
@@ -161,18 +161,19 @@ def _make_ours(tokens: list[Token]) -> None:
 
 def _without_images(tokens: Sequence[Token]) -> list[Token]:
     made: list[Token] = []
-    in_link = False
+    around: list[bool] = []  # of the links that are open, whether they lead anywhere
     for token in tokens:
         if token.type == "link_open":
-            in_link = True
+            # An empty address is never asked about, and leads to the page itself.
+            around.append(bool(token.attrs["href"]))
             token.attrSet("rel", _REL)
-        elif token.type == "link_close":
-            in_link = False
         if token.type != "image":
-            made.append(token)
+            leads = around.pop() if token.type == "link_close" else token.type != "link_open" or around[-1]
+            if leads:
+                made.append(token)
             continue
         alt = Token("text", "", 0, content=_words_of(token) or "Image")
-        if in_link:  # a link in a link is none
+        if any(around) or not token.attrs["src"]:  # a link in a link is none
             made.append(alt)
             continue
         attributes = {"href": token.attrs["src"], "rel": _REL}
@@ -194,7 +195,7 @@ def _with_addresses(tokens: list[Token], most: int) -> list[Token]:
             made.append(token)
             continue
         at = 0
-        for found in _BARE.finditer(token.content):
+        for found in _BARE_ADDRESS.finditer(token.content):
             shown = _without_end_of_sentence(found[0])
             if most <= 0 or _LINK.fullmatch(link := normalizeLink(shown)) is None:
                 continue
@@ -334,7 +335,7 @@ class Blocks:
             if self._closes(text):
                 self._end(ended)
             return
-        if not text.strip():
+        if not text.strip(" \t"):
             self._lines.append(line)
             self._is_blank = True
             if self._kind == "text":

@@ -14,6 +14,7 @@ from chat.branches import Tree
 from chat.listing import SHOWN, cursor, from_there, parsed
 from chat.manage import may_unshare
 from chat.models import Conversation, Message
+from chat.plainly import note_plain
 from tenants.http import TenantRequest
 from tenants.roles import Action
 from tenants.spelling import number_in
@@ -46,6 +47,7 @@ def conversation(request: TenantRequest, pk: int) -> HttpResponse:
     last = tree.newest_under(named) if named is not None and named in tree else found.head_id or tree.newest_under(None)
     turns = tree.branch(last)
     attachments.put_beside(turn.message for turn in turns)
+    note_plain(turn.message for turn in reversed(turns))
     context = {
         "conversation": found,
         "turns": turns,

@@ -15,7 +15,9 @@ from billing.engine.loop import here, refuse_in_transaction, run
 from billing.engine.settling import Keep
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES
+from chat.answer import MOST_BYTES
 from chat.buying import Wanted, begin, refuse_unless_allowed
+from chat.chunks import bytes_of
 from chat.errors import ConversationBusy, ModelFailed
 from chat.facts import bought_by
 from chat.history import Message
@@ -97,17 +99,19 @@ async def summarize_left_out(
                 key=buyer.key,
                 workflow=f"conversation-{place.id}" if place.has_limit else None,
                 busy_key=place.busy_key,
-                keep_rows=functools.partial(_rows, conversation_id, covered.upto),
+                keep_rows=functools.partial(_rows, conversation_id, covered.upto, max_tokens or LENGTH),
             ),
         )
     except BaseException:
         engine.exclusive.release(turn)
         raise
     answering.when_settled(lambda: engine.exclusive.release(turn))
-    return await _answer(answering, conversation_id, covered)
+    return await _answer(answering, conversation_id, covered, max_tokens or LENGTH)
 
 
-async def _answer(answering: Answering[Call], conversation_id: int, covered: Covered) -> dict[str, Any]:
+async def _answer(
+    answering: Answering[Call], conversation_id: int, covered: Covered, max_tokens: int
+) -> dict[str, Any]:
     try:
         completion = await answering.finished()
     except BaseException:
@@ -115,9 +119,9 @@ async def _answer(answering: Answering[Call], conversation_id: int, covered: Cov
         raise
     if answering.failure is not None:
         raise answering.failure
-    if not _is_kept(completion):
+    if not _is_kept(completion, max_tokens):
         raise ModelFailed(
-            "The summary was not written to its end, so it is not kept.",
+            "The summary was not written to its end, or is far longer than was asked for, so it is not kept.",
             outcome=completion.outcome,
             usage=completion.usage,
         )
@@ -148,18 +152,21 @@ def _messages(place: Place, covered: Covered) -> list[Message]:
     return [{"role": "user", "content": f"{ASKED}\n\n{before}{covered.text}"}]
 
 
-def _rows(conversation_id: int, upto: int, call: Call, completion: Completion) -> Keep | None:
-    if not _is_kept(completion):
+def _rows(conversation_id: int, upto: int, max_tokens: int, call: Call, completion: Completion) -> Keep | None:
+    if not _is_kept(completion, max_tokens):
         return None
     summary = completion.text.replace("\x00", "").strip()
     return Keep(KEPT, {"conversation": conversation_id, "summary": summary, "upto": upto})
 
 
-def _is_kept(completion: Completion) -> bool:
+def _is_kept(completion: Completion, max_tokens: int) -> bool:
     """One that was stopped, broke off or ran out of money is none: what it does not say would be forgotten. At the
-    length that was asked for it is a summary, if a short one.
+    length that was asked for it is a summary, if a short one. It goes along with each question from then on: from a
+    model that sent a megabyte at once, none of them would fit any more.
     """
-    return completion.finish_reason in ("stop", "length") and bool(completion.text.replace("\x00", "").strip())
+    if completion.finish_reason not in ("stop", "length") or bytes_of(completion.text) > MOST_BYTES * max_tokens:
+        return False
+    return bool(completion.text.replace("\x00", "").strip())
 
 
 def summarize_at_once(buyer: Buyer, *, conversation_id: int) -> dict[str, Any]:

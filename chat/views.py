@@ -26,6 +26,7 @@ from chat.forms import MessageForm, PromptForm, TitleForm
 from chat.listing import listing
 from chat.menu import about
 from chat.models import Conversation, Message
+from chat.plainly import note_plain
 from chat.trimming import left_out_of
 from chat.turns import busy_key
 from tenants.http import ApiError, TenantRequest
@@ -193,6 +194,7 @@ def _page(
     pk = shown.pk if shown else form.initial.get("conversation_id")
     attachments.put_beside([*(turn.message for turn in turns), *([edited] if edited else [])])
     named = [file.pk for file in edited.files] if edited else named_files(request) or form.initial.get("files", [])
+    note_plain(turn.message for turn in reversed(turns))
     context = {
         "listing": listing(request, shown),
         "conversation": shown,

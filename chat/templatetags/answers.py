@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from billing.ledgers import Ledger
 from billing.outcomes import Outcome
 from chat.answer import ALL_THOUGHT, EMPTY, FILTERED, ONLY_THOUGHT, TOOLS
-from chat.markdown import rendered
+from chat.markdown import plain, rendered
 from chat.models import Message
 
 register = template.Library()
@@ -104,7 +104,7 @@ def can_go_on(message: Message) -> bool:
 @register.filter
 def as_words(message: Message) -> SafeString:
     """An answer's Markdown, rendered."""
-    return rendered(message.text)
+    return plain(message.text) if message.is_plain else rendered(message.text)
 
 
 @register.filter

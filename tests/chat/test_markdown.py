@@ -42,6 +42,7 @@ CASES = [
         '<p dir="auto"><code>https://b.c</code> xhttp://b.c http:// b.c/chat.py</p>',
     ),
     ("https://б.c/ы", f'<p dir="auto">{bare("https://б.c/ы", "https://xn--90a.c/%D1%8B")}</p>'),
+    ("[a *b*]()", '<p dir="auto">a <em>b</em></p>'),
     ("[a](/logout/)", '<p dir="auto">[a](/logout/)</p>'),
     ("$x$", '<p dir="auto">$x$</p>'),
     ("", ""),
@@ -54,6 +55,7 @@ HOSTILE = [
     "|a|\n|:-:|\n|<script>|", "![\" onerror=\"x](https://b.c)", "<https://b.c/\"onclick=x>", "[a](https://b.c\x00)",
     "\x00\x1b\u202e\ufeff", "https://b.c/'onclick=x>", "https://b.c/\"onclick=x", "javascript:https://b.c", "https://[::1",
     "[a](file:///etc/passwd)", "$\\href{javascript:alert(1)}{x}$", "<!-- a", "&lt;script&gt;",
+    "[a]()", "![a]()", "[a](<>)", "[b [a]() ![c](https://d.e)](https://f.g)", "[![a]()]()",
 ]  # fmt: skip
 DEEP = ["[", "*a", "*a_", "**a ", "`", "`a``b", "> ", "- ", "[a](", "![", "|a", "a|b\n-|-\n", "<a", "&amp;", "- a\n",
         "  - a\n", "```\n", "a\n\n", "1. a\n\n", "<http://x.y> ", "$a$ ", "[a]: http://x\n", "\\[", "{^", "a\r", "a- ",
@@ -186,6 +188,7 @@ def test_the_blocks_and_the_rest_are_the_text_however_it_is_split(settings):
         "a\n```py\n\n\n```\nb\n\n1. c\n   ```\n   d\n\n   e\n   ```\n2. f\n\nz\n\n",
         "|a|b|\n|-|-|\n|1|2|\n\n    code\n\n    more\n\nz\n\n",
         "> a\n> - b\n\n~~~\n```\n\n~~~~\n\nz\n\n",
+        "a\n\u2028\nb\n\nc\n\n- d\n\x0c\n- e\n\nz\n\n",
     ],
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from django.utils import timezone
 
 from billing.outcomes import Outcome
+from chat import plainly
 from chat.models import Message
 from chat.templatetags.answers import ENDS, page_words
 from tenants.limits import key_of
@@ -68,6 +70,19 @@ def test_an_answer_that_the_model_ended_says_nothing_of_its_end(workspace):
 
 def test_what_the_model_says_is_never_markup(workspace):
     assert "<b>bold</b>" not in page_of(workspace, kept(workspace, text="<b>bold</b>"))
+
+
+def test_of_hundreds_of_odd_answers_a_page_renders_the_newest_and_shows_the_others_as_they_came(workspace, monkeypatch):
+    monkeypatch.setattr(plainly, "PAGE_WORK", 100)
+    with workspace.scope():
+        talk = ConversationFactory(owner=workspace.owner, shared_at=timezone.now())
+        last = None
+        for text in ["*oldest*", "* a\n" * 25, "*newest*"]:
+            last = said(talk, "hello", parent_id=last, text=text).pk
+    for address in (f"/c/{talk.pk}/", f"/shared/{talk.pk}/"):
+        page = workspace.client(workspace.owner).get(address).content.decode()
+        assert "<em>newest</em>" in page
+        assert '<p class="words__plain" dir="auto">*oldest*</p>' in page
 
 
 def test_the_script_finds_every_sentence_on_the_page(workspace):

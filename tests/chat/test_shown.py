@@ -1,8 +1,11 @@
 """Streams whose words come as HTML, too: the same words, the same money, and nothing for those who did not ask."""
 
+import asyncio
+
 import pytest
 
 from chat import shown
+from chat.markdown import MOST_CHARS, MOST_WORK, work_of
 from tests.support.cast import events_of
 
 WORDS = ["# A\n", "\nfirst *b", "*\n\n", "- c\n- d\n", "\nlast"]
@@ -68,5 +71,23 @@ def test_large_blocks_are_rendered_beside_the_loop(workspace, upstream, monkeypa
     monkeypatch.setattr(shown.asyncio, "to_thread", to_thread)
     upstream.tokens = ["word " * 1_000, "\n\n", "end"]
     events = events_of(workspace.api().chat("hello", stream=True, rendered=True))
-    assert len(threads) == 2
+    assert [render.__name__ for render in threads] == ["_feed", "_joined", "rendered"]
     assert len(html_of(events)) == 1
+    threads.clear()
+    upstream.tokens = ["[" * 2_000, "\n\n", "end"]
+    events_of(workspace.api().chat("hello", stream=True, rendered=True))
+    assert [render.__name__ for render in threads] == ["_joined", "rendered"], "little of it, and much to read"
+
+
+@pytest.mark.parametrize("piece", ["*a* " * 250 + "\n\n", "words " * 1_000 + "\n\n", "\n" * 5_000])
+def test_of_an_endless_answer_no_more_blocks_are_rendered_than_the_whole_may_have(monkeypatch, piece):
+    texts = []
+    monkeypatch.setattr(shown, "rendered_block", lambda text: texts.append(text) or "")
+
+    async def sent():
+        blocks = shown.Shown()
+        return [await blocks.after([piece]) for _ in range(200)]
+
+    assert asyncio.run(sent())[-1] == b""
+    assert sum(map(len, texts)) <= MOST_CHARS
+    assert sum(map(work_of, texts)) <= MOST_WORK

@@ -144,9 +144,12 @@ def test_the_embedded_model_has_a_slots_share_of_its_servers_context(settings):
     assert room_for(NAME, max_tokens=512).tokens == 2_048 * 90 // 100 - 512
 
 
-def test_a_summary_that_was_not_written_to_its_end_is_not_kept_and_says_so(workspace, upstream, settings, talk):
+@pytest.mark.parametrize(
+    ("reason", "tokens"), [("content_filter", ["A"]), ("stop", ["a" * 900_000]), ("stop", [" ", "\0"])]
+)
+def test_a_summary_that_is_none_is_not_kept_and_says_so(workspace, upstream, settings, talk, reason, tokens):
     has_context(settings, 1_000)
-    upstream.finish_reason = "content_filter"
+    upstream.finish_reason, upstream.tokens = reason, tokens
     response = workspace.api().post("/api/chat/summary/", {"conversation_id": talk})
     assert (response.status_code, response.json()["error"]) == (502, "model_failed")
     assert "not kept" in response.json()["message"]
