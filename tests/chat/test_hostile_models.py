@@ -8,6 +8,7 @@ from django.conf import settings
 from chat import llm, streams
 from chat.dialect import dialect_for
 from tests.support.asking import Asked
+from tests.support.cast import events_of
 from tests.support.money import INPUT, OUTPUT, assert_books_agree
 from tests.support.plane import run
 from tests.support.raw_model import CHUNKED, DONE, HEAD, STOP, RawModel, frame, report, said
@@ -176,6 +177,24 @@ def test_no_model_says_that_the_money_ended(workspace, model, reason, door):
     model.script = answers(said("word"), end, report(10, 1), DONE)
     body = ask_at(door, workspace, stream=True).content.decode()
     assert '"ended":true' not in body if door == "/v1/" else '"finish_reason":"stop"' in body
+
+
+# --- the words ---------------------------------------------------------------------------------------------------
+
+
+def test_words_that_cost_much_to_show_or_to_index_hold_up_nobody(workspace, globex, model):
+    table = "|a" * 250 + "\n" + "|-" * 250 + "\n" + "a\n" * 500 + "\n"
+    model.script = answers(said(table + "b\n\n"), said("a_" * 25_000), said("[" * 500_000), STOP, DONE)
+    began = time.monotonic()
+    events = events_of(workspace.api().chat("hello", stream=True, rendered=True))
+    (line,) = workspace.settled(lines=1)
+    assert (events[-1][0], events[-1][1]["cost"]["microcents"]) == ("done", line.cost)
+    assert events[-1][1]["html"].startswith('<p class="words__plain"')
+    model.script = good
+    assert globex.api().chat().status_code == 200
+    assert time.monotonic() - began < 8  # half a minute in Postgres alone
+    assert workspace.holds() == 0
+    assert_books_agree(workspace)
 
 
 # --- the reader -----------------------------------------------------------------------------------------------------
