@@ -36,7 +36,7 @@ FOLLOWERS_MAX = 8
 # How long a page without script waits for a stopped answer's cost. Not there by then, it is there soon after.
 STOP_SECONDS, STOP_AGAIN_SECONDS = 5.0, 0.25
 
-NO_CALL = "There is no such call of yours, or it came to nothing and cost nothing."
+NO_CALL = "There is no such call of yours, or nothing of it was kept. What it cost, if anything, is in the usage."
 
 # Its hold, whose conversation's name has the schema in it: members of two workspaces may have the same number. And the
 # answer that it became. Both in one statement, for the one goes when the other comes.
@@ -144,7 +144,7 @@ async def stop(engine: Engine, whose: Whose, call: UUID) -> Found:
     """End it, in whichever process it is. What came is paid and kept. Raises as `find` does."""
     found = await find(engine, whose, call)
     if found.reply is not None:
-        found.reply.answering.stop()
+        found.reply.answering.stop_for_reader()
     elif found.facts is None:
         await _fetch(engine, STOP, whose, call)
     return found
@@ -280,4 +280,4 @@ def _stop_here(ours: _Here, payload: str) -> None:
         call = UUID(payload)
         for reply in list(ours.replies):
             if reply.answering.call.id == call:
-                reply.answering.stop()
+                reply.answering.stop_for_reader()

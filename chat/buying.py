@@ -21,7 +21,7 @@ from billing.engine.opening import open_call
 from billing.engine.order import Order
 from billing.engine.payers import paid_subject
 from billing.engine.repeats import Claim
-from billing.engine.rules import first_output, likely_tokens, overhead
+from billing.engine.rules import Habit, first_output, likely_tokens, overhead
 from billing.engine.settling import Final, Keep
 from billing.outcomes import Outcome
 from billing.plans import plan_of
@@ -86,6 +86,8 @@ class Wanted:
     numbered_by: str = ""
     numbers: str = ""
     known: Known | None = None
+    # The messages beside an answer of so many tokens, where a shorter one leaves room for more of them; else these.
+    messages_for: Callable[[int], Sequence[Message]] | None = None
     keep_rows: Callable[[Call, Completion], Keep | None] | None = None
     after: Callable[[Completion], Awaitable[None]] | None = None
     tags: list[str] | None = None
@@ -96,6 +98,8 @@ class Wanted:
     is_let_in: bool = False
     # Tokens that its words can be at most, where that was counted beforehand (`count_words`).
     bound: int | None = None
+    # Whether it is a request of its key, as the key's rates count them.
+    is_rated: bool = True
     # A client's own request, which is passed on as it came; then there are no `messages`.
     passed: Passed | None = None
 
@@ -248,8 +252,7 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
         if not messages:
             raise Invalid({"messages": ["Send at least one message that is not blank."]})
         size = prompt_bytes(messages)
-        words = wanted.bound if wanted.bound is not None else text_bound(messages)
-        bound = words + overhead(habit, len(messages), overhead_bound(messages))
+        bound = _bound_of(messages, habit, wanted.bound)
         likely = likely_tokens(size, habit.input_ratio)
         if fixed := _tokens_of_images(payer, wanted, messages):
             size, bound, likely = 0, bound + fixed, likely + fixed
@@ -280,6 +283,12 @@ def _tokens_of_images(payer: Payer, wanted: Wanted, messages: Sequence[Message])
         raise images_not_taken(model, payer.models, None if wanted.key is None else wanted.key.models)
     # The words of each such message are a part, too.
     return each * count + PART_OVERHEAD * sum("images" in message for message in messages)
+
+
+def _bound_of(messages: Sequence[Message], habit: Habit, words: int | None = None) -> int:
+    """Tokens that they are at most; of their words alone at most `words`, where that is counted already."""
+    words = text_bound(messages) if words is None else words
+    return words + overhead(habit, len(messages), overhead_bound(messages))
 
 
 def _route_of(wanted: Wanted) -> str:
@@ -318,7 +327,19 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         return terms.amount(tokens) if tokens >= terms.n else 0
 
     def affordable(remaining: int) -> int:
-        return affordable_tokens(max(0, remaining), terms.bound, terms.price) // terms.n
+        def beside(more: int) -> int:
+            return affordable_tokens(max(0, remaining), terms.bound + more, terms.price) // terms.n
+
+        fits = beside(0)
+        while wanted.messages_for is not None and 0 < fits < terms.max_tokens:
+            # So short an answer is asked for with more of what was said before, which is paid for, too.
+            longer = as_taken(wanted.messages_for(fits))
+            bound = _bound_of(longer, terms.habit) + _tokens_of_images(payer, wanted, longer)
+            shorter = beside(bound - terms.bound)
+            if shorter >= fits:
+                break
+            fits = shorter
+        return fits
 
     async def tighten() -> int | None:
         countable = countable_of(wanted.passed) if wanted.passed is not None else messages
@@ -363,7 +384,7 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         tighten=tighten,
         affordable=None if writes_nothing else affordable,
         claim=wanted.claim,
-        rates=rates_of(wanted.key, settings.KEY_RATES),
+        rates=rates_of(wanted.key, settings.KEY_RATES) if wanted.is_rated else None,
         tokens=terms.likely + output,
         is_let_in=wanted.is_let_in,
     )

@@ -61,7 +61,7 @@ async def quote(
         known=place.known,
     )
     await count_words(wanted)
-    terms = terms_for(engine, payer, wanted, members_for(wanted)[0])
+    terms, *others = [terms_for(engine, payer, wanted, member) for member in members_for(wanted)]
     history = likely_tokens(prompt_bytes(as_taken(wanted.messages)), terms.habit.input_ratio) - likely_tokens(
         prompt_bytes([wanted.messages[-1]]), terms.habit.input_ratio
     )
@@ -70,7 +70,8 @@ async def quote(
     return {
         "model": terms.model,
         "likely": estimate(tokens_input=terms.likely, max_tokens=answer, price=terms.price),
-        "most": terms.amount(terms.max_tokens),
+        # Any of a group may be the one that answers.
+        "most": max(each.amount(each.max_tokens) for each in (terms, *others)),
         "input_tokens": terms.likely,
         "history_tokens": min(max(0, history), terms.likely),
         "max_tokens": terms.max_tokens,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -262,7 +262,7 @@ async def _reply(
     engine: Engine, payer: Payer, buyer: Buyer, place: Place, max_tokens: int | None, claim: Claim | None
 ) -> Reply:
     asked_at = datetime.now(UTC)
-    messages = [*place.wishes.opening, *place.history, place.question]
+    messages = _messages(place, place.history)
     wanted = Wanted(
         messages=await with_images(engine, messages, schema=buyer.schema, owner=buyer.user_id),
         model=place.wishes.model,
@@ -276,6 +276,7 @@ async def _reply(
         numbered_by=in_schema(NEW_ID, buyer.schema) if place.id is None else "",
         numbers=in_schema(NEW_MESSAGES, buyer.schema),
         known=place.known,
+        messages_for=_messages_for(place),
         keep_rows=lambda call, completion: rows_of(
             place,
             place.id or _number_of(call),
@@ -306,6 +307,15 @@ async def _reply(
     if claim is not None:
         claim.tell = functools.partial(told_of_reply, reply)
     return reply
+
+
+def _messages(place: Place, history: Sequence[Message]) -> list[Message]:
+    return [*place.wishes.opening, *history, place.question]
+
+
+def _messages_for(place: Place) -> Callable[[int], list[Message]] | None:
+    history_for = place.history_for
+    return None if history_for is None else lambda max_tokens: _messages(place, history_for(max_tokens))
 
 
 def _number_of(call: Call) -> int:

@@ -319,6 +319,16 @@ class Answering(Generic[P]):
         """End it now, whatever it costs: the process ends, or the money is no longer held."""
         self._cut("cancelled")
 
+    def stop_for_reader(self) -> None:
+        """A person wants no more of it. What the upstream bills to its end all the same is read to its end: cut, it
+        would cost all that is held for it.
+        """
+        if self._ended:
+            return
+        self._reader_left = True
+        if not self.terms.dialect.bills_after_cut:
+            self._cut("cancelled")
+
     async def finished(self, seconds: float | None = COMMIT_SECONDS) -> Completion:
         """The whole, with the balances of its own commit where that lands within `seconds`."""
         await asyncio.shield(self._task)

@@ -136,15 +136,21 @@ async def _answer(
 
 async def _covered(engine: Engine, schema: str, place: Place, room: Room) -> Covered:
     room = room.left_beside(ASKED, place.summary)
-    params = {"conversation": place.id, "ids": list(place.left_out), "bytes": max(400, room.bytes)}
+    most = max(400, room.bytes)
+    params = {"conversation": place.id, "ids": list(place.left_out), "bytes": most}
     try:
         rows = await engine.store.fetch(in_schema(LEFT_OUT, schema), params)
     except FAILURES as exc:
         raise Unavailable from exc
     if not rows:
         raise ConversationBusy  # somebody deletes them just now
-    said = [f"{'User' if role == 'user' else 'Assistant'}: {text}" for _, role, text in rows]
+    said = [f"{'User' if role == 'user' else 'Assistant'}: {_cut(text, most)}" for _, role, text in rows]
     return Covered("\n\n".join(said), len(rows), rows[-1][0])
+
+
+def _cut(text: str, size: int) -> str:
+    """So many bytes of it: the statement cuts letters, of which one may have four."""
+    return text.encode()[:size].decode(errors="ignore")
 
 
 def _messages(place: Place, covered: Covered) -> list[Message]:

@@ -32,6 +32,9 @@ SWITCH = "titles_by_model"
 APP = "titles"
 MOST_WORDS = 8
 MOST_TOKENS = 32
+# Answers that were stopped, or that the money ended: whoever stops wants to pay no more, and a process that ends must
+# begin nothing.
+CUT = ("cancelled", "budget")
 # Of the question and of the answer: enough to know what they are about.
 READ_CHARS = 1_000
 # A page waits for so many silences of KEEP_ALIVE_SECONDS; a title that comes later is there with the next page.
@@ -92,7 +95,7 @@ def buy_title_after(
 
     async def buy() -> str:
         answer = await answering.finished(seconds=None)
-        if answering.failure is not None or not answer.text.strip():
+        if answering.failure is not None or not answer.text.strip() or answer.finish_reason in CUT:
             return ""
         wanted = Wanted(
             messages=messages_for(question, answer.text),
@@ -101,6 +104,8 @@ def buy_title_after(
             app=APP,
             user_id=user_id,
             key=key,
+            # The key sent one request. Counted as another, this would keep its next one waiting.
+            is_rated=False,
             keep_rows=lambda call, completion: _kept(conversation_id(), completion),
         )
         try:

@@ -45,6 +45,8 @@ class Room:
     ratio: float = USUAL_INPUT_RATIO
     image_tokens: int | None = None
     image_bytes: int = MOST_IMAGE_BYTES
+    # Of the context, what is kept for the answer: so many tokens more there would be beside none.
+    answer: int = 0
 
     @property
     def sees(self) -> bool:
@@ -64,6 +66,11 @@ class Room:
         tokens = self.tokens - len(images) * (self.image_tokens or 0)
         return replace(self, tokens=tokens, image_bytes=self.image_bytes - sum(image.bytes for image in images))
 
+    def beside_answer_of(self, max_tokens: int) -> Room:
+        """The same beside an answer that is shorter."""
+        shorter = min(self.answer, max_tokens)
+        return replace(self, tokens=self.tokens + self.answer - shorter, answer=shorter)
+
     def needed_for(self, text: str) -> int:
         return likely_tokens(MARKER_BYTES + len(text.encode("utf-8", "surrogatepass")), self.ratio)
 
@@ -74,7 +81,7 @@ def room_for(model: str, *, max_tokens: int, ratio: float = USUAL_INPUT_RATIO) -
     if context is None:
         # The operator has not said how much it takes, so that little goes along beside any question.
         return Room(settings.CHAT_HISTORY_TOKENS, ratio, tokens_of_image(model))
-    return Room(context * USED_PERCENT // 100 - max_tokens, ratio, tokens_of_image(model))
+    return Room(context * USED_PERCENT // 100 - max_tokens, ratio, tokens_of_image(model), answer=max_tokens)
 
 
 def _no_images(_: Any) -> Sequence[Image]:

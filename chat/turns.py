@@ -79,6 +79,8 @@ class Place:
     # Messages before these that did not fit, oldest first; and in short what was said before those.
     left_out: Sequence[int] = ()
     summary: str = ""
+    # The history that would go along beside an answer of so many tokens at most.
+    history_for: Callable[[int], Sequence[Message]] | None = None
     known: Known | None = None
     # What holds for it, and the model that it keeps from now on; None: the one that it has.
     wishes: Wishes = NO_WISHES
@@ -170,7 +172,8 @@ async def found(
         "most": MOST_MESSAGES,
         "is_question": ask.is_question,
         # Which model the conversation has is only known once it is read.
-        "bytes": max(room(name).bytes for name in ([model] if model else callable_models())),
+        # And a shorter answer may be offered, beside which there is more room.
+        "bytes": max(room(name).beside_answer_of(1).bytes for name in ([model] if model else callable_models())),
     }
     while True:
         try:
@@ -310,25 +313,34 @@ def _place(place: Place, ask: Ask, path: list[Turn], room: Room, *, summary: str
         prompt, files = GO_ON, ()
     # What goes on needs the answer, and its question too: strict models take no history that begins with an answer.
     needed = 1 + [*(turn.role for turn in path), "user"].index("user") if goes_on else 0
+    opening = [as_message(summary)] if summary else []
     beside = [
         message_of("user", prompt, files)["content"],
         place.wishes.system,
-        as_message(summary)["content"] if summary else "",
+        *(message["content"] for message in opening),
     ]
     room = room.left_beside(*filter(None, beside)).without(images_among(files))
-    count = fitting(
-        path,
-        room,
-        lambda turn: turn.words(sees=room.sees),
-        images_of=lambda turn: turn.images if room.sees else [],
-        needed=needed,
-    )
-    history = [turn.message(sees=room.sees) for turn in reversed(path[:count])]
+
+    def fits(room: Room) -> int:
+        return fitting(
+            path,
+            room,
+            lambda turn: turn.words(sees=room.sees),
+            images_of=lambda turn: turn.images if room.sees else [],
+            needed=needed,
+        )
+
+    def said(count: int) -> list[Message]:
+        return [*opening, *(turn.message(sees=room.sees) for turn in reversed(path[:count]))]
+
+    count = fits(room)
+    history = said(count)
     return replace(
         place,
         prompt=prompt,
         parent_id=parent_id,
-        history=[as_message(summary), *history] if summary else history,
+        history=history,
+        history_for=(lambda max_tokens: said(fits(room.beside_answer_of(max_tokens)))) if count < len(path) else None,
         left_out=[turn.id for turn in reversed(path[count:])],
         summary=summary,
         files=files,
