@@ -6,7 +6,7 @@ figure that is summed afterwards.
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 
 MICROCENTS_PER_USD = 100_000_000
 UNIT = "USD_MICROCENTS"
@@ -20,12 +20,16 @@ def usd(microcents: int) -> str:
     return f"{sign}{whole}.{places}"
 
 
-def usd_for_the_eye(microcents: int) -> str:
-    """Dollars as a person scans them: thousands grouped, cents above a dollar, up to 6 places below a cent."""
+def usd_for_the_eye(microcents: int, *, at_most: bool = False) -> str:
+    """Dollars as a person scans them: thousands grouped, cents above a dollar, up to 6 places below a cent.
+
+    `at_most`: never less than the amount, for what is said to be the most.
+    """
     dollars = Decimal(microcents) / MICROCENTS_PER_USD
     size = abs(dollars)
     places = 2 if size >= 1 or not microcents else 4 if size >= Decimal("0.01") else 6
-    return f"{dollars.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN):,}"
+    rounding = ROUND_CEILING if at_most else ROUND_HALF_EVEN
+    return f"{dollars.quantize(Decimal(1).scaleb(-places), rounding=rounding):,}"
 
 
 def microcents(dollars: str | Decimal) -> int:

@@ -26,6 +26,12 @@ def usd_short_filter(amount: int | None) -> str:
     return "—" if amount is None else _signed(usd_for_the_eye(amount))
 
 
+@register.filter(name="usd_at_most")
+def usd_at_most_filter(amount: int | None) -> str:
+    """The same, rounded up: `at most {{ price|usd_at_most }}`."""
+    return "—" if amount is None else _signed(usd_for_the_eye(amount, at_most=True))
+
+
 @register.simple_tag
 def places(*amounts: int | str | None) -> int:
     """How many decimals the longest of these has: `{% places one.cost other.cost as decimals %}`.

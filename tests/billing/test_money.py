@@ -30,6 +30,8 @@ def test_for_the_eye_small_amounts_are_not_rounded_away():
     assert usd_for_the_eye(1_234_567) == "0.0123"
     assert usd_for_the_eye(12_345) == "0.000123"
     assert usd_for_the_eye(0) == "0.00"
+    assert usd_for_the_eye(1_234_501, at_most=True) == usd_for_the_eye(1_240_000, at_most=True) == "0.0124"
+    assert usd_for_the_eye(100_000_001, at_most=True) == "1.01"
 
 
 def test_unknown_is_a_dash_and_not_zero():

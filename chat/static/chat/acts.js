@@ -1,12 +1,12 @@
 // The buttons under a message. What they ask for streams into the page; without this script the same forms post.
 
-// `act` is called with the kind ("again" or "continue") and the message's turn and number.
+// `act` is called with the kind ("again" or "continue") and the message's number.
 export function listen(turns, act) {
   turns.addEventListener("submit", (event) => {
     const { act: kind } = event.target.dataset;
     if (!kind) return;
     event.preventDefault();
-    act(kind, event.target.closest(".turn"), Number(event.target.elements.message_id.value));
+    act(kind, Number(event.target.elements.message_id.value));
   });
 }
 

@@ -48,13 +48,15 @@ function drawBar(allocated, spent, reserved) {
 }
 
 // Microcents for the eye, as the server writes them; whole numbers throughout, so no digit is invented.
-export function short(microcents) {
+// `atMost`: never less than the amount, for what is said to be the most.
+export function short(microcents, { atMost = false } = {}) {
   const size = BigInt(Math.abs(microcents));
   const places = size >= 100_000_000n || !size ? 2 : size >= 1_000_000n ? 4 : 6;
   const scale = 10n ** BigInt(places);
   const step = 100_000_000n / scale;
   const [below, twice] = [size / step, (size % step) * 2n];
-  const units = below + (twice > step || (twice === step && below % 2n) ? 1n : 0n);
+  const isUp = atMost ? twice > 0n : twice > step || (twice === step && below % 2n === 1n);
+  const units = below + (isUp ? 1n : 0n);
   const cents = String(units % scale).padStart(places, "0");
   return `${microcents < 0 ? "−" : ""}$${(units / scale).toLocaleString("en-US")}.${cents}`;
 }

@@ -23,17 +23,22 @@ const { csrfmiddlewaretoken: csrf } = form.elements;
 const BUSY_TRIES = 10; // before it says busy, the server waits by itself
 const SETTLED_TRIES = 12;
 let signedOut = false;
+let refused = null; // what a button under a message asked for, where that was refused: it is in no box
 let running = null; // the AbortController of the answer under way, with its call's number, and whether it was stopped
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (running || !prompt.value.trim() || isAdding()) return;
   const { name, value } = event.submitter ?? {};
-  if (navigator.onLine) askAnew(prompt.value, name === "fits" ? Number(value) : 0);
+  const fits = name === "fits" ? Number(value) : 0;
+  const isOnceMore = refused && (fits || event.submitter === part("again"));
+  if (running || (!isOnceMore && (!prompt.value.trim() || isAdding()))) return;
+  if (!isOnceMore) refused = null;
+  if (navigator.onLine && isOnceMore) askOf(...refused, fits);
+  else if (navigator.onLine) askAnew(prompt.value, fits);
   else refuse(new TypeError("offline"));
 });
-listen(part("turns"), (kind, turn, message) => {
-  if (!running) askOf(kind, turn, message);
+listen(part("turns"), (kind, message) => {
+  if (!running) askOf(kind, message, 0);
 });
 prompt.addEventListener("keydown", (event) => {
   const composing = event.isComposing || event.keyCode === 229; // an input method's Enter picks a word
@@ -67,22 +72,25 @@ function askAnew(question, fits) {
 }
 
 // Another answer to a question stands in the place of the first; what followed that belongs to another branch.
-function askOf(kind, turn, message) {
+async function askOf(kind, message, fits) {
   const turns = [addTurn("assistant", "")];
+  let turn = document.getElementById(`m${message}`);
   if (kind === "again") {
-    for (let after = turn; after !== turns[0]; after = turn) {
+    for (let after = turn; after && after !== turns[0]; after = turn) {
       turn = after.nextElementSibling;
       after.remove();
     }
   }
-  return ask({ path: `/api/chat/${kind}/`, body: { message_id: message }, turns });
+  const body = { message_id: message, ...(fits && { max_tokens: fits }) };
+  if (await ask({ path: `/api/chat/${kind}/`, body, turns })) refused = [kind, message];
 }
 
-// `question` and its turn are there for a new question alone.
+// `question` and its turn are there for a new question alone. What refused it, or null.
 async function ask(asked) {
   const answer = asked.turns.at(-1);
   begin(answer);
   refuse(null);
+  refused = null;
   forgetDraft();
   remember(asked, {});
   const got = { id: null, call: null, facts: null, waited: false };
@@ -101,6 +109,7 @@ async function ask(asked) {
   const isWhole = got.facts?.budget && got.facts.answer_id && !got.waited && !running.stopped;
   if (!signedOut && !isWhole) await refresh(got, tries, asked.question);
   end(answer, got);
+  return failure;
 }
 
 // An answer goes on, or has been settled, without the connection that it came by. What failed, or null.

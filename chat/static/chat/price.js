@@ -33,7 +33,7 @@ function showModel(form) {
     const isImage = "image" in file.dataset;
     const tokens = Number(file.dataset.tokens) + (isImage ? Number(image ?? 0) : 0);
     of("tokens").textContent = tokens.toLocaleString("en-US");
-    of("price").textContent = short(Math.ceil((tokens * input) / 1e6));
+    of("price").textContent = short(Math.ceil((tokens * input) / 1e6), { atMost: true });
     if (!isImage) continue;
     of("taken").hidden = !image;
     of("not-taken").hidden = Boolean(image);
@@ -67,8 +67,8 @@ function say(price) {
   part("price-history").hidden = !(price && price.history_tokens * 2 > price.input_tokens);
   part("price").toggleAttribute("data-more", !part("price-more").hidden);
   if (!price) return;
-  const text = sentence("price").replace("{likely}", about(price.likely)).replace("{most}", short(price.most));
-  part("price-message").textContent = text;
+  const [likely, most] = [about(price.likely), short(price.most, { atMost: true })];
+  part("price-message").textContent = sentence("price").replace("{likely}", likely).replace("{most}", most);
 }
 
 // In the whole workspace, by the strip; where that is not known, nothing is too dear.

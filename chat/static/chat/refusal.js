@@ -12,7 +12,7 @@ export function showRefusal(failure, message, { signedOut, lost }) {
   const fits = budget?.affordable_max_tokens;
   part("refusal-words").textContent = message ?? "";
   part("refusal-figures").hidden = !known;
-  part("refusal-needed").textContent = known ? short(budget.needed) : "";
+  part("refusal-needed").textContent = known ? short(budget.needed, { atMost: true }) : "";
   part("refusal-left").textContent = known ? short(budget.remaining) : "";
   part("refusal-scope").textContent = failure?.budget_name ?? "";
   const renewal = part("refusal-renews"); // as the page was written, maybe a period ago

@@ -82,13 +82,19 @@ def test_a_cut_answer_goes_on_and_a_turn_is_deleted(signed_in, upstream, workspa
     assert len(workspace.settled(lines=2)) == 2
 
 
-def test_an_answer_again_that_fails_leaves_the_first_one_there(signed_in, upstream):
+def test_an_answer_again_that_fails_leaves_the_first_one_there_and_the_card_asks_for_it_once_more(signed_in, upstream):
     ask(signed_in, "Who are you?")
     shown(signed_in, "10 in / 4 out").wait_for()
-    upstream.status = 500
+    upstream.status = 503
     act(signed_in, "Try again")
     signed_in.get_by_role("alert").get_by_text("Nothing was charged.").wait_for()
     shown(signed_in, "Hello, world.").wait_for()
     assert texts(signed_in) == ["Who are you?", "Hello, world."]
     assert draft(signed_in) == ""
     assert last(signed_in, "facts").inner_text()
+    upstream.status, upstream.tokens = None, ["Once more."]
+    # Not what is in the box, which is another message.
+    signed_in.locator("textarea[name=prompt]").fill("Later")
+    signed_in.get_by_role("alert").get_by_role("button", name="Send again").click()
+    shown(signed_in, "Once more.").wait_for()
+    assert (texts(signed_in), draft(signed_in)) == (["Who are you?", "Once more."], "Later")
