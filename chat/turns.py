@@ -375,27 +375,37 @@ NEW_MESSAGES = """ARRAY[
     nextval(pg_get_serial_sequence('{schema}.chat_message', 'id'))
 ]"""
 
+# What a message follows. It may have been deleted before the call's hold was there, while its money was waited for:
+# then what stood before it, which is the conversation's last from then on.
+FOLLOWED = """coalesce(
+        (SELECT id FROM {schema}.chat_message WHERE id = %(parent)s::bigint),
+        (SELECT head_id FROM {schema}.chat_conversation WHERE id = %(conversation)s AND %(parent)s::bigint IS NOT NULL)
+    )"""
+
 QUESTION = """
 , question AS (
     INSERT INTO {schema}.chat_message (
         id, conversation_id, parent_id, role, text, files_tokens, model, finish_reason, outcome, created_at
     )
-    SELECT %(question)s, %(conversation)s, %(parent)s::bigint, 'user', %(prompt)s, %(files_tokens)s, '', '', '',
+    SELECT %(question)s, %(conversation)s, {followed}, 'user', %(prompt)s, %(files_tokens)s, '', '', '',
            %(asked_at)s
     FROM gone
-)"""
+)""".replace("{followed}", FOLLOWED)
 
-ANSWER = """
+_ANSWER = """
 , answer AS (
     INSERT INTO {schema}.chat_message (
         id, conversation_id, parent_id, role, text, model, finish_reason, outcome, tokens_input, tokens_output, cost,
         hold, system_digest, created_at
     )
-    SELECT %(answer)s, %(conversation)s, %(follows)s::bigint, 'assistant', %(text)s, %(called)s, %(reason)s, %(how)s,
+    SELECT %(answer)s, %(conversation)s, {follows}, 'assistant', %(text)s, %(called)s, %(reason)s, %(how)s,
            %(input)s::bigint, %(output)s::bigint, %(paid)s, id, %(system_digest)s::bigint,
            %(answered_at)s
     FROM gone
 )"""
+ANSWER = _ANSWER.replace("{follows}", "%(question)s")
+FURTHER_ANSWER = _ANSWER.replace("{follows}", FOLLOWED)
+
 
 # Linked to the question. What is not to be linked is written anew, as it was sent: another message has it already, such
 # as an earlier version of the question or one that is settled at this moment, or it was removed under the call. Of an
@@ -447,7 +457,7 @@ def rows_of(
     params: dict[str, Any] = {
         "conversation": conversation,
         "answer": answer,
-        "follows": question if place.is_question else place.parent_id,
+        "parent": place.parent_id,
         # What Postgres cannot store, a model can still say.
         "text": completion.text.replace("\x00", ""),
         "called": completion.model[:200],
@@ -461,8 +471,8 @@ def rows_of(
         "answered_at": datetime.now(UTC),
     }
     if not place.is_question:
-        return Keep(ANSWER + HEAD_MOVED, params)
-    params |= {"question": question, "parent": place.parent_id, "prompt": place.prompt, "asked_at": asked_at}
+        return Keep(FURTHER_ANSWER + HEAD_MOVED, params)
+    params |= {"question": question, "prompt": place.prompt, "asked_at": asked_at}
     params["files_tokens"] = sum(file.tokens for file in place.files)
     rows = QUESTION + ANSWER
     if place.files:

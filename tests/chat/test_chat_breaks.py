@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from billing.plans import PLANS
+from chat import editing
 from chat.models import Conversation, Message
 from tenants.models import Tenant
 from tests.support.cast import events_of
@@ -112,3 +113,26 @@ def test_no_title_is_bought_for_an_answer_that_was_stopped(workspace, upstream):
     response.close()
     workspace.settled(lines=1)
     assert not eventually(lambda: len(upstream.calls) > 1, seconds=0.3)
+
+
+def test_what_a_call_follows_may_go_before_it_is_held_and_the_rest_of_the_conversation_stays_on_its_branch(
+    workspace, upstream, monkeypatch
+):
+    api = workspace.api()
+    first = api.chat("one").json()
+    talk = first["conversation_id"]
+    second = api.chat("two", conversation_id=talk).json()
+    upstream.hang = True
+    under_way = api.plane.begin("POST", "/api/chat/", {"prompt": "three", "conversation_id": talk, "stream": True})
+    assert upstream.wait_until(lambda up: len(up.calls) == 3)
+    # As if the hold were not there yet.
+    monkeypatch.setattr(editing, "busy_key", lambda *_: "none")
+    with workspace.scope():
+        editing.delete_turn(workspace.tenant.schema_name, workspace.owner.pk, talk, second["question_id"])
+    under_way.leave()
+    workspace.settled(lines=3)
+    with workspace.scope():
+        question = Message.objects.get(text="three")
+        answer = Message.objects.get(parent_id=question.pk)
+        assert question.parent_id == first["answer_id"]
+        assert Conversation.objects.get(pk=talk).head_id == answer.pk

@@ -32,7 +32,7 @@ KEEPS = {
     "a question": turns.QUESTION + turns.ANSWER + turns.HEAD_MOVED,
     "a first question": turns.CONVERSATION_ROW + turns.QUESTION + turns.ANSWER,
     "a question with files": turns.QUESTION + turns.ANSWER + turns.FILES_SENT + turns.HEAD_MOVED,
-    "an answer again": turns.ANSWER + turns.HEAD_MOVED,
+    "an answer again": turns.FURTHER_ANSWER + turns.HEAD_MOVED,
     "a question + ANSWERED": turns.QUESTION + turns.ANSWER + turns.HEAD_MOVED + ANSWERED,
     "ANSWERED": ANSWERED,
     "GIVEN_BACK": GIVEN_BACK,
