@@ -136,3 +136,18 @@ def test_what_a_call_follows_may_go_before_it_is_held_and_the_rest_of_the_conver
         answer = Message.objects.get(parent_id=question.pk)
         assert question.parent_id == first["answer_id"]
         assert Conversation.objects.get(pk=talk).head_id == answer.pk
+
+
+def test_a_first_message_too_long_for_a_summary_is_cut_to_its_room_whatever_its_letters(workspace, upstream, settings):
+    settings.LLM_MODEL = "test-model"
+    knows(settings, **{"test-model": model_of(upstream, context=1_500)})
+    with workspace.scope():
+        talk = Conversation.objects.create(owner=workspace.owner, title="long")
+        first = Message.objects.create(conversation=talk, role="user", text="文" * 5_000)
+        last = Message.objects.create(conversation=talk, parent_id=first.pk, role="assistant", text="x" * 3_000)
+        Conversation.objects.filter(pk=talk.pk).update(head_id=last.pk)
+    answer = workspace.api().post("/api/chat/summary/", {"conversation_id": talk.pk})
+    assert (answer.status_code, answer.json()["messages"]) == (200, 1)
+    sent = upstream.calls[-1]["messages"][-1]["content"]
+    assert "文" in sent
+    assert len(sent.encode()) * 0.27 < 1_500 - 256
