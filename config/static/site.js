@@ -32,7 +32,7 @@ function restore(button) {
 
 for (const form of document.querySelectorAll("form[data-autosubmit]")) form.requestSubmit();
 
-for (const button of document.querySelectorAll("button[data-copy]")) {
+for (const button of document.querySelectorAll("button[data-copy]:not([data-copy=''])")) {
   if (!navigator.clipboard) continue; // only offered where it can work
   button.hidden = false;
   button.addEventListener("click", async () => {

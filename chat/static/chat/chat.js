@@ -65,7 +65,7 @@ function askAnew(question, fits) {
   if (parent.value) body.parent_id = Number(parent.value);
   parent.value = "";
   forget();
-  part("edited")?.remove();
+  part("edited")?.toggleAttribute("hidden", true);
   prompt.value = "";
   const turns = [addTurn("user", question), addTurn("assistant", "")];
   return ask({ path: "/api/chat/", body: { ...body, ...giveFiles(turns[0]) }, question, turns });
@@ -241,15 +241,14 @@ function meter(answer, got, text) {
 
 // The facts are those of partials/message.html, in its order: a reload must change no word of them.
 function settle(turns, facts) {
-  const { cost, usage, outcome, finish_reason: reason, fitted, budget, html } = facts;
+  const { cost, usage, outcome, finish_reason: reason, budget, html } = facts;
   const answer = turns.at(-1);
   const tokens = `${usage.input_tokens ?? "—"} in / ${usage.output_tokens ?? "—"} out`;
   const how = outcome === "exact" ? "" : sentence(`outcome.${outcome}`);
-  const note = sentence(`end.${reason}`) || (fitted ? ending(answer) : "");
-  say(answer, note, [`$${cost.usd}`, tokens, how, facts.model].filter(Boolean).join(" · "));
   showWhole(answer, html);
-  markWordless(answer);
-  number(answer, facts.conversation_id, facts.answer_id, { cut: Boolean(sentence(`end.${reason}`)) });
+  const end = markWordless(answer) ? "" : sentence(`end.${reason}`);
+  say(answer, end, [`$${cost.usd}`, tokens, how, facts.model].filter(Boolean).join(" · "));
+  number(answer, facts.conversation_id, facts.answer_id, { cut: Boolean(end) });
   if (turns.length > 1) number(turns[0], facts.conversation_id, facts.question_id);
   showBudget(budget);
 }
@@ -272,6 +271,7 @@ function takeBack({ turns, question, body }) {
   for (const turn of turns) turn.remove();
   sessionStorage.removeItem("asked");
   parent.value = body?.parent_id ?? "";
+  part("edited")?.toggleAttribute("hidden", body?.parent_id == null);
   if (question) prompt.value = [question, prompt.value].filter(Boolean).join("\n");
   prompt.dispatchEvent(new Event("input", { bubbles: true })); // as if it was typed: kept as a draft, and priced
 }
@@ -282,7 +282,9 @@ function end(answer, got) {
   form.toggleAttribute("data-running", false);
   answer.removeAttribute("aria-busy");
   if (answer.isConnected) announce(spoken(answer));
-  prompt.focus();
+  // Whoever is at something else by now, such as a title, stays there.
+  const { activeElement: at } = document;
+  if (at === document.body || form.contains(at)) prompt.focus();
 }
 
 // The conversation and the budget as the server has them, once it has this answer: it alone knows what was charged.

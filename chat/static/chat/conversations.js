@@ -32,7 +32,8 @@ function head(title) {
 
 function titleOf(words) {
   const line = words.trim().replace(/\s+/g, " ");
-  return line.length > MOST_LETTERS ? `${line.slice(0, MOST_LETTERS - 1)}…` : line;
+  const letters = [...line]; // one may be two of the script's characters
+  return letters.length > MOST_LETTERS ? `${letters.slice(0, MOST_LETTERS - 1).join("")}…` : line;
 }
 
 function entry(id, words) {

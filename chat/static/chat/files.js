@@ -109,4 +109,5 @@ export function takeFilesBack(turn) {
 // What is not sent, as a page of the server's has it.
 export function showFiles(page) {
   list.replaceChildren(...page.querySelectorAll('[data-chat="files"] > li'));
+  changed();
 }

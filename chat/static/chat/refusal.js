@@ -5,6 +5,13 @@ import { goToEnd } from "./scroll.js";
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
 
+// This page with the version or the message that it is of. What else its address says is done already.
+function here() {
+  const asked = new URLSearchParams(location.search);
+  for (const name of [...asked.keys()]) if (name !== "at" && name !== "edit") asked.delete(name);
+  return [location.pathname, asked].filter(String).join("?");
+}
+
 // `failure` is an error of the API, or null; `message` what is said of it.
 export function showRefusal(failure, message, { signedOut, lost }) {
   const { status, error, reason, budget, confirm_email: waits, retry_after_ms: later } = failure ?? {};
@@ -23,7 +30,7 @@ export function showRefusal(failure, message, { signedOut, lost }) {
   part("fits").value = fits ?? "";
   part("fits-tokens").textContent = fits?.toLocaleString("en-US") ?? "";
   part("again").hidden = !later && !(lost && navigator.onLine);
-  part("log-in").href = `/login/?next=${encodeURIComponent(location.pathname)}`;
+  part("log-in").href = `/login/?next=${encodeURIComponent(here())}`;
   part("log-in").hidden = !signedOut;
   part("top-up")?.toggleAttribute("hidden", !failure?.raised_by?.includes("operator"));
   part("ask")?.toggleAttribute("hidden", !budget);

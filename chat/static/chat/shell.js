@@ -37,12 +37,19 @@ function open(field) {
   if (isHidden) options.showPopover();
 }
 
-for (const example of document.querySelectorAll("[data-prompt]")) {
+const examples = [...document.querySelectorAll("[data-prompt]")];
+for (const example of examples) {
   example.addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return; // into a tab of its own
     event.preventDefault();
-    form.elements.prompt.value = example.dataset.prompt;
-    form.elements.prompt.dispatchEvent(new Event("input", { bubbles: true })); // what is typed is priced
-    form.elements.prompt.focus();
+    fill(form.elements.prompt, example.dataset.prompt);
   });
+}
+
+// In the place of another example, and before what somebody has typed.
+function fill(prompt, text) {
+  const other = examples.map((example) => example.dataset.prompt).find((words) => prompt.value.startsWith(words)) ?? "";
+  prompt.value = [text, prompt.value.slice(other.length).trim()].filter(Boolean).join("\n\n");
+  prompt.dispatchEvent(new Event("input", { bubbles: true })); // it has a price, and is kept
+  prompt.focus();
 }

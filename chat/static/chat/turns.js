@@ -32,10 +32,10 @@ export function say(turn, ending, facts) {
   turn.querySelector(".turn__facts").textContent = facts;
 }
 
-// A sentence of ours in the place of an answer without words does not look like the model's.
+// A sentence of ours in the place of an answer without words does not look like the model's. Whether it is one.
 export function markWordless(turn) {
   const ours = [...sentences].some(([name, text]) => name.startsWith("wordless.") && text === words(turn).textContent.trim());
-  words(turn).classList.toggle("turn__text--none", ours);
+  return words(turn).classList.toggle("turn__text--none", ours);
 }
 
 export function ending(turn) {
