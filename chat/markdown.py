@@ -240,7 +240,7 @@ def _code(tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvTyp
 
 
 def _table_open(tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-    return '<div class="words__table" role="region" aria-label="Table" tabindex="0"><table dir="auto">\n'
+    return '<div class="words__table" role="region" aria-label="Table" tabindex="0" dir="auto"><table>\n'
 
 
 def _table_close(tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
