@@ -55,6 +55,12 @@ def test_an_earlier_message_is_edited_and_a_refused_one_is_still_an_edit(signed_
     signed_in.get_by_role("alert").get_by_text("Nothing was charged.").wait_for()
     assert draft(signed_in) == "Tell me of dogs."
     signed_in.locator(".composer__send").wait_for()
+    editing = signed_in.url
+    signed_in.get_by_role("link", name="Leave it as it is").click()
+    signed_in.wait_for_url(re.compile(r"at="))
+    assert draft(signed_in) == "", "a changed message is no new one"
+    signed_in.goto(editing)
+    assert draft(signed_in) == "Tell me of dogs."
     upstream.status = None
     signed_in.locator("textarea[name=prompt]").press("Enter")
     shown(signed_in, "10 in / 4 out").wait_for()

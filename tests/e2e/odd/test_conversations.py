@@ -55,6 +55,7 @@ def test_what_is_asked_moves_its_conversation_up_and_its_menu_does_not_leave_the
     ask(page, "A new question, and a long one at that, so that it is more than a title has room for")
     expect(first).to_have_text("A new question, and a long one at that, so that it is more …")
     expect(title(page)).to_have_text("A new question, and a long one at that, so that it is more …")
+    assert page.title().startswith("A new question, and")
     page.locator(".turn__facts", has_text=" in / ").wait_for()
 
     page.goto(odd.address(workspace.slug) + f"/c/{sixty[30].pk}/")
@@ -70,8 +71,14 @@ def test_what_is_asked_moves_its_conversation_up_and_its_menu_does_not_leave_the
     page.locator("summary", has_text="Manage").click()
     page.get_by_role("button", name="Delete", exact=True).first.click()
     page.get_by_text("It can be deleted once the answer has ended.").first.wait_for()
+    assert page.title().startswith("Named meanwhile")
     page.get_by_role("button", name="Stop").click()
+    field = page.locator("[data-chat=menu] [name=title]")
+    field.evaluate("field => {field.closest('details').open = true; field.focus()}")
     page.locator(".turn__facts", has_text=" in / ").last.wait_for()
+    page.get_by_role("button", name="Send").wait_for()
+    expect(field).to_be_focused()
+    page.keyboard.press("Escape")
     expect(first).to_have_text("Named meanwhile")
     expect(rail.locator("[aria-current]")).to_have_count(1)
 

@@ -42,6 +42,8 @@ def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(pr
         "heron-1 · $10.00 in, $40.00 out per million tokens",
         "big · $1.00 in, $2.50 out per million tokens, reads 8,192 tokens, takes pictures",
     ]
+    page.get_by_label("Add a file").set_input_files({"name": "a.md", "mimeType": "text/markdown", "buffer": b"# 42\n"})
+    price, dear = page.locator("[data-chat=price-model]"), page.locator(".file [data-price]").inner_text()
     picker.select_option("big")
     expect(page.locator("[data-chat=price-model]")).to_have_text("$1.00 in and $2.50 out per million tokens")
     page.locator("textarea[name=prompt]").fill("a text")
@@ -51,7 +53,7 @@ def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(pr
     page.get_by_label("Add a file").set_input_files({"name": "a.csv", "mimeType": "text/csv", "buffer": b"1,2;" * 4000})
     expect(price).not_to_have_text(before)
     expect(page.locator("[data-file-price]")).to_have_text("$0.0160")
-    picker.select_option("test-model")
+    picker.select_option("heron-1")
     expect(page.locator("[data-file-price]")).to_have_text("$0.1602")
     picker.select_option("big")
     page.get_by_role("button", name="Remove a.csv").click()
@@ -59,6 +61,8 @@ def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(pr
     page.get_by_text("Prompts", exact=True).click()
     assert wrong_with(page) == []
     page.set_viewport_size({"width": 960, "height": 760})  # the least that has it beside the box
+    options, send = (page.locator(part).bounding_box() for part in (".addfile", ".composer__send"))
+    assert options["x"] + options["width"] <= send["x"], "nothing lies under Send"
     sheet = page.locator(".picker__sheet").bounding_box()
     assert 0 <= sheet["x"] <= 960 - sheet["width"]
     page.get_by_role("link", name="Sum up").click()
@@ -131,6 +135,8 @@ def test_on_a_phone_without_script_a_prompt_is_a_link_and_the_model_is_posted(
 
 
 def test_the_pages_of_prompts_and_of_the_chat_can_be_read_by_everybody(signed_in, odd, workspace, prompt):
+    with workspace.scope():
+        SavedPrompt.objects.filter(pk=prompt.pk).update(title="W" * 80)
     for scheme, width in (("light", 360), ("dark", 1280)):
         signed_in.set_viewport_size({"width": width, "height": 800})
         signed_in.emulate_media(color_scheme=scheme)

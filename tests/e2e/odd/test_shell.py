@@ -202,6 +202,10 @@ def test_an_empty_chat_offers_examples_and_all_is_done_by_keyboard(signed_in, up
     page.keyboard.press("Enter")
     expect(box).to_have_value(EXAMPLES[1].prompt)
     expect(box).to_be_focused()
+    expect(page.locator("[data-chat=price-message]")).to_contain_text("at most $")
+    page.keyboard.type(" In short.")
+    page.get_by_role("link", name=EXAMPLES[2].title).click()
+    expect(box).to_have_value(f"{EXAMPLES[2].prompt}\n\nIn short.")
 
     resize(page, WIDE)
     page.evaluate("document.activeElement.blur(); document.querySelector('.skip').focus()")
