@@ -41,7 +41,7 @@ def _make() -> None:
     from django.test.utils import setup_databases
 
     django.setup()
-    setup_databases(verbosity=0, interactive=False, aliases={"default"})
+    setup_databases(verbosity=0, interactive=False, aliases={"default": None})
 
     from tenants import schema_template, schema_versions
 

@@ -119,3 +119,17 @@ def test_who_is_removed_while_an_answer_runs_reads_it_to_its_end_and_is_signed_o
     ask(signed_in, "once more")
     signed_in.get_by_role("alert").get_by_text("You are signed out").wait_for()
     assert (draft(signed_in), len(workspace.settled())) == ("once more", 1)
+
+
+def test_enter_in_the_number_of_tokens_sends_that_number_also_beside_a_shorter_answer(signed_in, upstream, workspace):
+    workspace.leave(0)
+    ask(signed_in, "hm")
+    signed_in.get_by_role("alert").get_by_text("is used up").wait_for()
+    signed_in.locator(".composer__send").wait_for()
+    workspace.leave(50_000_000)
+    signed_in.locator("[data-chat=fits]").evaluate("button => {button.hidden = false; button.value = 180}")
+    cap = signed_in.locator("input[name=max_tokens]")
+    cap.fill("7")
+    cap.press("Enter")
+    shown(signed_in, "Hello, world.").wait_for()
+    assert [upstream.calls[-1].get(name) for name in ("max_tokens", "max_completion_tokens")].count(7) == 1

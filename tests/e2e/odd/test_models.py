@@ -42,8 +42,6 @@ def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(pr
         "heron-1 · $10.00 in, $40.00 out per million tokens",
         "big · $1.00 in, $2.50 out per million tokens, reads 8,192 tokens, takes pictures",
     ]
-    page.get_by_label("Add a file").set_input_files({"name": "a.md", "mimeType": "text/markdown", "buffer": b"# 42\n"})
-    price, dear = page.locator("[data-chat=price-model]"), page.locator(".file [data-price]").inner_text()
     picker.select_option("big")
     expect(page.locator("[data-chat=price-model]")).to_have_text("$1.00 in and $2.50 out per million tokens")
     page.locator("textarea[name=prompt]").fill("a text")
