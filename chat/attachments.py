@@ -24,6 +24,7 @@ from chat.images import is_image, made_anew
 from chat.models import Attachment, Conversation, Message
 from chat.pricing import price_for
 from chat.unread import Unread
+from tenants.context import tenant_or_public
 from tenants.http import TooLarge
 from tenants.users.models import User
 
@@ -73,7 +74,7 @@ def add(owner: User, upload: UploadedFile[Any], *, model: str, allowed: Collecti
         kind, image = made_anew(raw)
         size = len(image)
     else:
-        kind, text = read(name, raw)
+        kind, text = read(name, raw, (tenant_or_public(), owner.pk))
     with transaction.atomic(durable=True):
         # Two at once would both find room.
         User.objects.select_for_update(no_key=True).get(pk=owner.pk)

@@ -1,7 +1,7 @@
 """What the words in a file are: text, Markdown, code, tables, and PDF. Bytes in, words out.
 
-Owns which files are read and what is said of the others. Must not know whose they are. It may take seconds: for web's
-threads, never for the plane's loop.
+Owns which files are read, how many at once, and what is said of the others. Of whose they are it must know no more than
+whether it is the same reader. It may take seconds: for web's threads, never for the plane's loop.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import unicodedata
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from chat.attached import MOST_TOKENS, tokens_of
@@ -22,6 +24,8 @@ from chat.unread import Unread
 NAME_LENGTH = 120
 PDF_SECONDS = 12.0
 PDFS_AT_ONCE = 2
+# Of a process: those that are read and those that wait, each on a thread of web's, and of each member one.
+PDFS_HERE = 6
 
 _KINDS = {
     Attachment.Kind.MARKDOWN: "md markdown",
@@ -42,14 +46,18 @@ _PDF_ERRORS = {
     "long": "This PDF has too much text for one message. Add the part that you need.",
     "costly": "This PDF takes too long to read. Save it anew, or copy its text into a text file.",
 }
+BUSY = "Too many PDFs are being read just now. Try again in a moment."
 _PICTURES = "Pictures are taken as PNG, JPEG, WebP or GIF."
 _reading_pdfs = threading.BoundedSemaphore(PDFS_AT_ONCE)
+_readers: set[Hashable] = set()
+_readers_lock = threading.Lock()
 
 
-def read(name: str, raw: bytes) -> tuple[Attachment.Kind, str]:
-    """Raises Unread. `name` is a cleaned one."""
+def read(name: str, raw: bytes, reader: Hashable = None) -> tuple[Attachment.Kind, str]:
+    """Raises Unread. `name` is a cleaned one. `reader` is whose it is."""
     if b"%PDF-" in raw[:1024]:
-        kind, text = Attachment.Kind.PDF, _of_pdf(raw)
+        with pdf_of(reader):
+            kind, text = Attachment.Kind.PDF, _of_pdf(raw)
     else:
         ending = PurePosixPath(name).suffix[1:].lower()
         kind, text = _KIND_OF.get(ending, Attachment.Kind.TEXT), decoded(raw)
@@ -57,7 +65,9 @@ def read(name: str, raw: bytes) -> tuple[Attachment.Kind, str]:
     text = re.sub("[\x00\ud800-\udfff]", "", text).replace("\r\n", "\n").strip("\n")
     if not text.strip():
         raise Unread("There is no text in this file.")
-    if (tokens := tokens_of(name, text)) > MOST_TOKENS:
+    # A letter is a token at least, and to count them takes a second for each ten million.
+    tokens = len(text) if len(text) > MOST_TOKENS else tokens_of(name, text)
+    if tokens > MOST_TOKENS:
         raise Unread(f"This file can be {tokens:,} tokens; {MOST_TOKENS:,} go into one message. Add a part of it.")
     return kind, text
 
@@ -86,11 +96,32 @@ def _encodings(raw: bytes) -> list[str]:
     return ["utf-8-sig", "cp1252", "latin-1"]
 
 
+@contextmanager
+def pdf_of(reader: Hashable) -> Iterator[None]:
+    """A place among those that are read, which may have to be waited for. Slow PDFs of one member must neither take all
+    places for minutes, nor all threads of web's. Raises Unread.
+    """
+    with _readers_lock:
+        if reader in _readers:
+            raise Unread("Another PDF of yours is being read. Add this one once that is done.")
+        if len(_readers) >= PDFS_HERE:
+            raise Unread(BUSY)
+        _readers.add(reader)
+    try:
+        if not _reading_pdfs.acquire(timeout=PDF_SECONDS):
+            raise Unread(BUSY)
+        try:
+            yield
+        finally:
+            _reading_pdfs.release()
+    finally:
+        with _readers_lock:
+            _readers.discard(reader)
+
+
 def _of_pdf(raw: bytes) -> str:
     """In a process of its own: no thread can be stopped, and a hostile file of 2 KB can be read for ever."""
     program = [sys.executable, "-I", str(Path(__file__).with_name("pdf_text.py")), str(MOST_TOKENS)]
-    if not _reading_pdfs.acquire(timeout=PDF_SECONDS):
-        raise Unread("Too many PDFs are being read just now. Try again in a moment.")
     try:
         done = subprocess.run(  # our own program; the file is its input
             program, input=raw, capture_output=True, timeout=PDF_SECONDS, check=False, env={}
@@ -98,8 +129,6 @@ def _of_pdf(raw: bytes) -> str:
         found = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError):
         raise Unread(_PDF_ERRORS["costly"]) from None  # killed by its limits, it said nothing
-    finally:
-        _reading_pdfs.release()
     if (error := found.get("error")) is not None:
         raise Unread(_PDF_ERRORS[error])
     text: str = found["text"]

@@ -317,7 +317,7 @@ SECURE_CSP = {
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 # One file of a message, and the addresses whose body may be larger: beside the file, what was typed comes along.
-CHAT_FILE_BYTES = (envint("CHAT_FILE_MB", 2, minimum=1, maximum=16) or 2) * 1024 * 1024
+CHAT_FILE_BYTES = (envint("CHAT_FILE_MB", 8, minimum=1, maximum=16) or 8) * 1024 * 1024
 LARGER_BODIES = {"/c/files/": CHAT_FILE_BYTES + 1024 * 1024}
 CSRF_FAILURE_VIEW = "tenants.views.csrf_failed"
 

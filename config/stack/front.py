@@ -73,7 +73,7 @@ def front_environment(state: Path, port: int, *, web: Listener, plane: Listener)
         "PLANE_UPSTREAM": plane.for_caddy(),
         "FRONT_INNER": str(run_folder(state) / "front.sock"),
         "API_BODY_MB": envstr("API_BODY_MB", "8"),
-        "CHAT_FILE_MB": envstr("CHAT_FILE_MB", "2"),
+        "CHAT_FILE_MB": envstr("CHAT_FILE_MB", "8"),
         "XDG_DATA_HOME": keep,
         "XDG_CONFIG_HOME": keep,
     }

@@ -15,7 +15,7 @@ from billing.engine.statements import in_schema
 from billing.templatetags.money import usd_short_filter
 from chat import attachments, buying, file_text
 from chat.attached import MOST_FILES, MOST_TOKENS, File, with_files
-from chat.file_text import cleaned, read
+from chat.file_text import PDFS_HERE, cleaned, pdf_of, read
 from chat.history import prompt_bound
 from chat.history import text_bound as bound_of
 from chat.models import Attachment, Message
@@ -116,6 +116,24 @@ def test_a_pdf_of_kilobytes_that_unpacks_into_megabytes_ends_in_time(monkeypatch
     monkeypatch.setattr(file_text, "PDF_SECONDS", 1.5)
     with pytest.raises(Unread, match=r"takes too long|too much text"):
         read("a.pdf", raw)
+
+
+def test_slow_pdfs_of_one_member_take_one_place_and_no_threads_of_others():
+    with pdf_of(("acme", 1)), pdf_of(("globex", 1)):
+        with pytest.raises(Unread, match="Another PDF of yours"):
+            read("a.pdf", pdf(), ("acme", 1))
+        before = threading.active_count()
+        waiting = [threading.Thread(target=read, args=("a.pdf", pdf(), n)) for n in range(PDFS_HERE - 2)]
+        for thread in waiting:
+            thread.start()
+        while threading.active_count() < before + len(waiting) or len(file_text._readers) < PDFS_HERE:
+            time.sleep(0.005)
+        with pytest.raises(Unread, match="Too many PDFs"):
+            read("a.pdf", pdf(), ("acme", 2))
+    for thread in waiting:
+        thread.join(10)
+    assert not file_text._readers
+    assert "Forty two" in read("a.pdf", pdf(), ("acme", 1))[1]
 
 
 def test_a_table_of_one_line_of_two_megabytes_is_read():

@@ -81,14 +81,14 @@ def test_v1_goes_to_the_plane_with_a_limit_of_its_own_and_refusals_in_its_client
 
 def test_a_file_goes_to_web_with_a_limit_of_its_own_and_what_is_done_with_it_later_has_none(front, plane, web):
     path = f"{front.url}/c/files/"
-    # Its own two MiB, and one for the rest of the form. Without a length the front lets through the most that an
+    # Its own eight MiB, and one for the rest of the form. Without a length the front lets through the most that an
     # operator can set, and web counts.
-    for content, most in ((bytes, 3 * 1_048_576), (lambda body: iter([body]), 17 * 1_048_576)):
-        for size in (1_100_000, 3 * 1_048_576):
+    for content, most in ((bytes, 9 * 1_048_576), (lambda body: iter([body]), 17 * 1_048_576)):
+        for size in (1_100_000, 9 * 1_048_576):
             assert httpx.post(path, content=content(b"x" * size)).json()["length"] == size
         refused = httpx.post(path, content=content(b"x" * (most + 1)))
         assert refused.status_code == 413
-        assert "This file is larger than 2 MiB. Go back and add a part of it." in refused.text
+        assert "This file is larger than 8 MiB. Go back and add a part of it." in refused.text
         for other in ("7/", "7/remove/"):
             assert httpx.post(path + other, content=content(b"x" * 1_100_000)).status_code == 413, other
     assert (web.seen(), plane.seen()) == (["/c/files/"] * 4, [])
