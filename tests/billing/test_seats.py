@@ -140,7 +140,7 @@ def test_a_members_limit_refuses_at_every_door_and_raising_it_lets_them_go_on(
 def test_the_workspaces_own_budget_is_the_operators_to_raise(workspace):
     workspace.leave(0)
     body = workspace.api().chat().json()
-    assert body["message"].startswith("This workspace's budget is used up. Top it up")
+    assert body["message"].startswith("This workspace's budget is used up. It goes on with a top-up")
     assert body["raised_by"] == ["operator"]
 
 
