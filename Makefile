@@ -15,7 +15,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt clean model bench-authority bench-api bench-chat bench-doors bench-signup
+.PHONY: help run test check check-types check-rest fmt clean model bench-authority bench-api bench-chat bench-doors bench-signup
 
 help:
 	@echo "make run     start everything and print the addresses (Ctrl-C stops it)"
@@ -38,11 +38,17 @@ test: check model
 # Django warns that it cannot ask a database for its history; none is needed to compare models and files.
 MISSING := -W "ignore:Got an error checking:RuntimeWarning" manage.py makemigrations --check --dry-run
 
+# The types take as long as all the rest.
 check: $(VENV)/dev-installed
 	@$(PY) -m config.stack.secrets
+	@$(MAKE) --no-print-directory -j 2 check-types check-rest
+
+check-types:
+	$(PY) -m mypy .
+
+check-rest:
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy .
 	$(PY) $(VENV)/bin/lint-imports
 	$(PY) $(MISSING)
 	DJANGO_SETTINGS_MODULE=config.settings_authority $(PY) $(MISSING) authority

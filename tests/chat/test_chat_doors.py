@@ -191,7 +191,7 @@ def test_the_time_of_a_search_tells_nothing_of_what_others_write(workspace, caro
 PHRASES = {
     '"falcon project"': 1,
     '"project falcon"': 0,
-    "falcon-project": 0,
+    "falcon-project": 1,  # its words, wherever they stand
     '"project falcon" or "falcon project"': 1,
     'one -"project falcon"': 1,
     'one -"falcon project"': 0,

@@ -180,7 +180,7 @@ def test_a_model_that_takes_none_is_not_asked_and_nothing_is_lost(home, upstream
     assert ">half a thou</textarea>" in page.content.decode()
     assert "Choose seer" in page.content.decode()
     assert f'name="files" value="{pk}"' in page.content.decode()
-    assert "not taken by test-model" in page.content.decode()
+    assert "<span data-file-not-taken>not taken by <span data-file-model>test-model</span>" in page.content.decode()
     assert upstream.calls == []
     assert home.ledger()["reserved"] == 0
 
