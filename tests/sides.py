@@ -14,16 +14,20 @@ import tempfile
 from tests.support import first_database, memory
 from tests.support.servers import NAMES
 
-# For two cores, for tests wait a lot. No more on a larger machine: the workers share one Postgres.
-WORKERS = 5
+# Twice two cores, for tests wait a lot. No more on a larger machine: the workers share one Postgres.
+WORKERS = 4
 
 
 def main(arguments: list[str]) -> int:
     named = any(os.environ.get(name) for name in NAMES)
     # Some tests stop or pause the authority: where all share one, they have to come one after another.
     pytest = ["pytest", "-p", "no:cacheprovider", "-n", "0" if named else str(WORKERS), *arguments]
+    # What each process would do for itself at the same time is done once, on the other core: pytest writes down how it
+    # has read the files.
+    reading = _run(["pytest", "-p", "no:cacheprovider", "--collect-only", "-q"], subprocess.DEVNULL)
     with memory.tablespace() as tablespace, first_database.made() as first, tempfile.TemporaryFile() as on_standin:
         os.environ.update({memory.VARIABLE: tablespace, first_database.VARIABLE: first})
+        reading.wait()
         runs = [_run(pytest, None)]
         if not named:
             runs.append(_run(["tests.on_standin"], on_standin))

@@ -45,7 +45,9 @@ def test_half_a_pair_is_refused_by_the_name_of_the_other_half(monkeypatch, name)
 @pytest.mark.parametrize("key", ["google", "github", "password", "Acme", "a b", "a/b", "", "x", "a" * 41, "-a", "é2"])
 def test_a_name_that_cannot_stand_in_an_address_or_is_taken_is_refused(monkeypatch, key):
     monkeypatch.setenv("LOGIN_OIDC", json.dumps({key: ACME}))
-    with pytest.raises(ImproperlyConfigured, match=r"LOGIN_OIDC cannot be read .*(no name for a provider|each name in it has)"):
+    with pytest.raises(
+        ImproperlyConfigured, match=r"LOGIN_OIDC cannot be read .*(no name for a provider|each name in it has)"
+    ):
         envproviders()
 
 

@@ -1,15 +1,13 @@
 """The chat page's shell: the last turn is in sight, each part scrolls by itself, and nobody is shut out of any part."""
 
 import os
-import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from chat.examples import EXAMPLES
-from tests.e2e.conftest import hash_of_password
-from tests.support.cast import PASSWORD
+from tests.e2e.odd.conftest import enter
 from tests.support.factories import ConversationFactory, said
 
 pytestmark = pytest.mark.browser
@@ -20,28 +18,17 @@ WIDE, PHONE, LOW = (1280, 800), (360, 740), (320, 256)
 @pytest.fixture
 def full(workspace):
     """Sixty conversations of the owner, the newest of them long. Its number."""
-    owner = workspace.owner
-    owner.password = hash_of_password()
     with workspace.scope():
-        owner.save(update_fields=["password"])
-        made = ConversationFactory.create_batch(60, owner=owner)[-1]
+        made = ConversationFactory.create_batch(60, owner=workspace.owner)[-1]
         for n in range(12):
             said(made, f"Question {n}", text=f"Answer {n}. " + "It goes on. " * 60)
     return made.pk
 
 
-def open_chat(page, odd, workspace, path="/"):
-    page.set_default_timeout(20_000)
-    page.goto(odd.address(workspace.slug) + f"/login/?next={path}")
-    page.get_by_label("E-mail").fill(workspace.owner.email)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name=re.compile("log in", re.IGNORECASE)).click()
-    page.locator("textarea[name=prompt]").wait_for()
-
-
 @pytest.fixture
 def signed_in(page, odd, workspace, full):
-    open_chat(page, odd, workspace, f"/c/{full}/")
+    page.set_default_timeout(20_000)
+    enter(page, odd, workspace, f"/c/{full}/")
     return page
 
 
@@ -257,7 +244,7 @@ def test_in_a_low_window_the_page_scrolls_and_each_part_is_reached(signed_in, up
 def test_without_script_a_conversation_opens_at_its_end_and_drawer_and_examples_work(browser, odd, workspace, full):
     context = browser.new_context(java_script_enabled=False, viewport={"width": 360, "height": 740})
     page = context.new_page()
-    open_chat(page, odd, workspace, f"/c/{full}/")
+    enter(page, odd, workspace, f"/c/{full}/")
     turn = page.locator(".turn").last.bounding_box()
     assert turn["y"] + turn["height"] <= page.locator("textarea[name=prompt]").bounding_box()["y"]
     look(page, "no-script-360")
