@@ -92,8 +92,8 @@ def _sentence(text: str, scope: str | None) -> str:
 
 
 MESSAGES = {
-    "exhausted": "{budget} is used up. It goes on with a top-up, or when its next period begins. Nothing was spent on this "
-    "request.",
+    "exhausted": "{budget} is used up. It goes on with a top-up, or when its next period begins. Nothing was spent on "
+    "this request.",
     "held_by_others": "The rest of {budget} is held by calls under way. Nothing was spent on this request; try again "
     "in a moment.",
     "does_not_fit": "This request could cost more than {budget} has left, so nothing was spent on it. Ask for a "
