@@ -43,7 +43,7 @@ def microseconds(*, shows: bool) -> float:
 async def _seconds(shows: bool) -> float:
     from chat.async_api import EventStream
 
-    reply: Any = SimpleNamespace(answering=_Answering(), held=dict, facts=lambda completion: {})
+    reply: Any = SimpleNamespace(answering=_Answering(), held=dict, facts=lambda completion: {}, titling=None)
     begun = time.process_time()
     async for _ in EventStream(reply, shows=shows):
         pass
