@@ -1,0 +1,322 @@
+"""One HTTP/1.1 connection, and the answers that come over it, one after the other.
+
+Owns what a server's bytes are: framing by llhttp (httptools), compression, and how much of it may say nothing. Must not
+open connections nor decide who is given one (billing.engine.http does), nor know what an answer means.
+
+A client of our own, for this is the path of every paid call: one exchange took 0.15 ms of CPU with aiohttp and takes
+0.05 ms here, three times a call. Nothing is ever sent a second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Of an answer's head. Some gateways send a page of policy along: 8 KB of it would make every call a broken one.
+HEAD_BYTES = 128 * 1024
+# What comes faster than it is read waits at its server.
+WAITING_BYTES = 256 * 1024
+# Beside each byte of an answer so many may be HTTP's own: a chunk of one byte has five. Interim answers, blank lines
+# and what may stand beside a chunk are read away, for as long as any clock allows and at all the speed there is.
+NOISE_FACTOR = 64
+NOISE_BYTES = 2 * 1024 * 1024
+# What one piece of a compressed answer may become.
+UNPACKED_BYTES = 16 * 1024 * 1024
+
+
+class NotSent(Exception):
+    """Nothing of the request was sent: nobody could be reached, or it cannot be written as a request."""
+
+
+class Broken(Exception):
+    """The request was sent, perhaps not whole, and no whole answer to it came."""
+
+
+class Answer:
+    """What one request is answered: its status and headers, then its body as it comes.
+
+    `close` it, or give it back by `release` once it `is_whole`.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_ends_with_connection",
+        "_failure",
+        "_head_bytes",
+        "_is_kept",
+        "_noise",
+        "_parser",
+        "_parts",
+        "_said",
+        "_unpacker",
+        "_waiter",
+        "_waiting_bytes",
+        "has_head",
+        "headers",
+        "is_whole",
+        "status",
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}  # names in lower case; of a repeated one the values with commas between
+        self.has_head = self.is_whole = False
+        self._connection: Connection | None = connection
+        self._failure: Exception | None = None
+        self._parts: list[bytes] = []
+        self._waiting_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._unpacker: _Unpacker | None = None
+        self._is_kept = False  # the connection, after this answer
+        self._ends_with_connection = False
+        self._head_bytes = self._noise = self._said = 0
+        self._parser = httptools.HttpResponseParser(self)
+        # As lenient as the clients that people's servers have been tried with.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+
+    # --- reading ---
+
+    async def head(self) -> None:
+        """Back once status and headers are there. Raises Broken."""
+        while not self.has_head:
+            if self._failure is not None:
+                raise self._failure
+            await self._more()
+
+    async def read_some(self) -> bytes:
+        """What has come; b"" at the end of the answer. Raises Broken where it breaks off, after what came before."""
+        while not self._parts:
+            if self.is_whole:
+                return b""
+            if self._failure is not None:
+                raise self._failure
+            await self._more()
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts = []
+        if self._waiting_bytes > WAITING_BYTES and self._connection is not None:
+            self._connection.go_on()
+        self._waiting_bytes = 0
+        return data
+
+    async def read(self, most: int) -> bytes:
+        """All of the body, of at most so many bytes. Raises Broken."""
+        whole = bytearray()
+        while data := await self.read_some():
+            if self.is_whole and not whole and len(data) <= most:
+                return data
+            whole += data
+            if len(whole) > most:
+                self.close()
+                raise Broken("longer than it may be")
+        return bytes(whole)
+
+    async def _more(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    @property
+    def is_read(self) -> bool:
+        """All of it came, and was taken."""
+        return self.is_whole and not self._parts
+
+    # --- its end ---
+
+    def release(self) -> None:
+        """Let its connection be used again, if it can be."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.over(is_kept=self._is_kept and self.is_whole)
+
+    def close(self) -> None:
+        """Close its connection: the rest of the answer is not wanted."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.over(is_kept=False)
+
+    # --- what the connection says ---
+
+    def take(self, data: bytes) -> None:
+        before = self._said
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, zlib.error, _TooMuch) as exc:
+            cause = exc.__context__ if isinstance(exc, httptools.HttpParserCallbackError) else exc
+            self.fail(Broken(f"no answer that can be read: {type(cause).__name__}"))
+            return
+        if not self.has_head:
+            self._head_bytes += len(data)
+        self._noise = max(0, self._noise + len(data) - NOISE_FACTOR * (self._said - before))
+        if self._noise > NOISE_BYTES or self._head_bytes > HEAD_BYTES:
+            self.fail(Broken("much that says nothing"))
+            return
+        if self._waiting_bytes > WAITING_BYTES and not self.is_whole and self._connection is not None:
+            self._connection.pause()
+        self._wake()
+
+    def lost(self, exc: Exception | None) -> None:
+        """The connection is over."""
+        self._is_kept = False
+        if self.has_head and self._ends_with_connection and exc is None:
+            self.is_whole = True
+        if not self.is_whole and self._failure is None:
+            self._failure = Broken("the connection was closed" if exc is None else type(exc).__name__)
+        self._wake()
+
+    def fail(self, exc: Exception) -> None:
+        """Give up on it: who waits for it is told, and the connection ends."""
+        if self._failure is None:
+            self._failure = exc
+        self._wake()
+        self.close()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # --- what llhttp says ---
+
+    def on_message_begin(self) -> None:
+        if self.is_whole:
+            # Another answer, which nobody asked for: the next caller would be given it as his.
+            self._is_kept = False
+            raise _TooMuch
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key, said = name.decode("latin-1").lower(), value.decode("latin-1")
+        self.headers[key] = f"{self.headers[key]}, {said}" if key in self.headers else said
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        self.status, self.has_head = status, True
+        headers = self.headers
+        self._ends_with_connection = "content-length" not in headers and "transfer-encoding" not in headers
+        packed = headers.get("content-encoding", "identity").strip().lower()
+        if packed in _PACKED:
+            self._unpacker = _Unpacker()
+
+    def on_body(self, data: bytes) -> None:
+        self._said += len(data)
+        if self._unpacker is not None:
+            data = self._unpacker.unpacked(data)
+            if not data:
+                return
+        self._parts.append(data)
+        self._waiting_bytes += len(data)
+
+    def on_message_complete(self) -> None:
+        if not self.has_head:
+            self.headers = {}  # an interim answer: the real one follows
+            return
+        self.is_whole = True
+        self._is_kept = bool(self._parser.should_keep_alive())
+
+
+class _TooMuch(Exception):
+    """More came than the answer to what was asked."""
+
+
+_PACKED = frozenset(("gzip", "x-gzip", "deflate"))
+
+
+class _Unpacker:
+    """For servers that compress whatever they are asked for."""
+
+    __slots__ = ("_first", "_inflate")
+
+    def __init__(self) -> None:
+        self._first = True
+        self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+
+    def unpacked(self, data: bytes) -> bytes:
+        if self._first:
+            self._first = False
+            # Some send `deflate` without its two bytes of a header.
+            if data[0] & 0x0F != zlib.DEFLATED and data[0] != 0x1F:
+                self._inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+        unpacked = self._inflate.decompress(data, UNPACKED_BYTES)
+        if self._inflate.unconsumed_tail:
+            # A few bytes become gigabytes.
+            raise _TooMuch
+        return unpacked
+
+
+class Connection(asyncio.Protocol):
+    """The bytes of one connection. Whoever is given it asks once, and gives it back by the answer."""
+
+    def __init__(self) -> None:
+        self.idle_since = 0.0
+        self.is_open = True
+        self.answers = 0  # that it has brought
+        self.transport: asyncio.Transport | None = None
+        self._answer: Answer | None = None
+        self._is_paused = False
+        self._given_back: Callable[[Connection], None] | None = None
+
+    def ask(self, request: bytes, given_back: Callable[[Connection], None] | None) -> Answer:
+        """Send it. `given_back` is called with the connection where it can be used again."""
+        assert self.transport is not None
+        self._given_back = given_back
+        self._answer = answer = Answer(self)
+        self.transport.write(request)
+        return answer
+
+    def over(self, *, is_kept: bool) -> None:
+        self._answer = None
+        if self._is_paused:
+            is_kept = False
+        if not is_kept or not self.is_open or self._given_back is None:
+            self.close()
+            return
+        self.answers += 1
+        self._given_back(self)
+
+    def close(self) -> None:
+        self.is_open = False
+        if self.transport is not None:
+            # Not `close`, which would first send what waits to be sent.
+            self.transport.abort()
+
+    def pause(self) -> None:
+        if not self._is_paused and self.transport is not None:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    def go_on(self) -> None:
+        if self._is_paused and self.is_open and self.transport is not None:
+            self._is_paused = False
+            self.transport.resume_reading()
+
+    # --- what the loop says ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is not None:
+            self._answer.take(data)
+        else:
+            # Nobody had asked for it. The next caller would be given it as the answer to another question, and that
+            # may be another tenant's.
+            self.close()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        self.transport = None
+        if self._answer is not None:
+            self._answer.lost(exc)

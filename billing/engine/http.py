@@ -1,0 +1,265 @@
+"""Connections to HTTP servers, kept for the next request: whom a request goes to, and its bytes.
+
+Owns opening (directly, or through the environment's proxy where that is wanted), keeping, and the head of a request.
+Must not read an answer (billing.engine.exchange does), follow a redirect, keep a cookie, or send anything twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import re
+import socket
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+import aiohappyeyeballs
+
+from billing.engine.exchange import Answer, Broken, Connection, NotSent
+
+# Of a name with several addresses, before the next one is tried beside.
+NEXT_ADDRESS_SECONDS = 0.25
+TLS_SECONDS = 10.0
+# Of a proxy, before it says whether it goes there.
+PROXY_SECONDS = 10.0
+_PORTS = {"http": 80, "https": 443}
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~!$&'()*+,;=:@%?-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Whom a URL names. `path` is what stands before each request's own."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    authority: str  # as the Host header says it
+    login: str  # of the URL itself, as an Authorization header says it
+
+    @property
+    def is_tls(self) -> bool:
+        return self.scheme == "https"
+
+    @property
+    def place(self) -> str:
+        """With its port in any case."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Http:
+    """Connections of one event loop to any number of servers."""
+
+    def __init__(self, *, keep_seconds: float, connect_seconds: float, goes_by_proxy: bool = False) -> None:
+        """`keep_seconds`: how long an idle connection may be used again, shorter than servers keep it: what is sent on
+        one that is closing may or may not be worked on. `goes_by_proxy`: where the environment names one.
+        """
+        self._keep_seconds = keep_seconds
+        self._connect_seconds = connect_seconds
+        self._goes_by_proxy = goes_by_proxy
+        self._idle: dict[str, list[Connection]] = {}  # by their server's URL
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def ask(
+        self, method: str, base: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Answer:
+        """The answer, once its head is there. Raises NotSent or Broken. A cancelled one is closed.
+
+        `base` is a server's URL, and `path` what follows it, quoted, with its query.
+        """
+        server = _server(base)
+        proxy = _proxy_of(server) if self._goes_by_proxy else None
+        request = _request(server, method, path, headers, body, proxy)
+        connection = self._kept(base)
+        if connection is None:
+            connection = await self._opened(server, proxy)
+        elif method == "GET":
+            # Its server may just be closing it. What only reads can be asked again, on a new one.
+            with suppress(Broken):
+                return await self._asked(base, connection, request)
+            connection = await self._opened(server, proxy)
+        return await self._asked(base, connection, request)
+
+    async def _asked(self, base: str, connection: Connection, request: bytes) -> Answer:
+        answer = connection.ask(request, functools.partial(self._keep, base))
+        try:
+            await answer.head()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def close(self) -> None:
+        """The idle ones. Whoever waits for an answer has its connection, and closes it."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for connection in connections:
+                connection.close()
+
+    # --- keeping ---
+
+    def _kept(self, base: str) -> Connection | None:
+        """The one that was used last: those that nobody needs grow old."""
+        connections = self._idle.get(base)
+        if connections is None:
+            return None
+        oldest = asyncio.get_running_loop().time() - self._keep_seconds
+        while connections:
+            connection = connections.pop()
+            if connection.is_open and connection.idle_since > oldest:
+                return connection
+            connection.close()
+        return None
+
+    def _keep(self, base: str, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.setdefault(base, []).append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(self._keep_seconds, self._close_old)
+
+    def _close_old(self) -> None:
+        self._sweep = None
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - self._keep_seconds
+        for base, connections in list(self._idle.items()):
+            young = [one for one in connections if one.is_open and one.idle_since > oldest]
+            for connection in connections:
+                if connection not in young:
+                    connection.close()
+            if young:
+                self._idle[base] = young
+            else:
+                del self._idle[base]
+        if self._idle:
+            self._sweep = loop.call_later(self._keep_seconds, self._close_old)
+
+    # --- opening ---
+
+    async def _opened(self, server: Server, proxy: Server | None) -> Connection:
+        try:
+            if proxy is None:
+                return await self._connected(server, is_tls=server.is_tls)
+            connection = await self._connected(proxy, is_tls=proxy.is_tls)
+            return await _tunnelled(connection, server, proxy) if server.is_tls else connection
+        except (OSError, TimeoutError, UnicodeError, ValueError) as exc:
+            raise NotSent(type(exc).__name__) from exc
+
+    async def _connected(self, server: Server, *, is_tls: bool) -> Connection:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._connect_seconds):
+            addresses = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+            # One address family may lead nowhere.
+            line = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
+        tls: dict[str, Any] = {}
+        if is_tls:
+            tls = {"ssl": _tls(), "server_hostname": server.host, "ssl_handshake_timeout": TLS_SECONDS}
+        try:
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _, connection = await loop.create_connection(Connection, sock=line, **tls)
+        except BaseException:
+            line.close()
+            raise
+        return connection
+
+
+async def _tunnelled(connection: Connection, server: Server, proxy: Server) -> Connection:
+    """Through a proxy, which sees where it goes and nothing of what is said."""
+    lines = [f"CONNECT {server.place} HTTP/1.1", f"Host: {server.place}"]
+    if proxy.login:
+        lines.append(f"Proxy-Authorization: {proxy.login}")
+    answer = connection.ask(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), None)
+    try:
+        async with asyncio.timeout(PROXY_SECONDS):
+            await answer.head()
+        if answer.status != 200 or connection.transport is None:
+            raise ConnectionError(f"the proxy does not go there: {answer.status}")
+        inner = Connection()
+        transport = await asyncio.get_running_loop().start_tls(
+            connection.transport, inner, _tls(), server_hostname=server.host, ssl_handshake_timeout=TLS_SECONDS
+        )
+        if transport is None:
+            raise ConnectionError("closed while TLS began")
+    except Broken as exc:
+        answer.close()
+        raise ConnectionError(str(exc)) from exc
+    except BaseException:
+        answer.close()
+        raise
+    inner.connection_made(transport)
+    return inner
+
+
+# --- what a request says --------------------------------------------------------------------------------------------
+
+
+def _request(
+    server: Server, method: str, path: str, headers: Mapping[str, str], body: bytes | None, proxy: Server | None
+) -> bytes:
+    target = server.path + path
+    if _PLAIN_PATH.fullmatch(target) is None:
+        target = quote(target, safe="/._~!$&'()*+,;=:@%?-")
+    if proxy is not None and not server.is_tls:
+        target = f"http://{server.authority}{target}"
+        if proxy.login:
+            headers = {**headers, "Proxy-Authorization": proxy.login}
+    if server.login and "Authorization" not in headers:
+        headers = {**headers, "Authorization": server.login}
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {server.authority}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    head = "\r\n".join(lines)
+    if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
+        # The rest of a value would be a line of its own, and another request.
+        raise NotSent("a line break in a header")
+    try:
+        return f"{head}\r\n\r\n".encode("latin-1") + (body or b"")
+    except UnicodeError as exc:
+        raise NotSent("a header that no header can be") from exc
+
+
+@functools.lru_cache(maxsize=256)
+def _server(url: str) -> Server:
+    try:
+        parts = urlsplit(url)
+        scheme, host = parts.scheme.lower(), parts.hostname or ""
+        port = parts.port or _PORTS[scheme]
+        if not host.isascii():
+            host = host.encode("idna").decode("ascii")
+    except (ValueError, KeyError) as exc:
+        raise NotSent("no address of an HTTP server") from exc
+    if not host:
+        raise NotSent("no address of an HTTP server")
+    server = Server(scheme, host, port, parts.path.removesuffix("/"), "", _login(parts))
+    shown = server.place
+    return replace(server, authority=shown.removesuffix(f":{port}") if port == _PORTS[scheme] else shown)
+
+
+def _login(parts: SplitResult) -> str:
+    if parts.username is None and parts.password is None:
+        return ""
+    pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
+
+
+def _proxy_of(server: Server) -> Server | None:
+    """The way out of many data centres."""
+    proxy = getproxies_environment().get(server.scheme)
+    if not proxy or proxy_bypass(f"{server.host}:{server.port}"):
+        return None
+    return _server(proxy if "://" in proxy else f"http://{proxy}")
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
