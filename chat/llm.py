@@ -11,15 +11,14 @@ import functools
 import ipaddress
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
-
+from billing.engine import exchange
 from billing.engine.call import NotDispatched
+from billing.engine.exchange import Broken, NotSent
+from billing.engine.http import Http
 from billing.engine.loop import here
 from billing.outcomes import Outcome
 from chat.answer import Answer
@@ -42,7 +41,6 @@ LAST_FRAME_SECONDS = 2.0
 KEEP_ALIVE_SECONDS = 3.0
 # What is asked for in one piece comes after as long a silence as all of it takes to write, at ten tokens a second.
 SECONDS_A_TOKEN = 0.1
-HEADER_BYTES = 64 * 1024
 END_SECONDS = 0.2
 COUNT_SECONDS = 1.0
 # Of a refusal, to see why.
@@ -50,8 +48,6 @@ REFUSAL_BYTES = 4_096
 # Of what says nothing: no frame of a chat is half as long. Comments and empty frames as fast as they come would keep
 # the loop from everybody else's answers until the clock of silence runs out.
 NOISE_BYTES = 2 * FRAME_BYTES
-# Beside each byte of an answer so many may be HTTP's own: a chunk of one byte has five.
-NOISE_FACTOR = 64
 # Of a server's own count: some list the tokens, each of a few bytes.
 COUNT_BYTES = 4 * 1024 * 1024
 # What a server's own count leaves out: the opening of the answer, and what its template adds beside the messages.
@@ -60,10 +56,6 @@ COUNT_SPARE = 16
 UNREACHABLE = "The language model cannot be reached just now."
 BROKEN = "The language model did not finish its answer."
 SILENT = "The language model did not answer in time."
-
-# Before the first byte of the request is on its way.
-_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL, UnicodeError)
-_BROKEN = (aiohttp.ClientError, OSError)
 
 
 class Pays(Protocol):
@@ -88,7 +80,7 @@ class ModelStream:
         self._paid_by = paid_by
         self.is_cut = False
         self._dialect = dialect
-        self._response: aiohttp.ClientResponse | None = None
+        self._response: exchange.Answer | None = None
         self._clock: asyncio.Timeout | None = None
         self._failure: ModelFailed | None = None  # to be raised after the words that came with it
         loop = asyncio.get_running_loop()
@@ -108,20 +100,20 @@ class ModelStream:
         try:
             async with asyncio.timeout_at(self._until()) as self._clock:
                 self._response = await self._posted(headers)
-        except _NOT_SENT as exc:
+        except NotSent as exc:
             raise self._failed(UNREACHABLE, Outcome.NONE, exc, Fault.UNREACHABLE) from None
         except TimeoutError as exc:
             if self.is_cut:
                 return
             raise self._failed(SILENT, Outcome.UNKNOWN, exc, Fault.FAILED) from None
-        except _BROKEN as exc:
+        except Broken as exc:
             raise self._failed(BROKEN, Outcome.UNKNOWN, exc, Fault.FAILED) from None
         finally:
             self._clock = None
         # Some gateways answer every POST with 201.
         if not 200 <= self._response.status < 300:
             raise await self._refused(self._response)
-        content_type = self._response.headers.get("Content-Type", "")
+        content_type = self._response.headers.get("content-type", "")
         made = Whole if self._sent.in_one_piece else Answer
         self.answer = made(content_type=content_type, max_tokens=self._sent.most, answers=self._sent.answers)
 
@@ -130,18 +122,14 @@ class ModelStream:
         data, self._data = self._data, b""
         return data
 
-    async def _posted(self, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        """Sent once; a connection that is refused at once is tried a second time, for nothing was sent on it."""
+    async def _posted(self, headers: dict[str, str]) -> exchange.Answer:
+        """Sent once; where nobody was reached it is tried a second time, for nothing was sent."""
+        http, base = _http(self._dialect.base_url), self._dialect.base_url
         for pause in (CONNECT_AGAIN_SECONDS, None):
             try:
-                return await _session(self._dialect.base_url).post(
-                    f"{self._dialect.base_url}/{self._sent.path}",
-                    data=self._sent.body,
-                    headers=headers,
-                    # A redirect would hand key and prompt to an address that nobody has configured.
-                    allow_redirects=False,
-                )
-            except aiohttp.ClientConnectorError:
+                # A redirect is not followed: it would hand key and prompt to an address that nobody has configured.
+                return await http.ask("POST", base, f"/{self._sent.path}", headers, self._sent.body)
+            except NotSent:
                 if pause is None:
                     raise
                 await asyncio.sleep(pause)
@@ -155,12 +143,12 @@ class ModelStream:
             return None
         try:
             async with asyncio.timeout_at(self._until()) as self._clock:
-                data = await self._response.content.readany()
+                data = await self._response.read_some()
         except TimeoutError as exc:
             if self.is_cut or self.answer.said_all:
                 return self._closed()
             raise self._failed(SILENT, self._class_of_a_break(), exc, Fault.FAILED) from None
-        except _BROKEN as exc:
+        except Broken as exc:
             if self.is_cut or self.answer.said_all:
                 return self._closed()
             raise self._failed(BROKEN, self._class_of_a_break(), exc, Fault.FAILED) from None
@@ -249,12 +237,12 @@ class ModelStream:
             return
         if not self.answer.is_done or self.answer.is_over or self.is_cut:
             self._response.close()
-        elif self._response.content.at_eof():
+        elif self._response.is_read:
             self._response.release()
         else:
             here().spawn(_give_back(self._response))
 
-    async def _refused(self, response: aiohttp.ClientResponse) -> ModelFailed:
+    async def _refused(self, response: exchange.Answer) -> ModelFailed:
         error: ModelFailed | None = None
         if self._sent.is_passed_on:
             error = failure_of_passed_on(response.status, self._sent.path)
@@ -277,21 +265,21 @@ class ModelStream:
         return failure
 
 
-async def _beginning_of(response: aiohttp.ClientResponse) -> bytes:
+async def _beginning_of(response: exchange.Answer) -> bytes:
     """Of a refusal, what comes at once."""
     try:
         async with asyncio.timeout(END_SECONDS):
-            return await response.content.read(REFUSAL_BYTES)
-    except (*_BROKEN, TimeoutError):
+            return (await response.read_some())[:REFUSAL_BYTES]
+    except (Broken, TimeoutError):
         return b""
 
 
-async def _give_back(response: aiohttp.ClientResponse) -> None:
+async def _give_back(response: exchange.Answer) -> None:
     """After the last frame comes the end of the body, a little later: with it the connection can be used again."""
     try:
         async with asyncio.timeout(END_SECONDS):
-            rest = await response.content.read(1)
-    except (*_BROKEN, TimeoutError):
+            rest = await response.read_some()
+    except (Broken, TimeoutError):
         rest = b"?"
     if rest:
         response.close()
@@ -327,82 +315,44 @@ async def _counted_by_text(root: str, messages: Sequence[Message], dialect: Dial
 
 
 async def _ask(url: str, body: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
-    headers = {"Authorization": f"Bearer {dialect.api_key}"} if dialect.api_key else {}
-    async with _session(dialect.base_url).post(url, json=body, headers=headers, allow_redirects=False) as answer:
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    if dialect.api_key:
+        headers["Authorization"] = f"Bearer {dialect.api_key}"
+    answer = await _http(url).ask("POST", url, "", headers, json.dumps(body).encode())
+    try:
         if answer.status != 200:
             return {}
-        text = bytearray()
-        async for part in answer.content.iter_any():
-            text += part
-            if len(text) > COUNT_BYTES:
-                return {}
-        found = json.loads(text)
+        found = json.loads(await answer.read(COUNT_BYTES))
         return found if isinstance(found, dict) else {}
+    except Broken:
+        return {}
+    finally:
+        if answer.is_read:
+            answer.release()
+        else:
+            answer.close()
 
 
-COUNT_FAILURES = (aiohttp.ClientError, OSError, ValueError, RecursionError, TimeoutError)
+COUNT_FAILURES = (NotSent, Broken, ValueError, RecursionError, TimeoutError)
 
 
 # --- connections ----------------------------------------------------------------------------------------------------
 
 
-class _Protocol(ResponseHandler):
-    """Closes a connection on which much comes and little of it is of an answer: interim answers, blank lines and what
-    may stand beside a chunk are read away below, for as long as any clock allows and at all the speed there is.
-    """
-
-    _noise = 0
-
-    def data_received(self, data: bytes) -> None:
-        before = self._fed()
-        super().data_received(data)
-        said = max(0, self._fed() - before)
-        self._noise = max(0, self._noise + len(data) - NOISE_FACTOR * said)
-        if self._noise > NOISE_BYTES and self.transport is not None:
-            logger.warning("model connection closed: much that says nothing")
-            self.transport.abort()
-
-    def _fed(self) -> int:
-        return getattr(self._payload, "total_bytes", 0)
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Hands out no connection on which something came that nobody had asked for: the next caller would be given it as
-    the answer to another question, and that may be another tenant's.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        made: Callable[..., ResponseHandler] = _Protocol
-        self._factory = functools.partial(made, loop=self._loop)
-
-    async def connect(self, *args: Any, **options: Any) -> Connection:
-        while True:
-            connection = await super().connect(*args, **options)
-            if connection.protocol is None or not connection.protocol.should_close:
-                return connection
-            connection.close()
-
-
-def _session(base_url: str) -> aiohttp.ClientSession:
-    """One session for loopback and one for the world, of the running engine."""
+def _http(base_url: str) -> Http:
+    """Connections to this machine, and those to the world, of the running engine."""
     near = is_loopback(base_url)
-    sessions = here().sessions
-    session = sessions.get(near)
-    if session is None or session.closed:
-        session = sessions[near] = aiohttp.ClientSession(
-            connector=_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            # The environment's proxy is the way out of many data centres, but it cannot know this machine's loopback.
-            trust_env=not near,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # Some gateways send a page of policy along; 8 KB of it would make every call a broken one.
-            max_line_size=HEADER_BYTES,
-            max_field_size=HEADER_BYTES,
+    kept = here().models
+    http = kept.get(near)
+    if http is None:
+        # The environment's proxy is the way out of many data centres, but it cannot know this machine's loopback.
+        http = kept[near] = Http(
+            keep_seconds=KEEP_ALIVE_SECONDS, connect_seconds=CONNECT_SECONDS, goes_by_proxy=not near
         )
-    return session
+    return http
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     try:

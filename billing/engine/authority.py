@@ -11,13 +11,15 @@ import json
 import logging
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
+from urllib.parse import urlencode
 
-import aiohttp
 from django.conf import settings
 from runcycles import ErrorCode
 from runcycles.response import CyclesResponse
 
 from billing.client import DENIED, NOT_ACTIVE, NOT_SENT, error_for
+from billing.engine.exchange import Answer, Broken, NotSent
+from billing.engine.http import Http
 from billing.errors import OnHold
 from billing.money import UNIT
 from billing.subjects import scopes_of
@@ -36,6 +38,8 @@ NO_PLACE = "NO_PLACE"
 # How long a call waits behind others' cold keys, counted in answers of the slowest.
 COLD_CALLS_AHEAD = 2
 TTL_MS = 60_000
+# Of an answer: a page of a list is far below.
+ANSWER_BYTES = 16 * 1024 * 1024
 # More than any lease; a clock can still be counted on by it.
 MOST_MS = 10**12
 
@@ -77,7 +81,7 @@ class Authority:
     """Its runtime plane under each payer's key, and its admin plane for look-ups."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self._http: Http | None = None
         self._places, self._admin_places = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
 
     # Operations. Each takes the very body that a repeat would send again.
@@ -105,8 +109,10 @@ class Authority:
     ) -> CyclesResponse:
         """A call of the admin plane, under the operator's key."""
         headers = {"X-Admin-API-Key": settings.CYCLES_ADMIN_API_KEY}
-        url = f"{settings.CYCLES_ADMIN_URL}{path}"
-        return await self._send(self._admin_places, method, url, headers, body, params, settings.CYCLES_READ_TIMEOUT)
+        if params:
+            path = f"{path}?{urlencode(params)}"
+        base, seconds = settings.CYCLES_ADMIN_URL, settings.CYCLES_READ_TIMEOUT
+        return await self._send(self._admin_places, method, base, path, headers, body, seconds)
 
     async def tenant_status(self, subject_tenant: str) -> str | None:
         """ACTIVE, SUSPENDED or CLOSED; None where nobody says."""
@@ -132,8 +138,7 @@ class Authority:
             if word is Word.NO:
                 return _not_sent()
             seconds = settings.CYCLES_COLD_READ_TIMEOUT if word is Word.ALONE else settings.CYCLES_READ_TIMEOUT
-            url = f"{settings.CYCLES_BASE_URL}{path}"
-            response = await self._send(self._places, method, url, headers, body, None, seconds)
+            response = await self._send(self._places, method, settings.CYCLES_BASE_URL, path, headers, body, seconds)
             if code_of(response) == NOT_SENT:
                 doors.all_cold()
             turn.over(answered=not response.is_transport_error and not was_not_sent(response))
@@ -143,66 +148,67 @@ class Authority:
         self,
         places: asyncio.Semaphore,
         method: str,
-        url: str,
+        base: str,
+        path: str,
         headers: dict[str, str],
         body: dict[str, Any] | None,
-        params: dict[str, str] | None,
         seconds: float,
     ) -> CyclesResponse:
+        if not places.locked():
+            await places.acquire()  # at once
+        else:
+            try:
+                async with asyncio.timeout(PLACE_SECONDS):
+                    await places.acquire()
+            except TimeoutError:
+                return _not_sent(NO_PLACE)
         try:
-            async with asyncio.timeout(PLACE_SECONDS):
-                await places.acquire()
-        except TimeoutError:
-            return _not_sent(NO_PLACE)
-        try:
-            return await self._exchange(method, url, headers, body, params, seconds)
+            return await self._exchange(method, base, path, headers, body, seconds)
         finally:
             places.release()
 
     async def _exchange(
         self,
         method: str,
-        url: str,
+        base: str,
+        path: str,
         headers: dict[str, str],
         body: dict[str, Any] | None,
-        params: dict[str, str] | None,
         seconds: float,
     ) -> CyclesResponse:
         data = None
         if body is not None:
             data = json.dumps(body, separators=(",", ":")).encode()
             headers["Content-Type"] = "application/json"
-        session = self._session or self._open()
+        http = self._http or self._open()
         try:
-            async with (
-                asyncio.timeout(settings.CYCLES_CONNECT_TIMEOUT + seconds),
-                session.request(
-                    method, url, data=data, params=params, headers=headers, allow_redirects=False
-                ) as answer,
-            ):
-                return _response(answer, await answer.read())
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
-            logger.warning("The authority cannot be reached: %s: %s", method, type(exc).__name__)
+            async with asyncio.timeout(settings.CYCLES_CONNECT_TIMEOUT + seconds):
+                answer = await http.ask(method, base, path, headers, data)
+                try:
+                    raw = await answer.read(ANSWER_BYTES)
+                except BaseException:
+                    answer.close()
+                    raise
+            answer.release()
+            return _response(answer, raw)
+        except NotSent as exc:
+            logger.warning("The authority cannot be reached: %s: %s", method, exc)
             return _not_sent()
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+        except (Broken, TimeoutError) as exc:
             logger.warning("The authority gave no answer: %s: %s", method, type(exc).__name__)
             return CyclesResponse.transport_error(exc)
 
-    def _open(self) -> aiohttp.ClientSession:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
-            # Connecting has a clock of its own; the whole has one in `_send`. A proxy would see every key.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.CYCLES_CONNECT_TIMEOUT),
-            trust_env=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=True,
+    def _open(self) -> Http:
+        # Connecting has a clock of its own; the whole has one in `_exchange`. A proxy would see every key.
+        self._http = Http(
+            keep_seconds=KEEP_ALIVE_SECONDS, connect_seconds=settings.CYCLES_CONNECT_TIMEOUT, goes_by_proxy=False
         )
-        return self._session
+        return self._http
 
-    async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+    def close(self) -> None:
+        http, self._http = self._http, None
+        if http is not None:
+            http.close()
 
 
 async def _told(turn: Turn) -> Word:
@@ -221,8 +227,7 @@ def _not_sent(code: str = NOT_SENT) -> CyclesResponse:
     return CyclesResponse.http_error(503, "The authority cannot be reached.", {"error": code})
 
 
-def _response(answer: aiohttp.ClientResponse, raw: bytes) -> CyclesResponse:
-    headers = {name.lower(): value for name, value in answer.headers.items()}
+def _response(answer: Answer, raw: bytes) -> CyclesResponse:
     try:
         body = json.loads(raw) if raw else {}
     except (ValueError, RecursionError):
@@ -231,8 +236,8 @@ def _response(answer: aiohttp.ClientResponse, raw: bytes) -> CyclesResponse:
         # Not the authority's words, whatever the status says: a proxy's page, or half of an answer.
         return CyclesResponse.transport_error(ValueError("not a JSON object"))
     if 200 <= answer.status < 300:
-        return CyclesResponse.success(answer.status, body, headers)
-    return CyclesResponse.http_error(answer.status, str(body.get("message", ""))[:300], body, headers)
+        return CyclesResponse.success(answer.status, body, answer.headers)
+    return CyclesResponse.http_error(answer.status, str(body.get("message", ""))[:300], body, answer.headers)
 
 
 # --- what an answer means -----------------------------------------------------------------------------------------

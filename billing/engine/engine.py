@@ -15,13 +15,13 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import aiohttp
 from django.conf import settings
 
 from billing.engine.authority import Authority
 from billing.engine.call import Call
 from billing.engine.full_keys import FullKeys
 from billing.engine.habits import Habits
+from billing.engine.http import Http
 from billing.engine.statements import FORGET_PROCESS, REGISTER
 from billing.engine.store import FAILURES, Store
 from billing.engine.waiting import Exclusive, Lines
@@ -62,7 +62,7 @@ class Engine:
         self._registering: asyncio.Task[None] | None = None
         self._timers: list[asyncio.Task[None]] = []
         # Connections to models, by whoever opens them; closed with ours.
-        self.sessions: dict[Any, aiohttp.ClientSession] = {}
+        self.models: dict[Any, Http] = {}
         # Requests that wait for the answer of an equal one, by whoever watches it for them.
         self.watches: dict[Any, Any] = {}
         # What is kept of answers, each on a thread: so many at once.
@@ -220,8 +220,8 @@ class Engine:
                 await self._own_store.fetch(FORGET_PROCESS, [self.process_id])
         for task in list(self._tasks):
             task.cancel()
-        for session in self.sessions.values():
-            await session.close()
-        await self.authority.close()
+        for http in self.models.values():
+            http.close()
+        self.authority.close()
         await self._own_store.close()
         await self.store.close()
