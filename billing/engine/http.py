@@ -26,6 +26,8 @@ from billing.engine.exchange import Answer, Broken, Connection, NotSent
 # Of a name with several addresses, before the next one is tried beside.
 NEXT_ADDRESS_SECONDS = 0.25
 TLS_SECONDS = 10.0
+# Some gateways refuse whoever does not say what he is.
+AGENT = "tenantry"
 # Of a proxy, before it says whether it goes there.
 PROXY_SECONDS = 10.0
 _PORTS = {"http": 80, "https": 443}
@@ -214,7 +216,7 @@ def _request(
             headers = {**headers, "Proxy-Authorization": proxy.login}
     if server.login and "Authorization" not in headers:
         headers = {**headers, "Authorization": server.login}
-    lines = [f"{method} {target} HTTP/1.1", f"Host: {server.authority}"]
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {server.authority}", f"User-Agent: {AGENT}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")

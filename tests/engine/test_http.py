@@ -116,8 +116,8 @@ async def test_a_request_is_written_as_http_has_it_and_its_connection_used_again
         assert await asked(http, server, "GET", "/b?c=d%20e") == b"ok"
     host = server.base.removeprefix("http://").encode()
     assert server.requests == [
-        b"POST /a HTTP/1.1\r\nHost: " + host + b"\r\nX-Own: 1\r\nContent-Length: 2\r\n\r\n{}",
-        b"GET /b?c=d%20e HTTP/1.1\r\nHost: " + host + b"\r\nX-Own: 1\r\n\r\n",
+        b"POST /a HTTP/1.1\r\nHost: " + host + b"\r\nUser-Agent: tenantry\r\nX-Own: 1\r\nContent-Length: 2\r\n\r\n{}",
+        b"GET /b?c=d%20e HTTP/1.1\r\nHost: " + host + b"\r\nUser-Agent: tenantry\r\nX-Own: 1\r\n\r\n",
     ]
     assert server.connections == 1
 
