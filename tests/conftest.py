@@ -7,6 +7,7 @@ Rows stay until the test database goes; a test makes what it needs, and asserts 
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import ssl
 from pathlib import Path
@@ -26,6 +27,8 @@ from tests.support.servers import NAMES, Servers, servers_given
 OF_THE_EMBEDDED = [Path(__file__).parent / name for name in ("authority", "protocol", "stack")]
 # Each httpx client reads the certificates of the machine anew, 20 ms of a core, and tests make thousands.
 ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
+# A worker loads all that tests import: walking through it after every few hundred objects took an eighth of its time.
+COLLECT = (20_000, 20, 50)
 _postgres = None
 _servers: Servers | None = None
 
@@ -33,6 +36,7 @@ _servers: Servers | None = None
 def pytest_configure(config: pytest.Config) -> None:
     """A database for whoever runs pytest by hand; `make test` has it running already. And whose authority it is."""
     global _postgres, _servers
+    gc.set_threshold(*COLLECT)
     _servers = servers_given()
     if mistaken := settings.MISTAKEN:
         raise pytest.UsageError(f"{mistaken[0]} is set and tests do not use it: unset it, or set {', '.join(NAMES)}.")
@@ -83,6 +87,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = ours
     if not any("authority" in getattr(item, "fixturenames", ()) for item in items):
         raise pytest.UsageError(f"{NAMES[0]} is set, and no test of this run would ask those servers: unset it.")
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
