@@ -17,16 +17,19 @@ import pytest
 from django.conf import settings
 from django.db import connection
 from django.test.utils import setup_databases, teardown_databases
+from whitenoise.middleware import WhiteNoiseMiddleware
 
 from config.database import embedded_database
 from config.env import state_dir
 from tests.support import memory
 from tests.support.servers import NAMES, Servers, servers_given
+from tests.support.static import once
 
 # Tests of the embedded authority itself and of the laptop's parts around it: never of servers that a variable names.
 OF_THE_EMBEDDED = [Path(__file__).parent / name for name in ("authority", "protocol", "stack")]
 # Each httpx client reads the certificates of the machine anew, 20 ms of a core, and tests make thousands.
 ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
+WhiteNoiseMiddleware.add_files_from_finders = once(WhiteNoiseMiddleware.add_files_from_finders)
 # A worker loads all that tests import: walking through it after every few hundred objects took an eighth of its time.
 COLLECT = (20_000, 20, 50)
 _postgres = None
