@@ -55,7 +55,9 @@ class Store:
         task = asyncio.current_task()
         assert task is not None  # a coroutine runs in one
         cancelled = task.cancelling()
-        async with pool.connection() as connection:
+        # Not `pool.connection()`, which would look for a transaction to end: each statement here is one of its own.
+        connection = await pool.getconn()
+        try:
             # Up to Python 3.11 the pool loses a cancellation that comes with the connection: the reader had left, and
             # the answer was written, and paid for, to its end.
             if task.cancelling() > cancelled:
@@ -69,6 +71,8 @@ class Store:
                 raise
             # Not `description`, which names and types every column of every answer.
             return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
+        finally:
+            await pool.putconn(connection)
 
     def _refuse_locked(self, query: str) -> None:
         """For who has waited for a connection meanwhile, too."""
