@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from billing.engine.rules import KEPT_SAMPLES, Habit, Sample, habit_of
+from billing.engine.rules import KEPT_SAMPLES, Habit, Sample, Samples
 from billing.engine.statements import HABITS, LEARN
 from billing.engine.store import Store
 
@@ -19,7 +19,7 @@ Route = tuple[str, str]  # model, app
 class Habits:
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._samples: dict[Route, list[Sample]] = {}
+        self._samples: dict[Route, Samples] = {}
         self._known: dict[Route, Habit] = {}
         self._new: dict[Route, list[Sample]] = {}
 
@@ -28,9 +28,10 @@ class Habits:
 
     def learn(self, model: str, app: str, sample: Sample) -> None:
         route = (model, app)
-        samples = [sample, *self._samples.get(route, [])][:KEPT_SAMPLES]
-        self._samples[route] = samples
-        self._known[route] = habit_of(samples)
+        if (samples := self._samples.get(route)) is None:
+            samples = self._samples[route] = Samples()
+        samples.add(sample)
+        self._known[route] = samples.habit()
         self._new.setdefault(route, []).insert(0, sample)
 
     async def exchange(self) -> None:
@@ -47,8 +48,8 @@ class Habits:
         for model, app, samples in await self._store.fetch(HABITS):
             route = (model, app)
             if route not in self._new:
-                self._samples[route] = [Sample(*row) for row in samples if _is_sample(row)]
-                self._known[route] = habit_of(self._samples[route])
+                known = self._samples[route] = Samples([Sample(*row) for row in samples if _is_sample(row)])
+                self._known[route] = known.habit()
 
 
 def _is_sample(row: Any) -> bool:

@@ -5,9 +5,11 @@ Owns slices, habits and shares. Must not ask a clock, a database or the authorit
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from typing import Any
 
 # Reports that a model must have given before it is trusted with slices, none of them far above our own count.
 TRUSTED_AFTER = 20
@@ -51,31 +53,76 @@ class Habit:
     least_input: int | None = None
 
 
-def habit_of(samples: Sequence[Sample]) -> Habit:
-    """`samples` with the newest first."""
-    inputs = [s.tokens_input / s.bytes_input for s in samples if s.bytes_input > 0]
-    # No text has more tokens than bytes: a report of more is of thoughts that nobody saw, or of nothing.
-    outputs = [min(1.0, s.tokens_output / s.bytes_output) for s in samples if s.bytes_output > 0]
-    newest = samples[:TRUSTED_AFTER]
-    return Habit(
-        input_ratio=median(inputs) if inputs else USUAL_INPUT_RATIO,
-        output_ratio=median(outputs) if outputs else USUAL_OUTPUT_RATIO,
-        output=_usual_output([s.tokens_output for s in samples]),
-        trusted=len(newest) == TRUSTED_AFTER and all(s.percent <= MOST_PERCENT for s in newest),
-        least_input=_least([s.tokens_input for s in samples]),
-    )
+class Samples:
+    """The newest reports of one route. Their figures are kept in order: every call adds one, and sorting all of them
+    for each cost more than all else that is decided here.
+    """
+
+    def __init__(self, newest_first: Sequence[Sample] = ()) -> None:
+        self._kept: deque[Sample] = deque()
+        self._input_ratios: list[float] = []
+        self._output_ratios: list[float] = []
+        self._inputs: list[int] = []
+        self._outputs: list[int] = []
+        self._fair = 0  # of the newest, so many in a row are not far above our own count
+        for sample in reversed(newest_first):
+            self.add(sample)
+
+    def add(self, sample: Sample) -> None:
+        """One more, in the place of the oldest where there are enough."""
+        if len(self._kept) == KEPT_SAMPLES:
+            for figures, figure in self._figures(self._kept.popleft()):
+                del figures[bisect_left(figures, figure)]
+        self._kept.append(sample)
+        for figures, figure in self._figures(sample):
+            insort(figures, figure)
+        self._fair = self._fair + 1 if sample.percent <= MOST_PERCENT else 0
+
+    def _figures(self, sample: Sample) -> list[tuple[list[Any], float]]:
+        """What it adds, and where."""
+        found: list[tuple[list[Any], float]] = [
+            (self._inputs, sample.tokens_input),
+            (self._outputs, sample.tokens_output),
+        ]
+        if sample.bytes_input > 0:
+            found.append((self._input_ratios, sample.tokens_input / sample.bytes_input))
+        if sample.bytes_output > 0:
+            # No text has more tokens than bytes: a report of more is of thoughts that nobody saw, or of nothing.
+            found.append((self._output_ratios, min(1.0, sample.tokens_output / sample.bytes_output)))
+        return found
+
+    def habit(self) -> Habit:
+        return Habit(
+            input_ratio=_middle(self._input_ratios, USUAL_INPUT_RATIO),
+            output_ratio=_middle(self._output_ratios, USUAL_OUTPUT_RATIO),
+            output=_usual_output(self._outputs),
+            trusted=self._fair >= TRUSTED_AFTER,
+            least_input=_least(self._inputs),
+        )
+
+
+def habit_of(newest_first: Sequence[Sample]) -> Habit:
+    return Samples(newest_first).habit()
+
+
+def _middle(ratios: list[float], usual: float) -> float:
+    """The median of what is in order."""
+    if not ratios:
+        return usual
+    half = len(ratios) // 2
+    return ratios[half] if len(ratios) % 2 else (ratios[half - 1] + ratios[half]) / 2
 
 
 def _least(inputs: list[int]) -> int | None:
     """What nine calls of ten are above: one false report must decide nothing."""
-    return sorted(inputs)[len(inputs) // 10] if inputs else None
+    return inputs[len(inputs) // 10] if inputs else None
 
 
 def _usual_output(outputs: list[int]) -> int:
     """What four calls of five stay below, with the spare that slices keep."""
     if not outputs:
         return LEAST_OUTPUT
-    usual = sorted(outputs)[(len(outputs) - 1) * 4 // 5]
+    usual = outputs[(len(outputs) - 1) * 4 // 5]
     return max(LEAST_OUTPUT, with_spare(usual))
 
 

@@ -1,5 +1,7 @@
 """How much is held and what was probably used: laws that hold for every figure."""
 
+from statistics import median
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,8 +11,11 @@ from billing.engine.rules import (
     MOST_PERCENT,
     SPARE_TOKENS,
     TRUSTED_AFTER,
+    USUAL_INPUT_RATIO,
+    USUAL_OUTPUT_RATIO,
     Habit,
     Sample,
+    Samples,
     first_output,
     habit_of,
     is_full,
@@ -38,7 +43,7 @@ samples = st.builds(
 
 
 @given(cost=money, amounts=st.lists(money, min_size=1, max_size=12))
-def test_shares_fill_the_amounts_in_order_and_never_pass_them(cost, amounts):
+def test_output_ratiosfill_the_amounts_in_order_and_never_pass_them(cost, amounts):
     parts = shares(cost, amounts)
     assert len(parts) == len(amounts)
     assert all(0 <= part <= amount for part, amount in zip(parts, amounts, strict=True))
@@ -94,6 +99,28 @@ def test_a_habit_of_any_samples_is_usable(some):
     newest = some[:TRUSTED_AFTER]
     honest = len(newest) == TRUSTED_AFTER and all(one.percent <= MOST_PERCENT for one in newest)
     assert habit.trusted == honest
+
+
+@given(st.lists(st.tuples(samples, st.integers(1, 30)), max_size=12))
+def test_what_is_learned_report_by_report_is_what_the_newest_say(some):
+    """In any order of them, and with each old one gone for good."""
+    learned, came = Samples(), []
+    for sample, times in some:
+        for _ in range(times):
+            learned.add(sample)
+            came.insert(0, sample)
+    newest = came[:KEPT_SAMPLES]
+    ratios = [one.tokens_input / one.bytes_input for one in newest if one.bytes_input]
+    output_ratios = [min(1.0, one.tokens_output / one.bytes_output) for one in newest if one.bytes_output]
+    inputs, outputs = (sorted(getattr(one, name) for one in newest) for name in ("tokens_input", "tokens_output"))
+    assert learned.habit() == habit_of(newest)
+    assert learned.habit() == Habit(
+        input_ratio=median(ratios) if ratios else USUAL_INPUT_RATIO,
+        output_ratio=median(output_ratios) if output_ratios else USUAL_OUTPUT_RATIO,
+        output=max(LEAST_OUTPUT, with_spare(outputs[(len(outputs) - 1) * 4 // 5])) if outputs else LEAST_OUTPUT,
+        trusted=len(newest) >= TRUSTED_AFTER and all(one.percent <= MOST_PERCENT for one in newest[:TRUSTED_AFTER]),
+        least_input=inputs[len(inputs) // 10] if inputs else None,
+    )
 
 
 def test_a_model_is_trusted_after_twenty_reports_and_no_more_after_one_far_above_our_count():
