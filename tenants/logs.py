@@ -16,13 +16,22 @@ _TOKEN = re.compile(
 )
 
 
+# A key is longer, and an address has a slash: most of what is logged is neither, and need not be searched.
+_LONGEST_OF_NO_KEY = len("k_") + 43 - 1
+
+
 class NoTokens(logging.Filter):
     """Takes the tokens out of addresses. Lets every record through."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(_TOKEN.sub(r"\1\2…", arg) if isinstance(arg, str) else arg for arg in record.args)
+        args = record.args
+        if isinstance(args, tuple) and any(map(_may_hold_a_token, args)):
+            record.args = tuple(_TOKEN.sub(r"\1\2…", arg) if isinstance(arg, str) else arg for arg in args)
         return True
+
+
+def _may_hold_a_token(arg: object) -> bool:
+    return isinstance(arg, str) and (len(arg) > _LONGEST_OF_NO_KEY or "/" in arg)
 
 
 class WithTenant(logging.Filter):
