@@ -46,9 +46,13 @@ def name_of(key: str) -> bytes:
 class Turn:
     """One caller's turn under a key. Use it with `with`: who leaves before it is over hands it on."""
 
-    def __init__(self, doors: Doors, name: bytes) -> None:
+    __slots__ = ("_doors", "_is_in_line", "lost_at", "name", "word")
+
+    def __init__(self, doors: Doors, name: bytes, told: Future[Word] | None = None) -> None:
         self.name = name
-        self.word: Future[Word] = Future()
+        # Told already, it need not come into a line.
+        self._is_in_line = told is None
+        self.word: Future[Word] = Future() if told is None else told
         self.lost_at = float("inf")
         self._doors = doors
 
@@ -69,7 +73,8 @@ class Turn:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._doors.leave(self)
+        if self._is_in_line:
+            self._doors.leave(self)
 
 
 class Doors:
@@ -81,6 +86,9 @@ class Doors:
     def reset(self) -> None:
         """Every key is cold, nobody waits. For a forked child, which has the lines, but nobody who stands in them."""
         self._lock = threading.Lock()
+        # What everybody under a warm key is told. One for each would cost more than all else that is done for them.
+        self._go: Future[Word] = Future()
+        self._go.set_result(Word.GO)
         self._warm_until: OrderedDict[bytes, float] = OrderedDict()
         self._lines: dict[bytes, deque[Turn]] = {}
         self._alone: set[Turn] = set()
@@ -92,11 +100,10 @@ class Doors:
             self._warm_until.clear()
 
     def turn(self, name: bytes) -> Turn:
-        turn = Turn(self, name)
         with self._lock:
             if self._warm_until.get(name, 0.0) > time.monotonic():
-                turn.word.set_result(Word.GO)
-                return turn
+                return Turn(self, name, self._go)
+            turn = Turn(self, name)
             for lost in [one for one in self._alone if one.lost_at < time.monotonic()]:
                 self._over(lost, answered=False)
             line = self._lines.setdefault(name, deque())
