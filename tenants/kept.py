@@ -1,8 +1,8 @@
 """Rows that are asked for with every request, kept in each process until the database says that they have changed.
 
-Owns `fetched` and `afetched`, which read a Query's first row; what is kept, for how long; and the thread that listens,
-on whose connection others hear of what is theirs (`hear`). Must not know what a row means: who asks says how its row
-may be kept, and judges a kept row as one just read.
+Owns `fetched` and `afetched`, which read a Query's first row; what is kept, for how long; what was `made` of kept rows
+and holds while they do; and the thread that listens, on whose connection others hear of what is theirs (`hear`). Must
+not know what a row means: who asks says how its row may be kept, and judges a kept row as one just read.
 
 A kept row counts only while the listener has just been shown that it hears everything: each trigger tells of its change
 (tenants.migrations.0006_told_of_changes) in the transaction that makes it, and Postgres hands a session what was
@@ -17,7 +17,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -39,6 +39,8 @@ CHANNEL = "tenants_changed"
 NAME = "tenants.kept"
 # Rows of a process, about 2 KB each. The one that was kept first goes first.
 MOST = 4_096
+# Of what is made of them, with a tenant and a member each.
+MOST_MADE = 1_024
 # A kept row counts for so long after the listener was shown to hear, which it asks for so often.
 PROVEN_SECONDS = 0.5
 ASK_SECONDS = 0.25
@@ -124,16 +126,32 @@ def fetched(query: Query, fetch: Callable[[str, Params], Row | None]) -> Row | N
     return row
 
 
-async def afetched(query: Query, fetch: Fetch) -> Row | None:
-    """The same on a loop, where `fetch` reads all rows."""
+async def afetched(query: Query, fetch: Fetch, used: Used | None = None) -> Row | None:
+    """The same on a loop, where `fetch` reads all rows. What is kept of it is noted in `used`."""
     rows = _rows
-    if query.keep is not None and (kept := rows.get(query)) is not None:
-        return kept
-    before = rows.mark() if query.keep is not None else None
-    read = await fetch(query.sql, query.params)
-    row: Row | None = read[0] if read else None
-    rows.keep(query, row, before)
+    found = rows.found(query) if query.keep is not None else None
+    if found is not None:
+        row: Row | None = found.copied()
+    else:
+        before = rows.mark() if query.keep is not None else None
+        read = await fetch(query.sql, query.params)
+        row = read[0] if read else None
+        found = rows.keep(query, row, before)
+    if used is not None:
+        used.append(found)
     return row
+
+
+def made(name: Hashable) -> Any | None:
+    """What was given to `keep_made` under this name, while every row of which it was made counts still."""
+    return _rows.made(name)
+
+
+def keep_made(name: Hashable, what: Any, used: Used) -> None:
+    """Keep what was made of what the name says and of these rows alone. It is given to everybody who asks for it, and
+    must be changed by nobody. Not kept where one of its rows is not, or where it has none.
+    """
+    _rows.keep_made(name, what, used)
 
 
 # How many changes had been told, and when that was.
@@ -148,6 +166,14 @@ class _Kept:
     # The number of changes that had been told when it was asked for: one that is told later may not be in it.
     changes: int
 
+    def copied(self) -> Row:
+        """Lists are the columns' own: of one that is changed, nobody else may know."""
+        return tuple(value.copy() if type(value) in (list, dict) else value for value in self.row)
+
+
+# The kept rows that something was made of, as they were read; None for what is not kept.
+Used = list["_Kept | None"]
+
 
 class Rows:
     """What a process keeps. Each method is called by any thread: each does one thing to one dict, or is the
@@ -156,6 +182,7 @@ class Rows:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, Params], _Kept] = {}
+        self._made: dict[Hashable, tuple[Any, list[_Kept]]] = {}
         self._changes = self._all_changed = 0
         self._changed: dict[str, int] = {}
         self._heard_at = self.asked_at = float("-inf")
@@ -163,6 +190,10 @@ class Rows:
         self._starting = threading.Lock()
 
     def get(self, query: Query) -> Row | None:
+        found = self.found(query)
+        return None if found is None else found.copied()
+
+    def found(self, query: Query) -> _Kept | None:
         if not settings.LOOKUPS_KEPT_SECONDS or not self._hears():
             return None
         found = self._counting(query)
@@ -171,8 +202,7 @@ class Rows:
         assert query.keep is not None  # it was kept by the same query
         if query.keep.only_with is not None and self._counting(query.keep.only_with(found.row)) is None:
             return None
-        # Lists are the columns' own: of one that is changed, nobody else may know.
-        return tuple(value.copy() if type(value) in (list, dict) else value for value in found.row)
+        return found
 
     def mark(self) -> Mark | None:
         """Before a row is read: what `keep` needs; None where it could not be told of a change to it."""
@@ -180,28 +210,52 @@ class Rows:
             return None
         return self._changes, time.monotonic()
 
-    def keep(self, query: Query, row: Row | None, mark: Mark | None) -> None:
+    def keep(self, query: Query, row: Row | None, mark: Mark | None) -> _Kept | None:
         """Never that there is no row: nothing tells of one that is new."""
         if mark is None or row is None or query.keep is None:
-            return
+            return None
         seconds = min(query.keep.seconds(row), settings.LOOKUPS_KEPT_SECONDS)
         if seconds <= 0:
-            return
+            return None
         changes, asked_at = mark
-        if len(self._kept) >= MOST:
-            with suppress(RuntimeError, StopIteration):  # another thread was at it
-                self._kept.pop(next(iter(self._kept)), None)
-        self._kept[query[:2]] = _Kept(row, query.keep.tags(row), asked_at + seconds, changes)
+        _make_room(self._kept, MOST)
+        kept = self._kept[query[:2]] = _Kept(row, query.keep.tags(row), asked_at + seconds, changes)
+        return kept
+
+    def made(self, name: Hashable) -> Any | None:
+        if not settings.LOOKUPS_KEPT_SECONDS or not self._hears():
+            return None
+        found = self._made.get(name)
+        if found is None:
+            return None
+        what, rows = found
+        if all(map(self._counts, rows)):
+            return what
+        self._made.pop(name, None)
+        return None
+
+    def keep_made(self, name: Hashable, what: Any, used: Used) -> None:
+        rows = [row for row in used if row is not None]
+        if rows and len(rows) == len(used):
+            _make_room(self._made, MOST_MADE)
+            self._made[name] = what, rows
 
     def _counting(self, query: Query) -> _Kept | None:
         found = self._kept.get(query[:2])
         if found is None:
             return None
-        changed = max(self._changed.get(tag, 0) for tag in found.tags)
-        if found.until > time.monotonic() and found.changes >= max(changed, self._all_changed):
+        if self._counts(found):
             return found
         self._kept.pop(query[:2], None)
         return None
+
+    def _counts(self, kept: _Kept) -> bool:
+        changed = self._changed
+        for tag in kept.tags:
+            if changed.get(tag, 0) > kept.changes:
+                return False
+        # Last, for `forget` sets it before it empties the other.
+        return kept.until > time.monotonic() and kept.changes >= self._all_changed
 
     def _hears(self) -> bool:
         self.asked_at = now = time.monotonic()
@@ -232,11 +286,18 @@ class Rows:
         """Everything that is kept, and that is being read."""
         self._changes += 1
         self._all_changed = self._changes
-        self._kept, self._changed = {}, {}
+        self._kept, self._changed, self._made = {}, {}, {}
 
     def note_hearing(self, since: float) -> None:
         """All that was committed before `since` has been noted."""
         self._heard_at = since
+
+
+def _make_room(kept: dict[Any, Any], most: int) -> None:
+    """For one more: what was kept first goes first."""
+    if len(kept) >= most:
+        with suppress(RuntimeError, StopIteration):  # another thread was at it
+            kept.pop(next(iter(kept)), None)
 
 
 class _Deaf(Exception):

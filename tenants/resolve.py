@@ -37,7 +37,7 @@ from tenants.http import (
     wants_json,
 )
 from tenants.kept import Fetch as Fetch
-from tenants.kept import Keep, Params, Query, Row, afetched, fetched, of_schema, of_tenant
+from tenants.kept import Keep, Params, Query, Row, Used, afetched, fetched, of_schema, of_tenant
 from tenants.models import Tenant
 from tenants.roles import Action, may, may_with_key
 from tenants.schema_versions import BEGIN_CATCHING_UP, IS_CURRENT, fingerprint
@@ -209,13 +209,13 @@ def answered(steps: Steps[T]) -> T:
         return result
 
 
-async def aanswered(steps: Steps[T], fetch: Fetch) -> T:
-    """Run the steps by `fetch`, without Django's connection: on a loop it could not be used."""
+async def aanswered(steps: Steps[T], fetch: Fetch, used: Used | None = None) -> T:
+    """Run the steps by `fetch`, without Django's connection: on a loop it could not be used. `used`: as in afetched."""
     try:
         query = next(steps)
         while True:
             with _in_a_schema_that_is_there():
-                row = await afetched(query, fetch)
+                row = await afetched(query, fetch, used)
             query = steps.send(row)
     except StopIteration as done:
         result: T = done.value

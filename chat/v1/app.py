@@ -25,6 +25,7 @@ from tenants.bodies import read_object
 from tenants.context import bind
 from tenants.headers import headers_of_programs
 from tenants.http import ApiError, BareRequest, Invalid, MethodNotAllowed, NotFound, NotJson, TooLarge, Unavailable
+from tenants.kept import Used
 from tenants.middleware import as_api_error
 from tenants.models import Tenant
 from tenants.resolve import Asker, Found
@@ -57,6 +58,7 @@ class Door:
         self._headers = _joined(scope["headers"])
         self._request = BareRequest(scope)
         self._tenant: Tenant | None = None
+        self._used: Used = []  # rows that say who asks
         self._id = uuid4().hex
 
     async def serve(self) -> None:
@@ -76,10 +78,10 @@ class Door:
         if cors.is_preflight(self._method, self._headers):
             await self._preflight()
             return
-        found = await found_by(self._request, fetch)
+        found = await found_by(self._request, fetch, self._used)
         self._enter(found)
         kind = self._routed()
-        asker = await asker_of(self._request, found, fetch)
+        asker = await asker_of(self._request, found, fetch, self._used)
         if kind is None:
             await self._send_whole(200, {"content-type": "application/json"}, self._listed(asker))
             return
@@ -185,7 +187,7 @@ class Door:
         # Its key comes with the call itself; here the host alone says whose pages it is about.
         self._request.META.pop("HTTP_AUTHORIZATION", None)
         self._request.META.pop("HTTP_X_TENANT_ID", None)
-        self._enter(await found_by(self._request, fetch))
+        self._enter(await found_by(self._request, fetch, self._used))
         headers = await cors.preflight(self._headers, self._tenant, fetch)
         await self._start(204, headers)
         await self._send({"type": "http.response.body"})

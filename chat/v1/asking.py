@@ -6,13 +6,16 @@ rule of who may ask a second time.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Hashable
+from dataclasses import replace
 
 from django.conf import settings
 from django.utils.module_loading import import_string
 
 from tenants.http import BareRequest, TenantRequired, Unauthenticated
-from tenants.kept import Fetch
+from tenants.kept import Fetch, Used, keep_made, made
 from tenants.resolve import Asker, Found, aanswered, find_member, find_tenant
 from tenants.roles import Action
 from tenants.users.actions import allow
@@ -26,13 +29,18 @@ def fetch_of_plane() -> Fetch:
     return fetch
 
 
-async def found_by(request: BareRequest, fetch: Fetch) -> Found:
-    """The workspace that the host, the header or the key names."""
-    return await aanswered(find_tenant(request), fetch)
+async def found_by(request: BareRequest, fetch: Fetch, used: Used) -> Found:
+    """The workspace that the host, the header or the key names. `used`: for `asker_of`."""
+    known: Found | None = made(_facts_of(request))
+    return known if known is not None else await aanswered(find_tenant(request), fetch, used)
 
 
-async def asker_of(request: BareRequest, found: Found, fetch: Fetch, action: Action = Action.CHAT) -> Asker:
-    """Raises Unauthenticated, TenantRequired, or Forbidden where its scopes or its owner's role do not allow it."""
+async def asker_of(request: BareRequest, found: Found, fetch: Fetch, used: Used, action: Action = Action.CHAT) -> Asker:
+    """Raises Unauthenticated, TenantRequired, or Forbidden where its scopes or its owner's role do not allow it.
+
+    A program asks again and again with the same key: who that is is made anew only once a row has changed of which it
+    was made. A key that opens nothing is looked at each time.
+    """
     secret = bearer_secret(request)
     if not secret:
         raise Unauthenticated
@@ -41,6 +49,14 @@ async def asker_of(request: BareRequest, found: Found, fetch: Fetch, action: Act
         raise TenantRequired if _OLD_KEY.fullmatch(secret) else Unauthenticated
     asker = found.asker
     if asker is None:
-        asker = await aanswered(find_member(request, found.tenant), fetch)
+        asker = await aanswered(find_member(request, found.tenant), fetch, used)
+    keep_made(_facts_of(request), replace(found, asker=asker), used)
     allow(asker, action)
     return asker
+
+
+def _facts_of(request: BareRequest) -> Hashable:
+    """All that tenants.resolve reads of a request. Of its key the hash: nothing that is kept holds a secret."""
+    meta = request.META
+    key = hashlib.sha256(meta.get("HTTP_AUTHORIZATION", "").encode()).digest()
+    return meta.get("HTTP_HOST"), meta.get("HTTP_X_TENANT_ID"), key

@@ -17,14 +17,15 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from billing.client import account_of
-from billing.engine.loop import here
+from billing.engine.loop import fetch, here
 from billing.engine.payers import payer_and_key
 from billing.models import Account, BudgetPeriod
+from chat.v1.asking import asker_of, found_by
 from config.database import embedded_database
 from tenants import kept
 from tenants.connections import own_connection_params
 from tenants.context import public_scope
-from tenants.http import AccountOnHold, TenantNotReady
+from tenants.http import AccountOnHold, BareRequest, Forbidden, TenantNotReady
 from tenants.models import Domain, SchemaVersion, Tenant
 from tenants.resolve import answered, find_member, find_tenant
 from tenants.users.keys import digest
@@ -106,6 +107,28 @@ def who_asks(host, secret, **headers):
         return error
 
 
+def who_asks_at_v1(host, secret, **headers):
+    """The same by the door of /v1, which keeps what was made of the rows as well."""
+    given = {"host": host, "authorization": f"Bearer {secret}", **headers}
+    bare = BareRequest(
+        {
+            "method": "GET",
+            "path": "/v1/models",
+            "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+        }
+    )
+
+    async def ask():
+        used = []
+        found = await found_by(bare, fetch, used)
+        return await asker_of(bare, found, fetch, used)
+
+    try:
+        return run(ask())
+    except Exception as error:
+        return error
+
+
 def is_error(answer):
     return isinstance(answer, Exception)
 
@@ -123,6 +146,52 @@ def test_what_is_asked_for_again_is_not_read_again(home, key, spelled):
     # Reading for another spelling may have kept the row before.
     assert counts[0] in (1, 2)
     assert counts[1:] == [0, 0]
+
+
+@pytest.mark.parametrize("spelled", ["host", "header", "key"])
+def test_who_asks_again_at_v1_is_not_made_again(home, key, spelled):
+    host = home.host if spelled == "host" else "localhost"
+    headers = {"x-tenant-id": home.slug} if spelled == "header" else {}
+    until(lambda: who_asks_at_v1(host, key, **headers) is who_asks_at_v1(host, key, **headers))
+    asker = who_asks_at_v1(host, key, **headers)
+    assert (asker.tenant, asker.user) == (home.tenant, home.owner)
+    # Each by its own facts alone.
+    assert who_asks_at_v1("localhost", key).user == home.owner
+    for wrong in (key[:-1], f"{key}x", key.swapcase(), ""):
+        assert is_error(who_asks_at_v1(host, wrong, **headers))
+    assert is_error(who_asks_at_v1("nobody.localhost", key))
+    assert is_error(who_asks_at_v1("localhost", key, **{"x-tenant-id": "nobody"}))
+    Tenant.objects.filter(pk=home.tenant.pk).update(name=f"Asked by {spelled}")
+    until(lambda: who_asks_at_v1(host, key, **headers).tenant.name == f"Asked by {spelled}")
+    assert asker is not who_asks_at_v1(host, key, **headers)
+
+
+def test_what_opens_nothing_takes_no_place_of_what_is_made(home, key):
+    kept._rows.forget()
+    for number in range(5):
+        assert is_error(who_asks_at_v1(home.host, f"{key[:-1]}{number}_"))
+        assert is_error(who_asks_at_v1("localhost", f"{key[:-1]}{number}_"))
+    assert kept._rows._made == {}
+
+
+def test_not_more_is_made_than_is_kept_of_it(home, key, monkeypatch):
+    monkeypatch.setattr(kept, "MOST_MADE", 2)
+    kept._rows.forget()
+    keep = kept.Keep(tags=lambda row: ("tenant:1",), seconds=lambda row: 30)
+    row = kept._rows.keep(kept.Query("SELECT 1", (), keep), (1,), kept._rows.mark())
+    for name in range(4):
+        kept.keep_made(name, f"made {name}", [row])
+    kept.keep_made("of no row", "x", [])
+    kept.keep_made("of a row that is not kept", "x", [row, None])
+    until(hears)
+    assert [kept.made(name) for name in (0, 1, 2, 3, "of no row", "of a row that is not kept")] == [
+        None,
+        None,
+        "made 2",
+        "made 3",
+        None,
+        None,
+    ]
 
 
 def test_who_pays_is_not_read_again(home, key):
@@ -208,9 +277,14 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("who_asks", [who_asks, who_asks_at_v1])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_by_hand_is_known_within_a_second(home, key, change):
-    sql, is_known = CHANGES[change]
+def test_a_change_by_hand_is_known_within_a_second(home, key, change, who_asks):
+    sql, is_seen = CHANGES[change]
+
+    def is_known(answer):
+        return isinstance(answer, Forbidden) or is_seen(answer)
+
     with home.scope():
         user, rows = User.objects.get(), list(ApiKey.objects.all())
     public = [Tenant.objects.get(pk=home.tenant.pk), Account.objects.get(pk=home.account.pk)]
@@ -444,11 +518,12 @@ def test_a_list_of_a_kept_row_is_its_readers_own():
 
 
 def test_a_fork_keeps_nothing_of_its_parent(home, key):
-    who_asks(home.host, key)
+    until(lambda: who_asks_at_v1(home.host, key) is who_asks_at_v1(home.host, key))
     assert kept._rows._kept
     child = os.fork()
     if child == 0:
-        os._exit(0 if not kept._rows._kept and kept._rows._listener is None else 1)
+        is_new = not kept._rows._kept and not kept._rows._made and kept._rows._listener is None
+        os._exit(0 if is_new else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert kept._rows._listener.is_alive()
 
