@@ -37,6 +37,84 @@ def test_a_reader_who_leaves_as_a_connection_comes_free_is_not_overheard(turns):
     assert run(_cancelled_after(turns)) == "CancelledError"
 
 
+@pytest.fixture
+def asked():
+    """The numbers of the backends that so many statements side by side are answered by."""
+
+    async def ask(store, times):
+        rows = await asyncio.gather(*(store.fetch("SELECT pg_backend_pid() FROM pg_sleep(0.02)") for _ in range(times)))
+        return [row[0][0] for row in rows]
+
+    return ask
+
+
+def test_one_connection_stays_out_for_the_next_statement_and_keeps_nobody_waiting(asked, monkeypatch):
+    store = Store(size=2)
+
+    async def ask():
+        try:
+            (first,) = [*await asked(store, 1), *await asked(store, 1)][1:]
+            out = store._aside
+            assert out is not None
+            assert out.connection.info.backend_pid == first
+            # Those beside have the pool's, and all of them wait for either.
+            both = await asked(store, 6)
+            assert first in both
+            assert len(set(both)) == 2
+            assert store._aside is not None
+            # Now and then the pool sees it, and ends what is too old.
+            monkeypatch.setattr(store, "_aside_until", 0.0)
+            store._aside.connection._expire_at = 0.0
+            (last,) = await asked(store, 1)
+            assert store._aside is None
+            assert last not in await asked(store, 1)
+        finally:
+            await store.close()
+        assert store._aside is None
+
+    run(ask())
+
+
+def test_a_connection_that_is_out_and_lost_is_given_up_for_another(asked):
+    store = Store(size=1)
+
+    async def ask():
+        try:
+            pids = [*await asked(store, 1), *await asked(store, 1)]
+            with psycopg.connect(**own_connection_params(), autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", [pids[1]])
+            with pytest.raises(FAILURES):
+                await asked(store, 1)
+            assert store._aside is None
+            assert (await asked(store, 1))[0] not in pids
+        finally:
+            await store.close()
+
+    run(ask())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_connection_that_is_out_is_not_lost_with_a_reader_who_leaves(asked, turns):
+    store = Store(size=1)
+
+    async def ask():
+        try:
+            await asked(store, 1)
+            await asked(store, 1)
+            leaving = asyncio.create_task(store.fetch("SELECT pg_sleep(0.05)"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            async with asyncio.timeout(5):
+                assert len(await asked(store, 4)) == 4
+        finally:
+            await store.close()
+
+    run(ask())
+
+
 def test_a_workspace_whose_tables_are_locked_keeps_no_connection_from_the_others(acme, globex):
     """A migration locks them. Waiting for them, four calls took the plane's four connections."""
     locked, free = (in_schema("SELECT 7 FROM {schema}.users_user", one.tenant.schema_name) for one in (acme, globex))
