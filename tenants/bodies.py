@@ -33,7 +33,7 @@ def read_object(raw: bytes, *, most_values: int = VALUES) -> dict[str, Any]:
         text = raw.decode("utf-8")
         if _has_too_many_values(text, most_values):
             raise _refused(f"This has more than {most_values:,} values. Send less at a time.")
-        body = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        body = _decoder.decode(text)
     except (ValueError, RecursionError):
         raise _refused("This is not valid JSON.") from None
     if not isinstance(body, dict):
@@ -77,6 +77,9 @@ def _finite(number: str) -> float:
     if isinf(value := float(number)):
         raise ValueError("A number is too large.")
     return value
+
+
+_decoder = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 
 
 def _has_too_many_values(text: str, most: int) -> bool:

@@ -53,20 +53,20 @@ class PolicyMiddleware:
         return response
 
 
-def headers_of_programs(request: HttpRequest) -> dict[str, str]:
-    """The same for a program's answer that Django does not make."""
+def headers_of_programs(request: HttpRequest) -> dict[bytes, bytes]:
+    """The same for a program's answer that Django does not make, as ASGI has them."""
     return dict(_headers_of_programs(request.is_secure()))
 
 
 @lru_cache(maxsize=2)
-def _headers_of_programs(is_secure: bool) -> dict[str, str]:
+def _headers_of_programs(is_secure: bool) -> dict[bytes, bytes]:
     request, response = HttpRequest(), HttpResponse()
     request.is_secure = lambda: is_secure  # type: ignore[method-assign]
     PlaneHeaders().set(request, response)
     del response["Content-Type"]
     mark_varying(response)
     mark_private(response)
-    return dict(response.items())
+    return {name.lower().encode("ascii"): value.encode("latin1") for name, value in response.items()}
 
 
 class PlaneHeaders:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from uuid import uuid4
+from secrets import token_hex
 
 from django.conf import settings
 
@@ -59,7 +59,7 @@ class Door:
         self._request = BareRequest(scope)
         self._tenant: Tenant | None = None
         self._used: Used = []  # rows that say who asks
-        self._id = uuid4().hex
+        self._id = token_hex(16)
 
     async def serve(self) -> None:
         try:
@@ -74,14 +74,13 @@ class Door:
             await self._refuse(error)
 
     async def _serve(self) -> None:
-        fetch = fetch_of_plane()
         if cors.is_preflight(self._method, self._headers):
             await self._preflight()
             return
-        found = await found_by(self._request, fetch, self._used)
+        found = await found_by(self._request, self._used)
         self._enter(found)
         kind = self._routed()
-        asker = await asker_of(self._request, found, fetch, self._used)
+        asker = await asker_of(self._request, found, self._used)
         if kind is None:
             await self._send_whole(200, {"content-type": "application/json"}, self._listed(asker))
             return
@@ -166,12 +165,13 @@ class Door:
         await self._send({"type": "http.response.body", "body": b"" if self._method == "HEAD" else body})
 
     async def _start(self, status: int, headers: dict[str, str]) -> None:
-        said = {name.lower(): value for name, value in headers_of_programs(self._request).items()}
+        said = headers_of_programs(self._request)
         allowed = cors.allowed(self._headers, self._tenant)
-        allowed["vary"] = f"{said['vary']}, {allowed['vary']}" if "vary" in allowed else said["vary"]
-        said |= {**allowed, **headers, "x-request-id": self._id}
-        encoded = [(name.encode("ascii"), value.encode("latin1", "replace")) for name, value in said.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
+        if "vary" in allowed:
+            allowed["vary"] = f"{said[b'vary'].decode()}, {allowed['vary']}"
+        for name, value in {**allowed, **headers, "x-request-id": self._id}.items():
+            said[name.encode("ascii")] = value.encode("latin1", "replace")
+        await self._send({"type": "http.response.start", "status": status, "headers": list(said.items())})
 
     async def _refuse(self, error: ApiError) -> None:
         status, headers, body = refusal(error)
@@ -183,12 +183,11 @@ class Door:
         await self._send_whole(status, {"content-type": "application/json", **headers}, relaying.as_json(body))
 
     async def _preflight(self) -> None:
-        fetch = fetch_of_plane()
         # Its key comes with the call itself; here the host alone says whose pages it is about.
         self._request.META.pop("HTTP_AUTHORIZATION", None)
         self._request.META.pop("HTTP_X_TENANT_ID", None)
-        self._enter(await found_by(self._request, fetch, self._used))
-        headers = await cors.preflight(self._headers, self._tenant, fetch)
+        self._enter(await found_by(self._request, self._used))
+        headers = await cors.preflight(self._headers, self._tenant, fetch_of_plane())
         await self._start(204, headers)
         await self._send({"type": "http.response.body"})
 

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from billing.client import account_of
-from billing.engine.loop import fetch, here
+from billing.engine.loop import here
 from billing.engine.payers import payer_and_key
 from billing.models import Account, BudgetPeriod
 from chat.v1.asking import asker_of, found_by
@@ -120,8 +120,7 @@ def who_asks_at_v1(host, secret, **headers):
 
     async def ask():
         used = []
-        found = await found_by(bare, fetch, used)
-        return await asker_of(bare, found, fetch, used)
+        return await asker_of(bare, await found_by(bare, used), used)
 
     try:
         return run(ask())
