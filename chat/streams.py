@@ -311,9 +311,7 @@ class Answering(Generic[P]):
 
     def when_settled(self, then: Callable[[], None]) -> None:
         """Call `then` once the answer is settled and written, or left to the sweep."""
-        self._task.add_done_callback(
-            lambda _: self.call.settle(Final(0, Outcome.NONE)).add_done_callback(lambda _: then())
-        )
+        self._task.add_done_callback(lambda _: self._settling().add_done_callback(lambda _: then()))
 
     def stop(self) -> None:
         """End it now, whatever it costs: the process ends, or the money is no longer held."""
@@ -330,16 +328,42 @@ class Answering(Generic[P]):
             self._cut("cancelled")
 
     async def finished(self, seconds: float | None = COMMIT_SECONDS) -> Completion:
-        """The whole, with the balances of its own commit where that lands within `seconds`."""
-        await asyncio.shield(self._task)
-        settling = self.call.settle(Final(0, Outcome.NONE))  # it has begun already: this is its task
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await asyncio.shield(settling)
+        """The whole, with the balances of its own commit where that lands within `seconds` of the answer's end."""
+        # A future of his own, for a reader who stops waiting must not take the answer or its settling along; and a
+        # single one, for each time that he is woken on the way costs as much as what he waits for.
+        over: asyncio.Future[None] = self._loop.create_future()
+        clock: asyncio.TimerHandle | None = None
+
+        def tell(_: object = None) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            nonlocal clock
+            if task.cancelled() or task.exception() is not None:
+                tell()
+                return
+            if seconds is not None:
+                clock = self._loop.call_later(seconds, tell)
+            self._settling().add_done_callback(tell)
+
+        self._task.add_done_callback(ended)
+        try:
+            await over
+        finally:
+            self._task.remove_done_callback(ended)
+            if clock is not None:
+                clock.cancel()
+        self._task.result()  # raises where the process ends
+        settling = self._settling()
         assert self._completion is not None
         if settling.done() and not settling.cancelled() and settling.exception() is None:
             return self.as_settled(settling.result())
         return self._completion
+
+    def _settling(self) -> asyncio.Task[Settled]:
+        """Of an answer that has ended: it has begun already, and this is its task."""
+        return self.call.settle(Final(0, Outcome.NONE))
 
     def as_settled(self, settled: Settled) -> Completion:
         """The whole of an answer that has ended, as it was settled."""
