@@ -287,7 +287,8 @@ class Call:
         while True:
             if not settled.is_landed:
                 settled = await settling.settle_at_the_authority(self._engine.authority, self.hold, final)
-                self._engine.lines.wake(scopes_of(self.hold.subject))
+                if not self._engine.lines.are_empty:
+                    self._engine.lines.wake(scopes_of(self.hold.subject))
             try:
                 if self._may_have_a_row and not self.is_dispatched:
                     # Written while its reader left or its answer was lost: it keeps a conversation busy, and the sweep

@@ -37,12 +37,10 @@ async def open_call(engine: Engine, order: Order) -> Call:
     Raises a BudgetError: denied, on hold, not reached. Then nothing is held, or it is released in the background.
     """
     engine.full_keys.refuse(order)
-    scopes = scopes_of(order.subject)
     # Before the authority is asked: of two that it denies, the first must not come into the line behind the second.
     number = engine.lines.number()
     denied = "BUDGET_EXCEEDED"
-    line = next((scope for scope in scopes if not engine.lines.is_empty(scope)), None)
-    if line is None:
+    if (line := _line_before(engine, order)) is None:
         call, denied = await _try(engine, order, order.amount)
         if call is None:
             call = await _tightened(engine, order)
@@ -52,7 +50,7 @@ async def open_call(engine: Engine, order: Order) -> Call:
         if ledgers is not None and not may_wait(ledgers, order):
             return await _fit_or_refuse(engine, order, denied, ledgers)
         # Behind a seat that is short only its own calls wait, not the whole tenant's.
-        line = worth_waiting_for(ledgers, needed=order.amount) or scopes[0]
+        line = worth_waiting_for(ledgers, needed=order.amount) or scopes_of(order.subject)[0]
     # From here: an authority that takes its time over a cold key takes it from nobody's wait for money.
     deadline = time.monotonic() + engine.wait_seconds
     async with engine.lines.join(line, number) as place:
@@ -69,6 +67,13 @@ async def open_call(engine: Engine, order: Order) -> Call:
                         break  # what was held has been spent meanwhile: nothing comes free any more
             await place.wait(min(left, LOOK_AGAIN_SECONDS) if place.is_first else left)
     return await _fit_or_refuse(engine, order, denied, await _ledgers(engine, order))
+
+
+def _line_before(engine: Engine, order: Order) -> str | None:
+    """The scope where others wait for money already, if there is one."""
+    if engine.lines.are_empty:
+        return None
+    return next((scope for scope in scopes_of(order.subject) if not engine.lines.is_empty(scope)), None)
 
 
 def may_wait(ledgers: list[Ledger], order: Order) -> bool:

@@ -139,6 +139,8 @@ def _as_it_stands(final: Final, parts: list[_Part]) -> Final:
     charged, lost = sum(part.charged for part in parts), sum(part.lost for part in parts)
     if charged == 0 and final.cost > 0 and any(part.is_released for part in parts):
         return Final(0, Outcome.NONE, model=final.model)
+    if charged == final.cost and not lost:
+        return final
     return replace(final, cost=charged, overrun=final.overrun + lost)
 
 

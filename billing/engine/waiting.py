@@ -23,6 +23,10 @@ class Lines:
     def is_empty(self, key: str) -> bool:
         return key not in self._lines
 
+    @property
+    def are_empty(self) -> bool:
+        return not self._lines
+
     def number(self) -> int:
         """To be taken as one comes: a line is in the order of these, and not of joining it."""
         return next(self._numbers)
