@@ -30,7 +30,7 @@ from tests.support.static import once
 OF_THE_EMBEDDED = [Path(__file__).parent / name for name in ("authority", "protocol", "stack")]
 # Each httpx client reads the certificates of the machine anew, 20 ms of a core, and tests make thousands.
 ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
-WhiteNoiseMiddleware.add_files_from_finders = once(WhiteNoiseMiddleware.add_files_from_finders)
+WhiteNoiseMiddleware.add_files_from_finders = once(WhiteNoiseMiddleware.add_files_from_finders)  # type: ignore[method-assign]
 # A worker loads all that tests import: walking through it after every few hundred objects took an eighth of its time.
 COLLECT = (20_000, 20, 50)
 # A new connection is 4 ms of a core, and takes as long again to learn of the tables that a test asks for.
