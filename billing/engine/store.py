@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -78,7 +79,11 @@ class Store:
     async def _taken(self, pool: Pool) -> Cursor:
         cursor, self._aside = self._aside, None
         if cursor is not None:
-            return cursor
+            try:
+                await _refuse_lost(cursor.connection)
+                return cursor
+            except psycopg.OperationalError:
+                await pool.putconn(cursor.connection)
         task = asyncio.current_task()
         assert task is not None  # a coroutine runs in one
         cancelled = task.cancelling()
@@ -131,6 +136,8 @@ class Store:
                     timeout=WAIT_SECONDS,
                     max_lifetime=LIFE_SECONDS,
                     configure=_configure,
+                    # Those that lie in the pool are asked nothing, while one is out of it.
+                    check=_refuse_lost,
                     open=False,
                     # One that has died is made anew at once, not after half a minute's backing off.
                     reconnect_timeout=5.0,
@@ -149,6 +156,14 @@ class Store:
                     if aside is not None:
                         await pool.putconn(aside.connection)
                     await pool.close(timeout=2.0)
+
+
+async def _refuse_lost(connection: psycopg.AsyncConnection[Row]) -> None:
+    """Raises OperationalError where the server has ended this idle connection, which only reading from it tells."""
+    line = select.poll()
+    line.register(connection.pgconn.socket, select.POLLIN)
+    while line.poll(0):
+        connection.pgconn.consume_input()
 
 
 async def _configure(connection: psycopg.AsyncConnection[Row]) -> None:

@@ -75,18 +75,36 @@ def test_one_connection_stays_out_for_the_next_statement_and_keeps_nobody_waitin
     run(ask())
 
 
-def test_a_connection_that_is_out_and_lost_is_given_up_for_another(asked):
+def test_a_connection_that_was_lost_while_it_was_out_is_given_up_for_another(asked):
     store = Store(size=1)
 
     async def ask():
         try:
             pids = [*await asked(store, 1), *await asked(store, 1)]
             with psycopg.connect(**own_connection_params(), autocommit=True) as other:
-                other.execute("SELECT pg_terminate_backend(%s)", [pids[1]])
-            with pytest.raises(FAILURES):
-                await asked(store, 1)
-            assert store._aside is None
+                other.execute("SELECT pg_terminate_backend(%s, 1000)", [pids[1]])
+            # A statement that was sent on it would be lost; this one is not.
             assert (await asked(store, 1))[0] not in pids
+        finally:
+            await store.close()
+
+    run(ask())
+
+
+def test_connections_that_were_lost_in_the_pool_are_given_up_for_others(asked):
+    """While one is out they are asked nothing, and a crowd would meet them all at once."""
+    store = Store(size=4)
+
+    async def ask():
+        try:
+            await asked(store, 8)
+            pids = set(await asked(store, 8))
+            assert len(pids) > 1
+            out = store._aside.connection.info.backend_pid
+            with psycopg.connect(**own_connection_params(), autocommit=True) as other:
+                for pid in pids - {out}:
+                    other.execute("SELECT pg_terminate_backend(%s, 1000)", [pid])
+            assert set(await asked(store, 8)) & pids == {out}
         finally:
             await store.close()
 
