@@ -24,16 +24,23 @@ def choices_of(frame: dict[str, Any]) -> list[dict[str, Any]]:
 
 def usages_of(frame: dict[str, Any], choices: list[dict[str, Any]]) -> Iterable[dict[Any, Any]]:
     """Where a report may stand: in the frame, in a choice or its delta, or in an object of the server's own."""
-    found = [frame.get("usage"), *[choice.get("usage") for choice in choices]]
-    said = [choice.get(name) for choice in choices for name in ("delta", "message")]
-    found += [value.get("usage") for value in said if type(value) is dict]
-    found += [value.get("usage") for value in frame.values() if type(value) is dict]
-    return [usage for usage in found if type(usage) is dict]
+    places = [frame, *choices]
+    for choice in choices:
+        for name in ("delta", "message"):
+            if type(said := choice.get(name)) is dict:
+                places.append(said)
+    for value in frame.values():
+        if type(value) is dict:
+            places.append(value)
+    return [usage for place in places if type(usage := place.get("usage")) is dict]
 
 
 def is_error(frame: dict[str, Any]) -> bool:
     """An error in one of the shapes that servers give it."""
-    if any(frame.get(name) for name in ("error", "errors", "error_code", "error_msg", "error_message")):
+    # Written out: this is asked of every chunk, and a loop over names costs as much as all else that is.
+    if frame.get("error") or frame.get("errors") or frame.get("error_code"):
+        return True
+    if frame.get("error_msg") or frame.get("error_message"):
         return True
     if "choices" in frame:
         return False
