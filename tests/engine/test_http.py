@@ -9,7 +9,8 @@ import zlib
 
 import pytest
 
-from billing.engine.exchange import NOISE_BYTES, UNPACKED_BYTES, WAITING_BYTES, Broken, NotSent
+from billing.engine.exchange import NOISE_BYTES, WAITING_BYTES, Broken, NotSent
+from billing.engine.unpacking import UNPACKED_BYTES
 from tests.support.bare_http import MOST, OK, asked, client, on_both_loops, serving
 
 
