@@ -77,19 +77,19 @@ class Http:
         """
         server = _server(base)
         proxy = _proxy_of(server) if self._goes_by_proxy else None
-        request = _request(server, method, path, headers, body, proxy)
+        head = _head(server, method, path, headers, body, proxy)
         connection = self._kept(base)
         if connection is None:
             connection = await self._opened(server, proxy)
         elif method == "GET":
             # Its server may just be closing it. What only reads can be asked again, on a new one.
             with suppress(Broken):
-                return await self._asked(base, connection, request)
+                return await self._asked(base, connection, head, body)
             connection = await self._opened(server, proxy)
-        return await self._asked(base, connection, request)
+        return await self._asked(base, connection, head, body)
 
-    async def _asked(self, base: str, connection: Connection, request: bytes) -> Answer:
-        answer = connection.ask(request, functools.partial(self._keep, base))
+    async def _asked(self, base: str, connection: Connection, head: bytes, body: bytes | None) -> Answer:
+        answer = connection.ask(head, body or b"", functools.partial(self._keep, base))
         try:
             await answer.head()
         except BaseException:
@@ -117,7 +117,7 @@ class Http:
         oldest = asyncio.get_running_loop().time() - self._keep_seconds
         while connections:
             connection = connections.pop()
-            if connection.is_open and connection.idle_since > oldest:
+            if connection.idle_since > oldest and connection.is_quiet:
                 return connection
             connection.close()
         return None
@@ -167,7 +167,8 @@ class Http:
             tls = {"ssl": _tls(), "server_hostname": server.host, "ssl_handshake_timeout": TLS_SECONDS}
         try:
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _, connection = await loop.create_connection(Connection, sock=line, **tls)
+            made = functools.partial(Connection, line)
+            _, connection = await loop.create_connection(made, sock=line, **tls)
         except BaseException:
             line.close()
             raise
@@ -179,13 +180,13 @@ async def _tunnelled(connection: Connection, server: Server, proxy: Server) -> C
     lines = [f"CONNECT {server.place} HTTP/1.1", f"Host: {server.place}"]
     if proxy.login:
         lines.append(f"Proxy-Authorization: {proxy.login}")
-    answer = connection.ask(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), None)
+    answer = connection.ask(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), b"", None)
     try:
         async with asyncio.timeout(PROXY_SECONDS):
             await answer.head()
         if answer.status != 200 or connection.transport is None:
             raise ConnectionError(f"the proxy does not go there: {answer.status}")
-        inner = Connection()
+        inner = Connection(connection.line)
         transport = await asyncio.get_running_loop().start_tls(
             connection.transport, inner, _tls(), server_hostname=server.host, ssl_handshake_timeout=TLS_SECONDS
         )
@@ -204,10 +205,10 @@ async def _tunnelled(connection: Connection, server: Server, proxy: Server) -> C
 # --- what a request says --------------------------------------------------------------------------------------------
 
 
-def _request(
+def _head(
     server: Server, method: str, path: str, headers: Mapping[str, str], body: bytes | None, proxy: Server | None
 ) -> bytes:
-    target = server.path + path
+    target = server.path + path or "/"
     if _PLAIN_PATH.fullmatch(target) is None:
         target = quote(target, safe="/._~!$&'()*+,;=:@%?-")
     if proxy is not None and not server.is_tls:
@@ -218,14 +219,15 @@ def _request(
         headers = {**headers, "Authorization": server.login}
     lines = [f"{method} {target} HTTP/1.1", f"Host: {server.authority}", f"User-Agent: {AGENT}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    if body is not None:
-        lines.append(f"Content-Length: {len(body)}")
+    if body is not None or method != "GET":
+        lines.append(f"Content-Length: {len(body or b'')}")
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
         # The rest of a value would be a line of its own, and another request.
         raise NotSent("a line break in a header")
     try:
-        return f"{head}\r\n\r\n".encode("latin-1") + (body or b"")
+        # As whoever typed a key that is not ASCII has it in his configuration, and a server in its own.
+        return f"{head}\r\n\r\n".encode()
     except UnicodeError as exc:
         raise NotSent("a header that no header can be") from exc
 

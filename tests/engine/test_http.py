@@ -200,7 +200,7 @@ async def test_nobody_there_is_not_sent():
                 await http.ask("POST", base, "/", {}, b"{}")
 
 
-@pytest.mark.parametrize("value", ["a\r\nX-Other: b", "a\nb", "a\rb", "a\0b", "snow ☃"])
+@pytest.mark.parametrize("value", ["a\r\nX-Other: b", "a\nb", "a\rb", "a\0b", "half a letter \ud83d"])
 @on_both_loops
 async def test_a_value_cannot_become_another_header(value):
     async with serving(OK) as server, client() as http:

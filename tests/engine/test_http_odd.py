@@ -10,8 +10,9 @@ import zlib
 
 import pytest
 
-from billing.engine.exchange import Broken
+from billing.engine.exchange import PIECE_BYTES, Broken
 from tests.support.bare_http import MOST, OK, asked, client, on_both_loops, serving
+from tests.support.raw_model import RawModel
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -55,6 +56,74 @@ async def test_an_answer_that_comes_byte_by_byte_is_the_same_one(said):
     async with serving(slowly) as server, client() as http:
         assert [await asked(http, server), await asked(http, server)] == [b"ok"] * 2
         assert server.connections == 1
+
+
+@pytest.mark.parametrize("unasked", ["an answer", "the end"])
+@on_both_loops
+async def test_a_kept_connection_is_looked_at_although_the_loop_had_no_time_to_hear_what_came(unasked):
+    """Its next caller would be given an answer to another's question, or be charged for what nobody worked on."""
+
+    def script(line):
+        line.send(OK)
+        if len(model.requests) == 1:
+            time.sleep(0.05)
+            line.send(OK.replace(b"ok", b"no")) if unasked == "an answer" else line.close()
+
+    with RawModel(script) as model:
+        async with client() as http:
+            for _ in range(2):
+                answer = await http.ask("POST", model.base_url, "/", {}, b"{}")
+                assert await answer.read(MOST) == b"ok"
+                answer.release()
+                time.sleep(0.2)  # noqa: ASYNC251 - the loop is busy
+        assert (model.connections_made, len(model.requests)) == (2, 2)
+
+
+@on_both_loops
+async def test_a_connection_that_answered_before_all_was_sent_is_not_used_again():
+    """Its server takes the rest of the body for the next request, or never reads it."""
+    async with serving(OK) as server, client() as http:
+
+        async def early(reader, writer):
+            server.connections += 1
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+            await asyncio.sleep(5)
+
+        listening = await asyncio.start_server(early, "127.0.0.1", 0)
+        base = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        for _ in range(2):
+            answer = await http.ask("POST", base, "/", {}, bytes(20_000_000))
+            assert (answer.status, await answer.read(MOST)) == (413, b"")
+            answer.release()
+        assert server.connections == 2
+        assert not http._idle
+        listening.close()
+
+
+@on_both_loops
+async def test_a_long_body_arrives_whole_and_waits_in_pieces_for_a_server_that_does_not_read():
+    body = bytes(range(256)) * 40_000
+    async with serving(OK) as server, client() as http:
+        answer = await http.ask("POST", server.base, "/", {}, body)
+        assert await answer.read(MOST) == b"ok"
+        answer.release()
+        assert server.requests[0].endswith(b"\r\n\r\n" + body)
+        assert await asked(http, server) == b"ok"
+        assert server.connections == 1
+
+    async def never(reader, writer):
+        reader._transport.pause_reading()
+        await asyncio.sleep(0.4)
+        writer.close()
+
+    listening = await asyncio.start_server(never, "127.0.0.1", 0)
+    base = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    async with client() as http:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await http.ask("POST", base, "/", {}, bytes(100 * PIECE_BYTES))
+    listening.close()
 
 
 # --- the head -------------------------------------------------------------------------------------------------------
@@ -245,3 +314,25 @@ async def test_many_small_pieces_do_not_become_gigabytes_either():
     async with serving(said + b"0\r\n\r\n") as server, client() as http:
         with pytest.raises(Broken):
             await asked(http, server, most=10**9)
+
+
+# --- what is sent ---------------------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_key_is_sent_as_it_is_written():
+    async with serving(OK) as server, client() as http:
+        answer = await http.ask("POST", server.base, "/", {"Authorization": "Bearer Schlüssel ☃"}, b"{}")
+        answer.close()
+    assert "\r\nAuthorization: Bearer Schlüssel ☃\r\n".encode() in server.requests[0]
+
+
+@on_both_loops
+async def test_what_has_no_body_says_so_where_a_body_could_be():
+    async with serving(OK) as server, client() as http:
+        for method in ("POST", "GET"):
+            answer = await http.ask(method, server.base, "", {})
+            assert await answer.read(MOST) == b"ok"
+            answer.release()
+    assert [b"Content-Length: 0" in request for request in server.requests] == [True, False]
+    assert [request.split()[1] for request in server.requests] == [b"/", b"/"]
