@@ -17,18 +17,20 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 import aiohappyeyeballs
+import idna
 
 from billing.engine.exchange import Answer, Broken, Connection, NotSent
 
 # Of a name with several addresses, before the next one is tried beside.
 NEXT_ADDRESS_SECONDS = 0.25
-TLS_SECONDS = 10.0
+# Where a name leads is known for so long.
+NAME_SECONDS = 10.0
 # Some gateways refuse whoever does not say what he is.
 AGENT = "tenantry"
-# Of a proxy, before it says whether it goes there.
+# Of a proxy, before it says whether it goes there, and of TLS through it.
 PROXY_SECONDS = 10.0
 _PORTS = {"http": 80, "https": 443}
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~!$&'()*+,;=:@%?-]*")
@@ -50,6 +52,11 @@ class Server:
         return self.scheme == "https"
 
     @property
+    def name(self) -> str:
+        """As its certificate has it."""
+        return self.host.rstrip(".")
+
+    @property
     def place(self) -> str:
         """With its port in any case."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -60,13 +67,17 @@ class Http:
 
     def __init__(self, *, keep_seconds: float, connect_seconds: float, goes_by_proxy: bool = False) -> None:
         """`keep_seconds`: how long an idle connection may be used again, shorter than servers keep it: what is sent on
-        one that is closing may or may not be worked on. `goes_by_proxy`: where the environment names one.
+        one that is closing may or may not be worked on. `connect_seconds`: with its name looked up, and TLS.
+        `goes_by_proxy`: where the environment names one.
         """
         self._keep_seconds = keep_seconds
         self._connect_seconds = connect_seconds
-        self._goes_by_proxy = goes_by_proxy
+        # Once: reading the environment takes a quarter of a millisecond.
+        self._proxies = getproxies_environment() if goes_by_proxy else {}
         self._idle: dict[str, list[Connection]] = {}  # by their server's URL
         self._sweep: asyncio.TimerHandle | None = None
+        self._addresses: dict[tuple[str, int], asyncio.Future[list[Any]]] = {}  # also those that are being looked up
+        self._is_closed = False
 
     async def ask(
         self, method: str, base: str, path: str, headers: Mapping[str, str], body: bytes | None = None
@@ -76,7 +87,7 @@ class Http:
         `base` is a server's URL, and `path` what follows it, quoted, with its query.
         """
         server = _server(base)
-        proxy = _proxy_of(server) if self._goes_by_proxy else None
+        proxy = self._proxy_to(server) if self._proxies else None
         head = _head(server, method, path, headers, body, proxy)
         connection = self._kept(base)
         if connection is None:
@@ -98,7 +109,8 @@ class Http:
         return answer
 
     def close(self) -> None:
-        """The idle ones. Whoever waits for an answer has its connection, and closes it."""
+        """The idle ones now, each other one once it is given back."""
+        self._is_closed = True
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
@@ -106,6 +118,9 @@ class Http:
         for connections in idle.values():
             for connection in connections:
                 connection.close()
+        for looked_up in list(self._addresses.values()):
+            looked_up.cancel()
+        self._addresses.clear()
 
     # --- keeping ---
 
@@ -123,6 +138,9 @@ class Http:
         return None
 
     def _keep(self, base: str, connection: Connection) -> None:
+        if self._is_closed:
+            connection.close()
+            return
         loop = asyncio.get_running_loop()
         connection.idle_since = loop.time()
         self._idle.setdefault(base, []).append(connection)
@@ -134,9 +152,11 @@ class Http:
         loop = asyncio.get_running_loop()
         oldest = loop.time() - self._keep_seconds
         for base, connections in list(self._idle.items()):
-            young = [one for one in connections if one.is_open and one.idle_since > oldest]
+            young: list[Connection] = []
             for connection in connections:
-                if connection not in young:
+                if connection.is_open and connection.idle_since > oldest:
+                    young.append(connection)
+                else:
                     connection.close()
             if young:
                 self._idle[base] = young
@@ -150,29 +170,71 @@ class Http:
     async def _opened(self, server: Server, proxy: Server | None) -> Connection:
         try:
             if proxy is None:
-                return await self._connected(server, is_tls=server.is_tls)
-            connection = await self._connected(proxy, is_tls=proxy.is_tls)
+                return await self._connected(server)
+            connection = await self._connected(proxy)
             return await _tunnelled(connection, server, proxy) if server.is_tls else connection
-        except (OSError, TimeoutError, UnicodeError, ValueError) as exc:
+        # uvloop says some of it by a RuntimeError.
+        except (OSError, TimeoutError, UnicodeError, ValueError, RuntimeError) as exc:
             raise NotSent(type(exc).__name__) from exc
 
-    async def _connected(self, server: Server, *, is_tls: bool) -> Connection:
-        loop = asyncio.get_running_loop()
+    async def _connected(self, server: Server) -> Connection:
+        tls: dict[str, Any] = {"ssl": _tls(), "server_hostname": server.name} if server.is_tls else {}
         async with asyncio.timeout(self._connect_seconds):
-            addresses = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-            # One address family may lead nowhere.
-            line = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
-        tls: dict[str, Any] = {}
-        if is_tls:
-            tls = {"ssl": _tls(), "server_hostname": server.host, "ssl_handshake_timeout": TLS_SECONDS}
-        try:
+            addresses = await self._addresses_of(server)
+            try:
+                # One address family may lead nowhere.
+                line = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
+            except BaseException:
+                self._addresses.pop((server.host, server.port), None)  # they may have changed
+                raise
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             made = functools.partial(Connection, line)
-            _, connection = await loop.create_connection(made, sock=line, **tls)
-        except BaseException:
-            line.close()
-            raise
+            opening = asyncio.ensure_future(asyncio.get_running_loop().create_connection(made, sock=line, **tls))
+            try:
+                _, connection = await asyncio.shield(opening)
+            except BaseException:
+                # It ends by itself. Cancelled in its first turn asyncio would go on with it for ever, and closed from
+                # here its number is given to somebody else's socket, which then is taken for this one.
+                with suppress(OSError):
+                    line.shutdown(socket.SHUT_RDWR)
+                opening.add_done_callback(functools.partial(_close_opened, line))
+                raise
         return connection
+
+    async def _addresses_of(self, server: Server) -> list[Any]:
+        """Looked up once for all who wait for it. There are few threads for that, and each call to a name whose name
+        server hangs would take one of them, from all other names.
+        """
+        key = (server.host, server.port)
+        looked_up = self._addresses.get(key)
+        if looked_up is None:
+            looked_up = self._addresses[key] = asyncio.ensure_future(_look_up(*key))
+            looked_up.add_done_callback(functools.partial(self._note_addresses, key))
+        return await asyncio.shield(looked_up)
+
+    def _note_addresses(self, key: tuple[str, int], looked_up: asyncio.Future[list[Any]]) -> None:
+        if looked_up.cancelled() or looked_up.exception() is not None:
+            self._addresses.pop(key, None)
+        else:
+            looked_up.get_loop().call_later(NAME_SECONDS, self._addresses.pop, key, None)
+
+    def _proxy_to(self, server: Server) -> Server | None:
+        """The way out of many data centres."""
+        proxy = self._proxies.get(server.scheme)
+        if not proxy or proxy_bypass_environment(f"{server.host}:{server.port}", self._proxies):
+            return None
+        return _server(proxy if "://" in proxy else f"http://{proxy}")
+
+
+def _close_opened(line: socket.socket, opening: asyncio.Future[tuple[Any, Connection]]) -> None:
+    if opening.cancelled() or opening.exception() is not None:
+        line.close()
+    else:
+        opening.result()[1].close()
+
+
+async def _look_up(host: str, port: int) -> list[Any]:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 async def _tunnelled(connection: Connection, server: Server, proxy: Server) -> Connection:
@@ -184,17 +246,17 @@ async def _tunnelled(connection: Connection, server: Server, proxy: Server) -> C
     try:
         async with asyncio.timeout(PROXY_SECONDS):
             await answer.head()
-        if answer.status != 200 or connection.transport is None:
-            raise ConnectionError(f"the proxy does not go there: {answer.status}")
-        inner = Connection(connection.line)
-        transport = await asyncio.get_running_loop().start_tls(
-            connection.transport, inner, _tls(), server_hostname=server.host, ssl_handshake_timeout=TLS_SECONDS
-        )
+            if answer.status != 200 or connection.transport is None:
+                raise NotSent(f"the proxy does not go there: {answer.status}")
+            inner = Connection(connection.line)
+            transport = await asyncio.get_running_loop().start_tls(
+                connection.transport, inner, _tls(), server_hostname=server.name
+            )
         if transport is None:
-            raise ConnectionError("closed while TLS began")
+            raise NotSent("closed while TLS began")
     except Broken as exc:
         answer.close()
-        raise ConnectionError(str(exc)) from exc
+        raise NotSent(f"the proxy: {exc}") from exc
     except BaseException:
         answer.close()
         raise
@@ -237,16 +299,18 @@ def _server(url: str) -> Server:
     try:
         parts = urlsplit(url)
         scheme, host = parts.scheme.lower(), parts.hostname or ""
-        port = parts.port or _PORTS[scheme]
+        usual = _PORTS[scheme]
+        port = usual if parts.port is None else parts.port
         if not host.isascii():
-            host = host.encode("idna").decode("ascii")
+            # Not by Python's own, which is of 2003: it takes the ß in a name for ss, which may be somebody else's.
+            host = idna.encode(host, uts46=True).decode("ascii")
     except (ValueError, KeyError) as exc:
         raise NotSent("no address of an HTTP server") from exc
     if not host:
         raise NotSent("no address of an HTTP server")
     server = Server(scheme, host, port, parts.path.removesuffix("/"), "", _login(parts))
     shown = server.place
-    return replace(server, authority=shown.removesuffix(f":{port}") if port == _PORTS[scheme] else shown)
+    return replace(server, authority=shown.removesuffix(f":{port}") if port == usual else shown)
 
 
 def _login(parts: SplitResult) -> str:
@@ -254,14 +318,6 @@ def _login(parts: SplitResult) -> str:
         return ""
     pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     return f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
-
-
-def _proxy_of(server: Server) -> Server | None:
-    """The way out of many data centres."""
-    proxy = getproxies_environment().get(server.scheme)
-    if not proxy or proxy_bypass(f"{server.host}:{server.port}"):
-        return None
-    return _server(proxy if "://" in proxy else f"http://{proxy}")
 
 
 @functools.cache
