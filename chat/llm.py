@@ -257,7 +257,8 @@ class ModelStream:
         return error
 
     def _failed(self, message: str, outcome: Outcome, why: Exception | str, fault: Fault = Fault.NONE) -> ModelFailed:
-        what = why if isinstance(why, str) else type(why).__name__
+        # Words of our own, and names of exceptions.
+        what = str(why) if isinstance(why, str | NotSent | Broken) else type(why).__name__
         logger.warning("model call failed: model=%s outcome=%s failure=%s", self.model, outcome, what)
         failure = ModelFailed(message, outcome=outcome)
         # Once words came, the upstream is there, whatever became of this answer.

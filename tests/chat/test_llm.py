@@ -210,6 +210,18 @@ def test_an_address_nobody_knows_is_not_reached(upstream, settings):
     assert outcome_of() == "none"
 
 
+def test_the_log_says_why_a_model_was_not_reached_or_broke_off(upstream, settings, caplog):
+    upstream.drop = True
+    assert outcome_of() == "unknown"
+    settings.LLM_BASE_URL = "https" + upstream.base_url.removeprefix("http")
+    assert outcome_of() == "none"
+    settings.LLM_BASE_URL = "http://no-such-host.invalid/v1"
+    assert outcome_of() == "none"
+    said = [message.rpartition("=")[2] for message in caplog.messages if "model call failed" in message]
+    assert said[0] in ("ConnectionResetError", "the connection was closed")
+    assert said[1:] == ["SSLError", "gaierror"]
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 408, 413, 422, 429, 499, 500, 502, 503, 529])
 def test_what_the_provider_refuses_costs_nothing_and_is_not_sent_again(upstream, status):
     upstream.status = status

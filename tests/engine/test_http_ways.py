@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from billing.engine import http as http_module
+from billing.engine.authority import Authority
 from billing.engine.exchange import Broken, NotSent
 from billing.engine.http import Http
 from tests.support.bare_http import MOST, OK, asked, certificate_for, client, context_of, on_both_loops, serving
@@ -425,3 +426,20 @@ async def test_two_loops_share_nothing():
         assert server.connections == 2
         assert await asked(http, server) == b"ok"
         assert server.connections == 2
+
+
+@on_both_loops
+async def test_the_log_says_why_the_authority_gave_no_answer(settings, caplog):
+    async with serving(b"", b"garbage", closes=True) as server:
+        settings.CYCLES_ADMIN_URL = server.base
+        authority = Authority()
+        for _ in range(2):
+            assert (await authority.admin("POST", "/v1/admin/tenants")).is_transport_error
+        settings.CYCLES_ADMIN_URL = "http://no-such-host.invalid"
+        assert (await authority.admin("GET", "/v1/admin/tenants")).status == 503
+        authority.close()
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == [
+        "the connection was closed",
+        "HttpParserError",
+        "gaierror",
+    ]
