@@ -28,7 +28,9 @@ def waiting(page):
 
 def test_a_file_is_added_priced_sent_with_its_question_and_there_after_a_reload(page, web, acme):
     open_chat(page, web, acme)
-    page.get_by_label("Add a file").set_input_files([NOTES, PICTURE, LARGE])
+    chooser = page.get_by_label("Add a file")
+    expect(chooser).to_have_js_property("multiple", True)  # once the page's script is there
+    chooser.set_input_files([NOTES, PICTURE, LARGE])
     expect(waiting(page)).to_have_count(2)
     expect(waiting(page).first).to_contain_text("at most")
     expect(waiting(page).first).to_contain_text("$0.0")

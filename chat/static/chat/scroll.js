@@ -48,6 +48,16 @@ function offer() {
   latest.hidden = follows || isEmpty() || gap() < 24;
 }
 
+// A reader's key or wheel comes before the scroll that it makes. Words that came between the two would take the reader
+// back to the end, and the scroll would be lost.
+function goUp({ target }) {
+  const isHere = isOwn() ? box.contains(target) : !target.closest?.("input, textarea, select");
+  if (isHere && scroller().scrollTop > 0) follows = false;
+}
+
+const UP = ["PageUp", "ArrowUp", "Home"];
+addEventListener("keydown", (event) => UP.includes(event.key) && goUp(event), { capture: true });
+addEventListener("wheel", (event) => event.deltaY < 0 && goUp(event), { capture: true, passive: true });
 // An event of the box does not bubble, but it is caught on its way down.
 addEventListener("scroll", look, { capture: true, passive: true });
 latest.addEventListener("click", () => {

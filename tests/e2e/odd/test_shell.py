@@ -145,6 +145,25 @@ def test_a_reader_who_goes_up_in_the_moment_when_words_come_is_left_there(signed
     assert signed_in.evaluate(GOES_UP_AS_WORDS_COME) == 0
 
 
+# A key that is made up scrolls nothing: it is the moment between a reader's key and its scroll, in which words come.
+WORDS_COME_AFTER_THE_KEY = """async (event) => {
+    const [box, turns] = ["scroll", "turns"].map((name) => document.querySelector(`[data-chat=${name}]`));
+    const before = box.scrollTop;
+    box.dispatchEvent(event === "wheel" ? new WheelEvent(event, {deltaY: -100, bubbles: true})
+                                        : new KeyboardEvent("keydown", {key: event, bubbles: true}));
+    turns.append(Object.assign(document.createElement("p"), {textContent: "more words"}));
+    for (let n = 0; n < 3; n++) await new Promise(requestAnimationFrame);
+    return box.scrollTop - before;
+}"""
+
+
+@pytest.mark.parametrize("event", ["PageUp", "wheel"])
+def test_words_that_come_between_a_readers_key_and_its_scroll_take_nobody_back(signed_in, event):
+    expect_last_turn_in_sight(signed_in)
+    assert signed_in.evaluate(WORDS_COME_AFTER_THE_KEY, "ArrowDown") > 0, "who stays at the end is kept there"
+    assert signed_in.evaluate(WORDS_COME_AFTER_THE_KEY, event) == 0
+
+
 def test_the_list_scrolls_by_itself_and_is_a_drawer_where_there_is_no_room(signed_in):
     page = signed_in
     rail = page.get_by_role("navigation", name="Conversations")
