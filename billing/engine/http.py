@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import os
 import re
 import socket
 import ssl
@@ -188,16 +189,17 @@ class Http:
                 self._addresses.pop((server.host, server.port), None)  # they may have changed
                 raise
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            made = functools.partial(Connection, line)
+            made, inode = functools.partial(Connection, line), os.fstat(line.fileno()).st_ino
             opening = asyncio.ensure_future(asyncio.get_running_loop().create_connection(made, sock=line, **tls))
             try:
                 _, connection = await asyncio.shield(opening)
             except BaseException:
-                # It ends by itself. Cancelled in its first turn asyncio would go on with it for ever, and closed from
-                # here its number is given to somebody else's socket, which then is taken for this one.
-                with suppress(OSError):
-                    line.shutdown(socket.SHUT_RDWR)
-                opening.add_done_callback(functools.partial(_close_opened, line))
+                # It is not cancelled, for asyncio would go on with it for ever, nor is the socket closed under it, for
+                # its descriptor would be given to another one, which then would be taken for this one.
+                if _is_still(line, inode):
+                    with suppress(OSError):
+                        line.shutdown(socket.SHUT_RDWR)
+                opening.add_done_callback(functools.partial(_close_opened, line, inode))
                 raise
         return connection
 
@@ -226,11 +228,23 @@ class Http:
         return _server(proxy if "://" in proxy else f"http://{proxy}")
 
 
-def _close_opened(line: socket.socket, opening: asyncio.Future[tuple[Any, Connection]]) -> None:
-    if opening.cancelled() or opening.exception() is not None:
+def _close_opened(line: socket.socket, inode: int, opening: asyncio.Future[tuple[Any, Connection]]) -> None:
+    """What is left of an opening that nobody waits for any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[1].close()
+    elif _is_still(line, inode):
         line.close()
     else:
-        opening.result()[1].close()
+        # uvloop closes it without telling the socket, which then would close whatever has its descriptor by now.
+        line.detach()
+
+
+def _is_still(line: socket.socket, inode: int) -> bool:
+    """Whether its descriptor is its own."""
+    try:
+        return os.fstat(line.fileno()).st_ino == inode
+    except OSError:
+        return False
 
 
 async def _look_up(host: str, port: int) -> list[Any]:

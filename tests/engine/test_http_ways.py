@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -383,6 +384,30 @@ async def test_whoever_gives_up_at_any_moment_leaves_nothing_and_the_next_is_giv
     assert (sockets() <= before, len(asyncio.all_tasks())) == (True, 1)
     of_servers = "Unhandled exception in client_connected_cb"
     assert [fault for fault in faults if fault["message"] != of_servers] == []
+
+
+@on_both_loops
+async def test_whoever_gives_up_closes_no_socket_but_his_own(of_server, trusting):
+    """Descriptors are numbers: closed twice, one is somebody else's the second time."""
+    async with serving(OK, tls=of_server) as server, client() as http:
+        for turns in range(25):
+            leaving = asyncio.create_task(asked(http, server))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            leaving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await leaving
+            with contextlib.ExitStack() as stack:
+                others = []
+                for _ in range(8):
+                    await asyncio.sleep(0)
+                    one = stack.enter_context(socket.socket())
+                    others.append((one, os.fstat(one.fileno()).st_ino))
+                del leaving
+                gc.collect()
+                await asyncio.sleep(0.01)
+                gc.collect()
+                assert [os.fstat(one.fileno()).st_ino for one, _ in others] == [number for _, number in others], turns
 
 
 @on_both_loops
