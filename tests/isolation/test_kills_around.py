@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from types import SimpleNamespace
 
@@ -149,3 +150,43 @@ def test_streams_end_and_are_settled_by_what_came_when_the_front_is_killed(
         assert used - 2 <= counted <= used * 1.25 + 1
     ledger = workspace.ledger()
     assert (ledger["spent"], ledger["reserved"]) == (sum(line.cost for line in lines), 0)
+
+
+def test_plain_calls_around_an_authority_that_is_killed_again_and_again_are_each_charged_once(
+    workspace, database_url, authority, upstream
+):
+    """Between requests, so that kept connections are dead, and under them, so that answers are lost."""
+    key, model = workspace.key(), model_variables(upstream)
+    asked = {"model": model["LLM_MODEL"], "max_tokens": 5, "messages": [{"role": "user", "content": "hello"}]}
+    answered: list[int] = []
+    ends = time.monotonic() + 8
+
+    def call_on():
+        with plane.client(workspace, key) as client:
+            while time.monotonic() < ends:
+                answered.append(client.post("/v1/chat/completions", json=asked).status_code)
+
+    with PlaneProcess(database_url=database_url, authority=authority, **model) as plane:
+        callers = [threading.Thread(target=call_on) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for _ in range(2):
+            time.sleep(1.5)
+            authority.crash()
+            authority.start()
+        for caller in callers:
+            caller.join(60)
+        # At rest, so that each kept connection is dead and nobody has noticed under a request.
+        time.sleep(0.5)
+        authority.crash()
+        authority.start()
+        with plane.client(workspace, key) as client:
+            assert client.post("/v1/chat/completions", json=asked).status_code == 200
+        until(lambda: not workspace.holds() and not workspace.ledger()["reserved"], seconds=80)
+    lines = workspace.lines()
+    assert {*answered} <= {200, 503}
+    assert answered.count(200) > 50
+    assert [line.outcome for line in lines] == ["exact"] * len(lines)
+    assert len(lines) == len(upstream.spent) == answered.count(200) + 1
+    true = sum(tokens_input * 1_000 + tokens_output * 4_000 for tokens_input, tokens_output in upstream.spent)
+    assert sum(line.cost for line in lines) == true == workspace.ledger()["spent"]
