@@ -278,9 +278,13 @@ class Connection(asyncio.Protocol):
         return answer
 
     def _send_more(self) -> None:
-        while self._unsent and not self._is_full and self.transport is not None:
+        if self._unsent and not self._is_full and self.transport is not None:
             piece, self._unsent = self._unsent[:PIECE_BYTES], self._unsent[PIECE_BYTES:]
             self.transport.write(piece)
+            if self._unsent:
+                # After what has come is read: a server that refuses the body answers and closes at once, and a write
+                # that fails for that would lose its answer. Timers come after what is read, `call_soon` before.
+                asyncio.get_running_loop().call_later(0, self._send_more)
 
     @property
     def is_quiet(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import socket
+import threading
 import time
 import zlib
 
@@ -99,6 +101,31 @@ async def test_a_connection_that_answered_before_all_was_sent_is_not_used_again(
         assert server.connections == 2
         assert not http._idle
         listening.close()
+
+
+@on_both_loops
+async def test_a_refusal_is_heard_of_a_server_that_closes_before_it_has_read_the_body():
+    """It costs nothing, where an answer that never came may cost all of the input."""
+
+    def refuse():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+                connection.close()  # with a body unread: a reset follows
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        async with client() as http:
+            for size in (100_000, 1_000_000, 8_000_000) * 10:
+                base = f"http://127.0.0.1:{listening.getsockname()[1]}"
+                answer = await http.ask("POST", base, "/", {}, bytes(size))
+                assert answer.status == 413
+                answer.close()
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 @on_both_loops
