@@ -25,7 +25,7 @@ def unpacker_for(name: str) -> Unpacker | None:
     """By the Content-Encoding; None where there is nothing to unpack. Raises CannotUnpack."""
     name = name.strip().lower()
     if name in _UNKNOWN:
-        # Taken as words it would be a page, which costs nothing.
+        # What it says is not known, and its bytes are no words.
         raise CannotUnpack(f"compressed by {name}")
     return Unpacker() if name in _KNOWN else None
 

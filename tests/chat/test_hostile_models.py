@@ -1,6 +1,7 @@
 """Models that lie, flood and mix up their answers: nobody else pays for it, waits for it, or is shown it."""
 
 import time
+import zlib
 
 import pytest
 from django.conf import settings
@@ -147,6 +148,51 @@ def test_a_count_without_an_end_is_not_read_into_memory(model, settings):
 
     assert run(count()) is None
     assert sum(sent) < 64 * 1024 * 1024
+
+
+def test_headers_without_an_end_behind_an_answer_keep_nobody_from_his(workspace, model):
+    """Each was put to those before it: a minute in which nobody was served."""
+
+    def script(connection):
+        if len(model.requests) > 1:
+            return good(connection)
+        connection.send(CHUNKED)
+        connection.chunk(said("Hello") + STOP + report(10, 1) + DONE)
+        connection.send(b"0\r\n")
+        while True:
+            connection.send(b"a:b\r\n" * 20_000)
+
+    model.script = script
+    began = time.monotonic()
+    with Asked(ASK) as asked:
+        assert asked.all() == "Hello"
+    assert ask_at("/v1/", workspace).status_code == 200
+    assert time.monotonic() - began < 3
+    assert model.wait_until(lambda m: m.left == 1)
+
+
+@pytest.mark.parametrize("how", ["br", "zstd", "gzip"])
+def test_words_that_cannot_be_unpacked_were_written_all_the_same(model, how):
+    body = b"\x8b\x02\x80" * 100
+    head = HEAD + f"Content-Encoding: {how}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    model.script = lambda connection: connection.send(head, body)
+    assert Asked(ASK).failure().outcome == "unknown"
+
+
+def test_an_answer_that_is_compressed_although_nobody_asked_for_it_is_told_word_by_word(model):
+    press = zlib.compressobj(wbits=31)
+
+    def script(connection):
+        connection.send(HEAD, b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for words in (said("Hel"), said("lo") + STOP + report(10, 1) + DONE):
+            connection.chunk(press.compress(words) + press.flush(zlib.Z_SYNC_FLUSH))
+            connection.wait(0.2)
+        connection.chunk(press.flush())
+        connection.end()
+
+    model.script = script
+    with Asked(ASK) as asked:
+        assert [asked.next(), asked.all()] == ["Hel", "lo"]
 
 
 # --- the figures ----------------------------------------------------------------------------------------------------

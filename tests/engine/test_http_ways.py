@@ -8,6 +8,8 @@ import gc
 import os
 import socket
 import ssl
+import struct
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -386,6 +388,17 @@ async def test_whoever_gives_up_at_any_moment_leaves_nothing_and_the_next_is_giv
     assert [fault for fault in faults if fault["message"] != of_servers] == []
 
 
+@contextlib.contextmanager
+def innocent():
+    """Sockets that are opened now, and must still be there after whatever is collected."""
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(socket.socket()) for _ in range(4)]
+        before = [os.fstat(one.fileno()).st_ino for one in others]
+        yield
+        gc.collect()
+        assert [os.fstat(one.fileno()).st_ino for one in others] == before
+
+
 @on_both_loops
 async def test_whoever_gives_up_closes_no_socket_but_his_own(of_server, trusting):
     """Descriptors are numbers: closed twice, one is somebody else's the second time."""
@@ -397,17 +410,41 @@ async def test_whoever_gives_up_closes_no_socket_but_his_own(of_server, trusting
             leaving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await leaving
+            del leaving
             with contextlib.ExitStack() as stack:
-                others = []
-                for _ in range(8):
+                for _ in range(6):
+                    stack.enter_context(innocent())
                     await asyncio.sleep(0)
-                    one = stack.enter_context(socket.socket())
-                    others.append((one, os.fstat(one.fileno()).st_ino))
-                del leaving
-                gc.collect()
-                await asyncio.sleep(0.01)
-                gc.collect()
-                assert [os.fstat(one.fileno()).st_ino for one, _ in others] == [number for _, number in others], turns
+
+
+@contextlib.contextmanager
+def resetting():
+    """The port of a server that resets whoever comes, at once and so in a thread of its own."""
+
+    def reset():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=reset)
+        thread.start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@on_both_loops
+async def test_who_is_reset_as_soon_as_he_comes_closes_no_socket_but_his_own(trusting):
+    with resetting() as port:
+        async with client() as http:
+            for _ in range(200):
+                with pytest.raises(NotSent):
+                    await http.ask("POST", f"https://localhost:{port}", "/", {}, b"{}")
+                with innocent():
+                    await asyncio.sleep(0)
 
 
 @on_both_loops
