@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -152,6 +153,22 @@ def test_streams_end_and_are_settled_by_what_came_when_the_front_is_killed(
     assert (ledger["spent"], ledger["reserved"]) == (sum(line.cost for line in lines), 0)
 
 
+def crash_and_come_back(authority):
+    """Its planes end a moment after it: their ports are taken until then."""
+    authority.crash()
+    for port in (authority.runtime_port, authority.admin_port):
+        until(lambda port=port: is_free(port), seconds=10)
+    authority.start()
+
+
+def is_free(port):
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_plain_calls_around_an_authority_that_is_killed_again_and_again_are_each_charged_once(
     workspace, database_url, authority, upstream
 ):
@@ -172,14 +189,12 @@ def test_plain_calls_around_an_authority_that_is_killed_again_and_again_are_each
             caller.start()
         for _ in range(2):
             time.sleep(1.5)
-            authority.crash()
-            authority.start()
+            crash_and_come_back(authority)
         for caller in callers:
             caller.join(60)
         # At rest, so that each kept connection is dead and nobody has noticed under a request.
         time.sleep(0.5)
-        authority.crash()
-        authority.start()
+        crash_and_come_back(authority)
         with plane.client(workspace, key) as client:
             assert client.post("/v1/chat/completions", json=asked).status_code == 200
         until(lambda: not workspace.holds() and not workspace.ledger()["reserved"], seconds=80)
