@@ -123,14 +123,16 @@ class ModelStream:
         return data
 
     async def _posted(self, headers: dict[str, str]) -> exchange.Answer:
-        """Sent once; where nobody was reached it is tried a second time, for nothing was sent."""
+        """Sent once. Where nobody was reached it is tried a second time, for nothing was sent; but not where the time for
+        connecting ran out, for the money stays held meanwhile, and a group's next model waits.
+        """
         http, base = _http(self._dialect.base_url), self._dialect.base_url
         for pause in (CONNECT_AGAIN_SECONDS, None):
             try:
                 # A redirect is not followed: it would hand key and prompt to an address that nobody has configured.
                 return await http.ask("POST", base, f"/{self._sent.path}", headers, self._sent.body)
-            except NotSent:
-                if pause is None:
+            except NotSent as exc:
+                if pause is None or isinstance(exc.__cause__, TimeoutError):
                     raise
                 await asyncio.sleep(pause)
         raise AssertionError("the second try returns or raises")

@@ -1,5 +1,6 @@
 """Reaching a model that answers, half answers, or does not: over real sockets. What it said is test_answer's."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -208,6 +209,21 @@ def test_nobody_there_is_not_reached(upstream, settings):
 def test_an_address_nobody_knows_is_not_reached(upstream, settings):
     settings.LLM_BASE_URL = "http://no-such-host.invalid/v1"
     assert outcome_of() == "none"
+
+
+def test_who_does_not_answer_in_the_time_of_connecting_is_not_tried_again(upstream, settings):
+    """Tried twice it would keep the money held, and the next model of a group waiting, for twice the time."""
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        settings.LLM_BASE_URL = f"https://127.0.0.1:{hangs.getsockname()[1]}/v1"
+        assert outcome_of() == "none"
+        hangs.setblocking(False)
+        taken = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken.append(hangs.accept()[0])
+    assert len(taken) == 1
+    for one in taken:
+        one.close()
 
 
 def test_the_log_says_why_a_model_was_not_reached_or_broke_off(upstream, settings, caplog):
