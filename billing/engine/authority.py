@@ -156,7 +156,8 @@ class Authority:
         seconds: float,
     ) -> CyclesResponse:
         if not places.locked():
-            await places.acquire()  # at once
+            # There is a place, so that nothing is waited for: a clock would only cost its making.
+            await places.acquire()
         else:
             try:
                 async with asyncio.timeout(PLACE_SECONDS):

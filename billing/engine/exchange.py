@@ -4,7 +4,7 @@ Owns what a server's bytes are: framing by llhttp (httptools), and how much of i
 connections nor decide who is given one (billing.engine.http does), nor know what an answer means.
 
 A client of our own, for this is the path of every paid call: one exchange took 0.15 ms of CPU with aiohttp and takes
-0.05 ms here, three times a call. Nothing is ever sent a second time.
+0.06 ms here, three times a call.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Answer:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.has_head:
-            return  # after the body: whatever the head said has been acted upon
+            return  # a trailer, after the body: the head has been acted upon by then
         key, said = name.decode("latin-1").lower(), value.decode("latin-1")
         before = self.headers.get(key)
         if before is None:

@@ -1,7 +1,8 @@
 """Connections to HTTP servers, kept for the next request: whom a request goes to, and its bytes.
 
 Owns opening (directly, or through the environment's proxy where that is wanted), keeping, and the head of a request.
-Must not read an answer (billing.engine.exchange does), follow a redirect, keep a cookie, or send anything twice.
+Must not read an answer (billing.engine.exchange does), follow a redirect, keep a cookie, or send anything twice but a
+GET, which only reads.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # no stub
 
 import aiohappyeyeballs
 import idna
@@ -29,7 +30,7 @@ from billing.engine.exchange import Answer, Broken, Connection, NotSent
 NEXT_ADDRESS_SECONDS = 0.25
 # Where a name leads is known for so long.
 NAME_SECONDS = 10.0
-# Some gateways refuse whoever does not say what he is.
+# Some gateways refuse a request that does not name its program.
 AGENT = "tenantry"
 # Of a proxy, before it says whether it goes there, and of TLS through it.
 PROXY_SECONDS = 10.0

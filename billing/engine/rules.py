@@ -101,10 +101,6 @@ class Samples:
         )
 
 
-def habit_of(newest_first: Sequence[Sample]) -> Habit:
-    return Samples(newest_first).habit()
-
-
 def _middle(ratios: list[float], usual: float) -> float:
     """The median of what is in order."""
     if not ratios:

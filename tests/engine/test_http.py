@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import zlib
 
@@ -11,7 +10,7 @@ import pytest
 
 from billing.engine.exchange import NOISE_BYTES, WAITING_BYTES, Broken, NotSent
 from billing.engine.unpacking import UNPACKED_BYTES
-from tests.support.bare_http import MOST, OK, asked, client, on_both_loops, serving
+from tests.support.bare_http import MOST, OK, asked, client, floods, on_both_loops, serving
 
 
 @on_both_loops
@@ -220,26 +219,9 @@ async def test_a_path_cannot_become_another_request():
 
 @on_both_loops
 async def test_much_that_says_nothing_ends_it():
-    async def interim(reader, writer):
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 4096)
-                await writer.drain()
-
-    async def extensions(reader, writer):
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=")
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(b"y" * 65536)
-                await writer.drain()
-
-    async def head(reader, writer):
-        writer.write(b"HTTP/1.1 200 OK\r\n")
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(b"X-More: and more\r\n" * 1000)
-                await writer.drain()
-
+    interim = floods(b"HTTP/1.1 100 Continue\r\n\r\n" * 4096)
+    extensions = floods(b"y" * 65536, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=")
+    head = floods(b"X-More: and more\r\n" * 1000, b"HTTP/1.1 200 OK\r\n")
     for noise in (interim, extensions, head):
         async with serving(noise) as server, client() as http:
             with pytest.raises(Broken):
@@ -274,14 +256,7 @@ async def test_a_few_bytes_do_not_become_gigabytes():
 
 @on_both_loops
 async def test_more_than_was_wanted_is_not_taken_into_memory():
-    async def endless(reader, writer):
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(bytes(65536))
-                await writer.drain()
-
-    async with serving(endless) as server, client() as http:
+    async with serving(floods(bytes(65536), b"HTTP/1.1 200 OK\r\n\r\n")) as server, client() as http:
         with pytest.raises(Broken):
             await asyncio.wait_for(asked(http, server), 10.0)
         # Nor is what nobody reads: its server has to wait.

@@ -13,7 +13,7 @@ import zlib
 import pytest
 
 from billing.engine.exchange import PIECE_BYTES, Broken
-from tests.support.bare_http import MOST, OK, asked, client, on_both_loops, serving
+from tests.support.bare_http import MOST, OK, asked, client, floods, on_both_loops, serving
 from tests.support.raw_model import RawModel
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -21,17 +21,6 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 def packed(body: bytes, how: bytes = b"gzip") -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (how, len(body)) + body
-
-
-def floods(flood: bytes, *before: bytes):
-    async def script(reader, writer):
-        writer.writelines(before)
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(flood)
-                await writer.drain()
-
-    return script
 
 
 # --- whose answer it is ---------------------------------------------------------------------------------------------

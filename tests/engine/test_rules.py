@@ -17,7 +17,6 @@ from billing.engine.rules import (
     Sample,
     Samples,
     first_output,
-    habit_of,
     is_full,
     likely_tokens,
     next_output,
@@ -92,7 +91,7 @@ def test_a_first_hold_never_passes_what_was_asked_for(habit, most):
 
 @given(st.lists(samples, max_size=KEPT_SAMPLES))
 def test_a_habit_of_any_samples_is_usable(some):
-    habit = habit_of(some)
+    habit = Samples(some).habit()
     assert habit.input_ratio >= 0
     assert habit.output_ratio >= 0
     assert habit.output >= LEAST_OUTPUT
@@ -113,7 +112,7 @@ def test_what_is_learned_report_by_report_is_what_the_newest_say(some):
     ratios = [one.tokens_input / one.bytes_input for one in newest if one.bytes_input]
     output_ratios = [min(1.0, one.tokens_output / one.bytes_output) for one in newest if one.bytes_output]
     inputs, outputs = (sorted(getattr(one, name) for one in newest) for name in ("tokens_input", "tokens_output"))
-    assert learned.habit() == habit_of(newest)
+    assert learned.habit() == Samples(newest).habit()
     assert learned.habit() == Habit(
         input_ratio=median(ratios) if ratios else USUAL_INPUT_RATIO,
         output_ratio=median(output_ratios) if output_ratios else USUAL_OUTPUT_RATIO,
@@ -125,11 +124,11 @@ def test_what_is_learned_report_by_report_is_what_the_newest_say(some):
 
 def test_a_model_is_trusted_after_twenty_reports_and_no_more_after_one_far_above_our_count():
     fine = Sample(10, 36, 20, 80, 100)
-    assert not habit_of([fine] * (TRUSTED_AFTER - 1)).trusted
-    assert habit_of([fine] * TRUSTED_AFTER).trusted
+    assert not Samples([fine] * (TRUSTED_AFTER - 1)).habit().trusted
+    assert Samples([fine] * TRUSTED_AFTER).habit().trusted
     liar = Sample(10, 36, 200, 80, percent_of(200, 20))
-    assert not habit_of([liar, *[fine] * 40]).trusted
-    assert habit_of([*[fine] * TRUSTED_AFTER, liar]).trusted
+    assert not Samples([liar, *[fine] * 40]).habit().trusted
+    assert Samples([*[fine] * TRUSTED_AFTER, liar]).habit().trusted
 
 
 @given(reported=st.integers(0, 10**6), counted=tokens)
@@ -141,8 +140,8 @@ def test_a_percentage_is_rounded_against_trust(reported, counted):
 def test_one_odd_report_does_not_move_what_is_charged_when_nobody_reports():
     fine = [Sample(10, 36, 20, 80, 100)] * 20
     odd = Sample(1_000_000, 36, 20, 80, 100)
-    assert habit_of([odd, *fine]).input_ratio == habit_of(fine).input_ratio
-    assert likely_tokens(36, habit_of([odd, *fine]).input_ratio) == 10
+    assert Samples([odd, *fine]).habit().input_ratio == Samples(fine).habit().input_ratio
+    assert likely_tokens(36, Samples([odd, *fine]).habit().input_ratio) == 10
 
 
 @given(budget=money, tokens_input=tokens, price=prices)

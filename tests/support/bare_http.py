@@ -90,6 +90,19 @@ async def serving(*answers: bytes | Script, closes: bool = False, tls: ssl.SSLCo
         listening.close()
 
 
+def floods(flood: bytes, *before: bytes) -> Script:
+    """An answer that goes on as fast as it is read, for as long as anybody is there."""
+
+    async def script(reader, writer):
+        writer.writelines(before)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(flood)
+                await writer.drain()
+
+    return script
+
+
 @asynccontextmanager
 async def client(**options) -> AsyncIterator[Http]:
     http = Http(**{"keep_seconds": 5.0, "connect_seconds": 2.0, **options})

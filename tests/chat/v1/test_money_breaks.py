@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from billing.engine.habits import Habits
-from billing.engine.rules import Sample, habit_of
+from billing.engine.rules import Sample, Samples
 from chat.buying import Wanted, terms_for
 from chat.history import most_bytes
 from chat.passed import Kind
@@ -95,7 +95,7 @@ def test_what_a_template_adds_is_not_learned_from_what_has_none(settings):
 @pytest.fixture
 def trusted(monkeypatch):
     """A model that has shown twenty times that its streams say all that is billed."""
-    habit = habit_of([Sample(12, 40, 4, 13, 100)] * 20)
+    habit = Samples([Sample(12, 40, 4, 13, 100)] * 20).habit()
     assert habit.trusted
     monkeypatch.setattr(Habits, "of", lambda *_: habit)
 
