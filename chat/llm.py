@@ -123,8 +123,8 @@ class ModelStream:
         return data
 
     async def _posted(self, headers: dict[str, str]) -> exchange.Answer:
-        """Sent once. Where nobody was reached it is tried a second time, for nothing was sent; but not where the time for
-        connecting ran out, for the money stays held meanwhile, and a group's next model waits.
+        """Sent once. Where nobody was reached it is tried a second time, for nothing was sent. Not where the time for
+        connecting ran out: the money stays held meanwhile, and a group's next model waits.
         """
         http, base = _http(self._dialect.base_url), self._dialect.base_url
         for pause in (CONNECT_AGAIN_SECONDS, None):
