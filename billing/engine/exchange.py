@@ -10,6 +10,7 @@ A client of our own, for this is the path of every paid call: one exchange took 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import TYPE_CHECKING, cast
 
@@ -351,6 +352,17 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open, self._unsent = False, None
-        self.transport = None
+        transport, self.transport = self.transport, None
+        if exc is not None and transport is not None and transport.get_extra_info("sslcontext") is None:
+            self._read_what_came()
         if self._answer is not None:
             self._answer.lost(exc)
+
+    def _read_what_came(self) -> None:
+        """A write that failed ends the connection at once, and before the answer is read that says why it did.
+
+        The loop closes the socket only after it has told us. Under TLS what is there is not ours to read.
+        """
+        with contextlib.suppress(OSError):
+            while self._answer is not None and not self._answer.is_whole and (data := self.line.recv(PIECE_BYTES)):
+                self._answer.take(data)
