@@ -395,7 +395,7 @@ def innocent():
         others = [stack.enter_context(socket.socket()) for _ in range(4)]
         before = [os.fstat(one.fileno()).st_ino for one in others]
         yield
-        gc.collect()
+        gc.collect(1)  # what is new: all that a test process has loaded takes a quarter of a second
         assert [os.fstat(one.fileno()).st_ino for one in others] == before
 
 
