@@ -14,6 +14,7 @@ import pytest
 
 from billing.authority.database import BY_INDEX, GATHERED, STATEMENTS
 from billing.authority.keys import digest_of, prefix_of
+from tests.authority.conftest import Account
 from tests.support.authority import ROOT, UNIT
 
 
@@ -92,40 +93,111 @@ def test_a_reservations_id_begins_with_the_moment_it_was_made(acme, sql):
     assert len({sql("SELECT new_id(1)")[0][0] for _ in range(20)}) == 20
 
 
-def test_every_operation_finds_its_rows_by_an_index_even_in_empty_tables(authority, acme):
-    """Plans are kept: one that reads a whole table because it is small still does so when it is large."""
-    who = {"prefix": prefix_of(acme.app.key), "digest": digest_of(acme.app.key)}
-    about = {"subject": '{"tenant": "acme"}', "action": "{}"}
-    target = {"subject_tenant": acme.tenant_id, "scopes": [acme.scope], "unit": UNIT}
+class Operations:
+    """acme's calls on one connection as the plane's are, in one transaction, and what they read of each table."""
+
+    def __init__(self, connection: psycopg.Connection, acme: Account) -> None:
+        self.connection, self.calls = connection, 0
+        self._who = {"prefix": prefix_of(acme.app.key), "digest": digest_of(acme.app.key)}
+        self._target = {"subject_tenant": acme.tenant_id, "scopes": [acme.scope, f"{acme.scope}/app:x"], "unit": UNIT}
+        self._words = {"subject": '{"tenant": "acme"}', "action": "{}"}
+        self._terms = {"ttl_ms": 60_000, "grace_ms": 0, "policy": None, "dry_run": False, "metadata": None}
+        self._used = {"unit": UNIT, "actual": 5, "metrics": None, "metadata": None}
+
+    def each(self) -> None:
+        """Every operation of the plane once."""
+        self._run("authenticate")
+        self._run("decide", **self._target, **self._words, amount=10)
+        self._run("commit_reservation", reservation=self._hold(), **self._used)
+        self._run("release_reservation", operator=False, reservation=self._hold(), reason=None)
+        self._run("extend_reservation", reservation=self._hold(), extend_by_ms=1_000)
+        self._run("book_event", **self._target, actual=5, policy=None, details="{}")
+        self._gathered()
+        self.connection.execute("SELECT sweep(10), purge(10)")
+
+    def read(self) -> dict[str, tuple[int, int, int]]:
+        """Of each table: how often all of it was read, how often an index, and rows by an index."""
+        rows = self.connection.execute("""SELECT relname, seq_scan, idx_scan, idx_tup_fetch
+            FROM pg_stat_xact_user_tables WHERE schemaname = 'authority'
+            AND relname IN ('tenant', 'api_key', 'ledger', 'reservation', 'replay')""").fetchall()
+        return {name: (int(whole), int(by_index), int(fetched)) for name, whole, by_index, fetched in rows}
+
+    def _hold(self) -> str:
+        said = self._run("reserve", **self._target, **self._words, **self._terms, amount=10)
+        return str(json.loads(said)["reservation_id"])
+
+    def _asked(self, **parameters: object) -> dict[str, object]:
+        self.calls += 1
+        key = f"k{self.calls}"
+        return {**self._who, "key": key, "request": key.encode(), **parameters}
+
+    def _run(self, operation: str, **parameters: object) -> str:
+        said = self._asked(context="{}", **parameters)
+        rows = self.connection.execute(STATEMENTS[operation], said).fetchall()
+        assert rows[0][0] < 300, rows
+        return str(rows[0][2])
+
+    def _gathered(self) -> None:
+        wanted: dict[str, object] = {**self._target, **self._words, **self._terms, "operation": "reserve", "amount": 10}
+        used: dict[str, object] = {**self._used, "operation": "commit_reservation", "reservation": self._hold()}
+        members = [self._asked(**said, place=place) for place, said in enumerate([wanted, used, wanted])]
+        rows = self.connection.execute(GATHERED, {"members": json.dumps(members, default=_as_bytea)}).fetchall()
+        assert [row[1] for row in rows] == [200, 200, 200]
+
+
+@pytest.fixture
+def operations(authority, acme):
     options = f"-c search_path=authority {BY_INDEX}"
-
-    with psycopg.connect(authority.database_url, options=options) as connection:
-
-        def run(operation: str, key: str = "", **parameters: object) -> str:
-            said = {**who, "key": key, "request": key.encode(), "context": "{}", **parameters}
-            rows = connection.execute(STATEMENTS[operation].encode(), said).fetchall()
-            assert rows[0][0] < 300, rows
-            return str(rows[0][2])
-
-        def hold(key: str) -> str:
-            terms = {"ttl_ms": 60_000, "grace_ms": 0, "policy": None, "dry_run": False, "metadata": None}
-            return str(json.loads(run("reserve", key, **target, **about, **terms, amount=10))["reservation_id"])
-
-        run("authenticate")
-        run("decide", "d", **target, **about, amount=10)
-        used = {"unit": UNIT, "actual": 5, "metrics": None, "metadata": None}
-        run("commit_reservation", "c", reservation=hold("1"), **used)
-        run("release_reservation", "l", operator=False, reservation=hold("2"), reason=None)
-        run("extend_reservation", "e", reservation=hold("3"), extend_by_ms=1_000)
-        run("book_event", "v", **target, actual=5, policy=None, details="{}")
-        connection.execute(GATHERED, {"members": "[]"})
-        connection.execute("SELECT sweep(10), purge(10)")
-        read = connection.execute("""SELECT relname, seq_scan, idx_scan FROM pg_stat_xact_user_tables
-            WHERE schemaname = 'authority' AND relname IN ('tenant', 'api_key', 'ledger', 'reservation', 'replay')""")
-        scans = {name: (whole, by_index) for name, whole, by_index in read.fetchall()}
+    with psycopg.connect(authority.database_url, options=options, prepare_threshold=1) as connection:
+        yield Operations(connection, acme)
         connection.rollback()
-    assert {name: whole for name, (whole, _) in scans.items() if whole} == {}
-    assert len([name for name, (_, by_index) in scans.items() if by_index]) == 5
+
+
+def test_every_operation_finds_its_rows_by_an_index_even_in_empty_tables(operations):
+    """Plans are kept: one that reads a whole table because it is small still does so when it is large."""
+    operations.each()
+    read = operations.read()
+    assert {name: whole for name, (whole, _, _) in read.items() if whole} == {}
+    assert len([name for name, (_, by_index, _) in read.items() if by_index]) == 5
+
+
+@pytest.mark.parametrize("others", [0, 2_000])
+@pytest.mark.parametrize("is_analyzed", [True, False])
+def test_no_operation_reads_more_where_a_tenant_has_thousands_of_ledgers(operations, acme, others, is_analyzed):
+    """It has one for each member and key. By the tenant's index all of them would be read for each call."""
+
+    def ledgers_read() -> int:
+        _, _, before = operations.read()["ledger"]
+        operations.each()
+        _, _, after = operations.read()["ledger"]
+        return int(after - before)
+
+    operations.each()
+    usual = ledgers_read()
+    execute = operations.connection.execute
+    execute(
+        "INSERT INTO tenant (tenant_id, name, status, default_commit_overage_policy, default_reservation_ttl_ms,"
+        " max_reservation_ttl_ms, max_reservation_extensions)"
+        " SELECT 'other-' || n, '', 'ACTIVE', 'REJECT', 60000, 60000, 1 FROM generate_series(1, %s) AS n",
+        [others],
+    )
+    execute(
+        "INSERT INTO ledger (ledger_id, tenant_id, scope, unit, allocated)"
+        " SELECT gen_random_uuid(), id, 'tenant:' || tenant_id, %s, 1 FROM tenant WHERE tenant_id LIKE 'other-%%'"
+        " UNION ALL SELECT gen_random_uuid(), (SELECT id FROM tenant WHERE tenant_id = %s), 'many-' || n, %s, 1"
+        " FROM generate_series(1, 2000) AS n",
+        [UNIT, acme.tenant_id, UNIT],
+    )
+    if is_analyzed:
+        execute("ANALYZE ledger, tenant")
+    for _ in range(8):  # Postgres plans the first few for their own values, where it may
+        many = ledgers_read()
+    assert many <= usual
+
+
+def _as_bytea(value: object) -> str:
+    assert isinstance(value, bytes)
+    return "\\x" + value.hex()
 
 
 def test_the_migrations_say_what_the_models_say(authority):

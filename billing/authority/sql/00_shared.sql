@@ -5,6 +5,8 @@
 -- Each statement costs its start-up once a transaction, whatever it does. So the operations that every call needs take
 -- locked ledgers as an array, reckon on these copies and write them back with one update; `x := f()` starts no statement
 -- where `SELECT … INTO x FROM f()` does.
+-- Ledgers are found by scope: `tenant_id + 0` cannot go by the tenant's own index, which leads to one ledger for each of
+-- its members and keys. Which of the two a planner likes better depends on what it knows of all tenants together.
 -- What reads rows that were just waited for is VOLATILE: a STABLE function would see the snapshot from before the wait.
 --
 -- Lock order, everywhere: (advisory lock of the tenant) -> reservations by id -> ledgers by scope, unit.
@@ -113,7 +115,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (SELECT array_agg(locked.l) FROM (
         SELECT l FROM ledger l
-        WHERE l.scope = ANY (p_scopes) AND l.unit = p_unit AND l.tenant_id = p_tenant
+        WHERE l.scope = ANY (p_scopes) AND l.unit = p_unit AND l.tenant_id + 0 = p_tenant
         ORDER BY l.scope FOR NO KEY UPDATE
     ) AS locked);
 END
@@ -123,7 +125,7 @@ CREATE OR REPLACE FUNCTION read_ledgers(p_tenant bigint, p_scopes text[], p_unit
 LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (SELECT array_agg(l ORDER BY l.scope) FROM ledger l
-            WHERE l.scope = ANY (p_scopes) AND l.unit = p_unit AND l.tenant_id = p_tenant);
+            WHERE l.scope = ANY (p_scopes) AND l.unit = p_unit AND l.tenant_id + 0 = p_tenant);
 END
 $$;
 
@@ -136,7 +138,7 @@ BEGIN
     SELECT l.scope, array_agg(l.unit ORDER BY
                array_position(ARRAY['USD_MICROCENTS', 'TOKENS', 'CREDITS', 'RISK_POINTS'], l.unit)) AS units
     INTO other
-    FROM ledger l WHERE l.scope = ANY (p_scopes) AND l.tenant_id = p_tenant
+    FROM ledger l WHERE l.scope = ANY (p_scopes) AND l.tenant_id + 0 = p_tenant
     GROUP BY l.scope ORDER BY l.scope LIMIT 1;
     IF NOT FOUND THEN
         RETURN refusal('NOT_FOUND', p_scopes[cardinality(p_scopes)]) || '{"what": "budget"}';

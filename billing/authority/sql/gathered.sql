@@ -61,7 +61,7 @@ BEGIN
                     WHERE r.id = ANY (ARRAY(SELECT m.reservation FROM unnest(members) AS m))
                     ORDER BY r.id FOR NO KEY UPDATE);
     books := ARRAY(SELECT l FROM ledger l
-                   WHERE l.tenant_id = ANY (tenants) AND l.scope = ANY (ARRAY(
+                   WHERE l.tenant_id + 0 = ANY (tenants) AND l.scope = ANY (ARRAY(
                        SELECT s.scope FROM unnest(members) AS m, unnest(m.scopes) AS s(scope)
                        UNION SELECT s.scope FROM reservation r, unnest(r.budgeted) AS s(scope)
                        WHERE r.id = ANY (locked)))
