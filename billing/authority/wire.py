@@ -32,7 +32,11 @@ Natural = Annotated[int, Field(ge=0, le=INT64)]
 
 def _storable(value: str) -> str:
     """Postgres' text cannot keep U+0000, and half a surrogate pair has no UTF-8."""
-    if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value):
+    try:
+        is_storable = b"\x00" not in value.encode()
+    except UnicodeEncodeError:
+        is_storable = False
+    if not is_storable:
         raise ValueError("must not contain U+0000 or half a surrogate pair")
     return value
 

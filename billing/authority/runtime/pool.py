@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import psycopg
 
-from billing.authority.database import STATEMENTS, TRY_AGAIN, refused_by
+from billing.authority.database import GATHERED, STATEMENTS, TRY_AGAIN, refused_by
 from billing.authority.errors import from_database
 
 Row = tuple[Any, ...]
+Connection = psycopg.AsyncConnection[Row]
 Cursor = psycopg.AsyncCursor[Row]
 Answered = tuple[int, str | None, str]  # status, tenant, body
 ATTEMPTS = 5
+# Those of every call. A cursor that runs one again knows the types of its parameters already.
+KEPT = frozenset({*STATEMENTS.values(), GATHERED})
 
 
 class Caller(Protocol):
@@ -27,16 +30,25 @@ class Caller(Protocol):
 
 @dataclass(slots=True)
 class Slot:
-    """A place for one connection, kept as its one cursor: making one a call costs a twentieth of it. `generation` tells
-    whether it was opened before the last failure."""
+    """A place for one connection, kept with a cursor for each statement: making one a call costs a twentieth of it.
+    `generation` tells whether it was opened before the last failure."""
 
-    cursor: Cursor | None = None
+    connection: Connection | None = None
+    cursors: dict[str, Cursor] = field(default_factory=dict)
     generation: int = 0
 
+    def cursor(self, connection: Connection, statement: str) -> Cursor:
+        cursor = self.cursors.get(statement)
+        if cursor is None:
+            cursor = connection.cursor()
+            if statement in KEPT:
+                self.cursors[statement] = cursor
+        return cursor
+
     async def drop(self) -> None:
-        if self.cursor is not None:
-            await self.cursor.connection.close()
-            self.cursor = None
+        if self.connection is not None:
+            connection, self.connection, self.cursors = self.connection, None, {}
+            await connection.close()
 
 
 class Pool:
@@ -76,17 +88,18 @@ class Pool:
     async def rows(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
         slot = await self._free.get()
         try:
-            cursor = slot.cursor
-            if cursor is None or cursor.connection.closed or slot.generation != self._generation:
+            connection = slot.connection
+            if connection is None or connection.closed or slot.generation != self._generation:
                 await slot.drop()
                 slot.generation = self._generation
                 connection = await psycopg.AsyncConnection.connect(**self._settings, autocommit=True)
-                cursor = slot.cursor = connection.cursor()
-            await cursor.execute(statement.encode(), parameters)  # bytes: ours, never a caller's text
+                slot.connection = connection
+            cursor = slot.cursor(connection, statement)
+            await cursor.execute(statement, parameters)  # the text is ours, never a caller's
             return await cursor.fetchall()
         except (psycopg.OperationalError, asyncio.CancelledError):
             # Cancelled means cut in the middle of an answer: the connection may still hold the rest of it.
-            if slot.cursor is not None and slot.cursor.connection.broken:
+            if slot.connection is not None and slot.connection.broken:
                 self._generation += 1
             await slot.drop()
             raise
