@@ -3,8 +3,8 @@
 -- Functions in the language sql are those that Postgres can put into the calling query (which needs the volatility to be
 -- honest: jsonb_build_object is STABLE). Whatever it cannot is plpgsql, whose plans are kept.
 -- Each statement costs its start-up once a transaction, whatever it does. So the operations that every call needs take
--- locked ledgers as an array, reckon on these copies and write them back with one update; `x := f()` starts no statement
--- where `SELECT … INTO x FROM f()` does.
+-- locked ledgers as an array, reckon on these copies and write what changes with one update; `x := f()` starts no
+-- statement where `PERFORM f()` and `SELECT … INTO x FROM f()` do.
 -- Ledgers are found by scope: `tenant_id + 0` cannot go by the tenant's own index, which leads to one ledger for each of
 -- its members and keys. Which of the two a planner likes better depends on what it knows of all tenants together.
 -- What reads rows that were just waited for is VOLATILE: a STABLE function would see the snapshot from before the wait.
@@ -170,9 +170,10 @@ BEGIN
 END
 $$;
 
--- Copies of ledgers after a change of what is held and spent, and their scopes; `drained`: one comes to exactly 0.
+-- Copies of ledgers after a change of what is held and spent, their ids and scopes; `drained`: one comes to exactly 0.
 CREATE OR REPLACE FUNCTION moved(
-    p_ledgers ledger[], p_reserved bigint, p_spent bigint, OUT after ledger[], OUT scopes text[], OUT drained boolean)
+    p_ledgers ledger[], p_reserved bigint, p_spent bigint,
+    OUT after ledger[], OUT ids bigint[], OUT scopes text[], OUT drained boolean)
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     l ledger;
@@ -185,6 +186,7 @@ BEGIN
         l.remaining := l.remaining - p_reserved - p_spent;
         drained := drained OR (l.remaining = 0 AND p_reserved + p_spent <> 0);
         after[i] := l;
+        ids[i] := l.id;
         scopes[i] := l.scope;
     END LOOP;
 END
@@ -262,6 +264,8 @@ DECLARE
     may_owe boolean;
     owed bigint;
     short boolean;
+    ids bigint[];
+    alike boolean := true;  -- each ledger changes by the same, and in nothing but what is held and spent
 BEGIN
     IF delta > 0 THEN
         -- A ledger caps the extra at what it has left, unless it may go into debt for it.
@@ -292,8 +296,14 @@ BEGIN
         l.is_over_limit := l.is_over_limit OR short;
         l.remaining := l.remaining - extra;
         p_ledgers[i] := l;
+        ids[i] := l.id;
+        alike := alike AND owed = 0 AND NOT short;
     END LOOP;
-    PERFORM write_ledgers(p_ledgers);
+    IF alike THEN
+        UPDATE ledger SET reserved = reserved - p_estimate, spent = spent + charged WHERE id = ANY (ids);
+    ELSE
+        PERFORM write_ledgers(p_ledgers);
+    END IF;
     balances := balances_of(p_ledgers);
 END
 $$;

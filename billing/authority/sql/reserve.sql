@@ -15,6 +15,7 @@ DECLARE
     hold uuid;
     created bigint;
     ttl bigint;
+    done text;  -- of what answers nothing: see 00_shared.sql
 BEGIN
     SELECT * INTO caller FROM caller_of(p_prefix, p_digest);
     IF NOT FOUND OR caller.reason IS NOT NULL THEN
@@ -27,7 +28,7 @@ BEGIN
 
     -- Shared with other reserves, exclusive in a close: without it a hold made beside a close would outlive it.
     -- After waiting for a close the ledgers below are found CLOSED.
-    PERFORM pg_advisory_xact_lock_shared(tenant_lock(caller.id));
+    done := pg_advisory_xact_lock_shared(tenant_lock(caller.id));
     ledgers := CASE WHEN p_dry_run THEN read_ledgers(caller.id, p_scopes, p_unit)
                     ELSE lock_ledgers(caller.id, p_scopes, p_unit) END;
 
@@ -75,7 +76,7 @@ BEGIN
     END IF;
 
     change := moved(ledgers, p_amount, 0);
-    PERFORM write_ledgers(change.after);
+    UPDATE ledger SET reserved = reserved + p_amount WHERE id = ANY (change.ids);
 
     created := now_ms();
     hold := new_id(created);
@@ -90,7 +91,7 @@ BEGIN
         'reservation_id', hold, 'expires_at_ms', created + ttl, 'remaining_ttl_ms', ttl,
         'scope_path', p_scopes[cardinality(p_scopes)], 'reserved', amount(p_unit, p_amount),
         'balances', balances_of(change.after));
-    PERFORM remember(caller.id, 'reserve', p_key, p_request, answer_body,
+    done := remember(caller.id, 'reserve', p_key, p_request, answer_body,
                      created + greatest(ttl + p_grace_ms, 86400000));
     IF change.drained THEN
         PERFORM emit_movements(caller.tenant_id, caller.key_id, ledgers, NULL, NULL, p_context);
