@@ -22,8 +22,10 @@ from tenants.connections import own_connection_params
 
 Params = Sequence[Any] | Mapping[str, Any] | None
 Row = tuple[Any, ...]
-Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
-Cursor = psycopg.AsyncCursor[Row]
+Connection = psycopg.AsyncConnection[Row]
+Pool = AsyncConnectionPool[Connection]
+# Of one connection, by their statement, with the very text that each ran: with that one it knows its parameters' types.
+Cursors = dict[str, tuple[str, psycopg.AsyncCursor[Row]]]
 
 # Of the database: away, restarting, every connection of the pool taken, or what is wanted locked for too long.
 FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
@@ -39,6 +41,7 @@ LOCKED_SECONDS = 1.0
 # A backend keeps about 100 KB for each tenant that it has met, and gives none back.
 LIFE_SECONDS = 900.0
 ASIDE_SECONDS = 30.0
+ASIDE_CURSORS = 16
 # A statement of a tenant is a statement of its own, for the schema stands in it: keep those of the busy ones.
 PREPARED = 300
 
@@ -54,7 +57,7 @@ class Store:
         self._opening = asyncio.Lock()
         # Of a connection that is left out of the pool for the next statement, where none waits for one: to give it
         # back, to take it again and to make a cursor costs half as much as a statement.
-        self._aside: Cursor | None = None
+        self._aside: tuple[Connection, Cursors] | None = None
         self._aside_until = 0.0
         self._waiting = 0
         self._locked: dict[str, float] = {}  # until when a schema is taken for locked
@@ -62,28 +65,34 @@ class Store:
     async def fetch(self, query: str, params: Params = None) -> list[Row]:
         """The rows of one statement. Raises one of FAILURES, or psycopg's error of what is wrong with it."""
         pool = self._pool or await self._open()
-        cursor = await self._taken(pool)
+        connection, cursors = await self._taken(pool)
         try:
             self._refuse_locked(query)
+            query, cursor = cursors.get(query) or (query, connection.cursor())
             try:
                 # The text is ours: a tenant's schema is the only part that is put in, and its name is checked.
                 await cursor.execute(query, params)
             except psycopg.errors.LockNotAvailable:
                 self._note_locked(query)
                 raise
+            # It has its last rows for as long as it is kept: not those of a long conversation.
+            if cursor.rowcount <= 1:
+                cursors[query] = query, cursor
+            else:
+                cursors.pop(query, None)
             # Not `description`, which names and types every column of every answer.
             return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
         finally:
-            await self._give_back(pool, cursor)
+            await self._give_back(pool, connection, cursors)
 
-    async def _taken(self, pool: Pool) -> Cursor:
-        cursor, self._aside = self._aside, None
-        if cursor is not None:
+    async def _taken(self, pool: Pool) -> tuple[Connection, Cursors]:
+        aside, self._aside = self._aside, None
+        if aside is not None:
             try:
-                await _refuse_lost(cursor.connection)
-                return cursor
+                await _refuse_lost(aside[0])
+                return aside
             except psycopg.OperationalError:
-                await pool.putconn(cursor.connection)
+                await pool.putconn(aside[0])
         task = asyncio.current_task()
         assert task is not None  # a coroutine runs in one
         cancelled = task.cancelling()
@@ -98,16 +107,14 @@ class Store:
         if task.cancelling() > cancelled:
             await pool.putconn(connection)
             raise asyncio.CancelledError
-        return connection.cursor()
+        return connection, {}
 
-    async def _give_back(self, pool: Pool, cursor: Cursor) -> None:
-        connection = cursor.connection
+    async def _give_back(self, pool: Pool, connection: Connection, cursors: Cursors) -> None:
         is_usable = connection.pgconn.transaction_status == TransactionStatus.IDLE
         if is_usable and self._aside is None and not self._waiting and pool is self._pool:
             now = time.monotonic()
             if now < self._aside_until:
-                # It has its last rows for as long as it is kept: those of a long conversation go now.
-                self._aside = cursor if cursor.rowcount <= 1 else connection.cursor()
+                self._aside = connection, cursors if len(cursors) <= ASIDE_CURSORS else {}
                 return
             # Now and then in any case: the pool knows which are too old.
             self._aside_until = now + ASIDE_SECONDS
@@ -154,11 +161,11 @@ class Store:
             if pool is not None:
                 with suppress(*FAILURES):
                     if aside is not None:
-                        await pool.putconn(aside.connection)
+                        await pool.putconn(aside[0])
                     await pool.close(timeout=2.0)
 
 
-async def _refuse_lost(connection: psycopg.AsyncConnection[Row]) -> None:
+async def _refuse_lost(connection: Connection) -> None:
     """Raises OperationalError where the server has ended this idle connection, which only reading from it tells."""
     line = select.poll()
     line.register(connection.pgconn.socket, select.POLLIN)
@@ -166,7 +173,7 @@ async def _refuse_lost(connection: psycopg.AsyncConnection[Row]) -> None:
         connection.pgconn.consume_input()
 
 
-async def _configure(connection: psycopg.AsyncConnection[Row]) -> None:
+async def _configure(connection: Connection) -> None:
     connection.prepare_threshold = 2
     connection.prepared_max = PREPARED
     await connection.execute(f"SET lock_timeout = {round(LOCK_SECONDS * 1_000)}")

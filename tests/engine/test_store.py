@@ -8,7 +8,7 @@ import pytest
 
 from billing.engine.loop import run
 from billing.engine.statements import in_schema
-from billing.engine.store import FAILURES, Store
+from billing.engine.store import ASIDE_CURSORS, FAILURES, Store
 from tenants.connections import own_connection_params
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -56,7 +56,7 @@ def test_one_connection_stays_out_for_the_next_statement_and_keeps_nobody_waitin
             (first,) = [*await asked(store, 1), *await asked(store, 1)][1:]
             out = store._aside
             assert out is not None
-            assert out.connection.info.backend_pid == first
+            assert out[0].info.backend_pid == first
             # Those beside have the pool's, and all of them wait for either.
             both = await asked(store, 6)
             assert first in both
@@ -64,13 +64,37 @@ def test_one_connection_stays_out_for_the_next_statement_and_keeps_nobody_waitin
             assert store._aside is not None
             # Now and then the pool sees it, and ends what is too old.
             monkeypatch.setattr(store, "_aside_until", 0.0)
-            store._aside.connection._expire_at = 0.0
+            store._aside[0]._expire_at = 0.0
             (last,) = await asked(store, 1)
             assert store._aside is None
             assert last not in await asked(store, 1)
         finally:
             await store.close()
         assert store._aside is None
+
+    run(ask())
+
+
+def test_each_statement_keeps_a_cursor_without_the_rows_of_many_and_for_a_few_only():
+    store = Store(size=1)
+
+    async def ask():
+        try:
+            for n in range(40):
+                statement = f"SELECT n, %s::text FROM generate_series({n}, {n + n % 2}) AS n"  # noqa: S608
+                for word in ("a", None, "b"):
+                    rows = [(n, word), (n + 1, word)][: 1 + n % 2]
+                    assert await store.fetch(statement, [word]) == rows
+            kept = "SELECT count(*) FROM generate_series(1, %s)"
+            for count in (1, 2, 3):
+                assert await store.fetch(kept, [count]) == [(count,)]
+            assert await store.fetch("DROP TABLE IF EXISTS public.there_is_no_such_table") == []
+            _, cursors = store._aside
+            assert kept in cursors
+            assert all(cursor.rowcount <= 1 for _, cursor in cursors.values())
+            assert len(cursors) <= ASIDE_CURSORS
+        finally:
+            await store.close()
 
     run(ask())
 
@@ -100,7 +124,7 @@ def test_connections_that_were_lost_in_the_pool_are_given_up_for_others(asked):
             await asked(store, 8)
             pids = set(await asked(store, 8))
             assert len(pids) > 1
-            out = store._aside.connection.info.backend_pid
+            out = store._aside[0].info.backend_pid
             with psycopg.connect(**own_connection_params(), autocommit=True) as other:
                 for pid in pids - {out}:
                     other.execute("SELECT pg_terminate_backend(%s, 1000)", [pid])
