@@ -25,26 +25,26 @@ CREATE OR REPLACE FUNCTION instant(p_at timestamptz) RETURNS text LANGUAGE sql S
 $$;
 
 -- Ledgers as the runtime plane shows them. No status and nothing that is zero by nature: the client refuses unknown keys.
--- Written as text and parsed once: built of jsonb pieces it took a quarter of a reserve.
+-- Written as text and parsed once: built of jsonb pieces it took a quarter of a reserve. And in one expression, for each
+-- is made ready anew in each transaction.
 CREATE OR REPLACE FUNCTION balances_of(p_ledgers ledger[]) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
 DECLARE
     l ledger;
-    comma text := '';
-    of_unit text;  -- the start of an amount
-    written text := '';
+    written text;
 BEGIN
     FOREACH l IN ARRAY coalesce(p_ledgers, '{}') LOOP
-        of_unit := '{"unit":"' || l.unit || '","amount":';
-        written := written || comma
-            || '{"scope":' || to_json(split_part(l.scope, '/', -1)) || ',"scope_path":' || to_json(l.scope)
-            || ',"remaining":' || of_unit || l.remaining || '},"reserved":' || of_unit || l.reserved
-            || '},"spent":' || of_unit || l.spent || '},"allocated":' || of_unit || l.allocated
-            || CASE WHEN l.debt > 0 THEN '},"debt":' || of_unit || l.debt ELSE '' END
-            || CASE WHEN l.overdraft_limit > 0 THEN '},"overdraft_limit":' || of_unit || l.overdraft_limit ELSE '' END
-            || CASE WHEN l.is_over_limit THEN '},"is_over_limit":true}' ELSE '}}' END;
-        comma := ',';
+        written := concat(written || ',', format(
+            '{"scope":%2$s,"scope_path":%3$s,"remaining":{"unit":"%1$s","amount":%4$s},'
+            '"reserved":{"unit":"%1$s","amount":%5$s},"spent":{"unit":"%1$s","amount":%6$s},'
+            '"allocated":{"unit":"%1$s","amount":%7$s}',
+            l.unit, to_json(split_part(l.scope, '/', -1)), to_json(l.scope), l.remaining, l.reserved, l.spent,
+            l.allocated),
+            CASE WHEN l.debt > 0 THEN format(',"debt":{"unit":"%s","amount":%s}', l.unit, l.debt) END,
+            CASE WHEN l.overdraft_limit > 0
+                THEN format(',"overdraft_limit":{"unit":"%s","amount":%s}', l.unit, l.overdraft_limit) END,
+            CASE WHEN l.is_over_limit THEN ',"is_over_limit":true}' ELSE '}' END);
     END LOOP;
-    RETURN ('[' || written || ']')::jsonb;
+    RETURN concat('[', written, ']')::jsonb;
 END
 $$;
 
