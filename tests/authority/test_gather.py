@@ -299,6 +299,24 @@ def test_a_lost_connection_loses_and_doubles_nothing(authority, acme, sql):
     assert acme.figures()["reserved"] == 10
 
 
+@pytest.mark.parametrize("turns", range(8))
+def test_a_first_caller_who_leaves_keeps_nobody_waiting_and_doubles_nothing(authority, acme, turns):
+    async def story(plane):
+        for crowd in (0, 3):
+            leaving = asyncio.create_task(plane.reserve(acme, 1, idempotency_key=f"leaves-{crowd}"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            others = [asyncio.create_task(plane.reserve(acme, 1)) for _ in range(crowd)]
+            leaving.cancel()
+            await asyncio.wait([leaving, *others])
+            assert [other.result().status_code for other in others] == [200] * crowd
+            assert (await plane.reserve(acme, 1, idempotency_key=f"leaves-{crowd}")).status_code == 200
+        return await asyncio.gather(*(plane.reserve(acme, 1) for _ in range(3)))
+
+    assert [a.status_code for a in in_plane(authority, story)] == [200] * 3
+    assert acme.figures()["reserved"] == 8
+
+
 def test_each_connection_keeps_its_statements_prepared(authority, acme):
     async def story(plane):
         for _ in range(8):
