@@ -22,7 +22,9 @@ _OPENING = (b"{", b"[")
 # Of an event, beside `event`; without a name it is a comment.
 _FIELDS = (b"", b"data", b"id", b"retry")
 
-_decode = json.JSONDecoder().decode
+_BLANKS = " \t\n\r"  # of JSON
+
+_decode = json.JSONDecoder().raw_decode
 
 
 class Frames:
@@ -33,6 +35,7 @@ class Frames:
         "_event",
         "_lines",
         "_lines_are_bare",
+        "_past",
         "_rest",
         "_size",
         "_tries",
@@ -48,6 +51,7 @@ class Frames:
         self.is_bare = False  # JSON came without an event around it
         self.left_out = False  # some line that was fed last is neither JSON nor an event's
         self._rest = bytearray()  # of a line that has not ended
+        self._past = 0  # bytes of [DONE] and of what was fed behind it
         self._after_cr = False
         self._lines: list[bytes] = []  # of a frame that is no JSON yet
         self._lines_are_bare = False
@@ -68,8 +72,7 @@ class Frames:
         lines = (bytes(self._rest) + data if self._rest else data).split(b"\n")
         self._rest = bytearray(lines.pop())
         values: list[Any] = []
-        for line in lines:
-            self._line(line, values)
+        self._feed_lines(lines, values)
         self._break_if_long(len(self._rest))
         return values
 
@@ -83,8 +86,10 @@ class Frames:
 
     @property
     def unread(self) -> int:
-        """Bytes at the end of what was fed that belong to a line without its end."""
-        return len(self._rest)
+        """Bytes at the end of what was fed that belong to a line without its end, or stand from [DONE] on; there each
+        line's end is counted as one.
+        """
+        return self._past or len(self._rest)
 
     @property
     def is_between(self) -> bool:
@@ -93,8 +98,8 @@ class Frames:
 
     @property
     def is_plain(self) -> bool:
-        """So it is, and all of it were an event's lines, with no end in it."""
-        return self.is_between and not (self.left_out or self.is_bare or self.is_done)
+        """So it is, and all of it were an event's lines."""
+        return self.is_between and not (self.left_out or self.is_bare)
 
     @property
     def looks_whole(self) -> bool:
@@ -110,10 +115,24 @@ class Frames:
         self._after_cr = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
+    def _feed_lines(self, lines: list[bytes], values: list[Any]) -> None:
+        for place, line in enumerate(lines):
+            # Every other line is the blank one after a frame that was read already.
+            if line or self._lines or self._event:
+                self._line(line, values)
+            if self.is_done:
+                self._past = sum(map(len, lines[place:])) + len(lines) - place + len(self._rest)
+                break
+
     def _line(self, line: bytes, values: list[Any]) -> None:
         if self.is_done or self.is_broken:
             return
-        if line.startswith(b"data:"):
+        if line.startswith(b"data: {") and not self._lines:
+            # As nearly every line is, so that it is not looked at a second time.
+            text = line[5:]
+            if not self._take(text, values):
+                self._keep(text)
+        elif line.startswith(b"data:"):
             self._data(line[5:], values)
         elif not line:
             if self._lines and not self._lines_are_bare:
@@ -182,7 +201,10 @@ class Frames:
             return False
         try:
             # A byte that is no UTF-8 costs a letter, not the frame.
-            value = _decode(text.decode("utf-8", "replace"))
+            said = text.decode("utf-8", "replace").strip(_BLANKS)
+            value, end = _decode(said)
+            if end < len(said):
+                raise ValueError("more than one value")
         except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, a nest without a bottom
             if self._event != b"error":
                 return False

@@ -42,13 +42,16 @@ class Relay:
             self._held = bytearray(data)
         if frames.unread >= len(data) and not frames.is_done and answer.good is None:
             return b""  # a little more of a long line, which is not looked at again for each piece of it
-        if answer.good is not None or self._holds_lines or not frames.is_plain:
+        # Where lines end with CR, it is not known from the end where [DONE] stands.
+        is_plain = frames.is_plain and not (frames.is_done and b"\r" in self._held)
+        if answer.good is not None or self._holds_lines or not is_plain:
             if self._holds_lines and not (answer.came or frames.is_between or frames.is_done or frames.is_broken):
                 return b""  # one more line of a frame in many, which are not looked at again for each
             return self._looked_at(bytes(self._held), answer.good)
         end = len(self._held) - frames.unread
         passed = bytes(self._held[:end])
         del self._held[:end]
+        self._is_over = frames.is_done
         return passed
 
     def close(self, answer: Answer) -> bytes:
