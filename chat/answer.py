@@ -169,7 +169,9 @@ class Answer:
     def _take_said(self, said: Any, *, is_first: bool, is_message: bool) -> str:
         if type(said) is not dict:
             said = {"content": said}
-        text = words_of(said.get("content")) + words_of(said.get("refusal"))
+        text = words_of(said.get("content"))
+        if "refusal" in said:
+            text += words_of(said["refusal"])
         if is_message and is_first:
             self._message_came = True
             self._words = [self.text]  # put together once, and not again for each of thousands of messages
@@ -180,7 +182,9 @@ class Answer:
         if not is_first:
             text = ""
         self._count(said, shown=text)
-        text = storable(self._whole_letters(text))
+        if self._half or not text.isascii():
+            text = self._whole_letters(text)
+        text = storable(text)
         if text:
             self._words.append(text)
         return text
@@ -257,10 +261,9 @@ class Answer:
     def is_over(self) -> bool:
         """The model is surely past `max_tokens`, which it was asked to keep to."""
         most = self._max_tokens
-        if most is None:
+        if most is None or self.billed_bytes <= LEAST_BYTES * most:
             return False
-        by_pieces = self.deltas > most and self.billed_bytes > LEAST_BYTES * most
-        return by_pieces or self.billed_bytes > MOST_BYTES * (most + SLACK_TOKENS)
+        return self.deltas > most or self.billed_bytes > MOST_BYTES * (most + SLACK_TOKENS)
 
     @property
     def is_broken(self) -> bool:

@@ -24,15 +24,18 @@ def choices_of(frame: dict[str, Any]) -> list[dict[str, Any]]:
 
 def usages_of(frame: dict[str, Any], choices: list[dict[str, Any]]) -> Iterable[dict[Any, Any]]:
     """Where a report may stand: in the frame, in a choice or its delta, or in an object of the server's own."""
-    places = [frame, *choices]
+    # As in `is_error`, written out.
+    found = [frame.get("usage")]
     for choice in choices:
-        for name in ("delta", "message"):
-            if type(said := choice.get(name)) is dict:
-                places.append(said)
+        found.append(choice.get("usage"))
+        if type(said := choice.get("delta")) is dict:
+            found.append(said.get("usage"))
+        if type(said := choice.get("message")) is dict:
+            found.append(said.get("usage"))
     for value in frame.values():
         if type(value) is dict:
-            places.append(value)
-    return [usage for place in places if type(usage := place.get("usage")) is dict]
+            found.append(value.get("usage"))
+    return [usage for usage in found if type(usage) is dict]
 
 
 def is_error(frame: dict[str, Any]) -> bool:
@@ -69,12 +72,12 @@ def _says_that_it_failed(frame: dict[str, Any]) -> bool:
 
 def words_of(content: Any) -> str:
     """The words of a content for the reader: a text, or parts of which some are."""
+    if type(content) is str:
+        return content
     if type(content) in (int, float):
         return str(content)  # a token of digits, by a server that forgot its quotes
     if not content:
         return ""
-    if type(content) is str:
-        return content
     parts = content if type(content) is list else (content,)
     return "".join(_words_of_part(part) for part in parts)
 
