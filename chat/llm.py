@@ -81,7 +81,7 @@ class ModelStream:
         self.is_cut = False
         self._dialect = dialect
         self._response: exchange.Answer | None = None
-        self._clock: asyncio.Timeout | None = None
+        self._clock: asyncio.Timeout | None = None  # while it is opened
         self._failure: ModelFailed | None = None  # to be raised after the words that came with it
         loop = asyncio.get_running_loop()
         self._ends_at = loop.time() + CALL_SECONDS
@@ -144,8 +144,7 @@ class ModelStream:
         if self.is_cut or self.answer.is_done or self.is_closed or self._response is None:
             return None
         try:
-            async with asyncio.timeout_at(self._until()) as self._clock:
-                data = await self._response.read_some()
+            data = await self._response.read_some(self._until())
         except TimeoutError as exc:
             if self.is_cut or self.answer.said_all:
                 return self._closed()
@@ -154,8 +153,6 @@ class ModelStream:
             if self.is_cut or self.answer.said_all:
                 return self._closed()
             raise self._failed(BROKEN, self._class_of_a_break(), exc, Fault.FAILED) from None
-        finally:
-            self._clock = None
         if not data:
             return self._closed()
         self._data = data
@@ -232,6 +229,8 @@ class ModelStream:
         self.is_cut = True
         if self._clock is not None:
             self._clock.reschedule(asyncio.get_running_loop().time())
+        elif self._response is not None:
+            self._response.wait_no_longer()
 
     def close(self) -> None:
         """Give the connection back, or close it where the answer was not read to its end."""

@@ -99,6 +99,22 @@ async def test_what_came_before_a_break_is_read_first():
 
 
 @on_both_loops
+async def test_a_read_waits_as_long_as_it_may_and_can_be_ended_before():
+    said = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"
+    async with serving(said) as server, client() as http:
+        answer, loop = await http.ask("GET", server.base, "/", {}), asyncio.get_running_loop()
+        # What is there is read, however late it is.
+        await asyncio.sleep(0.05)
+        assert await answer.read_some(loop.time() - 1.0) == b"half"
+        with pytest.raises(TimeoutError):
+            await answer.read_some(loop.time() + 0.01)
+        loop.call_later(0.01, answer.wait_no_longer)
+        with pytest.raises(TimeoutError):
+            await answer.read_some(loop.time() + 60.0)
+        answer.close()
+
+
+@on_both_loops
 async def test_an_answer_that_nobody_asked_for_is_given_to_nobody():
     late = OK.replace(b"ok", b"no")
 
