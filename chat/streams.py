@@ -20,6 +20,7 @@ from billing.engine.settling import Final, Keep, Settled
 from billing.outcomes import Outcome
 from billing.prices import Price, Usage, cost, estimate
 from chat.answer import Answer, used
+from chat.bell import Bell
 from chat.breaker import Upstream
 from chat.dialect import Dialect, Sent
 from chat.errors import ModelFailed, ModelStopped
@@ -173,7 +174,7 @@ class Answering(Generic[P]):
         # For a reader who wants the answer's bytes, and not its words.
         self._as_it_came = as_it_came
         self._outlet = Outlet(keeps=keeps_bytes) if as_it_came and not bought.sent.in_one_piece else None
-        self._news = asyncio.Event()
+        self._news = Bell()
         self._begun = asyncio.Event()
         self._ended = False
         self._cut_for: str | None = None
@@ -270,11 +271,7 @@ class Answering(Generic[P]):
 
     async def _has_news(self) -> bool:
         """Whether something came, or the answer ended, before a silence had to be broken."""
-        self._news.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                return await self._news.wait()
-        return False
+        return await self._news.rings(KEEP_ALIVE_SECONDS)
 
     def leave(self) -> None:
         """The reader is gone. The upstream is cut, unless it bills the rest all the same and may still report, or the
@@ -454,11 +451,11 @@ class Answering(Generic[P]):
     def _take(self, words: str) -> None:
         if self._outlet is not None:
             if self._outlet.feed(self._model.taken(), self._model.answer):
-                self._news.set()
+                self._news.ring()
         elif words and not self._as_it_came:
             self._fresh.append(words)
             # Not at each hidden thought: the reader would wait on without a sign of life.
-            self._news.set()
+            self._news.ring()
         if words:
             self._parts.append(words)
         if not self._begun.is_set() and (words or self._model.answer.has_begun):
@@ -543,7 +540,7 @@ class Answering(Generic[P]):
             self.call.settle(final)
         self._ended = True
         self._begun.set()
-        self._news.set()
+        self._news.ring()
 
     def _pass_the_rest_on(self) -> None:
         """What came with a failure and before it, and a last frame that lacked its end."""
