@@ -109,7 +109,8 @@ class Answer:
     def _end(self, is_done: bool) -> None:
         if self.is_over:
             self.finish_reason = self.finish_reason or "length"
-        self.is_done = is_done or self.is_over
+            is_done = True
+        self.is_done = is_done
 
     def _take_all(self, frames: list[Any]) -> str:
         shown, is_over, self.good, self.came = "", self.is_over, None, len(frames)

@@ -467,8 +467,9 @@ class Answering(Generic[P]):
         if self._model.answer.is_over:
             self._cut("length")
             return False
-        counted, most = self._model.answer.counted(), self.terms.most_output
+        most = self.terms.most_output
         while self._held_output < most:
+            counted = self._model.answer.counted()
             self._harvest()
             full = is_full(counted, self._held_output, most)
             if full or (wants_more(counted, self._held_output, most) and self._loop.time() >= self._ask_again_at):
