@@ -98,7 +98,8 @@ def _as_events(unit: bytes, values: list[Any], *, is_bare: bool, left_out: bool)
     """The lines of one frame as they are passed on."""
     if is_bare:
         every = [item for value in values for item in (value if type(value) is list else [value])]
-        return b"".join(as_event(as_chunk(item)) for item in every if _is_chunk(item))
+        # Lists in the list are nobody's protocol.
+        return b"".join(as_event(as_chunk(item)) for item in every if type(item) is dict and _is_chunk(item))
     return _without_what_is_left_out(unit, values) if left_out else unit
 
 

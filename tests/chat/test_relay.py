@@ -166,6 +166,12 @@ def test_a_whole_answer_becomes_the_one_chunk_that_a_streams_reader_looks_for():
     }
 
 
+def test_a_list_in_a_list_is_no_chunk():
+    chunk = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+    passed = relayed([json.dumps([chunk, [chunk]]).encode() + b"\n"])
+    assert passed == b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
+
+
 def test_a_reader_waits_for_no_more_than_the_end_of_a_frame():
     answer, relay = Answer(), Relay()
     for piece in (said("Hello")[:-2], b"\n", b"\n", b": ping\n"):
