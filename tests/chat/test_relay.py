@@ -183,7 +183,8 @@ def test_a_reader_waits_for_no_more_than_the_end_of_a_frame():
 def test_many_frames_in_reads_of_any_size_cost_no_second_reading(monkeypatch):
     looked = []
     monkeypatch.setattr(Relay, "_looked_at", lambda *args, **options: looked.append(1) or b"")
-    every = b"".join(said("word ") for _ in range(500))
+    words = b"".join(said("word ") for _ in range(500))
+    every = words + DONE + said("more")
     chance, pieces, at = random.Random(1), [], 0
     while at < len(every):
         size = chance.randint(1, 4_000)
@@ -191,7 +192,7 @@ def test_many_frames_in_reads_of_any_size_cost_no_second_reading(monkeypatch):
         at += size
     answer, relay = Answer(), Relay()
     passed = b"".join(relay.feed(piece, answer) for piece in pieces if answer.feed(piece) is not None)
-    assert (passed, looked) == (every, [])
+    assert (passed, looked) == (words, [])
 
 
 # --- any mixture ----------------------------------------------------------------------------------------------------
