@@ -60,6 +60,7 @@ class Store:
         self._aside: tuple[Connection, Cursors] | None = None
         self._aside_until = 0.0
         self._waiting = 0
+        self._putting: set[asyncio.Task[None]] = set()  # a loop keeps no task that nobody else does
         self._locked: dict[str, float] = {}  # until when a schema is taken for locked
 
     async def fetch(self, query: str, params: Params = None) -> list[Row]:
@@ -83,7 +84,7 @@ class Store:
             # Not `description`, which names and types every column of every answer.
             return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
         finally:
-            await self._give_back(pool, connection, cursors)
+            self._give_back(pool, connection, cursors)
 
     async def _taken(self, pool: Pool) -> tuple[Connection, Cursors]:
         aside, self._aside = self._aside, None
@@ -92,7 +93,7 @@ class Store:
                 await _refuse_lost(aside[0])
                 return aside
             except psycopg.OperationalError:
-                await pool.putconn(aside[0])
+                self._put(pool, aside[0])
         task = asyncio.current_task()
         assert task is not None  # a coroutine runs in one
         cancelled = task.cancelling()
@@ -105,11 +106,11 @@ class Store:
         # Up to Python 3.11 the pool loses a cancellation that comes with the connection: the reader had left, and the
         # answer was written, and paid for, to its end.
         if task.cancelling() > cancelled:
-            await pool.putconn(connection)
+            self._put(pool, connection)
             raise asyncio.CancelledError
         return connection, {}
 
-    async def _give_back(self, pool: Pool, connection: Connection, cursors: Cursors) -> None:
+    def _give_back(self, pool: Pool, connection: Connection, cursors: Cursors) -> None:
         is_usable = connection.pgconn.transaction_status == TransactionStatus.IDLE
         if is_usable and self._aside is None and not self._waiting and pool is self._pool:
             now = time.monotonic()
@@ -118,7 +119,15 @@ class Store:
                 return
             # Now and then in any case: the pool knows which are too old.
             self._aside_until = now + ASIDE_SECONDS
-        await pool.putconn(connection)
+        self._put(pool, connection)
+
+    def _put(self, pool: Pool, connection: Connection) -> None:
+        """Into the pool, by a task that nobody cancels: the pool waits in the middle of it where others are at it too,
+        and a reader who left just then took the connection along, and the turn of whoever was to have it.
+        """
+        task = asyncio.create_task(pool.putconn(connection))
+        self._putting.add(task)
+        task.add_done_callback(self._putting.discard)
 
     def _refuse_locked(self, query: str) -> None:
         """For who has waited for a connection meanwhile, too."""
@@ -161,7 +170,8 @@ class Store:
             if pool is not None:
                 with suppress(*FAILURES):
                     if aside is not None:
-                        await pool.putconn(aside[0])
+                        self._put(pool, aside[0])
+                    await asyncio.gather(*self._putting)
                     await pool.close(timeout=2.0)
 
 

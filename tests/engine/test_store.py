@@ -1,6 +1,7 @@
 """The engine's connections to Postgres: what becomes of a statement that must wait, for one or for a lock."""
 
 import asyncio
+import random
 import time
 
 import psycopg
@@ -151,6 +152,50 @@ def test_a_connection_that_is_out_is_not_lost_with_a_reader_who_leaves(asked, tu
                 await leaving
             async with asyncio.timeout(5):
                 assert len(await asked(store, 4)) == 4
+        finally:
+            await store.close()
+
+    run(ask())
+
+
+def test_a_connection_is_not_lost_with_a_reader_who_leaves_while_it_is_given_back(asked):
+    """One after the other they were, until every call of the process waited for one that never came back."""
+    store = Store(size=1)
+
+    async def ask():
+        try:
+            pool = await store._open()
+            leaving = asyncio.create_task(store.fetch("SELECT pg_sleep(0.05)"))
+            await asyncio.sleep(0.02)
+            # Others are at the pool in that moment.
+            async with pool._lock:
+                await asyncio.sleep(0.1)
+                leaving.cancel()
+                await asyncio.gather(leaving, return_exceptions=True)
+            async with asyncio.timeout(5):
+                assert len(await asked(store, 4)) == 4
+        finally:
+            await store.close()
+
+    run(ask())
+
+
+def test_a_crowd_that_comes_and_goes_takes_no_connection_along(asked):
+    store, chance = Store(size=2), random.Random(5)
+
+    async def leave(asking, turns):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asking.cancel()
+
+    async def ask():
+        try:
+            for _ in range(150):
+                crowd = [asyncio.create_task(store.fetch("SELECT 1")) for _ in range(16)]
+                left = [leave(asking, chance.randrange(40)) for asking in chance.sample(crowd, 8)]
+                async with asyncio.timeout(5):
+                    await asyncio.gather(*crowd, *left, return_exceptions=True)
+            assert len(set(await asked(store, 16))) == 2
         finally:
             await store.close()
 
