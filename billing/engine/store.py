@@ -71,8 +71,7 @@ class Store:
             self._refuse_locked(query)
             query, cursor = cursors.get(query) or (query, connection.cursor())
             try:
-                # The text is ours: a tenant's schema is the only part that is put in, and its name is checked.
-                await cursor.execute(query, params)
+                await _execute(cursor, query, params)
             except psycopg.errors.LockNotAvailable:
                 self._note_locked(query)
                 raise
@@ -173,6 +172,17 @@ class Store:
                         self._put(pool, aside[0])
                     await asyncio.gather(*self._putting)
                     await pool.close(timeout=2.0)
+
+
+async def _execute(cursor: psycopg.AsyncCursor[Row], query: str, params: Params) -> None:
+    try:
+        # The text is ours: a tenant's schema is the only part that is put in, and its name is checked.
+        await cursor.execute(query, params)
+    except psycopg.errors.FeatureNotSupported:
+        # It was planned before a migration changed the type of what it reads, and is refused for as long as the plan is
+        # kept. Nothing of it was done. psycopg, too, forgets its plans when it sees this.
+        await cursor.connection.execute("DEALLOCATE ALL")
+        await cursor.execute(query, params)
 
 
 async def _refuse_lost(connection: Connection) -> None:

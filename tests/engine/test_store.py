@@ -226,3 +226,23 @@ def test_a_workspace_whose_tables_are_locked_keeps_no_connection_from_the_others
         migrating.execute(in_schema("LOCK TABLE {schema}.users_user IN ACCESS EXCLUSIVE MODE", acme.tenant.schema_name))
         assert run(asked()) < 1  # one waits, and tells the others
         migrating.rollback()
+
+
+def test_a_statement_is_answered_after_a_migration_has_widened_what_it_reads():
+    """Postgres refuses one that it had planned before. Every call of a process was one, for a quarter of an hour."""
+    store = Store(size=2)
+
+    async def ask(times):
+        read = "SELECT name, pg_backend_pid() FROM public.widened, pg_sleep(0.01)"
+        return {row for rows in await asyncio.gather(*(store.fetch(read) for _ in range(times))) for row in rows}
+
+    with psycopg.connect(**own_connection_params(), autocommit=True) as migrating:
+        migrating.execute("CREATE TABLE public.widened AS SELECT 'a'::varchar(3) AS name")
+        try:
+            before = run(ask(8)) | run(ask(8))
+            assert len(before) == 2
+            migrating.execute("ALTER TABLE public.widened ALTER COLUMN name TYPE varchar(9)")
+            assert run(ask(8)) | run(ask(8)) == before
+        finally:
+            run(store.close())
+            migrating.execute("DROP TABLE public.widened")
