@@ -144,7 +144,13 @@ _IN_HEADERS = ("cost", "remaining", "limit", "held", "resets_at", "scope", "outc
 
 
 def headers(answering: Answering[Call], completion: Completion | None) -> dict[str, str]:
-    """The same as headers; what is not known is left out."""
+    """Of an answer to whoever bought it: the same as headers, and what is left of their key's rates."""
+    rates = answering.call.rates
+    return headers_of_money(answering, completion) | (rates.headers() if rates is not None else {})
+
+
+def headers_of_money(answering: Answering[Call], completion: Completion | None) -> dict[str, str]:
+    """What is not known is left out."""
     call = answering.call
     facts = budget(call, completion)
     named = {name: str(facts[name]) for name in _IN_HEADERS if facts[name] is not None}
@@ -154,6 +160,4 @@ def headers(answering: Answering[Call], completion: Completion | None) -> dict[s
     if call.is_fitted:
         # Of each answer, where several were asked for.
         found["x-budget-fitted"] = str(answering.terms.max_tokens)
-    if call.rates is not None:
-        found |= call.rates.headers()
     return found

@@ -9,6 +9,7 @@ import pytest
 from tenants.models import Tenant
 from tenants.origins import NotAnOrigin, origin_of
 from tenants.users.allowing import allow_workspace
+from tests.support.clients import limit
 from tests.support.plane import PlaneClient
 
 pytestmark = pytest.mark.usefixtures("upstream")
@@ -51,6 +52,23 @@ def test_two_idempotency_keys_are_none(workspace, upstream):
     response = sent_twice(client_of(workspace), **{"idempotency-key": ["k-1", "k-2"]})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "Idempotency-Key")
     assert upstream.calls == []
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}], ids=["whole", "streamed"])
+def test_a_repeat_says_nothing_of_the_rates_of_the_key_that_bought_it(workspace, upstream, more):
+    """Its member's other key is told the same answer, and what was left to the first key may be a day old."""
+    bought, other = workspace.key(), workspace.key()
+    limit(workspace, bought, requests=1, tokens=100_000)
+    answers = []
+    for key in (bought, other, bought):
+        client = PlaneClient(headers={"host": "localhost", "authorization": f"Bearer {key}", "idempotency-key": "k"})
+        answers.append(client.post(CHAT, {**ASK, **more}))
+        assert answers[-1].content == answers[0].content
+    assert len(upstream.calls) == 1
+    assert answers[0].has_header("x-ratelimit-limit-requests")
+    for again in answers[1:]:
+        assert again["idempotent-replayed"] == "true"
+        assert [name for name in again.headers if name.startswith("x-ratelimit")] == []
 
 
 def test_two_origins_are_none(workspace):
