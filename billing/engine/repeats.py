@@ -29,7 +29,7 @@ from billing.engine.statements import (
     TAKE_OVER,
     in_schema,
 )
-from billing.engine.store import FAILURES
+from billing.engine.store import FAILURES, SchemaIsGone
 from billing.errors import IdempotencyConflict, IdempotencyLost, RateLimited, StillUnderWay
 from tenants.http import Invalid, Unavailable
 
@@ -147,6 +147,8 @@ class Claim:
             try:
                 await self._engine.store.fetch(self._in_schema(GIVE_BACK), params)
                 return
+            except SchemaIsGone:
+                return  # and the claim with it
             except FAILURES:
                 if pause is None:
                     raise

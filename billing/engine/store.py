@@ -19,6 +19,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from tenants.connections import own_connection_params
+from tenants.http import TenantNotReady
 
 Params = Sequence[Any] | Mapping[str, Any] | None
 Row = tuple[Any, ...]
@@ -48,6 +49,17 @@ PREPARED = 300
 _SCHEMA = re.compile(r'"([a-z_][a-z0-9_]*)"\.')  # as `in_schema` and tenants.resolve write it
 
 
+class SchemaIsGone(TenantNotReady, psycopg.errors.UndefinedTable):
+    """A table of a workspace is not there: to who asks it is not ready, to the operator and to code the SQL's error.
+
+    Who asks was let in by rows that may have been kept since before somebody dropped the schema.
+    """
+
+    def __init__(self, error: psycopg.errors.UndefinedTable) -> None:
+        super().__init__()
+        self.why = str(error)
+
+
 class Store:
     """Statements on connections that are opened at the first of them."""
 
@@ -64,7 +76,7 @@ class Store:
         self._locked: dict[str, float] = {}  # until when a schema is taken for locked
 
     async def fetch(self, query: str, params: Params = None) -> list[Row]:
-        """The rows of one statement. Raises one of FAILURES, or psycopg's error of what is wrong with it."""
+        """The rows of one statement. Raises one of FAILURES, SchemaIsGone, or psycopg's error of what is wrong."""
         pool = self._pool or await self._open()
         connection, cursors = await self._taken(pool)
         try:
@@ -74,6 +86,10 @@ class Store:
                 await _execute(cursor, query, params)
             except psycopg.errors.LockNotAvailable:
                 self._note_locked(query)
+                raise
+            except psycopg.errors.UndefinedTable as exc:
+                if _SCHEMA.search(query):
+                    raise SchemaIsGone(exc) from exc
                 raise
             # It has its last rows for as long as it is kept: not those of a long conversation.
             if cursor.rowcount <= 1:

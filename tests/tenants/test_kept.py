@@ -548,7 +548,18 @@ def test_in_a_schema_that_was_dropped_by_hand_nobody_is_shown_publics_rows(upstr
     answers = [browser.get("/"), browser.get("/api/budget/"), gone.api(key).post("/api/chat/", {"prompt": "hello"})]
     answers += [gone.api(rated).post("/api/chat/", {"prompt": "hello"})]
     answers += [gone.plane(browser).post("/api/chat/", {"prompt": "hello"})]
-    assert [answer.status_code for answer in answers] == [503] * 5
+    named = {"idempotency-key": "k"}
+    said = {"model": "test-model", "messages": [{"role": "user", "content": "hello"}]}
+    for path, body, headers in (
+        ("/api/chat/", {"prompt": "hello"}, named),
+        ("/api/chat/", {"prompt": "hello", "conversation_id": 1}, {}),
+        ("/api/summarize/", {"text": "hello"}, named),
+        ("/v1/chat/completions", said, {}),
+        ("/v1/chat/completions", said, named),
+        ("/v1/chat/completions", {**said, "stream": True}, named),
+    ):
+        answers.append(gone.api(key).post(path, body, headers=headers))
+    assert [answer.status_code for answer in answers] == [503] * 11
     assert len(upstream.calls) == calls
     assert gone.holds() == 0
 
