@@ -23,7 +23,7 @@ from billing.engine.full_keys import FullKeys
 from billing.engine.habits import Habits
 from billing.engine.http import Http
 from billing.engine.statements import FORGET_PROCESS, REGISTER
-from billing.engine.store import FAILURES, Store
+from billing.engine.store import FAILURES, SchemaIsGone, Store
 from billing.engine.waiting import Exclusive, Lines
 from billing.errors import TooManyCalls
 
@@ -88,7 +88,10 @@ class Engine:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         # An error that nobody waits for must not be lost.
-        if not task.cancelled() and (exc := task.exception()) is not None and not getattr(exc, "status", None):
+        if task.cancelled() or (exc := task.exception()) is None:
+            return
+        # What has a status is told to whoever asked. But what could not be written is, too, where a schema is gone.
+        if isinstance(exc, SchemaIsGone) or not getattr(exc, "status", None):
             logger.error("A task of the engine failed", exc_info=exc)
 
     async def pause(self, seconds: float) -> None:

@@ -7,9 +7,9 @@ import time
 import psycopg
 import pytest
 
-from billing.engine.loop import run
+from billing.engine.loop import here, run
 from billing.engine.statements import in_schema
-from billing.engine.store import ASIDE_CURSORS, FAILURES, Store
+from billing.engine.store import ASIDE_CURSORS, FAILURES, SchemaIsGone, Store
 from tenants.connections import own_connection_params
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -246,3 +246,17 @@ def test_a_statement_is_answered_after_a_migration_has_widened_what_it_reads():
         finally:
             run(store.close())
             migrating.execute("DROP TABLE public.widened")
+
+
+def test_what_the_engine_could_not_write_because_a_schema_is_gone_is_told_to_the_operator(caplog):
+    """Such as the line of a call that is settled when somebody has dropped it: nobody else waits for that."""
+
+    async def settle():
+        engine = here()
+        with pytest.raises(SchemaIsGone):
+            await engine.spawn(engine.store.fetch(in_schema("SELECT 1 FROM {schema}.usage_usageline", "t_gone")))
+        await asyncio.sleep(0)
+
+    run(settle())
+    assert "A task of the engine failed" in caplog.text
+    assert 't_gone.usage_usageline" does not exist' in caplog.text
