@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         options = _options(arguments)
         model = find_model(options.model_dir)
         check_port(options.host, options.port)
-        _serve(model, options.host, options.port)
+        _serve(model, options.host, options.port, options.threads)
     except (CannotServe, ImproperlyConfigured) as exc:
         print(exc, file=sys.stderr)
         return 1
@@ -52,6 +52,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=envport("MODEL_PORT", 8081))
     parser.add_argument("--model-dir", type=Path, default=state_dir() / "model")
+    parser.add_argument("--threads", type=int, default=0, help="fewer than cores, where others need them (0: all)")
     return parser.parse_args(arguments)
 
 
@@ -79,7 +80,7 @@ def check_port(host: str, port: int) -> None:
         raise CannotServe(f"Port {port} on {host} {what}: set MODEL_PORT to another one.") from None
 
 
-def _serve(model: Path, host: str, port: int) -> None:
+def _serve(model: Path, host: str, port: int, threads: int) -> None:
     # Before the server starts its threads, which inherit this: else one of them takes the signal, and nobody hears.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
@@ -97,6 +98,9 @@ def _serve(model: Path, host: str, port: int) -> None:
     params.n_parallel = SLOTS
     params.n_ctx = CONTEXT
     params.n_batch = params.n_ubatch = BATCH
+    # They wait for each other by spinning: where another program has one's core, the rest burn theirs for nothing.
+    if threads > 0:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.verbosity = WARNINGS
     params.ui = False
     # Its default keeps up to 8 GiB of old prompts, of whichever tenant they were.

@@ -58,6 +58,8 @@ def model(address: str, settings) -> str:
 @contextlib.contextmanager
 def serving(port: int, folder: Path = MODEL_DIR) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "chat.local_model", "--port", str(port), "--model-dir", str(folder)]
+    # Other workers' tests keep the cores busy, and two threads that wait for each other spin meanwhile.
+    command += ["--threads", "1"]
     env = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
     process = subprocess.Popen(command, cwd=BASE_DIR, env=env, stderr=subprocess.PIPE, text=True)
     try:

@@ -66,6 +66,8 @@ def model():
         pytest.skip("The embedded model is not installed: run `make model`.")
     port = free_port()
     command = [sys.executable, "-m", "chat.local_model", "--port", str(port), "--model-dir", str(folder)]
+    # Other workers and the browser keep the cores busy, and two threads that wait for each other spin meanwhile.
+    command += ["--threads", "1"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(f"http://127.0.0.1:{port}/health")
