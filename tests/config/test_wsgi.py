@@ -2,12 +2,14 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import httpx
 import pytest
 from django.test import RequestFactory
 
-from tests.support.web import WebProcess
+from tests.support.web import ROOT, WebProcess
 
 pytestmark = pytest.mark.slow
 
@@ -87,3 +89,10 @@ def test_a_client_on_this_machine_does_not_say_where_the_application_is_mounted(
                 f"http://127.0.0.1:{web.port}/signup/wait/", headers={"Host": "localhost", name: "/signup"}
             )
             assert page.headers["Location"] == "/signup/"
+
+
+@pytest.mark.parametrize("application", ["config.asgi", "config.wsgi"])
+def test_a_process_that_has_started_collects_its_garbage(web, application):
+    """It does not while it loads; left so, it would grow for as long as it lives."""
+    script = f"import gc, {application}; raise SystemExit(not gc.isenabled())"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=web.env, check=False).returncode == 0
