@@ -66,6 +66,7 @@ class Store:
     def __init__(self, *, size: int = CONNECTIONS) -> None:
         self._size = size
         self._pool: Pool | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # the pool's
         self._opening = asyncio.Lock()
         # Of a connection that is left out of the pool for the next statement, where none waits for one: to give it
         # back, to take it again and to make a cursor costs half as much as a statement.
@@ -140,6 +141,10 @@ class Store:
         """Into the pool, by a task that nobody cancels: the pool waits in the middle of it where others are at it too,
         and a reader who left just then took the connection along, and the turn of whoever was to have it.
         """
+        if not _is_here(self._loop):
+            # The statement is thrown away after its loop has ended, and with it all that waited.
+            connection.pgconn.finish()
+            return
         task = asyncio.create_task(pool.putconn(connection))
         self._putting.add(task)
         task.add_done_callback(self._putting.discard)
@@ -175,7 +180,7 @@ class Store:
                     name="engine",
                 )
                 await pool.open()
-                self._pool = pool
+                self._pool, self._loop = pool, asyncio.get_running_loop()
             return self._pool
 
     async def close(self) -> None:
@@ -199,6 +204,13 @@ async def _execute(cursor: psycopg.AsyncCursor[Row], query: str, params: Params)
         # kept. Nothing of it was done. psycopg, too, forgets its plans when it sees this.
         await cursor.connection.execute("DEALLOCATE ALL")
         await cursor.execute(query, params)
+
+
+def _is_here(loop: asyncio.AbstractEventLoop | None) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 async def _refuse_lost(connection: Connection) -> None:

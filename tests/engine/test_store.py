@@ -76,6 +76,26 @@ def test_one_connection_stays_out_for_the_next_statement_and_keeps_nobody_waitin
     run(ask())
 
 
+def test_a_statement_that_is_thrown_away_when_its_loop_has_ended_ends_its_connection():
+    """As when a process ends before the database has answered: nobody is left to put it into the pool."""
+    store = Store(size=1)
+
+    async def begin():
+        for _ in range(2):
+            await store.fetch("SELECT 1")
+        connection, _ = store._aside
+        statement = store.fetch("SELECT pg_sleep(1)")
+        statement.send(None)
+        return connection, statement
+
+    with asyncio.Runner() as runner:
+        connection, statement = runner.run(begin())
+        assert not connection.closed
+        statement.close()
+        assert connection.closed
+        runner.run(store.close())
+
+
 def test_each_statement_keeps_a_cursor_without_the_rows_of_many_and_for_a_few_only():
     store = Store(size=1)
 
