@@ -34,12 +34,13 @@ function keepUp() {
 
 // Words may have come since a scroll of our own, so that being away from the end is no sign of the reader's wish:
 // going up is. A smooth scroll goes up by a pixel first, and must not be taken back there. Only a conversation that got
-// shorter takes the reader up and leaves them at its end.
+// shorter takes the reader up and leaves them at its end. Where nothing moved, it is the event of a scroll of our own:
+// it may come between a reader's key and what that scrolls, and tells nothing.
 function look() {
   const { scrollTop: top } = scroller();
   const away = gap();
   if (top < last) follows = away < 1;
-  else if (away <= 2 || (top > last && away < 24)) follows = true;
+  else if (top > last && away < 24) follows = true;
   last = top;
   offer();
 }

@@ -151,6 +151,7 @@ WORDS_COME_AFTER_THE_KEY = """async (event) => {
     const before = box.scrollTop;
     box.dispatchEvent(event === "wheel" ? new WheelEvent(event, {deltaY: -100, bubbles: true})
                                         : new KeyboardEvent("keydown", {key: event, bubbles: true}));
+    box.dispatchEvent(new Event("scroll")); // of the words before, which are followed in the frame before it is told
     turns.append(Object.assign(document.createElement("p"), {textContent: "more words"}));
     for (let n = 0; n < 3; n++) await new Promise(requestAnimationFrame);
     return box.scrollTop - before;
