@@ -63,7 +63,16 @@ GATHERED = """SELECT answer_place, answer_status, answer_tenant, answer_body::te
 # an array anew, as Postgres prefers where the array is short, was a ninth of the work. One made while a table was empty
 # would read all of it for ever after (measured: a third of the speed gone within 10,000 calls), and sizes of arrays are
 # guessed in any case. Every look-up of the operations has its index.
-BY_INDEX = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+BY_INDEX = " ".join(
+    [
+        "-c plan_cache_mode=force_generic_plan",
+        "-c enable_seqscan=off",
+        "-c enable_bitmapscan=off",  # which has to sort what the index has in the order of the locks already
+        "-c enable_hashjoin=off",
+        "-c enable_mergejoin=off",
+        "-c enable_material=off",  # which reads a small table's whole index, to look its rows up in memory
+    ]
+)
 # Another transaction finished this key first; or two met in a deadlock. Either way nothing is stored: ask once more.
 TRY_AGAIN = (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
