@@ -92,62 +92,55 @@ async def test_a_connection_that_answered_before_all_was_sent_is_not_used_again(
         listening.close()
 
 
-@on_both_loops
-async def test_a_refusal_is_heard_of_a_server_that_closes_before_it_has_read_the_body():
-    """It costs nothing, where an answer that never came may cost all of the input."""
+@contextlib.contextmanager
+def refusing(after=0.0):
+    """The URL of a server that refuses each body before it has read it, so many seconds after its head."""
 
     def refuse():
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = listening.accept()
                 connection.recv(1000)
+                time.sleep(after)
                 connection.sendall(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
                 connection.close()  # with a body unread: a reset follows
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=refuse, daemon=True)
         thread.start()
-        async with client() as http:
-            for size in (100_000, 1_000_000, 8_000_000) * 10:
-                base = f"http://127.0.0.1:{listening.getsockname()[1]}"
-                answer = await http.ask("POST", base, "/", {}, bytes(size))
-                assert answer.status == 413
-                answer.close()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         listening.shutdown(socket.SHUT_RDWR)
         thread.join()
+
+
+async def is_refused(base, *sizes):
+    async with client() as http:
+        for size in sizes:
+            answer = await http.ask("POST", base, "/", {}, bytes(size))
+            assert answer.status == 413
+            answer.close()
+
+
+@on_both_loops
+async def test_a_refusal_is_heard_of_a_server_that_closes_before_it_has_read_the_body():
+    """It costs nothing, where an answer that never came may cost all of the input."""
+    with refusing() as base:
+        await is_refused(base, *(100_000, 1_000_000, 8_000_000) * 10)
 
 
 @on_both_loops
 async def test_a_refusal_is_heard_that_comes_just_before_more_of_the_body_is_sent():
     """On a loop that is busy: the write fails before what has come is read."""
 
-    def refuse():
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listening.accept()
-                connection.recv(1000)
-                time.sleep(0.01)
-                connection.sendall(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-                connection.close()
-
     async def busy():
         while True:
-            time.sleep(0.03)  # noqa: ASYNC251
+            time.sleep(0.03)  # noqa: ASYNC251  it is the point
             await asyncio.sleep(0)
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=refuse, daemon=True)
-        thread.start()
-        async with client() as http:
-            other = asyncio.create_task(busy())
-            for _ in range(5):
-                base = f"http://127.0.0.1:{listening.getsockname()[1]}"
-                answer = await http.ask("POST", base, "/", {}, bytes(8_000_000))
-                assert answer.status == 413
-                answer.close()
-            other.cancel()
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
+    with refusing(after=0.01) as base:
+        other = asyncio.create_task(busy())
+        await is_refused(base, *(8_000_000,) * 5)
+        other.cancel()
 
 
 @on_both_loops
