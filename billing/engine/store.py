@@ -18,12 +18,13 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from billing.watched import WatchedConnection
 from tenants.connections import own_connection_params
 from tenants.http import TenantNotReady
 
 Params = Sequence[Any] | Mapping[str, Any] | None
 Row = tuple[Any, ...]
-Connection = psycopg.AsyncConnection[Row]
+Connection = WatchedConnection[Row]
 Pool = AsyncConnectionPool[Connection]
 # Of one connection, by their statement, with the very text that each ran: with that one it knows its parameters' types.
 Cursors = dict[str, tuple[str, psycopg.AsyncCursor[Row]]]
@@ -166,6 +167,7 @@ class Store:
         async with self._opening:
             if self._pool is None:
                 pool: Pool = AsyncConnectionPool(
+                    connection_class=Connection,
                     kwargs={**own_connection_params(), "autocommit": True, "row_factory": tuple_row},
                     min_size=1,
                     max_size=self._size,

@@ -12,9 +12,10 @@ import psycopg
 
 from billing.authority.database import GATHERED, STATEMENTS, TRY_AGAIN, refused_by
 from billing.authority.errors import from_database
+from billing.watched import WatchedConnection
 
 Row = tuple[Any, ...]
-Connection = psycopg.AsyncConnection[Row]
+Connection = WatchedConnection[Row]
 Cursor = psycopg.AsyncCursor[Row]
 Answered = tuple[int, str | None, str]  # status, tenant, body
 ATTEMPTS = 5
@@ -92,7 +93,7 @@ class Pool:
             if connection is None or connection.closed or slot.generation != self._generation:
                 await slot.drop()
                 slot.generation = self._generation
-                connection = await psycopg.AsyncConnection.connect(**self._settings, autocommit=True)
+                connection = await WatchedConnection.connect(**self._settings, autocommit=True)
                 slot.connection = connection
             cursor = slot.cursor(connection, statement)
             await cursor.execute(statement, parameters)  # the text is ours, never a caller's
