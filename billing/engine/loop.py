@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 
 from django.db import connections
 
+from billing.asking import Params, Row
 from billing.engine.engine import Engine
-from billing.engine.store import FAILURES, Params, Row
+from billing.engine.store import FAILURES
 
 T = TypeVar("T")
 

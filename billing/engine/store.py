@@ -9,25 +9,18 @@ import asyncio
 import re
 import select
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from billing.watched import WatchedConnection
+from billing.asking import AskingConnection, Params, Row
 from tenants.connections import own_connection_params
 from tenants.http import TenantNotReady
 
-Params = Sequence[Any] | Mapping[str, Any] | None
-Row = tuple[Any, ...]
-Connection = WatchedConnection[Row]
+Connection = AskingConnection
 Pool = AsyncConnectionPool[Connection]
-# Of one connection, by their statement, with the very text that each ran: with that one it knows its parameters' types.
-Cursors = dict[str, tuple[str, psycopg.AsyncCursor[Row]]]
 
 # Of the database: away, restarting, every connection of the pool taken, or what is wanted locked for too long.
 FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
@@ -43,9 +36,6 @@ LOCKED_SECONDS = 1.0
 # A backend keeps about 100 KB for each tenant that it has met, and gives none back.
 LIFE_SECONDS = 900.0
 ASIDE_SECONDS = 30.0
-ASIDE_CURSORS = 16
-# A statement of a tenant is a statement of its own, for the schema stands in it: keep those of the busy ones.
-PREPARED = 300
 
 _SCHEMA = re.compile(r'"([a-z_][a-z0-9_]*)"\.')  # as `in_schema` and tenants.resolve write it
 
@@ -70,8 +60,8 @@ class Store:
         self._loop: asyncio.AbstractEventLoop | None = None  # the pool's
         self._opening = asyncio.Lock()
         # Of a connection that is left out of the pool for the next statement, where none waits for one: to give it
-        # back, to take it again and to make a cursor costs half as much as a statement.
-        self._aside: tuple[Connection, Cursors] | None = None
+        # back and to take it again costs half as much as a statement.
+        self._aside: Connection | None = None
         self._aside_until = 0.0
         self._waiting = 0
         self._putting: set[asyncio.Task[None]] = set()  # a loop keeps no task that nobody else does
@@ -80,12 +70,11 @@ class Store:
     async def fetch(self, query: str, params: Params = None) -> list[Row]:
         """The rows of one statement. Raises one of FAILURES, SchemaIsGone, or psycopg's error of what is wrong."""
         pool = self._pool or await self._open()
-        connection, cursors = await self._taken(pool)
+        connection = await self._taken(pool)
         try:
             self._refuse_locked(query)
-            query, cursor = cursors.get(query) or (query, connection.cursor())
             try:
-                await _execute(cursor, query, params)
+                return await _rows(connection, query, params)
             except psycopg.errors.LockNotAvailable:
                 self._note_locked(query)
                 raise
@@ -93,24 +82,17 @@ class Store:
                 if _SCHEMA.search(query):
                     raise SchemaIsGone(exc) from exc
                 raise
-            # It has its last rows for as long as it is kept: not those of a long conversation.
-            if cursor.rowcount <= 1:
-                cursors[query] = query, cursor
-            else:
-                cursors.pop(query, None)
-            # Not `description`, which names and types every column of every answer.
-            return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
         finally:
-            self._give_back(pool, connection, cursors)
+            self._give_back(pool, connection)
 
-    async def _taken(self, pool: Pool) -> tuple[Connection, Cursors]:
+    async def _taken(self, pool: Pool) -> Connection:
         aside, self._aside = self._aside, None
         if aside is not None:
             try:
-                await _refuse_lost(aside[0])
+                await _refuse_lost(aside)
                 return aside
             except psycopg.OperationalError:
-                self._put(pool, aside[0])
+                self._put(pool, aside)
         task = asyncio.current_task()
         assert task is not None  # a coroutine runs in one
         cancelled = task.cancelling()
@@ -125,14 +107,14 @@ class Store:
         if task.cancelling() > cancelled:
             self._put(pool, connection)
             raise asyncio.CancelledError
-        return connection, {}
+        return connection
 
-    def _give_back(self, pool: Pool, connection: Connection, cursors: Cursors) -> None:
+    def _give_back(self, pool: Pool, connection: Connection) -> None:
         is_usable = connection.pgconn.transaction_status == TransactionStatus.IDLE
         if is_usable and self._aside is None and not self._waiting and pool is self._pool:
             now = time.monotonic()
             if now < self._aside_until:
-                self._aside = connection, cursors if len(cursors) <= ASIDE_CURSORS else {}
+                self._aside = connection
                 return
             # Now and then in any case: the pool knows which are too old.
             self._aside_until = now + ASIDE_SECONDS
@@ -168,7 +150,7 @@ class Store:
             if self._pool is None:
                 pool: Pool = AsyncConnectionPool(
                     connection_class=Connection,
-                    kwargs={**own_connection_params(), "autocommit": True, "row_factory": tuple_row},
+                    kwargs={**own_connection_params(), "autocommit": True},
                     min_size=1,
                     max_size=self._size,
                     timeout=WAIT_SECONDS,
@@ -192,20 +174,20 @@ class Store:
             if pool is not None:
                 with suppress(*FAILURES):
                     if aside is not None:
-                        self._put(pool, aside[0])
+                        self._put(pool, aside)
                     await asyncio.gather(*self._putting)
                     await pool.close(timeout=2.0)
 
 
-async def _execute(cursor: psycopg.AsyncCursor[Row], query: str, params: Params) -> None:
+async def _rows(connection: Connection, query: str, params: Params) -> list[Row]:
     try:
         # The text is ours: a tenant's schema is the only part that is put in, and its name is checked.
-        await cursor.execute(query, params)
+        return await connection.rows(query, params)
     except psycopg.errors.FeatureNotSupported:
         # It was planned before a migration changed the type of what it reads, and is refused for as long as the plan is
-        # kept. Nothing of it was done. psycopg, too, forgets its plans when it sees this.
-        await cursor.connection.execute("DEALLOCATE ALL")
-        await cursor.execute(query, params)
+        # kept. Nothing of it was done.
+        await connection.forget_plans()
+        return await connection.rows(query, params)
 
 
 def _is_here(loop: asyncio.AbstractEventLoop | None) -> bool:
@@ -224,6 +206,4 @@ async def _refuse_lost(connection: Connection) -> None:
 
 
 async def _configure(connection: Connection) -> None:
-    connection.prepare_threshold = 2
-    connection.prepared_max = PREPARED
     await connection.execute(f"SET lock_timeout = {round(LOCK_SECONDS * 1_000)}")

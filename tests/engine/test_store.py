@@ -9,7 +9,7 @@ import pytest
 
 from billing.engine.loop import here, run
 from billing.engine.statements import in_schema
-from billing.engine.store import ASIDE_CURSORS, FAILURES, SchemaIsGone, Store
+from billing.engine.store import FAILURES, SchemaIsGone, Store
 from tenants.connections import own_connection_params
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -57,7 +57,7 @@ def test_one_connection_stays_out_for_the_next_statement_and_keeps_nobody_waitin
             (first,) = [*await asked(store, 1), *await asked(store, 1)][1:]
             out = store._aside
             assert out is not None
-            assert out[0].info.backend_pid == first
+            assert out.info.backend_pid == first
             # Those beside have the pool's, and all of them wait for either.
             both = await asked(store, 6)
             assert first in both
@@ -65,7 +65,7 @@ def test_one_connection_stays_out_for_the_next_statement_and_keeps_nobody_waitin
             assert store._aside is not None
             # Now and then the pool sees it, and ends what is too old.
             monkeypatch.setattr(store, "_aside_until", 0.0)
-            store._aside[0]._expire_at = 0.0
+            store._aside._expire_at = 0.0
             (last,) = await asked(store, 1)
             assert store._aside is None
             assert last not in await asked(store, 1)
@@ -83,7 +83,7 @@ def test_a_statement_that_is_thrown_away_when_its_loop_has_ended_ends_its_connec
     async def begin():
         for _ in range(2):
             await store.fetch("SELECT 1")
-        connection, _ = store._aside
+        connection = store._aside
         statement = store.fetch("SELECT pg_sleep(1)")
         statement.send(None)
         return connection, statement
@@ -96,7 +96,7 @@ def test_a_statement_that_is_thrown_away_when_its_loop_has_ended_ends_its_connec
         runner.run(store.close())
 
 
-def test_each_statement_keeps_a_cursor_without_the_rows_of_many_and_for_a_few_only():
+def test_what_is_kept_of_each_statement_is_not_its_rows_and_the_connection_keeps_it_out_and_in():
     store = Store(size=1)
 
     async def ask():
@@ -110,10 +110,13 @@ def test_each_statement_keeps_a_cursor_without_the_rows_of_many_and_for_a_few_on
             for count in (1, 2, 3):
                 assert await store.fetch(kept, [count]) == [(count,)]
             assert await store.fetch("DROP TABLE IF EXISTS public.there_is_no_such_table") == []
-            _, cursors = store._aside
-            assert kept in cursors
-            assert all(cursor.rowcount <= 1 for _, cursor in cursors.values())
-            assert len(cursors) <= ASIDE_CURSORS
+            known = store._aside._asked
+            assert known[kept, False].names
+            assert store._aside._values.pgresult is None
+            store._put(store._pool, store._aside)
+            store._aside = None
+            await store.fetch(kept, [1])
+            assert store._aside._asked is known
         finally:
             await store.close()
 
@@ -145,7 +148,7 @@ def test_connections_that_were_lost_in_the_pool_are_given_up_for_others(asked):
             await asked(store, 8)
             pids = set(await asked(store, 8))
             assert len(pids) > 1
-            out = store._aside[0].info.backend_pid
+            out = store._aside.info.backend_pid
             with psycopg.connect(**own_connection_params(), autocommit=True) as other:
                 for pid in pids - {out}:
                     other.execute("SELECT pg_terminate_backend(%s, 1000)", [pid])

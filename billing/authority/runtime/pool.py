@@ -5,22 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import psycopg
 
-from billing.authority.database import GATHERED, STATEMENTS, TRY_AGAIN, refused_by
+from billing.asking import AskingConnection, Row
+from billing.authority.database import STATEMENTS, TRY_AGAIN, refused_by
 from billing.authority.errors import from_database
-from billing.watched import WatchedConnection
 
-Row = tuple[Any, ...]
-Connection = WatchedConnection[Row]
-Cursor = psycopg.AsyncCursor[Row]
 Answered = tuple[int, str | None, str]  # status, tenant, body
 ATTEMPTS = 5
-# Those of every call. A cursor that runs one again knows the types of its parameters already.
-KEPT = frozenset({*STATEMENTS.values(), GATHERED})
 
 
 class Caller(Protocol):
@@ -31,24 +26,14 @@ class Caller(Protocol):
 
 @dataclass(slots=True)
 class Slot:
-    """A place for one connection, kept with a cursor for each statement: making one a call costs a twentieth of it.
-    `generation` tells whether it was opened before the last failure."""
+    """A place for one connection. `generation` tells whether it was opened before the last failure."""
 
-    connection: Connection | None = None
-    cursors: dict[str, Cursor] = field(default_factory=dict)
+    connection: AskingConnection | None = None
     generation: int = 0
-
-    def cursor(self, connection: Connection, statement: str) -> Cursor:
-        cursor = self.cursors.get(statement)
-        if cursor is None:
-            cursor = connection.cursor()
-            if statement in KEPT:
-                self.cursors[statement] = cursor
-        return cursor
 
     async def drop(self) -> None:
         if self.connection is not None:
-            connection, self.connection, self.cursors = self.connection, None, {}
+            connection, self.connection = self.connection, None
             await connection.close()
 
 
@@ -93,11 +78,9 @@ class Pool:
             if connection is None or connection.closed or slot.generation != self._generation:
                 await slot.drop()
                 slot.generation = self._generation
-                connection = await WatchedConnection.connect(**self._settings, autocommit=True)
+                connection = await AskingConnection.connect(**self._settings, autocommit=True)
                 slot.connection = connection
-            cursor = slot.cursor(connection, statement)
-            await cursor.execute(statement, parameters)  # the text is ours, never a caller's
-            return await cursor.fetchall()
+            return await connection.rows(statement, parameters)  # the text is ours, never a caller's
         except (psycopg.OperationalError, asyncio.CancelledError):
             # Cancelled means cut in the middle of an answer: the connection may still hold the rest of it.
             if slot.connection is not None and slot.connection.broken:

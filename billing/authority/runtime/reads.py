@@ -8,10 +8,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from billing.asking import Row
 from billing.authority.errors import Refusal, invalid
 from billing.authority.runtime.http import Answer, Call
 from billing.authority.runtime.operations import known_id
-from billing.authority.runtime.pool import Pool, Row
+from billing.authority.runtime.pool import Pool
 from billing.authority.scopes import LEVELS
 from billing.authority.wire import parse_instant, parse_limit
 
