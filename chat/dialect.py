@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from pydantic_core import to_json
 
 from chat.errors import ModelBusy, ModelDeclined, ModelFailed, ModelMisconfigured
 from chat.history import Message
@@ -174,7 +175,7 @@ def passed_on(passed: Passed, *, model: str, max_tokens: int, dialect: Dialect) 
         body[dialect.max_tokens_name if passed.kind == Kind.CHAT else "max_tokens"] = max_tokens
     if passed.is_stream and dialect.stream_options:
         body["stream_options"] = {**(passed.body.get("stream_options") or {}), "include_usage": True}
-    data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    data = to_json(body)
     return Sent(
         passed.kind.value,
         data,

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic_core import from_json
+
 # No frame of a chat is as long. Past it the answer is broken: waiting for the end of the frame would fill the memory.
 FRAME_BYTES = 1024 * 1024
 # What a line that waits for its frame's end costs beside its bytes; it bounds frames of very many empty-ish lines.
@@ -25,6 +27,20 @@ _FIELDS = (b"", b"data", b"id", b"retry")
 _BLANKS = " \t\n\r"  # of JSON
 
 _decode = json.JSONDecoder().raw_decode
+
+
+def read_json(text: bytes) -> Any:
+    """The JSON value in it. Raises ValueError or RecursionError."""
+    try:
+        return from_json(text, cache_strings="keys")
+    except ValueError:
+        # It takes a third of the time, and no half of a surrogate pair, no byte that is no UTF-8 and no deep nest, with
+        # which answers come: the byte costs a letter, not the frame.
+        said = text.decode("utf-8", "replace").strip(_BLANKS)
+        value, end = _decode(said)
+        if end < len(said):
+            raise ValueError("more than one value") from None
+        return value
 
 
 class Frames:
@@ -200,11 +216,7 @@ class Frames:
         if len(text) > FRAME_BYTES:
             return False
         try:
-            # A byte that is no UTF-8 costs a letter, not the frame.
-            said = text.decode("utf-8", "replace").strip(_BLANKS)
-            value, end = _decode(said)
-            if end < len(said):
-                raise ValueError("more than one value")
+            value = read_json(text)
         except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, a nest without a bottom
             if self._event != b"error":
                 return False

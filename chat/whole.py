@@ -11,7 +11,7 @@ from typing import Any
 
 from chat.answer import Answer
 from chat.chunks import choices_of
-from chat.frames import BOM
+from chat.frames import BOM, read_json
 
 # Vectors for a request of 2,048 texts are as long. All of it is in memory until its call is settled.
 WHOLE_BYTES = 32 * 1024 * 1024
@@ -139,7 +139,7 @@ def _beginning(parts: list[bytes]) -> bytes:
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(text.decode("utf-8", "replace"))
+        found = read_json(text)
     except (ValueError, RecursionError):
         return None
     return found if type(found) is dict else None

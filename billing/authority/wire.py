@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import to_json
 
 from billing.authority.errors import invalid
 from billing.authority.scopes import LEVELS
@@ -277,17 +278,29 @@ def read(shape: type[ShapeT], raw: bytes) -> ShapeT:
         raise invalid(_explain(error)) from None
 
 
+_in_one_order = json.JSONEncoder(sort_keys=True).encode
+
+
 def digest(shape: Shape, *more: str) -> bytes:
     """What makes two requests the same: every value, not their order, spelling or explicit defaults."""
     fields = shape.model_dump(mode="json", exclude_none=True)
-    return hashlib.sha256(json.dumps([fields, *more], sort_keys=True).encode()).digest()
+    # Written by the standard library for good: what is kept of requests that were answered is compared with it.
+    return hashlib.sha256(_in_one_order([fields, *more]).encode()).digest()
 
 
 def dumped(value: BaseModel | dict[str, Any] | None) -> str | None:
     """As JSON text for a text column. ASCII only, so that U+0000 stays an escape."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json", exclude_none=True)
-    return None if value is None else json.dumps(value)
+    if value is None:
+        return None
+    try:
+        if isinstance(value, BaseModel):
+            return value.model_dump_json(exclude_none=True, ensure_ascii=True)
+        return to_json(value, ensure_ascii=True).decode()
+    except ValueError:
+        # Half a surrogate pair, which has no UTF-8, or more levels than it goes down. JSON has words for both.
+        if isinstance(value, BaseModel):
+            value = value.model_dump(mode="json", exclude_none=True)
+        return json.dumps(value)
 
 
 def _no_constant(name: str) -> None:

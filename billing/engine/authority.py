@@ -7,13 +7,13 @@ answers, or decide what is charged. Nothing is repeated here. Who goes first und
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 from urllib.parse import urlencode
 
 from django.conf import settings
+from pydantic_core import from_json, to_json
 from runcycles import ErrorCode
 from runcycles.response import CyclesResponse
 
@@ -180,7 +180,7 @@ class Authority:
     ) -> CyclesResponse:
         data = None
         if body is not None:
-            data = json.dumps(body, separators=(",", ":")).encode()
+            data = to_json(body)
             headers["Content-Type"] = "application/json"
         http = self._http or self._open()
         try:
@@ -231,8 +231,8 @@ def _not_sent(code: str = NOT_SENT) -> CyclesResponse:
 
 def _response(answer: Answer, raw: bytes) -> CyclesResponse:
     try:
-        body = json.loads(raw) if raw else {}
-    except (ValueError, RecursionError):
+        body = from_json(raw, cache_strings="keys") if raw else {}
+    except ValueError:
         body = None
     if not isinstance(body, dict):
         # Not the authority's words, whatever the status says: a proxy's page, or half of an answer.

@@ -7,7 +7,6 @@ it runs as a task of the engine, whatever became of the reader. Must not know wh
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import psycopg
+from pydantic_core import to_json
 
 from billing.engine import settling
 from billing.engine.authority import Held, Payer, code_of, held_of, is_lost
@@ -125,7 +125,7 @@ class Call:
             "account": order.payer.account_id,
             "process": self._engine.process_id,
             "reservation": self.hold.slices[0].reservation_id,
-            "subject": json.dumps(order.subject),
+            "subject": to_json(order.subject).decode(),
             "user": order.user_id,
             "kind": order.action_kind,
             "name": order.action_name,

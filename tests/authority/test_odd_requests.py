@@ -10,7 +10,7 @@ import time
 import pytest
 
 from billing.authority.errors import Refusal
-from billing.authority.wire import Reserve, read
+from billing.authority.wire import Action, Reserve, dumped, read
 
 JSON = {"Content-Type": "application/json"}
 BEFORE_ALL, AFTER_ALL = "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"
@@ -133,3 +133,24 @@ def test_an_empty_path_value_or_an_odd_one_is_no_failure(acme, probe):
         assert probe.admin.get(f"/v1/admin/tenants/{odd}").status_code in (400, 404)
         assert probe.admin.get(f"/v1/admin/webhooks/{odd}/deliveries").status_code in (400, 404)
         assert acme.app.http.get(f"/v1/reservations/{odd}").status_code in (400, 404)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": "\x00 \x7f é 😀 \u2028", "b": None, "c": [1.5, -0.0, 1e22, 1e-7, 10**30, True], "d": {}},
+        {"half": "\ud800"},  # JSON can say it, UTF-8 cannot
+        json.loads(nested(190)),
+    ],
+    ids=["many kinds", "half a pair", "deep"],
+)
+def test_what_is_kept_is_ascii_and_reads_as_it_came(value):
+    text = dumped(value)
+    assert text is not None
+    assert text.isascii()
+    assert "\x00" not in text
+    assert repr(json.loads(text)) == repr(value)
+
+
+def test_what_was_not_said_of_an_action_is_not_kept():
+    assert json.loads(dumped(Action(kind="a", name="é", tags=None)) or "") == {"kind": "a", "name": "é"}

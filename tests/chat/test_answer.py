@@ -14,7 +14,7 @@ from billing.outcomes import Outcome
 from billing.prices import Usage
 from chat.answer import Answer, used
 from chat.dialect import failure_of_status
-from chat.frames import FRAME_BYTES
+from chat.frames import FRAME_BYTES, read_json
 from tests.support.odd_answers import odd_answers
 
 CASES = odd_answers()
@@ -151,6 +151,38 @@ def test_any_text_arrives_whole(text, cut, line_end):
     answer, shown = read([every[:cut], every[cut:]])
     assert shown == text.replace("\x00", "")
     assert answer.billed_bytes == len(text.encode())
+
+
+written = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)  # which does not equal itself
+    | st.text(st.characters(), max_size=12),  # with halves of surrogate pairs
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(written, st.booleans(), st.none() | st.tuples(st.integers(0, 200), st.binary(max_size=3)))
+def test_a_value_reads_as_the_standard_library_reads_it_or_is_none_for_both(value, is_ascii, spoilt):
+    text = json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
+    if spoilt is not None:
+        place, put_in = spoilt
+        text = text[:place] + put_in + text[place + 1 :]
+    try:
+        by_the_library = json.loads(text.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        with pytest.raises((ValueError, RecursionError)):
+            read_json(text)
+    else:
+        assert repr(read_json(text)) == repr(by_the_library)  # 1 is not 1.0, nor 0.0 -0.0
+
+
+@pytest.mark.parametrize("depth", [150, 190, 300])
+def test_a_deep_nest_reads_as_the_standard_library_reads_it(depth):
+    text = b"[" * depth + b"]" * depth
+    assert repr(read_json(text)) == repr(json.loads(text))
 
 
 @given(st.lists(st.binary(max_size=60), max_size=20))

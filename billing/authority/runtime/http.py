@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
+from pydantic_core import to_json
+
 from billing.authority.errors import Refusal, body_of
 from billing.authority.tracing import storable, trace_id
 from billing.authority.wire import MAX_BODY
@@ -36,14 +38,13 @@ class Call:
     @property
     def context(self) -> str:
         """What an event or an audit row says of the request it came by."""
-        return json.dumps(
-            {
-                "request_id": self.request_id,
-                "trace_id": self.trace_id,
-                "source_ip": self.source_ip,
-                "user_agent": storable(self.headers.get("user-agent")),
-            }
-        )
+        said = {
+            "request_id": self.request_id,
+            "trace_id": self.trace_id,
+            "source_ip": self.source_ip,
+            "user_agent": storable(self.headers.get("user-agent")),
+        }
+        return to_json(said, ensure_ascii=True).decode()
 
     @property
     def admin_key(self) -> str | None:
@@ -64,8 +65,9 @@ async def read_call(scope: Mapping[str, Any], receive: Any) -> Call:
     for name, value in scope["headers"]:
         headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
     query: dict[str, str] = {}
-    for name, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
-        query.setdefault(name, value)
+    if asked := scope["query_string"]:
+        for name, value in parse_qsl(asked.decode("latin-1"), keep_blank_values=True):
+            query.setdefault(name, value)
     traced = trace_id(headers.get("traceparent"), headers.get("x-cycles-trace-id", "").lower())
     source_ip = scope["client"][0] if scope.get("client") else None
     body = await _read_body(receive)
