@@ -184,13 +184,13 @@ class Authority:
             headers["Content-Type"] = "application/json"
         http = self._http or self._open()
         try:
-            async with asyncio.timeout(settings.CYCLES_CONNECT_TIMEOUT + seconds):
-                answer = await http.ask(method, base, path, headers, data)
-                try:
-                    raw = await answer.read(ANSWER_BYTES)
-                except BaseException:
-                    answer.close()
-                    raise
+            until = asyncio.get_running_loop().time() + settings.CYCLES_CONNECT_TIMEOUT + seconds
+            answer = await http.ask(method, base, path, headers, data, until=until)
+            try:
+                raw = await answer.read(ANSWER_BYTES, until)
+            except BaseException:
+                answer.close()
+                raise
             answer.release()
             return _response(answer, raw)
         except NotSent as exc:

@@ -90,12 +90,12 @@ class Answer:
 
     # --- reading ---
 
-    async def head(self) -> None:
-        """Back once status and headers are there. Raises Broken."""
+    async def head(self, until: float | None = None) -> None:
+        """Back once status and headers are there. Raises Broken, and TimeoutError as `read_some` does."""
         while not self.has_head:
             if self._failure is not None:
                 raise self._failure
-            await self._more()
+            await self._more(until)
 
     async def read_some(self, until: float | None = None) -> bytes:
         """What has come; b"" at the end of the answer. Raises Broken where it breaks off, after what came before.
@@ -116,10 +116,10 @@ class Answer:
         self._waiting_bytes = 0
         return data
 
-    async def read(self, most: int) -> bytes:
-        """All of the body, of at most so many bytes. Raises Broken."""
+    async def read(self, most: int, until: float | None = None) -> bytes:
+        """All of the body, of at most so many bytes. Raises Broken, and TimeoutError as `read_some` does."""
         whole = bytearray()
-        while data := await self.read_some():
+        while data := await self.read_some(until):
             if self.is_whole and not whole and len(data) <= most:
                 return data
             whole += data

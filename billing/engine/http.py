@@ -82,11 +82,19 @@ class Http:
         self._is_closed = False
 
     async def ask(
-        self, method: str, base: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        method: str,
+        base: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        until: float | None = None,
     ) -> Answer:
         """The answer, once its head is there. Raises NotSent or Broken. A cancelled one is closed.
 
-        `base` is a server's URL, and `path` what follows it, quoted, with its query.
+        `base` is a server's URL, and `path` what follows it, quoted, with its query. Raises TimeoutError where its head
+        has not come `until` then, by the loop's clock; opening a connection has a clock of its own.
         """
         server = _server(base)
         proxy = self._proxy_to(server) if self._proxies else None
@@ -97,14 +105,16 @@ class Http:
         elif method == "GET":
             # Its server may just be closing it. What only reads can be asked again, on a new one.
             with suppress(Broken):
-                return await self._asked(base, connection, head, body)
+                return await self._asked(base, connection, head, body, until)
             connection = await self._opened(server, proxy)
-        return await self._asked(base, connection, head, body)
+        return await self._asked(base, connection, head, body, until)
 
-    async def _asked(self, base: str, connection: Connection, head: bytes, body: bytes | None) -> Answer:
+    async def _asked(
+        self, base: str, connection: Connection, head: bytes, body: bytes | None, until: float | None
+    ) -> Answer:
         answer = connection.ask(head, body or b"", functools.partial(self._keep, base))
         try:
-            await answer.head()
+            await answer.head(until)
         except BaseException:
             answer.close()
             raise
