@@ -297,3 +297,32 @@ async def test_a_long_answer_comes_whole_however_slowly_it_is_read():
         assert got == body
         assert await asked(http, server, most=len(body)) == body
         assert server.connections == 1
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"], ids=["head", "body"])
+@on_both_loops
+async def test_an_answer_that_drips_ends_with_its_time_and_closes_its_connection(head):
+    ended = asyncio.Event()
+
+    async def drip(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        while not writer.transport.is_closing():
+            writer.write(b"a" if head else b"\r\n")  # an empty line before a status line is no answer yet
+            await asyncio.sleep(0.01)
+        ended.set()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with server, client() as http:
+        with pytest.raises(TimeoutError):
+            answer = await http.ask("GET", base, "/", {}, until=began + 0.3)
+            try:
+                await answer.read(MOST, began + 0.3)
+            finally:
+                answer.close()
+        assert 0.25 < loop.time() - began < 2
+        async with asyncio.timeout(2):
+            await ended.wait()
