@@ -16,8 +16,8 @@ BEGIN
     END IF;
     answer_tenant := caller.tenant_id;
     SELECT * INTO hold FROM reservation r WHERE r.id = p_reservation FOR NO KEY UPDATE;
-    result := ended(hold, caller.id, 'COMMITTED', p_key, p_request);
-    IF result.status IS NOT NULL THEN
+    IF (hold.status = 'ACTIVE' AND hold.tenant_id = caller.id) IS NOT TRUE THEN
+        result := ended(hold, caller.id, 'COMMITTED', p_key, p_request);
         answer_status := result.status; answer_body := result.body; RETURN;
     END IF;
     IF hold.unit <> p_unit THEN
