@@ -262,7 +262,7 @@ DECLARE
     extra bigint := delta;  -- what is charged beyond the estimate; below zero when less was used
     l ledger;
     may_owe boolean;
-    owed bigint;
+    owed bigint := 0;
     short boolean;
     ids bigint[];
     alike boolean := true;  -- each ledger changes by the same, and in nothing but what is held and spent
@@ -286,18 +286,21 @@ BEGIN
     notable := false;
     FOR i IN 1 .. cardinality(p_ledgers) LOOP
         l := p_ledgers[i];
-        may_owe := p_policy = 'ALLOW_WITH_OVERDRAFT' AND l.overdraft_limit > 0;
-        owed := CASE WHEN may_owe THEN greatest(extra - greatest(l.remaining, 0), 0) ELSE 0 END;
-        short := NOT may_owe AND extra < delta AND l.remaining < delta;
-        notable := notable OR owed > 0 OR (short AND NOT l.is_over_limit) OR (l.remaining = extra AND l.remaining > 0);
+        IF delta > 0 THEN  -- without an extra nothing is owed, short or comes to 0
+            may_owe := p_policy = 'ALLOW_WITH_OVERDRAFT' AND l.overdraft_limit > 0;
+            owed := CASE WHEN may_owe THEN greatest(extra - greatest(l.remaining, 0), 0) ELSE 0 END;
+            short := NOT may_owe AND extra < delta AND l.remaining < delta;
+            notable := notable OR owed > 0 OR (short AND NOT l.is_over_limit)
+                OR (l.remaining = extra AND l.remaining > 0);
+            alike := alike AND owed = 0 AND NOT short;
+            l.debt := l.debt + owed;
+            l.is_over_limit := l.is_over_limit OR short;
+        END IF;
         l.reserved := l.reserved - p_estimate;
         l.spent := l.spent + (charged - owed);
-        l.debt := l.debt + owed;
-        l.is_over_limit := l.is_over_limit OR short;
         l.remaining := l.remaining - extra;
         p_ledgers[i] := l;
         ids[i] := l.id;
-        alike := alike AND owed = 0 AND NOT short;
     END LOOP;
     IF alike THEN
         UPDATE ledger SET reserved = reserved - p_estimate, spent = spent + charged WHERE id = ANY (ids);
