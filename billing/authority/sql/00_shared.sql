@@ -109,15 +109,15 @@ CREATE OR REPLACE FUNCTION tenant_lock(p_tenant bigint) RETURNS bigint LANGUAGE 
     SELECT hashtextextended('billing.authority.tenant', p_tenant)
 $$;
 
--- The ledgers of these scopes, locked root first.
+-- The ledgers of these scopes, locked root first; null if there are none.
 CREATE OR REPLACE FUNCTION lock_ledgers(p_tenant bigint, p_scopes text[], p_unit text) RETURNS ledger[]
 LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN (SELECT array_agg(locked.l) FROM (
+    RETURN nullif(ARRAY(
         SELECT l FROM ledger l
         WHERE l.scope = ANY (p_scopes) AND l.unit = p_unit AND l.tenant_id + 0 = p_tenant
         ORDER BY l.scope FOR NO KEY UPDATE
-    ) AS locked);
+    ), '{}');
 END
 $$;
 
