@@ -222,9 +222,9 @@ BEGIN
 END
 $$;
 
--- Write the finished answer down. Whoever comes second fails with unique_violation, loses its whole transaction,
--- and finds this row when its caller tries again.
-CREATE OR REPLACE FUNCTION remember(
+-- Write the finished answer down, or return false: the key is in the book already. Whoever else writes this key at the
+-- same moment waits here for the end of this transaction.
+CREATE OR REPLACE FUNCTION remembered(
     p_tenant bigint, p_operation text, p_key text, p_digest bytea, p_body jsonb, p_expires_at_ms bigint)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -233,7 +233,17 @@ BEGIN
     ON CONFLICT (tenant_id, operation, key) DO UPDATE
         SET digest = excluded.digest, body = excluded.body, expires_at_ms = excluded.expires_at_ms
         WHERE replay.expires_at_ms <= now_ms();  -- a key past its window that is not yet swept
-    IF NOT FOUND THEN
+    RETURN FOUND;
+END
+$$;
+
+-- Write the finished answer down. Whoever comes second fails with unique_violation, loses its whole transaction,
+-- and finds this row when its caller tries again.
+CREATE OR REPLACE FUNCTION remember(
+    p_tenant bigint, p_operation text, p_key text, p_digest bytea, p_body jsonb, p_expires_at_ms bigint)
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT remembered(p_tenant, p_operation, p_key, p_digest, p_body, p_expires_at_ms) THEN
         RAISE unique_violation USING MESSAGE = 'idempotency key taken meanwhile';
     END IF;
     RETURN true;

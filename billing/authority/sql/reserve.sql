@@ -11,6 +11,7 @@ DECLARE
     caller record;
     ledgers ledger[];
     blocker record;
+    fits boolean := false;
     change record;
     hold uuid;
     created bigint;
@@ -32,6 +33,38 @@ BEGIN
     ledgers := CASE WHEN p_dry_run THEN read_ledgers(caller.id, p_scopes, p_unit)
                     ELSE lock_ledgers(caller.id, p_scopes, p_unit) END;
 
+    IF ledgers IS NOT NULL THEN
+        blocker := obstacle(ledgers, p_amount);
+        fits := blocker.code IS NULL;
+    END IF;
+
+    -- An answer is written down before its hold is made: whoever finds the key in the book then has changed nothing yet,
+    -- and is answered from there. So reading the book costs only repeated calls and refused ones.
+    IF fits AND NOT p_dry_run THEN
+        change := moved(ledgers, p_amount, 0);
+        created := now_ms();
+        hold := new_id(created);
+        ttl := least(coalesce(p_ttl_ms, caller.default_ttl_ms), caller.max_ttl_ms);
+        answer_body := allowance(ledgers, p_scopes) || jsonb_build_object(
+            'reservation_id', hold, 'expires_at_ms', created + ttl, 'remaining_ttl_ms', ttl,
+            'scope_path', p_scopes[cardinality(p_scopes)], 'reserved', amount(p_unit, p_amount),
+            'balances', balances_of(change.after));
+        IF remembered(caller.id, 'reserve', p_key, p_request, answer_body,
+                      created + greatest(ttl + p_grace_ms, 86400000)) THEN
+            answer_status := 200;
+            UPDATE ledger SET reserved = reserved + p_amount WHERE id = ANY (change.ids);
+            INSERT INTO reservation (id, tenant_id, idempotency_key, unit, reserved, overage_policy, scopes, budgeted,
+                subject, action, metadata, created_at_ms, expires_at_ms, deadline_ms, max_extensions)
+            VALUES (hold, caller.id, p_key, p_unit, p_amount, coalesce(p_policy, caller.default_policy), p_scopes,
+                change.scopes, p_subject, p_action, p_metadata, created, created + ttl, created + ttl + p_grace_ms,
+                caller.max_extensions);
+            IF change.drained THEN
+                PERFORM emit_movements(caller.tenant_id, caller.key_id, ledgers, NULL, NULL, p_context);
+            END IF;
+            RETURN;
+        END IF;
+    END IF;
+
     answer_body := recall(caller.id, 'reserve', p_key, p_request);
     IF answer_body IS NOT NULL THEN
         answer_status := CASE WHEN answer_body ? 'error' THEN 409 ELSE 200 END;
@@ -43,16 +76,15 @@ BEGIN
         RETURN;
     END IF;
 
-    IF ledgers IS NULL THEN
+    IF fits AND NOT p_dry_run THEN
+        RAISE unique_violation USING MESSAGE = 'idempotency key forgotten meanwhile';  -- asked once more, it is free
+    ELSIF fits THEN
+        answer_status := 200;
+    ELSIF ledgers IS NULL THEN
         answer_body := missing_ledger(caller.id, p_scopes, p_unit);
         answer_status := CASE answer_body ->> 'error' WHEN 'UNIT_MISMATCH' THEN 400 ELSE 404 END;
     ELSE
-        blocker := obstacle(ledgers, p_amount);
-        IF blocker.code IS NULL THEN
-            answer_status := 200;
-        ELSE
-            answer_status := 409; answer_body := refusal(blocker.code, blocker.scope);
-        END IF;
+        answer_status := 409; answer_body := refusal(blocker.code, blocker.scope);
     END IF;
 
     IF p_dry_run AND answer_status <> 400 THEN
@@ -70,31 +102,6 @@ BEGIN
                                 answer_body ->> 'reason_code', p_subject, p_action, p_context);
         END IF;
         RETURN;
-    END IF;
-    IF answer_status <> 200 THEN
-        RETURN;
-    END IF;
-
-    change := moved(ledgers, p_amount, 0);
-    UPDATE ledger SET reserved = reserved + p_amount WHERE id = ANY (change.ids);
-
-    created := now_ms();
-    hold := new_id(created);
-    ttl := least(coalesce(p_ttl_ms, caller.default_ttl_ms), caller.max_ttl_ms);
-    INSERT INTO reservation (id, tenant_id, idempotency_key, unit, reserved, overage_policy, scopes, budgeted,
-        subject, action, metadata, created_at_ms, expires_at_ms, deadline_ms, max_extensions)
-    VALUES (hold, caller.id, p_key, p_unit, p_amount, coalesce(p_policy, caller.default_policy), p_scopes,
-        change.scopes,
-        p_subject, p_action, p_metadata, created, created + ttl, created + ttl + p_grace_ms, caller.max_extensions);
-
-    answer_body := allowance(ledgers, p_scopes) || jsonb_build_object(
-        'reservation_id', hold, 'expires_at_ms', created + ttl, 'remaining_ttl_ms', ttl,
-        'scope_path', p_scopes[cardinality(p_scopes)], 'reserved', amount(p_unit, p_amount),
-        'balances', balances_of(change.after));
-    done := remember(caller.id, 'reserve', p_key, p_request, answer_body,
-                     created + greatest(ttl + p_grace_ms, 86400000));
-    IF change.drained THEN
-        PERFORM emit_movements(caller.tenant_id, caller.key_id, ledgers, NULL, NULL, p_context);
     END IF;
 END
 $$;
