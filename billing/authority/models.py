@@ -15,9 +15,9 @@ from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Q, Value
 from django.db.models.functions import Least, Now
-from django.db.models.lookups import GreaterThanOrEqual
+from django.db.models.lookups import Exact, GreaterThanOrEqual, IsNull
 
 
 class Policy(models.TextChoices):
@@ -189,12 +189,10 @@ class Reservation(models.Model):
         db_table = "reservation"
         constraints = [
             models.CheckConstraint(
-                condition=GreaterThanOrEqual(Least("reserved", "committed"), 0)  # LEAST leaves a null out
-                & (
-                    Q(status="COMMITTED", committed__isnull=False)
-                    | (~Q(status="COMMITTED") & Q(committed__isnull=True))
-                ),
-                name="reservation_committed_if_committed",
+                # As few terms as can be, for the same reason.
+                condition=Exact(IsNull(F("committed"), False), Exact(F("status"), Value("COMMITTED")))
+                & GreaterThanOrEqual(Least("reserved", "committed"), 0),  # LEAST leaves a null out
+                name="reservation_amount_if_committed",
             ),
         ]
         indexes = [

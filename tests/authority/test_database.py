@@ -47,6 +47,23 @@ def test_no_figure_can_be_written_below_zero(acme, sql, figure):
         sql(f"UPDATE ledger SET {figure} = -1 WHERE scope = %s RETURNING 1", acme.scope)  # noqa: S608
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        "reserved = -1",
+        "status = 'COMMITTED', committed = -1",
+        "committed = -1",
+        "status = 'COMMITTED'",
+        "committed = 0",
+        "status = 'RELEASED', committed = 0",
+    ],
+)
+def test_no_reservation_can_be_written_with_an_amount_it_cannot_have(acme, sql, values):
+    hold = acme.app.hold(10)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        sql(f"UPDATE reservation SET {values} WHERE id = %s RETURNING 1", hold)  # noqa: S608
+
+
 def test_what_remains_cannot_be_written_at_all(acme, sql):
     with pytest.raises(psycopg.errors.GeneratedAlways):
         sql("UPDATE ledger SET remaining = 5 WHERE scope = %s RETURNING 1", acme.scope)
