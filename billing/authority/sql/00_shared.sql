@@ -4,7 +4,8 @@
 -- honest: jsonb_build_object is STABLE). Whatever it cannot is plpgsql, whose plans are kept.
 -- Each statement costs its start-up once a transaction, whatever it does. So the operations that every call needs take
 -- locked ledgers as an array, reckon on these copies and write what changes with one update; `x := f()` starts no
--- statement where `PERFORM f()` and `SELECT … INTO x FROM f()` do.
+-- statement where `PERFORM f()` and `SELECT … INTO x FROM f()` do. A row is read as one value, `x := (SELECT r FROM …)`:
+-- `SELECT * INTO x` looks the type of each column up, three times over, whenever it starts.
 -- Ledgers are found by scope: `tenant_id + 0` cannot go by the tenant's own index, which leads to one ledger for each of
 -- its members and keys. Which of the two a planner likes better depends on what it knows of all tenants together.
 -- What reads rows that were just waited for is VOLATILE: a STABLE function would see the snapshot from before the wait.

@@ -15,7 +15,7 @@ BEGIN
         answer_status := 401; answer_body := refusal(coalesce(caller.reason, 'KEY_NOT_FOUND')); RETURN;
     END IF;
     answer_tenant := caller.tenant_id;
-    SELECT * INTO hold FROM reservation r WHERE r.id = p_reservation FOR NO KEY UPDATE;
+    hold := (SELECT r FROM reservation r WHERE r.id = p_reservation FOR NO KEY UPDATE);
     IF (hold.status = 'ACTIVE' AND hold.tenant_id = caller.id) IS NOT TRUE THEN
         result := ended(hold, caller.id, 'COMMITTED', p_key, p_request);
         answer_status := result.status; answer_body := result.body; RETURN;

@@ -13,7 +13,7 @@ BEGIN
         answer_status := 401; answer_body := refusal(coalesce(caller.reason, 'KEY_NOT_FOUND')); RETURN;
     END IF;
     answer_tenant := caller.tenant_id;
-    SELECT * INTO hold FROM reservation r WHERE r.id = p_reservation FOR NO KEY UPDATE;
+    hold := (SELECT r FROM reservation r WHERE r.id = p_reservation FOR NO KEY UPDATE);
     IF hold.tenant_id = caller.id THEN
         answer_body := recall(caller.id, 'extend:' || hold.id, p_key, p_request);
     END IF;

@@ -18,7 +18,7 @@ BEGIN
         answer_tenant := caller.tenant_id;
         owner := caller.id;
     END IF;
-    SELECT * INTO hold FROM reservation r WHERE r.id = p_reservation FOR NO KEY UPDATE;
+    hold := (SELECT r FROM reservation r WHERE r.id = p_reservation FOR NO KEY UPDATE);
     IF p_operator AND hold.id IS NOT NULL THEN
         PERFORM 1 FROM tenant t WHERE t.id = hold.tenant_id AND t.status = 'CLOSED';
         IF FOUND THEN
