@@ -17,7 +17,7 @@ from billing import admin_client
 from billing.errors import BudgetError
 from billing.models import Account, BudgetPeriod
 from billing.money import UNIT, usd
-from billing.plans import PLANS
+from billing.plans import plan_of
 from tenants.audit.events import Event
 from tenants.audit.trail import record
 
@@ -33,7 +33,7 @@ def waits(account: Account) -> bool:
 
 def allowance_of(account: Account) -> int:
     """Microcents that its period has from its plan."""
-    return 0 if waits(account) else PLANS[account.plan].allowance
+    return 0 if waits(account) else plan_of(account.plan).allowance
 
 
 def grant(account: Account, *, via: str = "confirmation") -> bool:
@@ -43,7 +43,7 @@ def grant(account: Account, *, via: str = "confirmation") -> bool:
     that one, whose opening then corrects by it; else the ledger lacks it, and it is owed until `pay` has credited it.
     A roll-over that is about to ask for a period waits for the lock of the first statement here.
     """
-    amount = PLANS[account.plan].allowance
+    amount = plan_of(account.plan).allowance
     waiting = Account.objects.filter(pk=account.pk, allowance_granted_at=None, status__in=SERVED)
     if waiting.update(allowance_granted_at=Now()) != 1:
         return False

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from billing.money import MICROCENTS_PER_USD
 
+LONGEST_NAME = 20  # of the column that keeps an account's
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -24,6 +26,17 @@ class Plan:
     max_tokens: int
     fits: bool = True
     by_sign_up: bool = False
+
+    def __post_init__(self) -> None:
+        """Said to whoever writes it: later it would be a customer's sign-up that fails, or a month's end."""
+        if not isinstance(self.name, str) or not 1 <= len(self.name) <= LONGEST_NAME or not self.name.isprintable():
+            raise ValueError(f"Plan {self.name!r}: its name is a printable text of 1 to {LONGEST_NAME} letters.")
+        for name in ("allowance", "overdraft", "max_tokens"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ValueError(
+                    f"Plan {self.name!r}: {name} {value!r}: write a whole number, 0 or more. Money is in microcents."
+                )
 
 
 PLANS = {
@@ -42,5 +55,15 @@ def plans_by_sign_up() -> list[Plan]:
 
 
 def plan_of(name: str) -> Plan:
-    """A payer's plan. The house's is none that a customer can have."""
-    return HOUSE if name == HOUSE.name else PLANS[name]
+    """A payer's plan. The house's is none that a customer can have.
+
+    Raises LookupError where PLANS lacks it: nothing is bought then, for nobody says how much.
+    """
+    if name == HOUSE.name:
+        return HOUSE
+    if name not in PLANS:
+        raise LookupError(
+            f"An account has the plan {name!r}, and PLANS in billing/plans.py lacks it: put it back there for as long "
+            "as accounts have it, or give those another (Account.plan)."
+        )
+    return PLANS[name]

@@ -26,7 +26,7 @@ from billing.allowance import allowance_of, waits
 from billing.errors import SlugTaken
 from billing.keys import seal
 from billing.models import Account
-from billing.plans import PLANS
+from billing.plans import plan_of
 from tenants import services
 from tenants.context import tenant_scope
 from tenants.hosts import url_for
@@ -147,7 +147,7 @@ def ensure_budget(account: Account) -> None:
         account.subject_tenant,
         account.scope,
         allocated=allowance_of(account),
-        overdraft_limit=PLANS[account.plan].overdraft,
+        overdraft_limit=plan_of(account.plan).overdraft,
     )
 
 

@@ -18,7 +18,7 @@ from billing import provisioning
 from billing.errors import TrialsExhausted
 from billing.models import Account
 from billing.money import usd
-from billing.plans import PLANS, plans_by_sign_up
+from billing.plans import plan_of, plans_by_sign_up
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def check_room(plan: str) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('billing:trials', 0))")
     # What was broken off is nobody's, and counts once somebody takes it over.
     gone = _closed() | Q(pk__in=provisioning.broken_off().values("pk")) | lapsed()
-    promised = PLANS[plan].allowance + sum(
+    promised = plan_of(plan).allowance + sum(
         trial.allowance * Account.objects.filter(plan=trial.name).exclude(gone).count() for trial in plans_by_sign_up()
     )
     if promised > settings.TRIAL_POOL:

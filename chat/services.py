@@ -27,7 +27,7 @@ from billing.engine.statements import in_schema
 from billing.guard import guarded
 from billing.ledgers import figures_for
 from billing.money import usd
-from billing.plans import PLANS, plan_of
+from billing.plans import plan_of
 from billing.prices import estimate
 from billing.subjects import Key
 from chat import background, calls
@@ -387,7 +387,7 @@ def summary_estimate(tenant: Tenant, *, text: str, max_tokens: int | None) -> in
 
 
 def _summary_terms(tenant: Tenant, *, text: str, max_tokens: int | None) -> tuple[list[Message], int]:
-    allowed = min(max_tokens or DEFAULT_MAX_TOKENS, PLANS[account_of(tenant).plan].max_tokens)
+    allowed = min(max_tokens or DEFAULT_MAX_TOKENS, plan_of(account_of(tenant).plan).max_tokens)
     return [{"role": "user", "content": f"Summarize this in a few sentences:\n\n{text}"}], allowed
 
 

@@ -1,0 +1,39 @@
+"""Plans: what is wrong with one is said where it is written, and an account without one buys nothing."""
+
+import pytest
+
+from billing.plans import HOUSE, PLANS, Plan, plan_of
+from chat.calls import complete
+
+GOOD = {"name": "pro", "allowance": 1, "overdraft": 0, "max_tokens": 1_024}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"allowance": -1},
+        {"allowance": 0.5},
+        {"allowance": True},
+        {"overdraft": None},
+        {"max_tokens": "1024"},
+        {"max_tokens": -1},
+        {"name": ""},
+        {"name": "a plan with a name that is too long"},
+        {"name": "pro\x00"},
+        {"name": None},
+    ],
+    ids=str,
+)
+def test_a_plan_that_cannot_be_is_refused_where_it_is_written(odd):
+    assert Plan(**GOOD).name == "pro"
+    with pytest.raises(ValueError, match=r"Plan .*(whole number|1 to 20 letters)"):
+        Plan(**{**GOOD, **odd})
+
+
+def test_an_account_whose_plan_is_gone_buys_nothing_and_the_error_says_what_to_do(workspace, upstream, monkeypatch):
+    assert plan_of("house") is HOUSE
+    monkeypatch.delitem(PLANS, "trial")
+    with workspace.scope(), pytest.raises(LookupError, match=r"'trial', and PLANS in billing/plans\.py lacks it"):
+        complete([{"role": "user", "content": "Hello."}], app="poems")
+    assert upstream.calls == []
+    assert workspace.settled() == []
