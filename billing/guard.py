@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,6 +17,7 @@ from billing.client import WhoPays, refuse_unless_payer
 from billing.engine.call import NotDispatched
 from billing.engine.order import TTL_MS
 from billing.engine.repeats import Claim
+from billing.errors import BudgetError
 from billing.outcomes import Outcome
 from billing.prices import Usage
 from billing.reservations import (
@@ -41,8 +43,15 @@ __all__ = [
     "reserve",
 ]
 
+logger = logging.getLogger(__name__)
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+REFUSED_WITHIN = (
+    "A guarded function was refused money within itself, and pays its estimate all the same: it may have called its "
+    "model before. Catch that there, and call current_reservation().void(), or record what was used."
+)
 
 
 def guarded(
@@ -141,6 +150,10 @@ def _record_failure(reservation: Reservation, exc: Exception) -> None:
     elif type(cost := getattr(exc, "cost", None)) is int and cost >= 0:
         usage = getattr(exc, "usage", None)
         reservation.add(cost=cost, outcome=Outcome.ESTIMATED, usage=usage if isinstance(usage, Usage) else Usage(0, 0))
+    elif isinstance(exc, BudgetError):
+        # "Nothing was spent", it says of its own hold. Whether this function had called a model, nobody can know.
+        exc.add_note(REFUSED_WITHIN)
+        logger.warning("%s hold=%s estimate=%s", REFUSED_WITHIN, reservation.id, reservation.estimate)
 
 
 def _refuse_unguardable(function: Callable[..., Any]) -> None:

@@ -227,9 +227,14 @@ class Reservation:
         The provider may bill from here on, whatever comes back, so a hold that cannot say so pays for nothing.
         """
         if self._call.is_dispatched:
-            raise Unavailable
+            raise _unavailable("This reservation has made its one call: reserve for each.")
         if not self._is_ours:
             raise NotDispatched("This reservation was made before a fork, and is the parent's: reserve here.")
+        if self._call.is_settling:
+            raise _unavailable(
+                "This reservation is settled, by settle() or because its time was over before the call: reserve right "
+                "before it, or for longer (ttl_ms)."
+            )
         try:
             run(self._call.dispatch())
         except Busy:
@@ -360,6 +365,13 @@ def _of_both(one: Outcome, other: Outcome) -> Outcome:
     if one == other or other == Outcome.NONE:
         return one
     return other if one == Outcome.NONE else Outcome.ESTIMATED
+
+
+def _unavailable(why: str) -> Unavailable:
+    """For whoever asked it is an outage; `why` is for the builder who reads the stack."""
+    refused = Unavailable()
+    refused.add_note(why)
+    return refused
 
 
 async def _settle(call: Call, final: Final, seconds: float) -> Settled | None:

@@ -217,8 +217,9 @@ def test_a_reservation_that_is_settled_pays_for_nothing(workspace):
     called = []
     paid = reserve(workspace.tenant, **ASK, estimate=10)
     paid.settle()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as refused:
         paid.dispatch(lambda: called.append(1))
+    assert "reserve right before it" in refused.value.__notes__[0]
     assert called == []
     assert workspace.ledger()["spent"] == workspace.ledger()["reserved"] == workspace.holds() == 0
 
@@ -253,8 +254,9 @@ def test_a_hold_is_dispatched_once(workspace):
     called = []
     with reserve(workspace.tenant, **ASK, estimate=10) as paid:
         paid.dispatch(lambda: called.append(1))
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as refused:
             paid.dispatch(lambda: called.append(2))
+        assert "reserve for each" in refused.value.__notes__[0]
         paid.record(cost=3)
     assert called == [1]
     assert workspace.ledger()["spent"] == 3
@@ -378,6 +380,33 @@ def test_nested_guarded_calls_each_pay_and_find_their_own_reservation(workspace)
     with workspace.scope():
         assert outer() == 100
     assert workspace.ledger()["spent"] == 55
+
+
+def test_a_guarded_function_that_is_refused_money_within_pays_unless_it_says_that_nothing_was_used(workspace, caplog):
+    inner = guarded(10**15)(lambda: None)
+
+    @guarded(100)
+    def outer():
+        inner()
+
+    @guarded(100)
+    def outer_that_says_so():
+        try:
+            inner()
+        except BudgetDenied:
+            current_reservation().void()
+            raise
+
+    with workspace.scope():
+        with pytest.raises(BudgetDenied) as refused:
+            outer()
+        assert workspace.ledger()["spent"] == 100
+        assert refused.value.__notes__ == [guard.REFUSED_WITHIN]
+        assert guard.REFUSED_WITHIN in caplog.text
+        with pytest.raises(BudgetDenied) as refused:
+            outer_that_says_so()
+        assert workspace.ledger()["spent"] == 100
+        assert not hasattr(refused.value, "__notes__")
 
 
 # --- plain @cycles --------------------------------------------------------------------------------------------------
