@@ -7,7 +7,7 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.db.models import FileField
+from django.db.models import FileField, ForeignKey
 
 from tenants.cache import make_key, reverse_key
 
@@ -111,6 +111,29 @@ def shared_rows_are_shared_on_purpose(app_configs: Any, **kwargs: Any) -> list[C
                 )
             )
     return found
+
+
+@register(Tags.security)
+def tenants_tables_refer_to_their_own(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """A foreign key out of a tenant's schema locks public's table with each migration, keeps new schemas from being
+    built by replaying, and the schema from being moved. And a shared row that is deleted is looked for in one schema.
+    """
+    apart = _labels(settings.TENANT_APPS)
+    return [
+        Warning(
+            f"{model._meta.label}.{field.name} refers from each tenant's schema to "
+            f"{field.remote_field.model._meta.label}, whose rows all tenants share.",
+            hint="Keep the row's number in a BigIntegerField, or nothing: current_tenant() says whose rows these are. "
+            "With db_constraint=False the database does not know of it.",
+            id="tenants.W003",
+        )
+        for label in sorted(apart)
+        for model in apps.get_app_config(label).get_models(include_auto_created=True)
+        for field in model._meta.local_fields
+        if isinstance(field, ForeignKey)
+        and field.db_constraint  # type: ignore[attr-defined]  # Django's, and not in its stubs
+        and field.remote_field.model._meta.app_label not in apart
+    ]
 
 
 @register(Tags.security, deploy=True)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tenants.checks import shared_rows_are_shared_on_purpose
+from tenants.checks import shared_rows_are_shared_on_purpose, tenants_tables_refer_to_their_own
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,6 +21,15 @@ def test_an_app_with_models_is_not_shared_by_a_line_in_a_list(settings):
     assert "SHARED_ON_PURPOSE" in error.hint
     settings.SHARED_ON_PURPOSE = [*settings.SHARED_ON_PURPOSE, "chat.apps.ChatConfig"]
     assert shared_rows_are_shared_on_purpose(None) == []
+
+
+def test_a_tenants_table_that_refers_to_a_shared_row_is_named(settings):
+    assert tenants_tables_refer_to_their_own(None) == []
+    # As if the people were all tenants' own business: what refers to them would leave its schema.
+    settings.TENANT_APPS = [name for name in settings.TENANT_APPS if name != "tenants.users"]
+    found = tenants_tables_refer_to_their_own(None)
+    assert {warning.id for warning in found} == {"tenants.W003"}
+    assert any("chat.Conversation.owner refers from each tenant's schema to users.User" in one.msg for one in found)
 
 
 def test_a_builders_shared_app_is_refused_before_its_table_is_made(tmp_path):
