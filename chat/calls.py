@@ -16,9 +16,11 @@ import asyncio
 import functools
 import inspect
 import logging
+import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +30,7 @@ from billing.engine.call import Call
 from billing.engine.engine import Engine
 from billing.engine.loop import has_engine, here, on_engine, refuse_in_transaction, refuse_on_loop, run
 from billing.engine.payers import payer_and_key
+from billing.engine.repeats import Claim
 from billing.engine.settling import Final, Keep, Settled
 from billing.errors import NoTenantBound
 from billing.guard import NotDispatched, Reservation, current_reservation
@@ -49,7 +52,8 @@ KeepCallback = Callable[[Completion], Any]
 
 
 def complete(messages: Sequence[Message], **options: Any) -> Completion:
-    """Buy a whole answer. Options: model, max_tokens, app, user_id, key_id, workflow, keep; see `Wanted`.
+    """Buy a whole answer. Options: model, max_tokens, app, user_id, key_id, workflow, keep; see `Wanted`. When this
+    returns, what `keep` writes may not be there yet.
 
     Inside a `guarded` function its hold pays, and what this answer used is added to what it has recorded.
     """
@@ -126,6 +130,13 @@ def _wanted(messages: Sequence[Message], *, keep: KeepCallback | None = None, **
     most = wanted.max_tokens
     if most is not None and (type(most) is not int or most < 1):
         raise ValueError(f"max_tokens {most!r}: write a whole number of at least 1, or None.")
+    if not isinstance(wanted.model, str | None):
+        raise TypeError(f"model {wanted.model!r}: write a name of LLM_MODEL, LLM_PRICES or MODELS, or leave it out.")
+    if not isinstance(wanted.claim, Claim | None):
+        raise TypeError(f"claim {wanted.claim!r}: write a claim that billing.repeats.once has given.")
+    warmth = wanted.temperature
+    if warmth is not None and not (isinstance(warmth, int | float | Decimal) and math.isfinite(warmth) and warmth >= 0):
+        raise ValueError(f"temperature {warmth!r}: write a number, 0 or more, or leave it out.")
     if keep is not None:
         if not callable(keep) or inspect.iscoroutinefunction(keep):
             raise TypeError(f"keep {keep!r}: write a plain function of the Completion; it is called on a thread.")
