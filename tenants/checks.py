@@ -8,6 +8,7 @@ from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db.models import FileField, ForeignKey
+from django.utils.module_loading import import_string
 
 from tenants.cache import make_key, reverse_key
 
@@ -136,6 +137,20 @@ def tenants_tables_refer_to_their_own(app_configs: Any, **kwargs: Any) -> list[C
     ]
 
 
+@register(Tags.security)
+def members_can_go(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """A name that is wrong would be found by the first owner who removes somebody, and cannot."""
+    return [
+        Error(
+            f"ON_MEMBER_GONE names {name!r}, which cannot be imported: no member could leave or be removed.",
+            hint="Write a list of functions by their whole names, such as notes.gone.forget.",
+            id="tenants.E010",
+        )
+        for name in settings.ON_MEMBER_GONE
+        if not _can_be_imported(name)
+    ]
+
+
 @register(Tags.security, deploy=True)
 def who_serves_is_not_the_owner(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """A warning, so that a site with one role goes on through an upgrade."""
@@ -150,6 +165,13 @@ def who_serves_is_not_the_owner(app_configs: Any, **kwargs: Any) -> list[CheckMe
             id="tenants.W002",
         )
     ]
+
+
+def _can_be_imported(name: str) -> bool:
+    try:
+        return callable(import_string(name))
+    except ImportError:
+        return False
 
 
 def _labels(names: list[str]) -> set[str]:

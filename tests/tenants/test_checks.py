@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tenants.checks import shared_rows_are_shared_on_purpose, tenants_tables_refer_to_their_own
+from tenants.checks import (
+    members_can_go,
+    shared_rows_are_shared_on_purpose,
+    tenants_tables_refer_to_their_own,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +34,14 @@ def test_a_tenants_table_that_refers_to_a_shared_row_is_named(settings):
     found = tenants_tables_refer_to_their_own(None)
     assert {warning.id for warning in found} == {"tenants.W003"}
     assert any("chat.Conversation.owner refers from each tenant's schema to users.User" in one.msg for one in found)
+
+
+def test_a_function_for_members_who_go_that_is_not_there_is_refused_before_anybody_goes(settings):
+    assert members_can_go(None) == []
+    settings.ON_MEMBER_GONE = ["tenants.checks.members_can_go", "notes.gone.forget", "tenants.checks.forget", "forget"]
+    assert [(error.id, error.msg.partition(",")[0]) for error in members_can_go(None)] == [
+        ("tenants.E010", f"ON_MEMBER_GONE names {name!r}") for name in settings.ON_MEMBER_GONE[1:]
+    ]
 
 
 def test_a_builders_shared_app_is_refused_before_its_table_is_made(tmp_path):
