@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-from django.db.utils import ProgrammingError
+from django.db.utils import DatabaseErrorWrapper, ProgrammingError
+from django.utils.functional import cached_property
 from django_tenants.postgresql_backend import base
-from django_tenants.utils import get_limit_set_calls
+from django_tenants.utils import get_limit_set_calls, get_public_schema_name
 
 from tenants.context import refuse_another_schema
 from tenants.http import TenantNotReady
@@ -22,8 +23,27 @@ from tenants.schema_is_there import SCHEMA_IS_THERE
 _ENTER = f"SELECT set_config('search_path', %(path)s, false) WHERE {SCHEMA_IS_THERE}"
 
 
+NOT_IN_PUBLIC = (
+    "This code works on the public schema, which has none of the tenants' tables. Enter tenant_scope(tenant) around "
+    "it; make a command a tenants.commands.TenantCommand, or run it by `manage.py in_tenant`."
+)
+
+
 class SchemaIsGone(TenantNotReady, ProgrammingError):
     """A workspace's schema is not there: to who asks for a page that it is not ready, to code that the SQL is wrong."""
+
+
+class _Errors(DatabaseErrorWrapper):
+    """Django's. Where a table is not there because no tenant is, it says so: a command's first mistake."""
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        try:
+            super().__exit__(exc_type, exc_value, traceback)
+        except ProgrammingError as exc:
+            connection = self.wrapper  # type: ignore[attr-defined]  # Django's, and not in its stubs
+            if exc_type is psycopg.errors.UndefinedTable and connection.schema_name == get_public_schema_name():
+                exc.add_note(NOT_IN_PUBLIC)
+            raise
 
 
 class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-tenants carries no types
@@ -36,6 +56,10 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-ten
     include_public_schema: bool
     search_path_set_schemas: list[str] | None
     _setting_search_path: bool
+
+    @cached_property
+    def wrap_database_errors(self) -> _Errors:
+        return _Errors(self)
 
     def _cursor(self, name: str | None = None) -> Any:
         refuse_another_schema(self)

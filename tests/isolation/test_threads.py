@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.management import call_command, get_commands
-from django.db import connection, transaction
+from django.db import ProgrammingError, connection, transaction
 from django.http import StreamingHttpResponse
 from django.test import RequestFactory
 
+from chat.models import Conversation
+from tenants.backend.base import NOT_IN_PUBLIC
 from tenants.context import NoContext, WrongSchema, current_tenant, public_scope, tenant_scope
 from tenants.middleware import TenantMiddleware
 from tenants.threads import TenantExecutor, carrying
@@ -204,6 +206,16 @@ def test_a_statement_inside_a_tenant_is_refused_on_a_connection_that_was_moved_b
             User.objects.exists()
         connection.set_tenant(acme.tenant)
         assert User.objects.exists()
+
+
+def test_a_tenants_table_that_is_looked_for_in_public_is_missed_with_what_to_do(acme):
+    for ask in (Conversation.objects.count, lambda: list(Conversation.objects.iterator())):
+        with public_scope(), pytest.raises(ProgrammingError, match="chat_conversation") as missed:
+            ask()
+        assert missed.value.__notes__ == [NOT_IN_PUBLIC]
+    with acme.scope(), connection.cursor() as cursor, pytest.raises(ProgrammingError, match="nowhere") as missed:
+        cursor.execute("SELECT 1 FROM nowhere")
+    assert not hasattr(missed.value, "__notes__")
 
 
 def test_a_stream_that_asks_the_database_after_its_tenant_was_left_raises(acme):
