@@ -110,6 +110,7 @@ async def _settle(engine: Engine, row: tuple[Any, ...]) -> bool:
                 hold_id,
                 settled.final.cost,
                 settled.final.outcome,
+                extra=hold.payer.in_logs,
             )
             return True
     except _SCHEMA_IS_GONE:

@@ -35,12 +35,14 @@ def _may_hold_a_token(arg: object) -> bool:
 
 
 class WithTenant(logging.Filter):
-    """Gives each record `tenant`: the slug of the one bound where it is logged, or "-". Lets every record through.
+    """Gives each record `tenant`: its own, if its line was given one (`extra`), the slug of the one bound where it is
+    logged, or "-". Lets every record through.
 
     A handler that formats with `line` needs it. django-tenants' own asks the connection, which on a loop says public.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        tenant = current_tenant()
-        record.tenant = tenant.slug if tenant else "-"
+        if not hasattr(record, "tenant"):
+            tenant = current_tenant()
+            record.tenant = tenant.slug if tenant else "-"
         return True

@@ -67,6 +67,11 @@ class Payer:
     def is_house(self) -> bool:
         return self.account_id is None
 
+    @property
+    def in_logs(self) -> dict[str, str]:
+        """`extra` of a line about its call: in web, jobs and commands no tenant is bound to the engine's loop."""
+        return {"tenant": self.slug}
+
 
 @dataclass(frozen=True, slots=True)
 class Held:

@@ -204,7 +204,7 @@ class Call:
                     self._leases[part.n] = asked_at + held.ttl_ms / 1_000
                     granted = True
         except FAILURES:
-            logger.warning("A slice could not be written down: hold=%s", self.id)
+            logger.warning("A slice could not be written down: hold=%s", self.id, extra=self.payer.in_logs)
         if not granted:
             self.hold.slices.remove(part)
         return granted
@@ -239,7 +239,13 @@ class Call:
             if response.is_success and type(remaining) is int:
                 self._leases[part.n] = asked_at + remaining / 1_000
             else:
-                logger.warning("Not extended: hold=%s status=%s code=%s", self.id, response.status, code_of(response))
+                logger.warning(
+                    "Not extended: hold=%s status=%s code=%s",
+                    self.id,
+                    response.status,
+                    code_of(response),
+                    extra=self.payer.in_logs,
+                )
 
     def watch_lease(self) -> None:
         """End the call while its money is still held, if it may not be for long."""
@@ -307,7 +313,12 @@ class Call:
                     written_final = 1
             except (*FAILURES, psycopg.Error) as exc:
                 # Away, or a schema that is being moved: whatever it is, nobody else settles a living process's call.
-                logger.warning("A settled call cannot be written down yet: hold=%s: %s", self.id, type(exc).__name__)
+                logger.warning(
+                    "A settled call cannot be written down yet: hold=%s: %s",
+                    self.id,
+                    type(exc).__name__,
+                    extra=self.payer.in_logs,
+                )
             await self._engine.pause(max(settled.pause, PAUSES[min(attempts, len(PAUSES) - 1)]))
             attempts += 1
             if self._engine.is_closing:
@@ -340,9 +351,14 @@ class Call:
         await self._engine.store.fetch(statement, {**params, **answer.params})
 
     def _log(self, settled: Settled) -> None:
-        final = settled.final
+        final, whose = settled.final, self.payer.in_logs
         if final.overrun:
-            logger.error("Reported above the hold, the operator's loss: hold=%s microcents=%d", self.id, final.overrun)
+            logger.error(
+                "Reported above the hold, the operator's loss: hold=%s microcents=%d",
+                self.id,
+                final.overrun,
+                extra=whose,
+            )
         logger.log(
             logging.INFO if settled.is_landed else logging.ERROR,
             "%s tenant=%s reservation=%s action=%s/%s estimate=%d actual=%d outcome=%s",
@@ -354,4 +370,5 @@ class Call:
             self.hold.held,
             final.cost,
             str(final.outcome) if self.is_dispatched else "released",
+            extra=whose,
         )

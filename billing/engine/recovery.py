@@ -45,7 +45,9 @@ async def recover(engine: Engine, hold: Open, part: Slice, body: dict[str, Any],
         if time.monotonic() >= until or engine.is_closing:
             break
         response = await engine.authority.reserve(hold.payer, body)
-    logger.error("A lost reservation may hold money until it expires: hold=%s", part.key(hold.id))
+    logger.error(
+        "A lost reservation may hold money until it expires: hold=%s", part.key(hold.id), extra=hold.payer.in_logs
+    )
 
 
 async def give_back(

@@ -204,9 +204,20 @@ async def _settle_slice(authority: Authority, hold: Open, part: Slice, share: in
     if meaning == Landed.LATE:
         return await _late(authority, hold, part, share, final) if share > 0 else _Part(is_landed=True)
     if meaning == Landed.GONE or await _tenant_is_closed(authority, hold, response.status):
-        logger.error("A call of a closed account cannot be booked: hold=%s microcents=%d", hold.id, share)
+        logger.error(
+            "A call of a closed account cannot be booked: hold=%s microcents=%d",
+            hold.id,
+            share,
+            extra=hold.payer.in_logs,
+        )
         return _Part(is_landed=True, lost=share)
-    logger.warning("Not settled yet: hold=%s status=%s code=%s", hold.id, response.status, code_of(response))
+    logger.warning(
+        "Not settled yet: hold=%s status=%s code=%s",
+        hold.id,
+        response.status,
+        code_of(response),
+        extra=hold.payer.in_logs,
+    )
     # A release, too: until it lands, what nobody uses is refused to everybody.
     return _not_yet(response)
 
@@ -280,7 +291,9 @@ async def _late(authority: Authority, hold: Open, part: Slice, share: int, final
         return _Part(is_landed=True, lost=share) if gone else _not_yet(response)
     booked = _booked(response.body or {}, share)
     if booked.lost:
-        logger.error("A late call was not covered: hold=%s lost=%d microcents", hold.id, booked.lost)
+        logger.error(
+            "A late call was not covered: hold=%s lost=%d microcents", hold.id, booked.lost, extra=hold.payer.in_logs
+        )
         await _clear_over_limit(authority, hold)
     return booked
 
@@ -303,7 +316,9 @@ async def _clear_over_limit(authority: Authority, hold: Open) -> None:
             },
         )
         if not response.is_success and response.status != 404:
-            logger.error("A ledger stays over its limit: scope=%s status=%s", scope, response.status)
+            logger.error(
+                "A ledger stays over its limit: scope=%s status=%s", scope, response.status, extra=hold.payer.in_logs
+            )
 
 
 async def _tenant_is_closed(authority: Authority, hold: Open, status: int) -> bool:
@@ -359,7 +374,12 @@ async def write_down(store: Store, hold: Open, settled: Settled, *keeps: Keep | 
             return await _write(store, hold, settled, functools.reduce(operator.add, kept))
         except _OWN_ROWS_REFUSED as exc:
             # The conversation was deleted meanwhile, or its words cannot be stored.
-            logger.warning("A paid call's own rows could not be kept: hold=%s: %s", hold.id, type(exc).__name__)
+            logger.warning(
+                "A paid call's own rows could not be kept: hold=%s: %s",
+                hold.id,
+                type(exc).__name__,
+                extra=hold.payer.in_logs,
+            )
         del kept[0]
     return await _write(store, hold, settled, None)
 

@@ -16,6 +16,7 @@ from django.test import RequestFactory
 from django.urls import path
 from django.views.decorators.cache import cache_page
 
+from billing.guard import guarded
 from tenants.cache import make_key, reverse_key
 from tenants.checks import caches_keep_tenants_apart, files_keep_tenants_apart, tenants_are_kept_apart
 from tenants.context import NoContext, bind, public_scope
@@ -232,6 +233,20 @@ def test_a_line_says_whose_work_it_is_about(lines, acme, globex):
         "tests.apart [acme] async",
         "tests.apart [globex] async",
         "tests.apart [-] bare",
+    ]
+
+
+def test_the_line_of_a_call_that_was_settled_says_whose_it_was_from_web_too(lines, acme, globex):
+    logging.getLogger("billing.engine.call").addHandler(writes := logging.getLogger("tests.apart").handlers[-1])
+    try:
+        for workspace in (acme, globex):
+            with workspace.scope():
+                guarded(100)(lambda: None)()
+    finally:
+        logging.getLogger("billing.engine.call").removeHandler(writes)
+    assert [line.partition(" tenant=")[0] for line in lines()] == [
+        "billing.engine.call [acme] settled",
+        "billing.engine.call [globex] settled",
     ]
 
 
