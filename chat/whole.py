@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
-from chat.answer import Answer
+from chat.answer import MOST_ANSWERS, Answer
 from chat.chunks import choices_of
 from chat.frames import BOM, read_json
 
@@ -21,11 +22,17 @@ READ_BYTES = 256 * 1024
 
 # A name, and never words of the model's: inside of those a quote has a backslash before it.
 _USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
-_ERROR = re.compile(rb'(?<!\\)"error"\s*:\s*(?!null)')
+# No space is given back: before it, nothing would stand that says there was none.
+_ERROR = re.compile(rb'(?<!\\)"error"\s*:\s*+(?!null|false|""|0\b|\{\s*\}|\[\s*\])')
 _CONTENT = re.compile(rb'(?<!\\)"(?:choices|data)"\s*:\s*\[')
 _EVENTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 # Of the beginning of an answer, to know whether it is one of these.
 _SURE_BYTES = 64
+
+# Of what stands behind the name of a report so much is read, and from the last one on so many are tried: millions of
+# them, each with a nest in it, kept the loop for minutes.
+_REPORT_BYTES = 4_096
+_REPORTS_TRIED = 64
 
 _decoder = json.JSONDecoder()
 
@@ -151,20 +158,29 @@ def _searched(text: bytes) -> dict[str, Any] | None:
     if not text.startswith(b"{") or not text.rstrip().endswith(b"}") or content is None:
         return None
     found: dict[str, Any] = {"error": _ERROR.search(text) is not None}
-    for place in _USAGE.finditer(text):
-        try:
-            usage, _end = _decoder.raw_decode(text[place.end() : place.end() + 4_096].decode("utf-8", "replace"))
-        except (ValueError, RecursionError):
-            continue
-        found["usage"] = usage
-    if "usage" in found:
-        return {**found, "data": []}
+    usage = _last_report(text)
+    if usage is not None:
+        return {**found, "usage": usage, "data": []}
     if b"choices" in content.group():
         # Framing and what is said of each token is more than half of an answer as long.
         found["choices"] = [{"message": {"content": "", "unread": "x" * (len(text) // 2)}}]
     else:
         found["data"] = []
     return found
+
+
+def _last_report(text: bytes) -> Any:
+    end = len(text)
+    for _ in range(_REPORTS_TRIED):
+        end = text.rfind(b'"usage"', 0, end)
+        if end < 0:
+            break
+        if (place := _USAGE.match(text, end)) is None:
+            continue
+        with suppress(ValueError, RecursionError):
+            said = text[place.end() : place.end() + _REPORT_BYTES].decode("utf-8", "replace")
+            return _decoder.raw_decode(said)[0]
+    return None
 
 
 class Joined:
@@ -182,7 +198,10 @@ class Joined:
         self._whole |= {name: value for name, value in chunk.items() if value is not None and name != "choices"}
         for place, choice in enumerate(choices_of(chunk)):
             index = choice.get("index")
-            _join(self._answers.setdefault(index if type(index) is int else place, {}), choice)
+            index = index if type(index) is int else place
+            # Numbers can be chosen so that each is compared with all that came before.
+            if index in self._answers or len(self._answers) < MOST_ANSWERS:
+                _join(self._answers.setdefault(index, {}), choice)
 
     def as_json(self) -> bytes:
         whole, answers = dict(self._whole), self._answers
@@ -222,7 +241,7 @@ class _Items(list[Any]):
                 _join(self.by_index[index], item)
                 continue
             self.append(item)
-            if type(index) is int:
+            if type(index) is int and len(self.by_index) < MOST_ANSWERS:
                 self.by_index.setdefault(index, item)
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from billing.prices import Usage
 from chat.answer import Answer
 from chat.relay import Relay
 from chat.whole import Whole
@@ -89,6 +90,62 @@ def test_messages_for_deltas_cost_no_more_the_more_there_are():
 
     few, many = seconds_of(read, 4_000), seconds_of(read, 16_000)
     assert many < 10 * few
+
+
+FAR_APART = (1 << 61) - 1  # what a table of Python's keeps in one place, however many there are
+NUMBERED = {
+    "answers": lambda i: frame({"choices": [{"index": i * FAR_APART}]}),
+    "tools": lambda i: delta(tool_calls=[{"index": i * FAR_APART}]),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERED)
+def test_numbers_that_meet_in_one_place_cost_no_more_the_more_there_are(kind):
+    def read(data):
+        Whole(max_tokens=1_000).feed(data)
+
+    every = [NUMBERED[kind](i) for i in range(12_000)]
+    few, many = seconds_of(read, b"".join(every[:3_000])), seconds_of(read, b"".join(every))
+    assert many < 8 * few
+
+
+@pytest.mark.parametrize("piece", [b'"usage":{', b'"usage":{},', b'"usage":{"usage":[],'])
+def test_reports_in_a_long_answer_without_an_end_to_them_keep_nobody_waiting(piece):
+    def read():
+        whole = Whole(max_tokens=1_000)
+        whole.feed(b'{"choices":[' + piece * (3_000_000 // len(piece)) + b"}")
+        whole.close()
+        assert whole.is_done
+
+    assert seconds_of(read) < 0.3  # twenty seconds, where each was tried
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_report_of_a_long_answer_is_found_wherever_it_stands(is_first):
+    usage, pad = {"usage": {"prompt_tokens": 7, "completion_tokens": 3}}, {"pad": "x" * 300_000}
+    choices = {"choices": [{"index": 0, "message": {"content": 'it says "usage": {} and ends'}, "usage": None}]}
+    whole = Whole(max_tokens=1_000)
+    whole.feed(json.dumps({**usage, **pad, **choices} if is_first else {**choices, **pad, **usage}).encode())
+    whole.close()
+    assert whole.report() == Usage(7, 3)
+
+
+@pytest.mark.parametrize("nothing", [None, "", False, 0, {}, []], ids=repr)
+@pytest.mark.parametrize("spaces", [0, 1, 4])
+def test_a_long_answer_that_says_that_there_was_no_error_is_an_answer(nothing, spaces):
+    said = {"error": nothing, "choices": [{"message": {"content": "a" * 300_000}}], "usage": {"prompt_tokens": 1}}
+    whole = Whole(max_tokens=1_000)
+    whole.feed(json.dumps(said).replace('"error": ', '"error":' + " " * spaces).encode())
+    whole.close()
+    assert (whole.error, whole.is_done) == (False, True)
+
+
+@pytest.mark.parametrize("error", [{"message": "no"}, "no", 500, True], ids=repr)
+def test_a_long_answer_that_says_that_there_was_an_error_is_none(error):
+    whole = Whole(max_tokens=1_000)
+    whole.feed(json.dumps({"choices": [], "pad": "x" * 300_000, "error": error}).encode())
+    whole.close()
+    assert whole.error
 
 
 def test_a_long_line_in_small_pieces_is_not_looked_at_again_for_each():
