@@ -15,8 +15,10 @@ from pydantic_core import from_json
 FRAME_BYTES = 1024 * 1024
 # What a line that waits for its frame's end costs beside its bytes; it bounds frames of very many empty-ish lines.
 LINE_BYTES = 32
-# A frame of several lines is tried where one of them could be its last, but a long one not at each of them.
+# A frame of several lines is tried where one of them could be its last, but a long one not at each of them: so often,
+# and so many bytes in all. At its end it is read in any case.
 TRIES = 64
+TRIED_BYTES = 256 * 1024
 
 BOM = b"\xef\xbb\xbf"
 _CLOSING = (b"}", b"]")
@@ -54,6 +56,7 @@ class Frames:
         "_past",
         "_rest",
         "_size",
+        "_tried",
         "_tries",
         "is_bare",
         "is_broken",
@@ -72,7 +75,7 @@ class Frames:
         self._lines: list[bytes] = []  # of a frame that is no JSON yet
         self._lines_are_bare = False
         self._size = 0
-        self._tries = 0
+        self._tries = self._tried = 0
         self._event = b""
 
     def feed(self, data: bytes) -> list[Any]:
@@ -187,8 +190,9 @@ class Frames:
                 self._keep(text)
         else:
             self._keep(text)
-            if text.rstrip().endswith(_CLOSING) and self._tries < TRIES:
+            if text.rstrip().endswith(_CLOSING) and self._tries < TRIES and self._tried + self._size <= TRIED_BYTES:
                 self._tries += 1
+                self._tried += self._size
                 if self._take(b"\n".join(self._lines), values):
                     self._forget()
 
@@ -200,7 +204,7 @@ class Frames:
     def _forget(self) -> None:
         self._lines = []
         self._lines_are_bare = False
-        self._size = self._tries = 0
+        self._size = self._tries = self._tried = 0
 
     def _end_frame(self, values: list[Any]) -> None:
         # What is no JSON together may be several frames, one of them garbage.

@@ -14,6 +14,9 @@ from chat.answer import Answer
 from chat.chunks import choices_of
 from chat.frames import Frames
 
+# A frame that is longer is not searched for the lines that can be left in it, each of which is read several times.
+PARTED_BYTES = 64 * 1024
+
 
 class Relay:
     """Bytes in, split anywhere; out come the same bytes in whole frames, up to [DONE] or to an error.
@@ -105,6 +108,8 @@ def _as_events(unit: bytes, values: list[Any], *, is_bare: bool, left_out: bool)
 
 def _without_what_is_left_out(unit: bytes, values: list[Any]) -> bytes:
     """Only what was read: a line that is neither JSON nor an event's may quote anything, and clients break at it."""
+    if len(unit) > PARTED_BYTES:
+        return b"".join(as_event(value) for value in values if _is_chunk(value))
     lines = [line for line in unit.splitlines(keepends=True) if not _is_foreign(line)]
     whole = b"".join(lines)
     if values and len(_values_of(whole)) == len(values):

@@ -109,6 +109,32 @@ def test_numbers_that_meet_in_one_place_cost_no_more_the_more_there_are(kind):
     assert many < 8 * few
 
 
+@pytest.mark.parametrize("value", ["[],", "{},", "1,"])
+def test_a_frame_of_many_lines_is_not_read_again_at_each_of_them(value):
+    longest = b"data: [" + value.encode() * (900_000 // len(value)) + b"\n"
+
+    def read(lines):
+        data = longest + b"data: []\n" * lines + b"\n"
+        answer, relay = Answer(), Relay()
+        answer.feed(data)
+        relay.feed(data, answer)
+
+    few, many = seconds_of(read, 1), seconds_of(read, 64)
+    assert many < 3 * few
+
+
+def test_a_long_frame_of_many_lines_of_which_some_are_nothing_is_not_read_line_by_line_either():
+    def read(size):
+        data = b'data: {"choices":[\njunk\ndata: ' + b"{}," * size + b"{}]\ndata: }\n\n"
+        answer, relay = Answer(), Relay()
+        answer.feed(data)
+        (chunk,) = chunks_of(relay.feed(data, answer))
+        assert len(chunk["choices"]) == size + 1
+
+    own = 'data: {"choices":[' + "{}," * 300_000 + "{}]}\n\n"
+    assert seconds_of(read, 300_000) < 8 * seconds_of(Answer().feed, own.encode())
+
+
 @pytest.mark.parametrize("piece", [b'"usage":{', b'"usage":{},', b'"usage":{"usage":[],'])
 def test_reports_in_a_long_answer_without_an_end_to_them_keep_nobody_waiting(piece):
     def read():
