@@ -244,8 +244,12 @@ class Answer:
     @property
     def said_all(self) -> bool:
         """Nothing is missing, whether or not the server says that it is done: wait two seconds more, not a minute."""
-        is_finished = self.finish_reason is not None and len(self.reasons) >= self._answers
-        if is_finished or self.frames.looks_whole:
+        return self.says_its_end or self.frames.looks_whole
+
+    @property
+    def says_its_end(self) -> bool:
+        """So it is by its words, and not by what its bytes look like."""
+        if self.finish_reason is not None and len(self.reasons) >= self._answers:
             return True
         return self._ends_by_report and not self.report_is_stale
 

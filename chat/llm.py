@@ -24,7 +24,7 @@ from billing.outcomes import Outcome
 from chat.answer import Answer
 from chat.dialect import MAY_BE_TOO_LONG, Dialect, Sent, failure_of_passed_on, failure_of_status, says_too_long
 from chat.errors import Fault, ModelFailed, ModelMisconfigured, ModelTooLong
-from chat.frames import FRAME_BYTES
+from chat.frames import FRAME_BYTES, LINE_BYTES
 from chat.history import Message
 from chat.whole import Whole
 
@@ -48,6 +48,11 @@ REFUSAL_BYTES = 4_096
 # Of what says nothing: no frame of a chat is half as long. Comments and empty frames as fast as they come would keep
 # the loop from everybody else's answers until the clock of silence runs out.
 NOISE_BYTES = 2 * FRAME_BYTES
+# Beside its bytes, each line costs; and what comes with one delta is forgiven up to here: a megabyte of empty choices
+# around each letter would keep a processor for the whole call.
+FORGIVEN_BYTES = 256 * 1024
+# At once. One read can bring sixteen megabytes, and all others would wait until each line of it is looked at.
+READ_BYTES = 32 * 1024
 # Of a server's own count: some list the tokens, each of a few bytes.
 COUNT_BYTES = 4 * 1024 * 1024
 # What a server's own count leaves out: the opening of the answer, and what its template adds beside the messages.
@@ -75,6 +80,7 @@ class ModelStream:
         self.answer = Answer()
         self.model = model
         self._data = b""  # what the last read brought
+        self._came, self._came_at = b"", 0  # and what more had come with it, from there on
         self.is_closed = False  # `answer` has been told that nothing more comes
         self._sent = sent
         self._paid_by = paid_by
@@ -144,7 +150,7 @@ class ModelStream:
         if self.is_cut or self.answer.is_done or self.is_closed or self._response is None:
             return None
         try:
-            data = await self._response.read_some(self._until())
+            data = await self._some_of(self._response)
         except TimeoutError as exc:
             if self.is_cut or self.answer.said_all:
                 return self._closed()
@@ -157,13 +163,24 @@ class ModelStream:
             return self._closed()
         self._data = data
         words = self.answer.feed(data)
-        self._note_progress(len(data))
-        if self._is_noise and self.answer.said_all:
+        self._note_progress(len(data) + LINE_BYTES * data.count(b"\n"))
+        if self._is_noise and self.answer.says_its_end:
             return None
         self._failure = self._break_in(data, words)
         if self._failure is not None and not words:
             raise self._failure
         return words
+
+    async def _some_of(self, response: exchange.Answer) -> bytes:
+        if not self._came:
+            self._came, self._came_at = await response.read_some(self._until()), 0
+        else:
+            await asyncio.sleep(0)  # others' turn
+        data = self._came[self._came_at : self._came_at + READ_BYTES]
+        self._came_at += len(data)
+        if self._came_at >= len(self._came):
+            self._came = b""
+        return data
 
     def _closed(self) -> str | None:
         """The words of what had not come to its end, once nothing more comes; None where there are none."""
@@ -202,8 +219,9 @@ class ModelStream:
             return
         progress = (self.answer.deltas, self.answer.said_all, self.answer.is_done)
         if progress != self._progress:
+            # A flood of small bodies looks whole and not by turns, as each read happens to end.
+            self._noise = max(0, self._noise - FORGIVEN_BYTES * (self.answer.deltas - self._progress[0]))
             self._progress, self._heard_at = progress, asyncio.get_running_loop().time()
-            self._noise = 0
 
     def _until(self) -> float:
         """When the next clock runs out: the whole call's, the first words', the silence between, or the end's."""

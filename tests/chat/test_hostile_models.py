@@ -1,5 +1,6 @@
 """Models that lie, flood and mix up their answers: nobody else pays for it, waits for it, or is shown it."""
 
+import gzip
 import time
 import zlib
 
@@ -84,6 +85,7 @@ NOISE = {
     "comments": b": x\n\n",
     "blank lines": b"\n" * 20,
     "nulls": b"data: null\n\n",
+    "bodies": b"{}\n",
     "no choices": b'data: {"choices":[]}\n\n',
     "another protocol": b'data: {"candidates":[{"content":{"parts":[{"text":"hi "}]}}]}\n\n',
 }
@@ -107,6 +109,31 @@ def test_a_flood_that_says_nothing_is_cut_at_v1_too_and_its_reader_told(workspac
     (line,) = workspace.settled(lines=1)
     assert line.outcome in ("unknown", "estimated")
     assert model.wait_until(lambda m: m.left == 1)
+
+
+def test_a_letter_in_each_megabyte_of_nothing_is_a_flood_too(model):
+    sent, nothing = 0, b'data: {"choices":[%b{"index":0,"delta":{"content":"a"}}]}\n\n' % (b"{}," * 300_000)
+
+    def script(line):
+        nonlocal sent
+        line.send(HEAD, b"\r\n")
+        while sent < 40:
+            line.send(nothing)
+            sent += 1
+
+    model.script = script
+    failure = Asked(ASK).failure()
+    # Some of it waits in the sockets.
+    assert (failure.outcome, sent < 20) == ("estimated", True)
+
+
+def test_what_comes_in_one_piece_is_not_all_looked_at_in_one_go(model):
+    body = gzip.compress(b"data: null\n\n" * 1_000_000)
+    head = HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    model.script = lambda line: line.send(head, body)
+    began = time.process_time()
+    assert Asked(ASK).failure().outcome == "unknown"
+    assert time.process_time() - began < 2  # seven seconds, in which nobody else was served
 
 
 def test_a_flood_after_all_was_said_is_the_end(model):
