@@ -23,11 +23,14 @@ class CannotUnpack(Exception):
 
 def unpacker_for(name: str) -> Unpacker | None:
     """By the Content-Encoding; None where there is nothing to unpack. Raises CannotUnpack."""
-    name = name.strip().lower()
-    if name in _UNKNOWN:
+    names = [each.strip().lower() for each in name.split(",")]
+    known = [each for each in names if each in _KNOWN]
+    if len(known) > 1:
+        raise CannotUnpack("compressed more than once")
+    if unknown := next((each for each in names if each in _UNKNOWN), None):
         # What it says is not known, and its bytes are no words.
-        raise CannotUnpack(f"compressed by {name}")
-    return Unpacker() if name in _KNOWN else None
+        raise CannotUnpack(f"compressed by {unknown}")
+    return Unpacker() if known else None
 
 
 class Unpacker:
