@@ -169,7 +169,8 @@ async def _late(asker: Asker, passed: Passed, finding: asyncio.Task[Claim | Told
 def _told_of(answering: Answering[Call], passed: Passed, settled: Settled) -> Told | None:
     """What a repeat is told, to the byte; None where nothing was bought, or where more came than is kept."""
     completion, failure = answering.as_settled(settled), answering.failure
-    has_begun = passed.is_stream and bool(completion.passed)
+    # As `Answering.begun` has it: what passed before the first word, such as its role, is a refusal's, too.
+    has_begun = passed.is_stream and answering.said.has_begun
     if failure is not None and not has_begun:
         if not settled.final.cost:
             return None

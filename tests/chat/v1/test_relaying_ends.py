@@ -489,6 +489,33 @@ def test_an_answer_too_long_to_keep_is_not_bought_twice(workspace, model, settin
     assert (said[0].status_code, said[1].status_code, len(model.requests)) == (200, 409, 1)
 
 
+ROLE = frame({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+
+
+@pytest.mark.parametrize("before", [ROLE, REPORT, ROLE + REPORT], ids=["role", "report", "both"])
+def test_what_failed_before_a_word_and_cost_nothing_is_tried_anew_under_its_key(workspace, model, settings, before):
+    model.script = answers(before, ERROR)
+    api = workspace.api(alone=True)
+    body = json.dumps({**ASK, "model": settings.LLM_MODEL, "stream": True})
+    assert api.post("/v1/chat/completions", body, headers={"Idempotency-Key": "once"}).status_code == 502
+    model.script = answers(ROLE, *WORDS, STOP, REPORT, DONE)
+    again = api.post("/v1/chat/completions", body, headers={"Idempotency-Key": "once"})
+    assert again.content.startswith(ROLE + b"".join(WORDS))
+    assert "Idempotent-Replayed" not in again.headers
+    assert [line.cost for line in workspace.settled(lines=2)] == [0, TRUE]
+
+
+def test_what_failed_before_a_word_and_was_charged_is_the_same_refusal_again(workspace, model, settings):
+    model.script = answers(ROLE)
+    api = workspace.api(alone=True)
+    body = json.dumps({**ASK, "model": settings.LLM_MODEL, "stream": True})
+    said = [api.post("/v1/chat/completions", body, headers={"Idempotency-Key": "once"}) for _ in range(2)]
+    assert [response.status_code for response in said] == [502, 502]
+    assert said[0].content == said[1].content
+    (line,) = workspace.settled(lines=1)
+    assert (line.outcome, len(model.requests)) == ("unknown", 1)
+
+
 # --- what is counted ------------------------------------------------------------------------------------------------
 
 
