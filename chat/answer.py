@@ -232,6 +232,11 @@ class Answer:
         return "".join(self._words)
 
     @property
+    def is_of_events(self) -> bool:
+        """It can be read as it comes."""
+        return True
+
+    @property
     def has_begun(self) -> bool:
         """Any billed output came."""
         return self.deltas > 0

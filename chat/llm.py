@@ -212,11 +212,12 @@ class ModelStream:
 
     def _note_progress(self, size: int) -> None:
         """Comments and empty frames are no progress: with them alone a call would go on for ever."""
-        self._noise += size
         if self._sent.in_one_piece:
-            # Every byte is one: nothing else can be said of it before its end.
-            self._heard_at, self._noise = asyncio.get_running_loop().time(), 0
-            return
+            # Every byte is one: nothing else can be said of it before its end, unless it comes in events after all.
+            self._heard_at = asyncio.get_running_loop().time()
+            if not self.answer.is_of_events:
+                return
+        self._noise += size
         progress = (self.answer.deltas, self.answer.said_all, self.answer.is_done)
         if progress != self._progress:
             # A flood of small bodies looks whole and not by turns, as each read happens to end.

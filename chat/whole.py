@@ -120,6 +120,10 @@ class Whole(Answer):
         return shown
 
     @property
+    def is_of_events(self) -> bool:
+        return self._joined is not None
+
+    @property
     def is_broken(self) -> bool:
         return self._is_too_long
 

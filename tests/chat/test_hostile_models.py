@@ -127,6 +127,25 @@ def test_a_letter_in_each_megabyte_of_nothing_is_a_flood_too(model):
     assert (failure.outcome, sent < 20) == ("estimated", True)
 
 
+def test_events_of_nothing_instead_of_one_piece_do_not_become_a_gigabyte(workspace, model):
+    """Each empty object is three bytes on the line, and sixty or more in memory."""
+    sent, nothing = 0, b'data: {"choices":[{"index":0,"delta":{"tool_calls":[%b{}]}}]}\n\n' % (b"{}," * 300_000)
+
+    def script(line):
+        nonlocal sent
+        line.send(HEAD, b"\r\n")
+        while sent < 35:
+            line.send(nothing)
+            sent += 1
+
+    model.script = script
+    assert ask_at("/v1/", workspace).status_code == 502
+    assert sent < 20  # some of it waits in the sockets
+    (line,) = workspace.settled(lines=1)
+    assert line.outcome == "estimated"
+    assert_books_agree(workspace)
+
+
 def test_what_comes_in_one_piece_is_not_all_looked_at_in_one_go(model):
     body = gzip.compress(b"data: null\n\n" * 1_000_000)
     head = HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
