@@ -16,6 +16,9 @@ from chat.frames import Frames
 
 # A frame that is longer is not searched for the lines that can be left in it, each of which is read several times.
 PARTED_BYTES = 64 * 1024
+# Where each frame begins before the one before it is over, nothing can be passed on, and more is held with each value.
+# Above this it is looked at again only once it is twice as long.
+LOOKED_AT_BYTES = 1024
 
 
 class Relay:
@@ -24,13 +27,14 @@ class Relay:
     JSON without an event around it comes out as one, for readers of events skip it: a whole answer becomes a chunk.
     """
 
-    __slots__ = ("_held", "_held_values", "_holds_lines", "_is_over")
+    __slots__ = ("_held", "_held_values", "_holds_lines", "_is_over", "_looked_at_bytes")
 
     def __init__(self) -> None:
         self._held = bytearray()
         self._held_values = 0
         self._holds_lines = False  # of which some may be no event's
         self._is_over = False
+        self._looked_at_bytes = 0  # of what is held
 
     def feed(self, data: bytes, answer: Answer) -> bytes:
         """What may be passed on now. `answer` has been fed `data`, and nothing after it."""
@@ -50,12 +54,21 @@ class Relay:
         if answer.good is not None or self._holds_lines or not is_plain:
             if self._holds_lines and not (answer.came or frames.is_between or frames.is_done or frames.is_broken):
                 return b""  # one more line of a frame in many, which are not looked at again for each
+            if not self._is_to_be_looked_at(answer):
+                self._held_values += answer.came
+                return b""
             return self._looked_at(bytes(self._held), answer.good)
         end = len(self._held) - frames.unread
         passed = bytes(self._held[:end])
         del self._held[:end]
         self._is_over = frames.is_done
         return passed
+
+    def _is_to_be_looked_at(self, answer: Answer) -> bool:
+        frames = answer.frames
+        if answer.good is not None or frames.is_between or frames.is_done or frames.is_broken:
+            return True
+        return not LOOKED_AT_BYTES < len(self._held) < 2 * self._looked_at_bytes
 
     def close(self, answer: Answer) -> bytes:
         """What was held back although it was whole: the connection has ended, and `answer` was told so."""
@@ -92,7 +105,7 @@ class Relay:
                 self._is_over = True
                 break
         self._held = bytearray() if self._is_over else unit
-        self._held_values = len(values)
+        self._held_values, self._looked_at_bytes = len(values), len(self._held)
         self._holds_lines = b"\n" in self._held or b"\r" in self._held
         return bytes(passed)
 

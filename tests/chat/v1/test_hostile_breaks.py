@@ -186,6 +186,36 @@ def test_a_long_line_in_small_pieces_is_not_looked_at_again_for_each():
     assert seconds_of(read, 1_500) < 0.1
 
 
+@pytest.mark.parametrize("value", ['{"choices":[{"index":0,"delta":{"content":"a"}}]}', "{}"])
+def test_frames_that_are_always_open_are_not_looked_at_again_for_each_piece(value):
+    """Garbage that may be a frame's first line ends the one before, so that there is never a place between two."""
+    piece = b"data: ]\n[x\n" + value.encode() + b"\n"
+
+    def read(count):
+        answer, relay, passed = Answer(), Relay(), b""
+        for _ in range(count):
+            answer.feed(piece)
+            passed += relay.feed(piece, answer)
+        answer.close()
+        passed += relay.close(answer)
+        assert passed.count(b'"a"') == count * value.count('"a"')
+
+    few, many = seconds_of(read, 200), seconds_of(read, 800)
+    assert many < 8 * few
+
+
+@pytest.mark.parametrize("before", [1, 700])
+def test_an_error_in_frames_that_are_always_open_is_held_back(before):
+    answer, relay, passed = Answer(), Relay(), b""
+    bodies = [said(f"{i};") for i in range(before)] + [frame({"error": SECRET}), said("late")]
+    for body in bodies:
+        piece = b"data: ]\n[x\n" + body.strip().removeprefix(b"data: ") + b"\n"
+        answer.feed(piece)
+        passed += relay.feed(piece, answer)
+    passed += relay.close(answer)
+    assert (answer.error, SECRET.encode() in passed, b"late" in passed) == (True, False, False)
+
+
 # --- HTTP's own noise -----------------------------------------------------------------------------------------------
 
 MANY = 64 * 1024 * 1024
