@@ -23,8 +23,8 @@ from tenants.users.entering import safe_target
 from tenants.users.forms.signing_in import LoginForm
 
 SIGNED_OUT = "You are signed out, so nothing was changed. Log in, and do it again."
-KEPT = "You are signed out. Log in, and your message is still here."
-OLDER = "You had logged in anew since this page was opened, so your message was not sent. Here it is: send it again."
+KEPT = "You are signed out. Log in, and what you typed is still here."
+OLDER = "You had logged in anew since this page was opened, so nothing was sent. What you typed is here: send it again."
 
 
 View = TypeVar("View", bound=Callable[..., Any])

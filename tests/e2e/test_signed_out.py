@@ -96,7 +96,7 @@ def test_without_script_the_message_waits_on_the_log_in_page(browser, web, acme)
     context.clear_cookies(name="sessionid")
     assert session
     page.get_by_role("button", name="Send").click()
-    expect(page.get_by_role("status")).to_contain_text("your message is still here")
+    expect(page.get_by_role("status")).to_contain_text("what you typed is still here")
     log_in(page, member.email)
     expect(message(page)).to_have_value("Do not lose this.")
     context.close()

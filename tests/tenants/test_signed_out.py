@@ -28,7 +28,7 @@ def test_a_message_sent_while_signed_out_waits_on_the_log_in_page_and_is_in_the_
     form = {"prompt": WORDS, "max_tokens": "12", "conversation_id": ""}
     asked = client.post("/", form, headers=here(acme))
     assert asked.status_code == 401
-    assert b"your message is still here" in asked.content
+    assert b"what you typed is still here" in asked.content
     assert "sessionid" not in asked.cookies
     draft, target = hidden(asked, "draft"), hidden(asked, "next")
     # A wrong password does not lose it.
@@ -71,6 +71,35 @@ def test_a_draft_is_of_one_workspace_and_cannot_be_made_up(acme, globex, alice, 
         page = client.get("/")
         assert page.status_code == 200
         assert b"ledger, " not in page.content
+
+
+@pytest.mark.parametrize(
+    ("page", "address", "form"),
+    [
+        ("/settings/members/", "/settings/invitations/", {"emails": "dora@example.org, emil@", "role": "viewer"}),
+        ("/settings/workspace/origins/", "/settings/workspace/origins/", {"origins": "https://app.example.com/typed"}),
+    ],
+)
+def test_a_list_that_was_typed_in_settings_waits_too(acme, page, address, form):
+    """Fifty addresses are not typed twice: neither after a log-out nor after a log-in in another tab."""
+    typed = next(iter(form.values()))
+    admin = acme.member("typist@example.org", role="admin")
+    acme.client(admin)
+    client = acme.client(csrf=True)
+    token = {"csrfmiddlewaretoken": hidden(client.get("/login/"), "csrfmiddlewaretoken")}
+    asked = client.post(address, {**form, **token}, headers=here(acme, page))
+    draft, target = hidden(asked, "draft"), hidden(asked, "next")
+    way_in = {"email": admin.email, "password": PASSWORD, "draft": draft, "next": target}
+    assert client.post("/login/", {**way_in, **token}, headers=here(acme))["Location"] == page
+    opened = client.get(page).content.decode()
+    assert typed in opened
+    assert "role" not in form or '<option value="viewer" selected>' in opened
+    assert typed not in client.get(page).content.decode()
+    older = client.post(address, {**form, **token}, headers=here(acme, page))
+    assert older["Location"] == page
+    opened = client.get(page).content.decode()
+    assert typed in opened
+    assert "send it again" in opened
 
 
 def test_a_form_of_settings_leads_to_log_in_and_back_to_its_page_with_a_sentence_and_does_nothing(acme, alice):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django import forms
@@ -21,8 +22,8 @@ class OriginsForm(forms.Form):
         ),
     )
 
-    def __init__(self, data: Any = None, *, tenant: Tenant) -> None:
-        super().__init__(data, initial={"origins": "\n".join(tenant.allowed_origins or [])})
+    def __init__(self, data: Any = None, *, tenant: Tenant, draft: Mapping[str, Any]) -> None:
+        super().__init__(data, initial={"origins": "\n".join(tenant.allowed_origins or []), **draft})
 
     def clean_origins(self) -> list[str]:
         try:

@@ -22,7 +22,7 @@ from tenants.users.people import in_words
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@needs(Action.INVITE)
+@needs(Action.INVITE, keeps=("emails", "role"))
 def invite(request: TenantRequest) -> HttpResponse:
     if request.method != "POST":
         return redirect("members")

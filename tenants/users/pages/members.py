@@ -20,7 +20,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from tenants.http import ApiError, Invalid, NotFound, TenantRequest
 from tenants.roles import Action, Role, may_act_on, roles_to_give
-from tenants.users import invitations, people
+from tenants.users import drafts, invitations, people
 from tenants.users.access import needs
 from tenants.users.forms.members import HandOverForm, InviteForm, RoleForm
 from tenants.users.models import Invitation, User
@@ -73,7 +73,8 @@ def members_page(
     if user.may(Action.INVITE):
         context["invited"] = [_invited(user, each) for each in invitations.open_ones()]
         context["invite_form"] = invite_form or InviteForm(
-            roles=roles_to_give(user.role, Action.INVITE), initial={"role": Role.MEMBER.value}
+            roles=roles_to_give(user.role, Action.INVITE),
+            initial={"role": Role.MEMBER.value, **drafts.take(request)},
         )
     if user.may(Action.HAND_OVER):
         context["hand_over_form"] = hand_over_form or HandOverForm()
