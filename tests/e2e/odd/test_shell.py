@@ -57,6 +57,17 @@ def eventually(page, script):
     raise AssertionError(script)
 
 
+# What the button to the end lies over when the focus gets there from above.
+COVERED = """() => {
+    const latest = document.querySelector("[data-chat=latest]");
+    const acts = [...document.querySelectorAll(".turn__acts :is(a, button, summary)")].slice(0, 30);
+    return acts.filter((act) => {
+        act.focus();
+        const [one, other] = [act, latest].map((element) => element.getBoundingClientRect());
+        const isBeside = one.right < other.left || one.left > other.right;
+        return act === document.activeElement && !isBeside && one.bottom > other.top && one.top < other.bottom;
+    }).map((act) => act.textContent.trim());
+}"""
 BELOW = """() => {
     const end = [...document.querySelectorAll(".turn")].at(-1).getBoundingClientRect().bottom;
     const own = document.querySelector("[data-chat=scroll]").getBoundingClientRect();
@@ -255,6 +266,7 @@ def test_in_a_low_window_the_page_scrolls_and_each_part_is_reached(signed_in, up
     latest = page.get_by_role("button", name="Latest")
     latest.wait_for()
     look(page, "low-top")
+    assert page.evaluate(COVERED) == []
     page.get_by_role("button", name="Conversations").click()
     look(page, "low-drawer")
     page.get_by_role("navigation", name="Conversations").get_by_role("link").last.scroll_into_view_if_needed()
