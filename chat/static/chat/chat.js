@@ -47,6 +47,9 @@ prompt.addEventListener("keydown", (event) => {
   form.requestSubmit();
 });
 part("stop").addEventListener("click", halt);
+// Send and Stop stand in one place, so that the second click of a double click finds the other one there: it would stop
+// what was just sent, or send what is still being written.
+part("stop").parentElement.addEventListener("click", (event) => event.detail > 1 && ignore(event), { capture: true });
 addEventListener("online", () => part("refusal").hidden || !part("refusal").hasAttribute("data-lost") || backOnline());
 addEventListener("pagehide", () => signedOut && keepDraft(form)); // what was typed since, too
 if (takeDraft(form)) announce(sentence("kept"));
@@ -378,6 +381,11 @@ function refuse(failure) {
 function backOnline() {
   part("refusal-words").textContent = sentence("online");
   part("again").hidden = false;
+}
+
+function ignore(event) {
+  event.preventDefault();
+  event.stopPropagation();
 }
 
 function isLost(reason) {

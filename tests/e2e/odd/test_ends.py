@@ -37,6 +37,21 @@ def test_an_answer_without_words_has_words_that_say_why(signed_in, upstream):
     assert "filtered this answer out" in last(signed_in, "text").inner_text()
 
 
+def test_the_second_click_of_a_double_click_neither_stops_an_answer_nor_sends_what_is_still_being_written(
+    signed_in, upstream
+):
+    buttons = signed_in.locator(".composer__buttons")
+    signed_in.locator("textarea[name=prompt]").fill("once")
+    buttons.get_by_role("button", name="Send").dblclick()
+    shown(signed_in, "Hello, world.").wait_for()
+    expect(last(signed_in, "end")).to_be_empty()
+    # A double click on Stop, between whose clicks the answer has ended.
+    signed_in.locator("textarea[name=prompt]").fill("half a sente")
+    buttons.get_by_role("button", name="Send").dispatch_event("click", {"detail": 2})
+    assert draft(signed_in) == "half a sente"
+    assert len(upstream.calls) == 1
+
+
 @pytest.mark.parametrize(
     ("status", "said"), [(500, "Nothing was charged."), (401, "the operator must mend it"), (429, "is busy just now")]
 )
