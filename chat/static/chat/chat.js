@@ -299,6 +299,8 @@ async function refresh({ id, call }, tries, question) {
     const response = await fetch(place ? `/c/${place}/` : location.pathname).catch(() => null);
     if (!response?.ok) continue;
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const title = page.getElementById("talk")?.textContent;
+    if (title == null) break; // the way to log-in, or to a second step: a page without turns is no empty conversation
     takeBudget(page.querySelector('[data-chat="budget"]'));
     if (!place) return false;
     const turns = page.querySelectorAll('[data-chat="turns"] .turn');
@@ -307,7 +309,7 @@ async function refresh({ id, call }, tries, question) {
     part("turns").replaceChildren(part("turns").firstElementChild, ...turns);
     showFiles(page);
     keepPlace(place, question);
-    showTitle(place, page.getElementById("talk").textContent);
+    showTitle(place, title);
     if (found) announce(spoken(found));
     return Boolean(found);
   }

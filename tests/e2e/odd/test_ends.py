@@ -52,6 +52,20 @@ def test_the_second_click_of_a_double_click_neither_stops_an_answer_nor_sends_wh
     assert len(upstream.calls) == 1
 
 
+def test_who_is_signed_out_under_way_and_stops_keeps_the_conversation_on_the_page(signed_in, upstream):
+    """The page that the server would lead to has no conversation, and was taken for an empty one."""
+    ask(signed_in, "hello")
+    shown(signed_in, "Hello, world.").wait_for()
+    upstream.tokens, upstream.delay_between = ["a word "] * 100, 0.1
+    signed_in.get_by_role("button", name="Try again").click()
+    shown(signed_in, "a word a word").wait_for()
+    signed_in.context.clear_cookies()
+    signed_in.get_by_role("button", name="Stop").click()
+    signed_in.get_by_role("button", name="Send").wait_for()
+    expect(signed_in.locator(".turn--user")).to_have_text(re.compile("hello"))
+    expect(last(signed_in, "end")).to_have_text("Stopped before its end.")
+
+
 @pytest.mark.parametrize(
     ("status", "said"), [(500, "Nothing was charged."), (401, "the operator must mend it"), (429, "is busy just now")]
 )
