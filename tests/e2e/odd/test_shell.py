@@ -245,6 +245,19 @@ def test_an_empty_chat_offers_examples_and_all_is_done_by_keyboard(signed_in, up
     look(page, "budget-1280-dark")
 
 
+def test_a_conversation_is_printed_whole_and_nothing_else(signed_in):
+    page = signed_in
+    page.emulate_media(media="print")
+    paper = page.evaluate("""() => {
+        const turns = [...document.querySelectorAll(".turn")].map((turn) => turn.getBoundingClientRect());
+        return [0, turns[0].top + scrollY, turns.at(-1).bottom + scrollY, document.documentElement.scrollHeight];
+    }""")
+    assert paper == sorted(paper)
+    for part in ("#rail", ".composer", ".turn__acts", ".menu"):
+        expect(page.locator(part).first).to_be_hidden()
+    page.emulate_media(media="screen")
+
+
 def test_in_a_low_window_the_page_scrolls_and_each_part_is_reached(signed_in, upstream):
     page = signed_in
     resize(page, LOW)
