@@ -7,7 +7,7 @@ import { about, short, showBudget, showHeld, takeBudget } from "./budget.js";
 import { showConversation, showTitle } from "./conversations.js";
 import "./copy.js";
 import { chosenModel } from "./options.js";
-import { forgetDraft, keepDraft, takeDraft } from "./draft.js";
+import { forgetDraft, keep, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
 import { filesField, giveFiles, isAdding, showFiles, takeFilesBack } from "./files.js";
 import { showLeftOut } from "./left_out.js";
@@ -321,7 +321,7 @@ async function refresh({ id, call }, tries, question) {
 // --- a page that was reloaded before its answer had come, or before its address was the conversation's ---
 
 function remember({ question }, { id, call }) {
-  sessionStorage.setItem("asked", JSON.stringify({ question, id, call }));
+  keep("asked", { question, id, call });
 }
 
 // An answer that this tab has left, or that the server names on the conversation's page, is followed to its end.

@@ -16,8 +16,17 @@ export function keepDraft(form) {
 function put(form, place) {
   const { prompt, max_tokens: cap, model } = form.elements;
   const draft = { member: form.dataset.member, prompt: prompt.value, cap: cap?.value, model: model?.value };
-  if (prompt.value.trim()) sessionStorage.setItem(place, JSON.stringify(draft));
+  if (prompt.value.trim()) keep(place, draft);
   else sessionStorage.removeItem(place);
+}
+
+// In this tab, if there is room: a few megabytes are all that a browser gives. What cannot be kept can still be sent.
+export function keep(name, facts) {
+  try {
+    sessionStorage.setItem(name, JSON.stringify(facts));
+  } catch {
+    sessionStorage.removeItem(name);
+  }
 }
 
 export function forgetDraft() {

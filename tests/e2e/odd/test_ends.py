@@ -66,6 +66,17 @@ def test_who_is_signed_out_under_way_and_stops_keeps_the_conversation_on_the_pag
     expect(last(signed_in, "end")).to_have_text("Stopped before its end.")
 
 
+def test_a_message_is_sent_also_where_the_browser_has_no_room_to_keep_it(signed_in, upstream):
+    """Such as a log of megabytes that was put into the box, to be refused: the page never came to ask."""
+    signed_in.evaluate("""() => {
+        for (let size = 2 ** 22; size; size >>= 1)
+            try { for (let n = 0; ; n += 1) sessionStorage.setItem(`${size}-${n}`, "x".repeat(size)); } catch {}
+    }""")
+    ask(signed_in, "hello")
+    shown(signed_in, "Hello, world.").wait_for()
+    signed_in.locator(".composer__send").wait_for()
+
+
 @pytest.mark.parametrize(
     ("status", "said"), [(500, "Nothing was charged."), (401, "the operator must mend it"), (429, "is busy just now")]
 )
