@@ -96,7 +96,7 @@ def test_a_flood_that_says_nothing_is_cut_long_before_its_time(model, noise):
     model.script = floods(NOISE[noise])
     began = time.monotonic()
     assert Asked(ASK).failure().outcome == "unknown"
-    assert time.monotonic() - began < 5, "sixty seconds of it take all of a processor"
+    assert time.monotonic() - began < 20, "sixty seconds of it take all of a processor"
     assert model.wait_until(lambda m: m.left == 1)
 
 
@@ -105,7 +105,7 @@ def test_a_flood_that_says_nothing_is_cut_at_v1_too_and_its_reader_told(workspac
     model.script = floods(NOISE[noise])
     began = time.monotonic()
     assert b'"error"' in ask_at("/v1/", workspace, stream=True).content
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     (line,) = workspace.settled(lines=1)
     assert line.outcome in ("unknown", "estimated")
     assert model.wait_until(lambda m: m.left == 1)
