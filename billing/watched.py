@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Generator
 from typing import Any, TypeVar
@@ -90,6 +91,8 @@ class _Watch:
         self._was_idle = False
         self._waiting: asyncio.Future[None] | None = None
         self._line = socket.socket(fileno=os.dup(number))
+        self._state = select.poll()
+        self._state.register(self._line, 0)  # of which only its end is told
         loop.add_reader(self._line.fileno(), self._wake)
 
     async def readable(self) -> None:
@@ -102,7 +105,11 @@ class _Watch:
             self._waiting = None
 
     def _wake(self) -> None:
-        if self._waiting is not None:
+        if self._state.poll(0):
+            # uvloop tells of a socket that was reset once and never again, be it before its last words are read or
+            # while nobody asks: a statement that waited for another word of it would wait for ever.
+            self.end()
+        elif self._waiting is not None:
             if not self._waiting.done():
                 self._waiting.set_result(None)
         elif self._was_idle:

@@ -1,6 +1,10 @@
 """The connection that its loop watches for as long as it is open: what psycopg's gives, with less asked of the loop."""
 
 import asyncio
+import select
+import socket
+import struct
+import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -254,6 +258,78 @@ def test_a_session_that_ends_in_the_middle_of_a_statement_is_told_as_psycopg_tel
         return ended, type(told.value), type(again.value), str(again.value)
 
     assert run(how_it_ends(WatchedConnection)) == run(how_it_ends(psycopg.AsyncConnection))
+
+
+class Between:
+    """A line to Postgres for one session, which can be reset: as by what stands between, or by a machine that died."""
+
+    def __init__(self, url):
+        given = psycopg.conninfo.conninfo_to_dict(url)
+        host, port = given.get("host", "localhost"), given.get("port", "5432")
+        is_unix = host.startswith("/")
+        self._there = socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET)
+        self._there.connect(f"{host}/.s.PGSQL.{port}" if is_unix else (host, int(port)))
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self._bell, self._rope = socket.socketpair()
+        self.last_words = None  # in answer to the next statement, and then it is reset
+        here = {"host": "127.0.0.1", "port": self._door.getsockname()[1], "sslmode": "disable", "gssencmode": "disable"}
+        self.url = psycopg.conninfo.make_conninfo(url, **here)
+        self._thread = threading.Thread(target=self._pass_on, daemon=True)
+        self._thread.start()
+
+    def reset(self):
+        self._rope.send(b"x")
+        self._thread.join(5)
+
+    def _pass_on(self):
+        session, _ = self._door.accept()
+        with session, self._door, self._there, self._bell, self._rope:
+            while True:
+                ready, _, _ = select.select([session, self._there, self._bell], [], [])
+                if self._bell in ready or (self.last_words is not None and session in ready):
+                    session.sendall(self.last_words or b"")
+                    session.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return
+                for one, other in ((session, self._there), (self._there, session)):
+                    if one in ready:
+                        data = one.recv(65_536)
+                        if not data:
+                            return
+                        other.sendall(data)
+
+
+def test_a_line_that_was_reset_while_nobody_asked_is_told_to_who_asks_next(run, database_url):
+    """uvloop says so once, and never again."""
+    between = Between(database_url)
+
+    async def work():
+        connection = await connected(between.url)
+        for n in range(3):
+            assert await number(connection, n) == n
+        between.reset()
+        await asyncio.sleep(0.1)
+        with pytest.raises(psycopg.OperationalError):
+            await number(connection, 4)
+        await connection.close()
+
+    run(work())
+
+
+def test_a_line_that_is_reset_behind_its_last_words_is_told_to_who_waits(run, database_url):
+    """As by a server that ends a session without having read its statement: both are told at once."""
+    between = Between(database_url)
+    words = b"SFATAL\0VFATAL\0C57P01\0Mover\0\0"
+
+    async def work():
+        connection = await connected(between.url)
+        for n in range(3):
+            assert await number(connection, n) == n
+        between.last_words = b"E" + struct.pack("!i", len(words) + 4) + words
+        with pytest.raises(psycopg.OperationalError):
+            await number(connection, 4)
+        await connection.close()
+
+    run(work())
 
 
 def test_whoever_waits_on_a_connection_that_is_closed_meanwhile_is_told(run, database_url):
