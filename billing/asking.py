@@ -8,8 +8,10 @@ not asked often. Must import nobody of ours but billing.watched, for the same re
 from __future__ import annotations
 
 import re
+import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +42,9 @@ class AskingConnection(WatchedConnection[Row]):
         super().__init__(*given, **named)
         self._asked: OrderedDict[tuple[str, bool], _Statement] = OrderedDict()  # the last asked at the end
         self._names = 0  # how many all of these have
+        # A pooler may hand over another connection's session: a name of that one must not be found there, for it is
+        # that of another text, and perhaps another tenant's.
+        self._mark = secrets.token_hex(6).encode()
         self._next_name = 0
         self._values: abc.Transformer | None = None  # between Python and Postgres
 
@@ -55,14 +60,19 @@ class AskingConnection(WatchedConnection[Row]):
         else:
             self._asked.move_to_end(key)
         if statement.times >= BEFORE:
-            return await self._by_name(query, statement, params)
+            try:
+                return await self._by_name(query, statement, params)
+            except (errors.FeatureNotSupported, errors.InvalidSqlStatementName):
+                # A migration has changed the type of what it reads, or somebody else has ended what was prepared. It
+                # would be refused for as long as the name is kept, and nothing of it was done.
+                await self.forget_plans()
         cursor = await self.execute(query, params, prepare=False)
         statement.times += 1
         # Not `description`, which names and types every column of every answer.
         return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
 
     async def forget_plans(self) -> None:
-        """Of what was prepared before a migration changed what it reads."""
+        """Of all that was prepared."""
         self._asked.clear()
         self._names = 0
         await self.execute("DEALLOCATE ALL", prepare=False)
@@ -86,7 +96,7 @@ class AskingConnection(WatchedConnection[Row]):
             types = values.types or ()
             name = statement.names.get(types)
             if name is None:
-                name = b"asked_%d" % self._next_name
+                name = b"asked_%s_%d" % (self._mark, self._next_name)
                 self._next_name += 1
                 self.pgconn.send_prepare(name, statement.text, types)
                 await self._result()
@@ -111,7 +121,8 @@ class AskingConnection(WatchedConnection[Row]):
         _, statement = self._asked.popitem(last=False)
         self._names -= len(statement.names)
         for name in statement.names.values():
-            await self.execute(b"DEALLOCATE " + name, prepare=False)
+            with suppress(errors.InvalidSqlStatementName):
+                await self.execute(b"DEALLOCATE " + name, prepare=False)
 
 
 @dataclass(slots=True)

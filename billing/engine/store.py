@@ -74,7 +74,8 @@ class Store:
         try:
             self._refuse_locked(query)
             try:
-                return await _rows(connection, query, params)
+                # The text is ours: a tenant's schema is the only part that is put in, and its name is checked.
+                return await connection.rows(query, params)
             except psycopg.errors.LockNotAvailable:
                 self._note_locked(query)
                 raise
@@ -177,17 +178,6 @@ class Store:
                         self._put(pool, aside)
                     await asyncio.gather(*self._putting)
                     await pool.close(timeout=2.0)
-
-
-async def _rows(connection: Connection, query: str, params: Params) -> list[Row]:
-    try:
-        # The text is ours: a tenant's schema is the only part that is put in, and its name is checked.
-        return await connection.rows(query, params)
-    except psycopg.errors.FeatureNotSupported:
-        # It was planned before a migration changed the type of what it reads, and is refused for as long as the plan is
-        # kept. Nothing of it was done.
-        await connection.forget_plans()
-        return await connection.rows(query, params)
 
 
 def _is_here(loop: asyncio.AbstractEventLoop | None) -> bool:
