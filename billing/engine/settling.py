@@ -30,7 +30,7 @@ from billing.engine.authority import (
     pause_after,
 )
 from billing.engine.rules import shares
-from billing.engine.statements import SETTLE, SETTLE_HOUSE, in_schema
+from billing.engine.statements import in_schema, settle_statement
 from billing.engine.store import Store
 from billing.outcomes import Outcome
 from billing.prices import Usage
@@ -385,8 +385,7 @@ async def write_down(store: Store, hold: Open, settled: Settled, *keeps: Keep | 
 
 
 async def _write(store: Store, hold: Open, settled: Settled, keep: Keep | None) -> bool:
-    settle = SETTLE_HOUSE if hold.payer.is_house else SETTLE
-    statement = settle.replace("{keep}", keep.sql if keep else "").replace("{first}", keep.first if keep else "")
+    statement = settle_statement(keep.sql if keep else "", keep.first if keep else "", is_house=hold.payer.is_house)
     params = {"id": hold.id, "held": hold.held, **line_figures(settled.final), **(keep.params if keep else {})}
     rows = await store.fetch(in_schema(statement, hold.payer.schema), params)
     return bool(rows)

@@ -6,6 +6,7 @@ text, as its name is checked where it is made and again in `in_schema`.
 
 from __future__ import annotations
 
+import functools
 import re
 
 from tenants.schema_is_there import SCHEMA_IS_THERE
@@ -13,6 +14,8 @@ from tenants.schema_is_there import SCHEMA_IS_THERE
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
+# A call asks for the same texts again and again, and a connection finds one that is the same object at once.
+@functools.lru_cache(maxsize=1_024)
 def in_schema(statement: str, schema: str) -> str:
     """`statement` for one tenant: `{schema}` stands for its schema."""
     if not _SCHEMA.fullmatch(schema):
@@ -110,6 +113,7 @@ WITH claim AS (
 )
 
 
+@functools.lru_cache(maxsize=256)
 def dispatch_statement(
     numbered_by: str = "", numbers: str = "", *, is_claimed: bool = False, is_counted: bool = False
 ) -> str:
@@ -167,6 +171,14 @@ SELECT id FROM gone
 
 # The same for a call that the house paid for: the operator's line, in no tenant's schema.
 SETTLE_HOUSE = SETTLE.replace("{schema}.usage_usageline", "public.billing_houseline")
+
+
+@functools.lru_cache(maxsize=256)
+def settle_statement(keep: str = "", first: str = "", *, is_house: bool = False) -> str:
+    """SETTLE with further parts, and a further condition of the hold's."""
+    settle = SETTLE_HOUSE if is_house else SETTLE
+    return settle.replace("{keep}", keep).replace("{first}", first)
+
 
 # Further condition of SETTLE, where more or fewer tokens were used than were counted for a key with rates. Always true.
 TOKENS_CORRECTED = " AND public.billing_correct_tokens(account_id, rated_key, %(most_tokens)s, %(tokens_more)s)"

@@ -118,7 +118,16 @@ def own_database() -> Iterator[str]:
             base, _, query = url.partition("?")
             yield f"{base.rpartition('/')[0]}/{name}?{query}"
         finally:
+            _drop(connection, name)
+
+
+def _drop(connection: psycopg.Connection[Any], name: str) -> None:
+    while True:
+        try:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+            return
+        except psycopg.errors.InsufficientPrivilege:
+            time.sleep(0.2)  # Postgres' own worker is there, which vacuums, and which we may not end
 
 
 def run(options: argparse.Namespace, url: str) -> None:
