@@ -85,6 +85,7 @@ class ModelStream:
         self._sent = sent
         self._paid_by = paid_by
         self.is_cut = False
+        self.was_sent = False  # the request: until then nobody works on it, and nobody bills it
         self._dialect = dialect
         self._response: exchange.Answer | None = None
         self._clock: asyncio.Timeout | None = None  # while it is opened
@@ -136,12 +137,17 @@ class ModelStream:
         for pause in (CONNECT_AGAIN_SECONDS, None):
             try:
                 # A redirect is not followed: it would hand key and prompt to an address that nobody has configured.
-                return await http.ask("POST", base, f"/{self._sent.path}", headers, self._sent.body)
+                return await http.ask(
+                    "POST", base, f"/{self._sent.path}", headers, self._sent.body, sent=self._note_sent
+                )
             except NotSent as exc:
                 if pause is None or isinstance(exc.__cause__, TimeoutError):
                     raise
                 await asyncio.sleep(pause)
         raise AssertionError("the second try returns or raises")
+
+    def _note_sent(self) -> None:
+        self.was_sent = True
 
     async def read(self) -> str | None:
         """The next words, "" where what came has none; None at the end."""

@@ -378,6 +378,8 @@ class Answering(Generic[P]):
             self._end()
 
     async def _read(self) -> None:
+        if self.is_left:
+            return  # before a word was asked for
         try:
             await self._model.open()
             while (words := await self._model.read()) is not None:
@@ -559,6 +561,7 @@ class Answering(Generic[P]):
         return answer.body if isinstance(answer, Whole) and self.failure is None else None
 
     def _finish(self, usage: Usage, outcome: Outcome) -> None:
+        was_never_asked = self._was_never_asked
         final = Final(cost(usage, self.terms.price), outcome, usage, self.terms.model).within(self.call.held)
         if outcome == Outcome.NONE:
             final = Final(0, Outcome.NONE, Usage(0, 0), self.terms.model)
@@ -583,7 +586,9 @@ class Answering(Generic[P]):
         )
         if not self._as_it_came and not text.strip() and self._completion.shown:
             self._fresh.append(self._completion.shown)
-        keep = self._keep(self._completion) if self._keep is not None and outcome != Outcome.NONE else None
+        # A question that was stopped before its model heard it is not lost for that.
+        is_kept = outcome != Outcome.NONE or was_never_asked
+        keep = self._keep(self._completion) if self._keep is not None and is_kept else None
         settling = self.call.settle(final, keep=keep)
         # Nothing is kept of an answer that never was.
         if self._after is not None and outcome != Outcome.NONE:
@@ -602,6 +607,8 @@ class Answering(Generic[P]):
         terms, answer = self.terms, self._model.answer
         if self.failure is not None and not self._failed_at_a_cost:
             return Usage(0, 0), Outcome.NONE
+        if self._was_never_asked:
+            return Usage(0, 0), Outcome.NONE
         usage, outcome = used(
             answer,
             tokens_input=terms.likely,
@@ -616,6 +623,11 @@ class Answering(Generic[P]):
         if isinstance(self.failure, ModelFailed) and outcome != Outcome.EXACT:
             return usage, self.failure.outcome
         return usage, outcome
+
+    @property
+    def _was_never_asked(self) -> bool:
+        """Whoever wanted it left, or it was stopped, before the request was on its way to the model."""
+        return self.failure is None and self.is_left and not self._model.was_sent
 
     @property
     def _failed_at_a_cost(self) -> bool:

@@ -14,7 +14,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,11 +90,13 @@ class Http:
         body: bytes | None = None,
         *,
         until: float | None = None,
+        sent: Callable[[], None] | None = None,
     ) -> Answer:
         """The answer, once its head is there. Raises NotSent or Broken. A cancelled one is closed.
 
         `base` is a server's URL, and `path` what follows it, quoted, with its query. Raises TimeoutError where its head
-        has not come `until` then, by the loop's clock; opening a connection has a clock of its own.
+        has not come `until` then, by the loop's clock; opening a connection has a clock of its own. `sent` is called
+        once the request is on its way: whoever is cut before has asked for nothing.
         """
         server = _server(base)
         proxy = self._proxy_to(server) if self._proxies else None
@@ -107,12 +109,20 @@ class Http:
             with suppress(Broken):
                 return await self._asked(base, connection, head, body, until)
             connection = await self._opened(server, proxy)
-        return await self._asked(base, connection, head, body, until)
+        return await self._asked(base, connection, head, body, until, sent)
 
     async def _asked(
-        self, base: str, connection: Connection, head: bytes, body: bytes | None, until: float | None
+        self,
+        base: str,
+        connection: Connection,
+        head: bytes,
+        body: bytes | None,
+        until: float | None,
+        sent: Callable[[], None] | None = None,
     ) -> Answer:
         answer = connection.ask(head, body or b"", functools.partial(self._keep, base))
+        if sent is not None:
+            sent()
         try:
             await answer.head(until)
         except BaseException:

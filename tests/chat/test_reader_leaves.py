@@ -1,5 +1,6 @@
 """Whoever ends a stream, and when: what came is paid for, what did not is not, and nothing stays behind."""
 
+import socket
 import threading
 
 import pytest
@@ -79,6 +80,21 @@ def test_a_reader_gone_before_the_model_answers_pays_the_input(workspace, upstre
     assert (line.outcome, line.tokens_output) == ("estimated", 0)
     assert workspace.ledger()["spent"] == line.cost
     assert 0.6 <= line.cost / true_cost(upstream) <= 1.5
+
+
+@pytest.mark.parametrize("path", ["/api/chat/", "/v1/chat/completions"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reader_gone_while_the_model_is_still_being_reached_pays_nothing(workspace, upstream, settings, stream, path):
+    asked = {"/api/chat/": {"prompt": "hello"}, "/v1/chat/completions": {"model": "test-model", "messages": ASK}}
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # to TLS
+        settings.LLM_BASE_URL = f"https://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        request = workspace.api().plane.begin("POST", path, {**asked[path], "stream": stream})
+        line_to_it, _ = deaf.accept()
+        request.leave()
+        (line,) = workspace.settled(lines=1)
+        line_to_it.close()
+    assert (line.cost, line.outcome) == (0, "none")
+    assert workspace.ledger()["spent"] == workspace.ledger()["reserved"] == 0
 
 
 def test_a_model_that_refused_unheard_costs_nothing(workspace, upstream):
