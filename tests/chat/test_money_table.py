@@ -213,8 +213,9 @@ def test_an_answer_that_runs_on_is_cut_at_the_hold(workspace, upstream, settings
     assert_books_agree(workspace)
 
 
-# Of a machine that does other things as well: the first fifty need 3.5 s here at least, and wait 5 by default.
-PATIENCE = 15
+# Of a machine that does other things as well: the first fifty need 3.5 s here at least, and wait 5 by default. With 15,
+# two and eight of the fifty were refused in whole runs of four workers on two cores.
+PATIENCE = 30
 
 # --- many at once ---------------------------------------------------------------------------------------------------
 
@@ -263,8 +264,8 @@ def test_fifty_at_once_by_two_planes_never_go_over_and_are_all_served_where_ther
     time.sleep(6)  # each plane reads what the other has learned
     with ThreadPoolExecutor(50) as pool:
         asking = [pool.submit(clients[n % 2].post, "/api/chat/", json={"prompt": "hello"}) for n in range(50)]
-        statuses = [answer.result().status_code for answer in asking]
-    assert statuses.count(200) == 50, sorted(statuses)
+        answers = [answer.result() for answer in asking]
+    assert [(answer.status_code, answer.text) for answer in answers if answer.status_code != 200] == []
     assert_books_agree(workspace, before=before)
     workspace.leave(10 * need + first_hold())
     before = workspace.ledger()["spent"] - sum(line.cost for line in workspace.lines())
