@@ -2,7 +2,8 @@
 
 psycopg's cursor takes a statement apart and looks up what it knows of it each time: a third of what a statement costs.
 Owns `AskingConnection`. Values are dumped, sent, read and loaded by psycopg's own parts, and its cursor runs what is
-not asked often. Must import nobody of ours but billing.watched, for the same reason.
+not asked often. Must import nobody of ours but billing.watched: the embedded authority, which may know nobody of the
+rest, asks by it, too.
 """
 
 from __future__ import annotations

@@ -111,36 +111,35 @@ def test_a_flood_that_says_nothing_is_cut_at_v1_too_and_its_reader_told(workspac
     assert model.wait_until(lambda m: m.left == 1)
 
 
-def test_a_letter_in_each_megabyte_of_nothing_is_a_flood_too(model):
-    sent, nothing = 0, b'data: {"choices":[%b{"index":0,"delta":{"content":"a"}}]}\n\n' % (b"{}," * 300_000)
+def sends_again_and_again(frame, *, times):
+    """A model's script, and a list that has an item for each time that it was sent."""
+    sent = []
 
     def script(line):
-        nonlocal sent
         line.send(HEAD, b"\r\n")
-        while sent < 40:
-            line.send(nothing)
-            sent += 1
+        for number in range(times):
+            line.send(frame)
+            sent.append(number)
 
-    model.script = script
+    return script, sent
+
+
+def test_a_letter_in_each_megabyte_of_nothing_is_a_flood_too(model):
+    nothing = b'data: {"choices":[%b{"index":0,"delta":{"content":"a"}}]}\n\n' % (b"{}," * 300_000)
+
+    model.script, sent = sends_again_and_again(nothing, times=40)
     failure = Asked(ASK).failure()
     # Some of it waits in the sockets.
-    assert (failure.outcome, sent < 20) == ("estimated", True)
+    assert (failure.outcome, len(sent) < 20) == ("estimated", True)
 
 
 def test_events_of_nothing_instead_of_one_piece_do_not_become_a_gigabyte(workspace, model):
     """Each empty object is three bytes on the line, and sixty or more in memory."""
-    sent, nothing = 0, b'data: {"choices":[{"index":0,"delta":{"tool_calls":[%b{}]}}]}\n\n' % (b"{}," * 300_000)
+    nothing = b'data: {"choices":[{"index":0,"delta":{"tool_calls":[%b{}]}}]}\n\n' % (b"{}," * 300_000)
 
-    def script(line):
-        nonlocal sent
-        line.send(HEAD, b"\r\n")
-        while sent < 35:
-            line.send(nothing)
-            sent += 1
-
-    model.script = script
+    model.script, sent = sends_again_and_again(nothing, times=35)
     assert ask_at("/v1/", workspace).status_code == 502
-    assert sent < 20  # some of it waits in the sockets
+    assert len(sent) < 20  # some of it waits in the sockets
     (line,) = workspace.settled(lines=1)
     assert line.outcome == "estimated"
     assert_books_agree(workspace)
