@@ -340,10 +340,11 @@ def test_money_that_others_give_back_in_time_pays_for_the_call(workspace, upstre
 @pytest.mark.on_standin
 def test_more_calls_under_way_than_a_workspace_may_have_is_429_with_the_number(workspace, upstream, settings):
     settings.TENANT_STREAMS_MAX = 1
-    upstream.delay_between = 0.2
+    upstream.last_word_after = threading.Event()
     api = workspace.api()
     first = api.chat("hello", stream=True)
     response = api.chat("hello")
+    upstream.last_word_after.set()
     assert (response.status_code, response.json()["error"]) == (429, "rate_limited")
     assert (response.json()["limit"], response.json()["in_use"]) == (1, 1)
     assert int(response["Retry-After"]) > 0

@@ -42,6 +42,7 @@ class Behaviour:
     message: Callable[[Body], Body] | None = None
     delay_first: float = 0.0  # seconds, after the headers of a stream and before its first token
     delay_between: float = 0.0
+    last_word_after: threading.Event | None = None  # a stream's last token waits until it is set, however long
 
     # Failures.
     status: int | None = None  # answer with this HTTP status and an error that quotes the prompt and the key
@@ -384,6 +385,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._drop()
             if number:
                 self._wait(upstream.delay_between)
+            if number == len(deltas) - 1:
+                self._wait_for(upstream.last_word_after)
             self._event(_chunk(body, [_choice(delta)]))
             self._spent[1] += 1
         if upstream.cut_after is not None:
@@ -448,6 +451,10 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Left
             if time.monotonic() >= deadline:
                 return
+
+    def _wait_for(self, event: threading.Event | None) -> None:
+        while event is not None and not event.wait(0.1):
+            self._wait(0)
 
     def _more(self) -> bool:
         try:

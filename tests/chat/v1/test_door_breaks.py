@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -26,12 +27,13 @@ def test_a_small_body_without_a_length_takes_no_large_ones_room_while_it_streams
     from chat.v1 import app
 
     monkeypatch.setattr(app, "BODIES_BYTES", 10 * 1024 * 1024)
-    upstream.delay_between = 0.3
+    upstream.last_word_after = threading.Event()
     client = client_of(workspace)
     small = json.dumps({**ASK, "stream": True}).encode()
     streams = [client.post(CHAT, [small[:10], small[10:]]) for _ in range(2)]
     assert [stream.status_code for stream in streams] == [200, 200]
     assert client.post(CHAT, {**ASK, "user": "x" * 150_000}).status_code == 200
+    upstream.last_word_after.set()
     for stream in streams:
         assert b"[DONE]" in stream.content
     assert app._bytes_in_flight == 0
