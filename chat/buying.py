@@ -47,7 +47,8 @@ from chat.image_models import images_not_taken, tokens_of_image
 from chat.llm import COUNT_FAILURES, count_tokens
 from chat.passed import Kind, Passed
 from chat.pricing import kinds_for, members_of, price_for, priced_models
-from chat.streams import Answering, Bought, Completion, Terms
+from chat.streams import Answering
+from chat.terms import Bought, Completion, Terms
 from chat.trimming import DEFAULT_MAX_TOKENS as DEFAULT_MAX_TOKENS
 from tenants.http import Forbidden, Invalid
 

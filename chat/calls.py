@@ -39,7 +39,8 @@ from billing.prices import Usage, affordable_tokens
 from chat.buying import Wanted, at_least_one, begin, members_for, sent_for, terms_for
 from chat.history import Message, as_taken
 from chat.hops import Hops
-from chat.streams import Answering, Bought, Completion, Terms
+from chat.streams import Answering
+from chat.terms import Bought, Completion, Terms
 from tenants.context import current_tenant, public_scope, tenant_scope
 from tenants.http import Forbidden
 

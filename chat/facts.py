@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from billing.money import usd
 
 if TYPE_CHECKING:
-    from chat.streams import Completion
+    from chat.terms import Completion
 
 
 def bought(

@@ -13,7 +13,7 @@ from typing import Generic
 
 from billing.engine.repeats import Claim
 from chat.errors import ModelBusy
-from chat.streams import Bought, P
+from chat.terms import Bought, P
 
 
 class Hops(Generic[P]):

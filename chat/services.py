@@ -38,7 +38,8 @@ from chat.facts import bought_by
 from chat.history import Message, prompt_bound, prompt_bytes
 from chat.pricing import members_of, price_for
 from chat.repeats import told_of_failure, told_of_reply
-from chat.streams import Answering, Completion, as_settled
+from chat.streams import Answering
+from chat.terms import Completion, as_settled
 from chat.titles import buy_title_after, is_on
 from chat.trimming import Room, room_for
 from chat.turns import NEW_ID, NEW_MESSAGES, NO_MESSAGE, Ask, Place, busy_key, files_of, found, rows_of, with_images

@@ -10,22 +10,20 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
-from uuid import UUID
+from typing import Generic
 
 from billing.engine.engine import Engine
-from billing.engine.rules import Habit, Sample, is_full, next_output, percent_of, wants_more
-from billing.engine.settling import Final, Keep, Settled
+from billing.engine.settling import Final, Settled
 from billing.outcomes import Outcome
-from billing.prices import Price, Usage, cost, estimate
-from chat.answer import Answer, used
+from billing.prices import Usage, cost
+from chat.answer import Answer
 from chat.bell import Bell
-from chat.breaker import Upstream
-from chat.dialect import Dialect, Sent
+from chat.ending import Ending
 from chat.errors import ModelFailed, ModelStopped
+from chat.growing import Growth
 from chat.llm import BROKEN, ModelStream
 from chat.outlet import Outlet
+from chat.terms import Bought, Completion, Others, P, as_settled
 from chat.whole import Whole
 from tenants.http import ApiError
 
@@ -35,114 +33,8 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 10.0
 # The last event waits this long for the commit, and then goes without the balances.
 COMMIT_SECONDS = 1.0
-GROW_AGAIN_SECONDS = 0.2
 # What a member of a group held is given back within this, or the next one is not asked.
 GIVE_WAY_SECONDS = 5.0
-
-
-@dataclass(slots=True)
-class Terms:
-    """What is bought: the model at its price, at most so many tokens, and what its input is and can be.
-
-    `bound` is never less than the input's tokens and is what is held; `likely` is what is charged when nobody reports;
-    `size` is the input in bytes, as the habit's ratio counts them.
-    """
-
-    model: str
-    # What its habit is learned under.
-    app: str
-    price: Price
-    dialect: Dialect
-    habit: Habit
-    upstream: Upstream
-    max_tokens: int
-    bound: int
-    likely: int
-    size: int
-    # How many answers are asked for, each of at most `max_tokens`.
-    n: int = 1
-
-    @property
-    def most_output(self) -> int:
-        """Tokens of all answers together."""
-        return self.max_tokens * self.n
-
-    def amount(self, output: int) -> int:
-        return estimate(tokens_input=self.bound, max_tokens=output, price=self.price)
-
-    def meter(self) -> dict[str, int]:
-        """What a reader reckons by what was used so far: microcents of the input, and of 1,000 bytes of words."""
-        per_kilobyte = round(1_000 * self.habit.output_ratio)
-        return {
-            "input": estimate(tokens_input=self.likely, max_tokens=0, price=self.price),
-            "per_kilobyte": estimate(tokens_input=0, max_tokens=per_kilobyte, price=self.price),
-        }
-
-    def likely_cost(self) -> int:
-        """Of the longest answer that these terms allow, by what its input probably is."""
-        return estimate(tokens_input=self.likely, max_tokens=self.most_output, price=self.price)
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A bought answer. `text` are the model's words; `shown` says why where there are none."""
-
-    text: str
-    shown: str
-    model: str
-    finish_reason: str
-    usage: Usage
-    cost: int
-    outcome: Outcome
-    budget: dict[str, Any] | None
-    # As they were passed on: the bytes of an answer in one piece, or of a stream where they are kept.
-    passed: bytes | None = field(default=None, repr=False)
-
-
-KeepFor = Callable[[Completion], Keep | None]
-
-
-class Paying(Protocol):
-    """What pays for an answer: a call of the engine, or a part of a hold that pays for more."""
-
-    on_lapse: Callable[[], None] | None
-
-    @property
-    def id(self) -> UUID: ...
-    @property
-    def pays(self) -> bool: ...
-    @property
-    def held(self) -> int: ...
-    @property
-    def is_fitted(self) -> bool: ...
-    def note(self, used: int, *, tokens_input: int | None, tokens_output: int | None) -> None: ...
-    async def grow(self, amount: int) -> bool: ...
-    def settle(self, final: Final, *, keep: Keep | None = None) -> asyncio.Task[Settled]: ...
-    def give_way(self, final: Final) -> asyncio.Task[Settled]: ...
-
-
-P = TypeVar("P", bound=Paying)
-
-
-@dataclass(slots=True)
-class Bought(Generic[P]):
-    """An answer that is paid for and can be asked for now. `held_output`: the tokens of it that are held."""
-
-    call: P
-    sent: Sent
-    terms: Terms
-    held_output: int
-    keep: KeepFor | None = None
-
-
-class Others(Protocol[P]):
-    """Models that may answer in the place of one that failed and billed nothing."""
-
-    async def next(self) -> Bought[P] | None:
-        """The next one, paid for; None where none is left. Raises what refuses it."""
-
-    def gave_up(self) -> None:
-        """None of them is asked."""
 
 
 class Answering(Generic[P]):
@@ -179,15 +71,14 @@ class Answering(Generic[P]):
         self._ended = False
         self._cut_for: str | None = None
         self._reader_left = False
-        self._growing: asyncio.Task[bool] | None = None
-        self._ask_again_at = 0.0
         self._completion: Completion | None = None
         engine.add_cut(self.stop)
         self._task = engine.spawn(self._run())
 
     def _take_on(self, bought: Bought[P]) -> None:
         self.call, self.terms = bought.call, bought.terms
-        self._keep, self._held_output = bought.keep, bought.held_output
+        self._keep = bought.keep
+        self._growth = Growth(self._engine, bought)
         # Its answer repeats the prompt, which nobody bills as output: its bytes say nothing of what a token is.
         self._is_echo = (bought.sent.most or 0) > bought.terms.most_output
         self._model = ModelStream(
@@ -384,7 +275,8 @@ class Answering(Generic[P]):
             await self._model.open()
             while (words := await self._model.read()) is not None:
                 self._take(words)
-                if not await self._stays_within():
+                if (reason := await self._must_end()) is not None:
+                    self._cut(reason)
                     break
                 if self._outlet is not None and self._outlet.is_full:
                     await self._wait_for(self._outlet)
@@ -464,54 +356,11 @@ class Answering(Generic[P]):
             self._begun.set()
             self.terms.upstream.answered()
 
-    async def _stays_within(self) -> bool:
-        """Whether the answer may go on: what it used is below what is held, and more is asked for in time."""
+    async def _must_end(self) -> str | None:
+        """Why the model is read no further, if it is not."""
         if self._model.answer.is_over:
-            self._cut("length")
-            return False
-        most = self.terms.most_output
-        while self._held_output < most:
-            counted = self._model.answer.counted()
-            self._harvest()
-            full = is_full(counted, self._held_output, most)
-            if full or (wants_more(counted, self._held_output, most) and self._loop.time() >= self._ask_again_at):
-                self._ask_for_more()
-            if not full:
-                break
-            # One read may bring a whole answer, so there may be several to wait for; but only for their answers. The
-            # upstream works on meanwhile, and bills: waiting here for others' money cost more than it held.
-            assert self._growing is not None
-            await asyncio.wait([self._growing])
-            if not self._harvest():
-                self._cut("budget")
-                return False
-        return True
-
-    def _ask_for_more(self) -> None:
-        """Ask for the next slice, unless one is asked for already."""
-        if self._growing is not None:
-            return
-        terms = self.terms
-        more = next_output(self._held_output, terms.most_output)
-        # By the learned ratio, as an answer is charged that nobody reports: what is held goes by the safer count.
-        now = Usage(terms.likely, self._model.answer.counted(terms.habit.output_ratio))
-        self.call.note(cost(now, terms.price), tokens_input=now.tokens_input, tokens_output=now.tokens_output)
-        self._growing = self._engine.spawn(
-            self.call.grow(terms.amount(self._held_output + more) - terms.amount(self._held_output))
-        )
-
-    def _harvest(self) -> bool:
-        """Whether a slice that was asked for is there."""
-        growing = self._growing
-        if growing is None or not growing.done():
-            return False
-        granted = not growing.cancelled() and growing.exception() is None and growing.result()
-        self._growing = None
-        if granted:
-            self._held_output += next_output(self._held_output, self.terms.most_output)
-        else:
-            self._ask_again_at = self._loop.time() + GROW_AGAIN_SECONDS
-        return granted
+            return "length"
+        return None if await self._growth.covers(self._model.answer) else "budget"
 
     def _lapse(self) -> None:
         logger.error("The money of a call is no longer held, so it is cut: hold=%s", self.call.id)
@@ -532,7 +381,7 @@ class Answering(Generic[P]):
         self._model.close()
         try:
             self._pass_the_rest_on()
-            self._finish(*self._used())
+            self._finish(self._ending())
         except Exception:
             # Whatever is wrong with our own words for it, the call is settled by what is surely known.
             logger.exception("The end of a paid answer failed on our side: hold=%s", self.call.id)
@@ -560,8 +409,19 @@ class Answering(Generic[P]):
         answer = self._model.answer
         return answer.body if isinstance(answer, Whole) and self.failure is None else None
 
-    def _finish(self, usage: Usage, outcome: Outcome) -> None:
-        was_never_asked = self._was_never_asked
+    def _ending(self) -> Ending:
+        return Ending(
+            self.terms,
+            self._model.answer,
+            self._growth.held_output,
+            self.failure,
+            self._cut_for,
+            self._reader_left,
+            self._model.was_sent,
+        )
+
+    def _finish(self, ending: Ending) -> None:
+        usage, outcome = ending.used()
         final = Final(cost(usage, self.terms.price), outcome, usage, self.terms.model).within(self.call.held)
         if outcome == Outcome.NONE:
             final = Final(0, Outcome.NONE, Usage(0, 0), self.terms.model)
@@ -570,14 +430,17 @@ class Answering(Generic[P]):
             self.failure = ModelStopped()
         if isinstance(self.failure, ModelFailed):
             self.failure.charged_as(final.outcome, usage)
-        self._learn(usage, outcome, is_believed=final.outcome != Outcome.OVERRUN)
+        if not self._is_echo:
+            sample = ending.sample(usage, outcome, is_believed=final.outcome != Outcome.OVERRUN)
+            if sample is not None:
+                self._engine.habits.learn(self.terms.model, self.terms.app, sample)
         answer = self._model.answer
         text = "".join(self._parts)
         self._completion = Completion(
             text=text,
             shown=text if text.strip() or self.failure is not None else answer.stand_in(),
             model=self.terms.model,
-            finish_reason=self._finish_reason(),
+            finish_reason=ending.finish_reason(is_fitted=self.call.is_fitted),
             usage=usage,
             cost=final.cost,
             outcome=final.outcome,
@@ -587,7 +450,7 @@ class Answering(Generic[P]):
         if not self._as_it_came and not text.strip() and self._completion.shown:
             self._fresh.append(self._completion.shown)
         # A question that was stopped before its model heard it is not lost for that.
-        is_kept = outcome != Outcome.NONE or was_never_asked
+        is_kept = outcome != Outcome.NONE or ending.was_never_asked
         keep = self._keep(self._completion) if self._keep is not None and is_kept else None
         settling = self.call.settle(final, keep=keep)
         # Nothing is kept of an answer that never was.
@@ -602,71 +465,3 @@ class Answering(Generic[P]):
             await after(as_settled(completion, settled))
         except Exception:  # the builder's own; money and last event are done with already
             logger.exception("What was to be kept of a paid answer could not be: hold=%s", self.call.id)
-
-    def _used(self) -> tuple[Usage, Outcome]:
-        terms, answer = self.terms, self._model.answer
-        if self.failure is not None and not self._failed_at_a_cost:
-            return Usage(0, 0), Outcome.NONE
-        if self._was_never_asked:
-            return Usage(0, 0), Outcome.NONE
-        usage, outcome = used(
-            answer,
-            tokens_input=terms.likely,
-            max_output=min(terms.most_output, self._held_output),
-            tokens_per_byte=terms.habit.output_ratio,
-            cut=self._cut_for is not None,
-        )
-        was_left = self._cut_for is not None or self._reader_left
-        if was_left and terms.dialect.bills_after_cut and outcome != Outcome.EXACT:
-            # It goes on writing, and billing, up to the most that it was asked for.
-            return replace(usage, tokens_output=min(terms.most_output, self._held_output)), Outcome.ESTIMATED
-        if isinstance(self.failure, ModelFailed) and outcome != Outcome.EXACT:
-            return usage, self.failure.outcome
-        return usage, outcome
-
-    @property
-    def _was_never_asked(self) -> bool:
-        """Whoever wanted it left, or it was stopped, before the request was on its way to the model."""
-        return self.failure is None and self.is_left and not self._model.was_sent
-
-    @property
-    def _failed_at_a_cost(self) -> bool:
-        return isinstance(self.failure, ModelFailed) and self.failure.reached
-
-    def _learn(self, usage: Usage, outcome: Outcome, *, is_believed: bool) -> None:
-        answer, terms = self._model.answer, self.terms
-        if (
-            self._is_echo
-            or outcome != Outcome.EXACT
-            or not usage.tokens_input
-            or not (answer.has_begun or terms.max_tokens == 0)
-        ):
-            return
-        percent = percent_of(usage.tokens_output, answer.counted())
-        if not is_believed:
-            # It says that the model is not to be trusted, and nothing of what a call needs: one report of a million
-            # made the next reader, who left after a word, pay the whole hold.
-            usage = Usage(terms.likely, answer.counted(terms.habit.output_ratio))
-        sample = Sample(usage.tokens_input, terms.size, usage.tokens_output, answer.billed_bytes, percent)
-        self._engine.habits.learn(terms.model, terms.app, sample)
-
-    def _finish_reason(self) -> str:
-        if self._cut_for is not None or self.failure is not None:
-            return self._cut_for or "error"
-        reason = (self._model.answer.finish_reason or "stop")[:40]
-        if reason in ("budget", "cancelled"):
-            reason = "stop"  # ours to say: no model knows of the money
-        # What ended it was the money that its last tokens were fitted to.
-        return "budget" if reason == "length" and self.call.is_fitted else reason
-
-
-def as_settled(completion: Completion, settled: Settled) -> Completion:
-    """The completion with what stands at the authority."""
-    final = settled.final
-    return replace(
-        completion,
-        usage=final.usage or completion.usage,
-        cost=final.cost,
-        outcome=final.outcome,
-        budget=settled.budget,
-    )

@@ -23,7 +23,8 @@ from chat.facts import bought_by
 from chat.history import Message
 from chat.pricing import price_for
 from chat.services import Buyer, payer_of, place_of, room_of, turn_of
-from chat.streams import Answering, Completion
+from chat.streams import Answering
+from chat.terms import Completion
 from chat.trimming import Room
 from chat.turns import Ask, Place
 from tenants.http import Invalid, Unavailable

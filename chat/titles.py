@@ -21,7 +21,8 @@ from billing.subjects import Key
 from chat.buying import Wanted, begin
 from chat.history import Message
 from chat.sse import comment, event
-from chat.streams import KEEP_ALIVE_SECONDS, Answering, Completion
+from chat.streams import KEEP_ALIVE_SECONDS, Answering
+from chat.terms import Completion
 from tenants.http import ApiError
 from tenants.spelling import normal_name
 

@@ -22,7 +22,7 @@ from chat.buying import Known
 from chat.errors import ConversationBusy
 from chat.history import Image, Message, as_taken, images_of, prompt_bytes
 from chat.pricing import callable_models
-from chat.streams import Completion
+from chat.terms import Completion
 from chat.trimming import MOST_MESSAGES, Room, as_message, fitting
 from chat.wishes import NO_WISHES, Wishes, digest
 from tenants.http import Invalid, NotFound, Unavailable

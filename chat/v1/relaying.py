@@ -19,7 +19,8 @@ from chat.errors import ModelStopped
 from chat.passed import Kind, Passed
 from chat.relay import as_event
 from chat.sse import comment
-from chat.streams import Answering, Completion
+from chat.streams import Answering
+from chat.terms import Completion
 from chat.v1.refusals import error_chunk
 from tenants.http import ApiError
 

@@ -1,0 +1,75 @@
+"""More money for an answer that grows: the next slice is asked for before the held one is used up.
+
+Owns `Growth`: how many tokens are held, and when more is asked for (billing.engine.rules says how much). Must not read
+the model, nor end an answer: who reads it asks whether it may go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Generic
+
+from billing.engine.engine import Engine
+from billing.engine.rules import is_full, next_output, wants_more
+from billing.prices import Usage, cost
+from chat.answer import Answer
+from chat.terms import Bought, P
+
+GROW_AGAIN_SECONDS = 0.2
+
+
+class Growth(Generic[P]):
+    """What is held for one model's answer. `held_output` is in tokens."""
+
+    def __init__(self, engine: Engine, bought: Bought[P]) -> None:
+        self.held_output = bought.held_output
+        self._engine = engine
+        self._call, self._terms = bought.call, bought.terms
+        self._loop = asyncio.get_running_loop()
+        self._asked: asyncio.Task[bool] | None = None
+        self._ask_again_at = 0.0
+
+    async def covers(self, answer: Answer) -> bool:
+        """Whether the answer may go on: what it used is below what is held, and more is asked for in time."""
+        most = self._terms.most_output
+        while self.held_output < most:
+            counted = answer.counted()
+            self._harvest()
+            full = is_full(counted, self.held_output, most)
+            if full or (wants_more(counted, self.held_output, most) and self._loop.time() >= self._ask_again_at):
+                self._ask_for_more(answer)
+            if not full:
+                break
+            # One read may bring a whole answer, so there may be several to wait for; but only for their answers. The
+            # upstream works on meanwhile, and bills: waiting here for others' money cost more than it held.
+            assert self._asked is not None
+            await asyncio.wait([self._asked])
+            if not self._harvest():
+                return False
+        return True
+
+    def _ask_for_more(self, answer: Answer) -> None:
+        """Ask for the next slice, unless one is asked for already."""
+        if self._asked is not None:
+            return
+        terms = self._terms
+        more = next_output(self.held_output, terms.most_output)
+        # By the learned ratio, as an answer is charged that nobody reports: what is held goes by the safer count.
+        now = Usage(terms.likely, answer.counted(terms.habit.output_ratio))
+        self._call.note(cost(now, terms.price), tokens_input=now.tokens_input, tokens_output=now.tokens_output)
+        self._asked = self._engine.spawn(
+            self._call.grow(terms.amount(self.held_output + more) - terms.amount(self.held_output))
+        )
+
+    def _harvest(self) -> bool:
+        """Whether a slice that was asked for is there."""
+        asked = self._asked
+        if asked is None or not asked.done():
+            return False
+        granted = not asked.cancelled() and asked.exception() is None and asked.result()
+        self._asked = None
+        if granted:
+            self.held_output += next_output(self.held_output, self._terms.most_output)
+        else:
+            self._ask_again_at = self._loop.time() + GROW_AGAIN_SECONDS
+        return granted
