@@ -55,6 +55,9 @@ from tenants.http import Forbidden, Invalid
 # Letters of a message that are not all ASCII, from which on they are counted on a thread: 2 MB of marks take 120 ms.
 COUNTED_BESIDE = 32 * 1024
 
+# What OpenAI calls the limit of models that may think, for it bounds their thoughts, too.
+THOUGHTS_COUNT = "max_completion_tokens"
+
 ACTION = "llm.completion"
 EMBEDDING = "llm.embedding"
 
@@ -135,7 +138,7 @@ async def _buy(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Boug
     terms.upstream.refuse_if_down()
     messages = as_taken(wanted.messages)
     # What is written in one piece, or out of sight, cannot be cut in time, so that all of it is held at once.
-    is_held_whole = _is_in_one_piece(wanted) or terms.dialect.bills_after_cut or _hides(wanted)
+    is_held_whole = _is_in_one_piece(wanted) or terms.dialect.bills_after_cut or _hides(wanted) or _may_think(terms)
     output = first_output(terms.habit, terms.most_output, whole=is_held_whole)
     with engine.place_for(payer.subject_tenant):
         call = await open_call(engine, _order(payer, wanted, messages, terms, output))
@@ -175,6 +178,14 @@ def _is_in_one_piece(wanted: Wanted) -> bool:
 
 def _hides(wanted: Wanted) -> bool:
     return wanted.passed is not None and wanted.passed.hides
+
+
+def _may_think(terms: Terms) -> bool:
+    """Whether thoughts that no chunk shows are billed, by what the operator says of the model: a price for them, or a
+    limit that counts them. Some think about hard questions alone: twenty easy ones made slices look safe, and thirty
+    hard ones at once were then each billed many times what was held.
+    """
+    return terms.price.reasoning is not None or terms.dialect.max_tokens_name == THOUGHTS_COUNT
 
 
 def _within_what_is_held(call: Call, terms: Terms, output: int) -> int:

@@ -120,6 +120,27 @@ def test_what_may_be_written_out_of_sight_is_held_for_whole(workspace, upstream,
     assert (line.outcome == "exact") is is_whole
 
 
+@pytest.mark.parametrize(
+    ("price", "dialect", "is_whole"),
+    [
+        ({}, {}, False),
+        ({"reasoning": 40}, {}, True),
+        ({}, {"max_tokens_name": "max_completion_tokens"}, True),
+    ],
+)
+def test_a_model_that_may_think_by_itself_is_held_for_whole(
+    workspace, upstream, settings, trusted, price, dialect, is_whole
+):
+    """It answers easy questions without a thought, and so looks as if its streams said all that is billed."""
+    settings.LLM_PRICES, settings.LLM_DIALECT = {"test-model": {**PRICE, **price}}, {"test-model": dialect}
+    upstream.usage = {"prompt_tokens": 10, "completion_tokens": 900, "total_tokens": 910}
+    ask = {"model": "test-model", "messages": HELLO, "max_tokens": 900, "stream": True}
+    response = workspace.api(alone=True).post("/v1/chat/completions", ask)
+    assert b"[DONE]" in response.content
+    (line,) = workspace.lines()
+    assert (line.outcome == "exact") is is_whole
+
+
 def test_a_field_that_passes_by_a_word_is_read_as_nothing_else(settings):
     settings.LLM_DIALECT = {"test-model": {"extra_fields": ["stop", "reasoning_effort"]}}
     ask = {"model": "test-model", "input": "a", "stop": 7, "reasoning_effort": ["high"]}
