@@ -85,7 +85,7 @@ class Door:
             await self._send_whole(200, {"content-type": "application/json"}, self._listed(asker))
             return
         key = self._idempotency_key()
-        with _room_for(self._announced()) as hold:
+        with _room_for(asker.tenant.pk, self._announced()) as hold:
             body = await self._body()
             # Without a length as much as there may be was held, and a stream would keep it for all of its time.
             hold(len(body))
@@ -210,24 +210,31 @@ def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return joined
 
 
-_bytes_in_flight = 0
+_in_flight: dict[int, int] = {}  # bytes, by the workspace whose they are
 
 
 @contextmanager
-def _room_for(size: int) -> Iterator[Callable[[int], None]]:
+def _room_for(whose: int, size: int) -> Iterator[Callable[[int], None]]:
     """A place for a large body, whose size can be told better later. Many of them at once would be more than the
     process has memory for.
+
+    A workspace's second one, and each after it, leaves as much room as the workspace then has: sixteen pictures under
+    slow answers of one kept all others' large requests out for as long as the answers took.
     """
     held = 0
 
     def hold(size: int) -> None:
         nonlocal held
-        global _bytes_in_flight
         size = 0 if size <= SMALL_BYTES else size
-        if size > held and _bytes_in_flight - held + size > BODIES_BYTES:
+        others, before = sum(_in_flight.values()) - held, _in_flight.get(whose, 0) - held
+        left = BODIES_BYTES - others - size
+        if size > held and (left < 0 or (before and left < before + size)):
             raise Unavailable("Many large requests are being read just now. Try again in a moment.")
-        _bytes_in_flight += size - held
         held = size
+        if before + held:
+            _in_flight[whose] = before + held
+        else:
+            _in_flight.pop(whose, None)
 
     try:
         hold(size)

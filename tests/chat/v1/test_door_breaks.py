@@ -36,7 +36,25 @@ def test_a_small_body_without_a_length_takes_no_large_ones_room_while_it_streams
     upstream.last_word_after.set()
     for stream in streams:
         assert b"[DONE]" in stream.content
-    assert app._bytes_in_flight == 0
+    assert app._in_flight == {}
+
+
+def test_the_large_bodies_of_one_workspace_leave_room_for_anothers(workspace, globex, upstream, monkeypatch):
+    from chat.v1 import app
+
+    monkeypatch.setattr(app, "BODIES_BYTES", 1_000_000)
+    upstream.last_word_after = threading.Event()
+    large = {**ASK, "user": "x" * 150_000, "stream": True}
+    client, neighbour = client_of(workspace), client_of(globex)
+    streams = [client.post(CHAT, large) for _ in range(5)]
+    said = [stream.status_code for stream in streams]
+    streams.append(neighbour.post(CHAT, large))
+    upstream.last_word_after.set()
+    assert [*said, streams[-1].status_code] == [200, 200, 200, 503, 503, 200]
+    assert (streams[4]["Retry-After"], streams[4]["x-should-retry"]) == ("2", "true")
+    for stream in streams:
+        assert stream.status_code == 503 or b"[DONE]" in stream.content
+    assert app._in_flight == {}
 
 
 def sent_twice(client, **twice):
