@@ -325,6 +325,12 @@ def countable_of(passed: Passed) -> list[Message]:
     return messages if is_all else []
 
 
+async def _countable_of(passed: Passed) -> list[Message]:
+    if passed.size <= COUNTED_BESIDE:
+        return countable_of(passed)
+    return await asyncio.to_thread(countable_of, passed)
+
+
 def _is_plain(message: dict[str, Any]) -> bool:
     return message.keys() == {"role", "content"} and isinstance(message["content"], str)
 
@@ -354,7 +360,7 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         return fits
 
     async def tighten() -> int | None:
-        countable = countable_of(wanted.passed) if wanted.passed is not None else messages
+        countable = messages if wanted.passed is None else await _countable_of(wanted.passed)
         if images_of(messages):
             return None  # its server would count the words alone
         if not countable:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 from chat.history import most_bytes
@@ -71,7 +72,8 @@ def _compact(value: Any) -> str:
 def _line_bound(value: Any, text: str) -> int:
     more = text.count(",") + text.count(":") + 5 * sum(map(text.count, _ESCAPED))
     if "e" in text or "E" in text:
-        more += sum(map(_written_out, _EXPONENT.findall(text)))
+        found = Counter(match[1] for match in _EXPONENT.finditer(text))
+        more += sum(times * _written_out(exponent) for exponent, times in found.items())
     if "\\u" not in text:
         return len(text) + more
     more += _INNER_ESCAPE_BYTES * text.count(_INNER_ESCAPE)

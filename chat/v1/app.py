@@ -6,15 +6,17 @@ of who may ask: chat.v1.asking asks tenants.resolve, chat.v1.answering buys by c
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from secrets import token_hex
 
 from django.conf import settings
 
 from billing.engine.repeats import WHAT_A_KEY_IS, is_key
-from chat.passed import Kind
+from chat.passed import Kind, Passed
 from chat.v1 import catalog, cors, relaying
 from chat.v1.answering import Outgoing, answer
 from chat.v1.asking import asker_of, fetch_of_plane, found_by
@@ -141,7 +143,7 @@ class Door:
         return body
 
     async def _answer(self, asker: Asker, kind: Kind, body: bytes, key: str | None) -> None:
-        passed = read(kind, read_object(body, most_values=MOST_VALUES))
+        passed = await _passed(kind, body)
         del body
         outgoing = await answer(asker, passed, key)
         try:
@@ -208,6 +210,29 @@ def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     for name, value in headers:
         joined[name] = joined[name] + b"," + value if name in joined else value
     return joined
+
+
+# One at a time: several would only take the processor from the loop and from each other.
+_reader = ThreadPoolExecutor(1, thread_name_prefix="v1-reader")
+
+
+async def _passed(kind: Kind, body: bytes) -> Passed:
+    """A large one is read beside the loop. A few letters take long to bound: 8 MiB of them, refused for want of money
+    each time, kept everybody's streams from their words for two seconds.
+    """
+    if len(body) <= SMALL_BYTES:
+        return _read(kind, body)
+    reading = asyncio.get_running_loop().run_in_executor(_reader, _read, kind, body)
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        # Its room is given back with its memory: whoever sends and leaves, again and again, would fill the line.
+        await asyncio.wait([reading])
+        raise
+
+
+def _read(kind: Kind, body: bytes) -> Passed:
+    return read(kind, read_object(body, most_values=MOST_VALUES))
 
 
 _in_flight: dict[int, int] = {}  # bytes, by the workspace whose they are

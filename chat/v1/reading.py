@@ -279,16 +279,17 @@ class _Input:
             _refuse(name, "Send text.")
         self._add(text)
 
-    def _add(self, text: str) -> None:
+    def _add(self, text: str) -> int:
         most = most_bytes(text)
         self.bound += most
         self.size += most if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        return most
 
     def _add_words(self, text: str, is_written: bool) -> None:
         """`is_written`: perhaps as JSON, in which a control character has six bytes."""
-        self._add(text)
+        most = self._add(text)
         if is_written:
-            self.bound += json_bound(text) - most_bytes(text)
+            self.bound += json_bound(text) - most
 
     def _add_json(self, value: Any, bound_of: Callable[[Any], int]) -> None:
         self.bound += bound_of(value)

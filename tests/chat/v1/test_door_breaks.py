@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 
 import pytest
 
+from chat.passed import Kind
 from tenants.models import Tenant
 from tenants.origins import NotAnOrigin, origin_of
 from tenants.users.allowing import allow_workspace
@@ -55,6 +57,41 @@ def test_the_large_bodies_of_one_workspace_leave_room_for_anothers(workspace, gl
     for stream in streams:
         assert stream.status_code == 503 or b"[DONE]" in stream.content
     assert app._in_flight == {}
+
+
+def test_a_large_body_is_read_beside_the_loop(workspace, upstream, monkeypatch):
+    from chat.v1 import app
+
+    readers, read = [], app.read
+
+    def seen(*asked):
+        readers.append(threading.current_thread().name.partition("_")[0])
+        return read(*asked)
+
+    monkeypatch.setattr(app, "read", seen)
+    client = client_of(workspace)
+    assert [client.post(CHAT, {**ASK, "user": "x" * size}).status_code for size in (10, 150_000)] == [200, 200]
+    assert readers[0] != "v1-reader"
+    assert readers[1] == "v1-reader"
+
+
+def test_whoever_leaves_while_a_large_body_is_read_gives_its_room_back_with_its_memory(monkeypatch):
+    from chat.v1 import app
+
+    is_read = threading.Event()
+    monkeypatch.setattr(app, "read", lambda *asked: is_read.wait(10))
+
+    async def leave():
+        reading = asyncio.create_task(app._passed(Kind.CHAT, b"{}" + b" " * app.SMALL_BYTES))
+        await asyncio.sleep(0.05)
+        reading.cancel()
+        await asyncio.wait([reading], timeout=0.05)
+        assert not reading.done()
+        is_read.set()
+        await asyncio.wait([reading], timeout=10)
+        assert reading.cancelled()
+
+    asyncio.run(leave())
 
 
 def sent_twice(client, **twice):
