@@ -320,12 +320,12 @@ def wants_json(request: HttpRequest) -> bool:
     return isinstance(request, PlaneRequest | BareRequest) or request.path_info.startswith(API_PREFIX)
 
 
-def error_response(request: HttpRequest, exc: ApiError) -> HttpResponse:
-    """The answer for `exc`: what a program reads under /api/, a page with the same words elsewhere."""
+def error_response(request: HttpRequest, exc: ApiError, *, as_json: bool = False) -> HttpResponse:
+    """The answer for `exc`: what a program reads under /api/, or `as_json`; a page with the same words elsewhere."""
     if exc.why:
         logger.error("%s %s: %s", exc.status, exc.code, exc.why)
     response: HttpResponse
-    if wants_json(request):
+    if as_json or wants_json(request):
         response = JsonResponse(exc.body(), status=exc.status)
     else:
         context = {"error": exc, "user": _known_user(request, exc)}

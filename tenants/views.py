@@ -14,6 +14,11 @@ from tenants.users.signed_out import older_form
 
 logger = logging.getLogger(__name__)
 
+NO_SUCH_CALL = (
+    "There is nothing at this address. The base URL of an OpenAI client ends with /v1; /api/docs describes the other "
+    "calls."
+)
+
 
 def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
     if settings.SITE_URL.startswith("https://") and not request.is_secure():
@@ -26,6 +31,9 @@ def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    if request.headers.get("Authorization", "").lower().startswith("bearer "):
+        # A program, whose client shows all of what came: a page of HTML would hide what it has to mend.
+        return error_response(request, NotFound(NO_SUCH_CALL), as_json=True)
     return error_response(request, NotFound())
 
 

@@ -7,6 +7,7 @@ import json
 import threading
 
 import pytest
+from django.test import Client
 
 from chat.passed import Kind
 from tenants.models import Tenant
@@ -92,6 +93,18 @@ def test_whoever_leaves_while_a_large_body_is_read_gives_its_room_back_with_its_
         assert reading.cancelled()
 
     asyncio.run(leave())
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/models", "/v1", "//v1/models"])
+def test_a_client_whose_base_url_lacks_its_end_is_told_so(workspace, path):
+    """All of a page stood in the exception that its user saw."""
+    key = {"HTTP_AUTHORIZATION": f"Bearer {workspace.key()}"}
+    for host in ("localhost", workspace.host):
+        response = Client(HTTP_HOST=host).post(path, {}, "application/json", **key)
+        assert response.status_code == 404
+        assert "ends with /v1" in response.json()["message"]
+    page = Client(HTTP_HOST="localhost").get(path)
+    assert (page.status_code, page["Content-Type"]) == (404, "text/html; charset=utf-8")
 
 
 def sent_twice(client, **twice):
