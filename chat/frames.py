@@ -23,8 +23,9 @@ TRIED_BYTES = 256 * 1024
 BOM = b"\xef\xbb\xbf"
 _CLOSING = (b"}", b"]")
 _OPENING = (b"{", b"[")
-# Of an event, beside `event`; without a name it is a comment.
-_FIELDS = (b"", b"data", b"id", b"retry")
+# Of an event, beside `event`; without a name it is a comment. Not `id` and `retry`, for nobody comes back to a POST: to
+# the stock client, after an `id` each blank line is an event of its own, which has no JSON and breaks it.
+_FIELDS = (b"", b"data")
 
 _BLANKS = " \t\n\r"  # of JSON
 
@@ -68,7 +69,8 @@ class Frames:
         self.is_done = False  # [DONE] came
         self.is_broken = False  # a frame without an end
         self.is_bare = False  # JSON came without an event around it
-        self.left_out = False  # some line that was fed last is neither JSON nor an event's
+        # Some line that was fed last is neither JSON nor an event's, or an event's that says nothing.
+        self.left_out = False
         self._rest = bytearray()  # of a line that has not ended
         self._past = 0  # bytes of [DONE] and of what was fed behind it
         self._after_cr = False
@@ -186,7 +188,9 @@ class Frames:
             self._end_frame(values)
             self.is_done = True
         elif not self._lines:
-            if text.strip() and not self._take(text, values):
+            if not text.strip():
+                self.left_out = True
+            elif not self._take(text, values):
                 self._keep(text)
         else:
             self._keep(text)
@@ -225,6 +229,8 @@ class Frames:
             if self._event != b"error":
                 return False
             value = None  # a sentence
+        # Null, or a word: clients take every value for a chunk, and break at these.
+        self.left_out = self.left_out or type(value) not in (dict, list)
         values.append({"error": value or True} if self._event == b"error" else value)
         self.is_bare = self.is_bare or self._lines_are_bare
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from tests.support.odd_answers import odd_answers
 STREAMS = [case for case in odd_answers() if case.status == 200]
 SHORT = [case for case in STREAMS if sum(map(len, case.pieces())) < 20_000]
 DONE = b"data: [DONE]\n\n"
+SAYS_NOTHING = re.compile(rb'(id|retry)(:.*)?|data:\s*(null|\d+|true|false|"(?!\[DONE).*")?\s*')
 
 
 def frame(value, end=b"\n\n"):
@@ -62,9 +64,11 @@ def without_blanks(data):
 
 
 def is_passed_on_as_it_came(case):
-    """All but what is no event's, what is not whole, and an error."""
+    """All but what is no event's, what is not whole, what says nothing, and an error."""
     raw = b"".join(case.pieces())
     is_bare = raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[", b"<")
+    if any(SAYS_NOTHING.fullmatch(line) for line in raw.splitlines()):
+        return False
     return case.right["ends"] == "done" and not is_bare and "garbage" not in case.about and "digits" not in case.about
 
 
@@ -144,6 +148,16 @@ def test_words_after_what_is_no_event_are_the_readers(error):
 def test_what_is_no_event_is_left_out_of_a_frame_in_several_lines():
     good = b'data: {"choices": [{"index": 0,\n', b'data: "delta": {"content": "Hello"}}]}\n\n'
     assert relayed([good[0] + b"what is this\n" + good[1] + DONE]) == b"".join(good)
+
+
+@pytest.mark.parametrize("size", [1, 5, 10_000])
+def test_what_says_nothing_is_left_out_and_all_beside_it_stays_as_it_came(size):
+    every = b"retry: 3000\n\nid: 1\nevent: x\n" + said("Hello")
+    every += b'data: null\n\ndata:\n\n: ping\n\ndata: "busy"\n\nid: 2\n' + said(" you") + DONE
+    passed = relayed([every[i : i + size] for i in range(0, len(every), size)])
+    assert essence(passed) == [said("Hello").strip(), said(" you").strip()]
+    assert b"event: x\n" + said("Hello") in passed
+    assert not any(SAYS_NOTHING.fullmatch(line) for line in passed.splitlines())
 
 
 # --- other shapes ---------------------------------------------------------------------------------------------------

@@ -142,6 +142,22 @@ def test_an_answer_in_a_shape_is_parsed(client, upstream):
     assert upstream.calls[-1]["response_format"]["json_schema"]["name"] == "City"
 
 
+@pytest.mark.parametrize("odd", [b"id: 1\n", b"retry: 5\n\n", b"data: null\n\n", b"data:\n\n", b'data: "busy"\n\n'])
+def test_what_says_nothing_in_a_stream_breaks_no_client(client, upstream, workspace, odd):
+    """It broke at our own blank line, or at the frame: the answer was paid, and its end never read."""
+
+    def frame(**more):
+        chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [], **more}
+        return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+    hello = frame(choices=[{"index": 0, "delta": {"content": "Hello"}, "finish_reason": "stop"}])
+    usage = frame(usage={"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11})
+    upstream.raw = odd + hello + b": ping\n\n" + usage + b"data: [DONE]\n\n"
+    chunks = list(client.chat.completions.create(**ASK, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "Hello"
+    assert chunks[-1].model_extra["budget"]["outcome"] == "exact"
+
+
 def test_a_reader_who_closes_early_pays_for_what_came_and_no_more(client, workspace, upstream):
     upstream.tokens, upstream.delay_between = ["word "] * 200, 0.02
     stream = client.chat.completions.create(**ASK, stream=True)

@@ -177,11 +177,11 @@ def test_a_long_answer_that_says_that_there_was_an_error_is_none(error):
 def test_a_long_line_in_small_pieces_is_not_looked_at_again_for_each():
     def read(count):
         answer, relay, passed = Answer(), Relay(), b""
-        for piece in [b'{"choices":[{"index":0,"delta":{"content":"a"}}]}\n', b'data: "'] + [b"x" * 500] * count:
+        for piece in [b'{"choices":[{"index":0,"delta":{"content":"a"}}]}\n', b'data: {"x":"'] + [b"x" * 500] * count:
             answer.feed(piece)
             passed += relay.feed(piece, answer)
-        answer.feed(b'"\n\n')
-        assert relay.feed(b'"\n\n', answer).endswith(b'xx"\n\n')
+        answer.feed(b'"}\n\n')
+        assert relay.feed(b'"}\n\n', answer).endswith(b'xx"}\n\n')
 
     assert seconds_of(read, 1_500) < 0.1
 
