@@ -60,7 +60,7 @@ class Outgoing:
 async def answer(asker: Asker, passed: Passed, key: str | None) -> Outgoing:
     """Raises the ApiError that refuses it, or that it failed with before its first byte."""
     if key is None:
-        return await _outgoing(await bought(asker, passed), passed)
+        return await _outgoing(asker, await bought(asker, passed), passed)
     return await _once(asker, passed, key)
 
 
@@ -70,8 +70,17 @@ async def bought(asker: Asker, passed: Passed, claim: Claim | None = None) -> An
     payer = await payer_for(
         engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name, account=asker.beside
     )
+    wanted = _wanted(asker, passed, claim)
+    try:
+        return await begin(engine, payer, wanted)
+    except BudgetDenied as exc:
+        tell_ways_out(exc, engine, payer, wanted)
+        raise
+
+
+def _wanted(asker: Asker, passed: Passed, claim: Claim | None = None) -> Wanted:
     assert asker.spends_as is not None  # it asks by key
-    wanted = Wanted(
+    return Wanted(
         passed=passed,
         model=passed.model,
         max_tokens=passed.max_tokens,
@@ -80,21 +89,18 @@ async def bought(asker: Asker, passed: Passed, claim: Claim | None = None) -> An
         key=Key(asker.spends_as, asker.limited_apps, asker.key_models, asker.rates),
         claim=claim,
     )
-    try:
-        return await begin(engine, payer, wanted)
-    except BudgetDenied as exc:
-        tell_ways_out(exc, engine, payer, wanted)
-        raise
 
 
-async def _outgoing(answering: Answering[Call], passed: Passed) -> Outgoing:
+async def _outgoing(asker: Asker, answering: Answering[Call], passed: Passed) -> Outgoing:
     try:
         if not passed.is_stream:
             body, headers = await relaying.whole(answering)
             return Outgoing(200, {"content-type": "application/json", **headers}, body, answering=answering)
         await answering.begun()
-    except BaseException:
+    except BaseException as exc:
         answering.leave()
+        if isinstance(exc, BudgetDenied):  # a group's next model
+            tell_ways_out(exc, here(), answering.call.payer, _wanted(asker, passed))
         raise
     headers = {**EVENTS, **relaying.headers(answering, None)}
     return Outgoing(200, headers, parts=relaying.stream(answering, passed), answering=answering)
@@ -128,7 +134,7 @@ async def _found(asker: Asker, passed: Passed, found: Claim | Told) -> Outgoing:
         found.give_back()
         raise
     found.tell = functools.partial(_told_of, answering, passed)
-    return await _outgoing(answering, passed)
+    return await _outgoing(asker, answering, passed)
 
 
 def _give_up(finding: asyncio.Task[Claim | Told]) -> None:

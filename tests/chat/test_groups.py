@@ -146,6 +146,20 @@ def test_a_dearer_next_one_that_cannot_be_paid_is_a_402_and_is_not_called(worksp
     assert workspace.ledger()["reserved"] == 0
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_such_a_refusal_says_what_would_fit(workspace, upstream, second, settings, is_stream):
+    settings.BUDGET_WAIT_SECONDS, settings.TOP_UP_URL = 0, "https://pay.example/"
+    workspace.leave(ENOUGH_FOR_THE_FIRST)
+    upstream.status = 503
+    ask = {"model": "smart", "messages": [{"role": "user", "content": "hello"}], "stream": is_stream}
+    response = workspace.api(alone=True).post("/v1/chat/completions", ask)
+    assert (response.status_code, response["x-should-retry"]) == (402, "false")
+    budget = response.json()["error"]["budget"]
+    assert [one["model"] for one in budget["fits_with"]] == ["fast", "test-model"]
+    assert budget["resets_at"]
+    assert budget["top_up_url"] == "https://pay.example/"
+
+
 def test_whoever_waits_in_silence_is_told_so_and_then_no_other_is_asked(workspace, upstream, second, monkeypatch):
     monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.2)
     upstream.parts = [{"wait_s": 0.6}, 'data: {"error": {"message": "overloaded"}}\n\n']
