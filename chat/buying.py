@@ -250,7 +250,7 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
     refuse_unless_allowed(payer, wanted.key, wanted.model)
     price = price_for(model)
     if (kind := _kind_of(wanted)) not in kinds_for(model):
-        raise ModelOfAnotherKind(model, kind)
+        raise ModelOfAnotherKind(wanted.model or model, kind)
     dialect = dialect_for(model)
     route = _route_of(wanted)
     habit, plan = engine.habits.of(model, route), plan_of(payer.plan)

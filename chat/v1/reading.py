@@ -65,6 +65,8 @@ _OF_AN_IMAGE = frozenset(("type", "image_url"))
 _OF_ITS_URL = frozenset(("url", "detail"))
 # Some servers take a whole document or film here, or read a file of their own: `image_tokens` is not said of these.
 _IMAGES = ("https://", "http://", "data:image/")
+# Run by whoever asks, so that they cost what is said of them and nothing else.
+_CLIENTS_TOOLS = ("function", "custom")
 # They have no price here, so that the field which holds them is named.
 _UNPRICED_PARTS = ("input_audio", "file", "video_url", "audio_url")
 
@@ -243,11 +245,11 @@ class _Input:
 
     def _check_tool(self, tool: dict[str, Any], at: str) -> None:
         kind = tool.get("type")
-        if kind == "function":
+        if kind in _CLIENTS_TOOLS:
             # What it says of a function is shown to the model, whatever it is; what stands beside may have a price.
-            self.check_fields(tool, frozenset(("type", "function")), at)
+            self.check_fields(tool, frozenset(("type", kind)), at)
         elif not isinstance(kind, str) or kind not in self._words.hosted_tools:
-            _refuse(f"{at}type", f"Send tools of type function. {_NEEDS_WORD}")
+            _refuse(f"{at}type", f"Send tools of type function or custom. {_NEEDS_WORD}")
         else:
             self.hides = True
 

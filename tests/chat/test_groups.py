@@ -65,6 +65,12 @@ def test_a_group_is_asked_at_its_first_member_under_the_name_that_its_server_kno
     assert lines_of(workspace) == [("fast", "exact", 11 * 1_000)]
 
 
+def test_a_group_that_is_asked_for_what_none_of_it_does_is_named_by_its_own_name(workspace):
+    response = workspace.api(alone=True).post("/v1/completions", {"model": "smart", "prompt": "hello"})
+    assert response.status_code == 400
+    assert "smart cannot be asked for completions" in response.json()["error"]["message"]
+
+
 def test_a_model_for_embeddings_alone_is_not_asked_to_chat(workspace, upstream, second, settings):
     settings.MODELS["fast"]["kinds"] = ["embeddings"]
     refused = workspace.api().chat("hello", model="fast")

@@ -23,8 +23,9 @@ ANSWERS = {
     "temperature": 0.3, "top_p": 0.9, "presence_penalty": 0.1, "frequency_penalty": 0.2, "logit_bias": {"50256": -100},
     "stop": ["\n"], "seed": 7, "user": "u-1", "n": 2, "metadata": {"a": "b"},
 }  # fmt: skip
+SHELL = {"type": "custom", "custom": {"name": "shell", "format": {"type": "grammar", "grammar": {"syntax": "regex"}}}}
 CHAT = {
-    **ANSWERS, "messages": HELLO, "tools": [WEATHER], "tool_choice": "auto", "parallel_tool_calls": False,
+    **ANSWERS, "messages": HELLO, "tools": [WEATHER, SHELL], "tool_choice": "auto", "parallel_tool_calls": False,
     "response_format": {"type": "json_object"}, "logprobs": True, "top_logprobs": 2, "reasoning_effort": "low",
 }  # fmt: skip
 COMPLETION = {**ANSWERS, "prompt": "hello", "suffix": "!", "logprobs": 1}
@@ -60,6 +61,12 @@ def test_every_listed_field_is_at_the_model_as_it_was_sent(workspace, upstream, 
     assert response.status_code == 200, response.content
     sent = upstream.calls[-1]
     assert {name: sent[name] for name in body} == body
+
+
+def test_a_custom_tool_costs_what_is_said_of_it(said):
+    longer = {**SHELL, "custom": {**SHELL["custom"], "description": "x" * 1_000}}
+    assert chat(tools=[longer]).bound - chat(tools=[SHELL]).bound >= 1_000
+    assert refused(tools=[{**SHELL, "container": {}}]) == ["tools[0].container"]
 
 
 @pytest.mark.parametrize(
