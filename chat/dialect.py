@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from pydantic_core import to_json
 
-from chat.errors import ModelBusy, ModelDeclined, ModelFailed, ModelMisconfigured
+from chat.errors import ModelBusy, ModelDeclined, ModelDeclinedTooLong, ModelFailed, ModelMisconfigured
 from chat.history import Message
 from chat.passed import Kind, Passed
 
@@ -252,10 +252,21 @@ def says_too_long(body: bytes) -> bool:
     return _TOO_LONG.search(body.decode("utf-8", "replace")) is not None
 
 
-def failure_of_passed_on(status: int, path: str) -> ModelFailed | None:
-    """What a client can mend himself: a request that the model does not take, or a route that it does not have."""
+# Which field of a request a refusal is about: as OpenAI says it, and as servers do that check with pydantic.
+_FIELD = re.compile(rb'"param"\s*:\s*"([A-Za-z_]{1,64})|"loc"\s*:\s*\[\s*"body"\s*,\s*"([A-Za-z_]{1,64})"')
+
+
+def failure_of_passed_on(status: int, path: str, *, said: bytes = b"", asked: bytes = b"") -> ModelFailed | None:
+    """What a client can mend himself: a request that the model does not take, or a route that it does not have.
+
+    `said` is the beginning of the refusal. Of its words none is told but a name that stands in the request, `asked`.
+    """
     if status in DECLINED:
-        return ModelDeclined()
+        if status in MAY_BE_TOO_LONG and says_too_long(said):
+            return ModelDeclinedTooLong()
+        found = _FIELD.search(said)
+        name = (found[1] or found[2]) if found is not None else b""
+        return ModelDeclined(param=name.decode() if name and b'"%b":' % name in asked else None)
     # Of a chat it says that the model's name or the address is wrong, which only the operator can mend.
     if status in NO_ROUTE and path != Kind.CHAT:
         return ModelDeclined(f"The model that was named does not answer /v1/{path}.", status=404)

@@ -10,6 +10,7 @@ address or a key.
      ├─ ConversationBusy      409 conversation_busy
      └─ ModelFailed           502 model_failed, with `usage` and `outcome`
          ├─ ModelDeclined        400 model_declined, or 404: a client's own request that the model does not take
+         │   └─ ModelDeclinedTooLong  400 context_length_exceeded
          ├─ ModelTooLong         400 prompt_too_long: the messages are more than it can read
          ├─ ModelStopped         503 unavailable: we ended it, in the middle
          ├─ ModelMisconfigured   502 model_misconfigured: the operator's to mend
@@ -127,10 +128,24 @@ class ModelDeclined(ModelFailed):
     code = "model_declined"
     message = "The model does not take this request: one of its fields is not known there, or is not as it should be."
 
-    def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
+    def __init__(self, message: str | None = None, *, status: int | None = None, param: str | None = None) -> None:
+        if param is not None:
+            message = f"The model does not take this request: {param} is not known there, or is not as it should be."
         super().__init__(message)
         if status is not None:
             self.status = status
+        if param is not None:
+            self.extra["param"] = param
+
+
+class ModelDeclinedTooLong(ModelDeclined):
+    """By the name that OpenAI has for it: frameworks shorten what they send where they read it."""
+
+    code = "context_length_exceeded"
+    message = (
+        "This request and the answer that it asks for are longer than the model can read. Send less, or ask for a "
+        "shorter answer."
+    )
 
 
 class ModelTooLong(ModelFailed):

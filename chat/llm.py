@@ -270,9 +270,10 @@ class ModelStream:
 
     async def _refused(self, response: exchange.Answer) -> ModelFailed:
         error: ModelFailed | None = None
+        said = await _beginning_of(response) if response.status in MAY_BE_TOO_LONG else b""
         if self._sent.is_passed_on:
-            error = failure_of_passed_on(response.status, self._sent.path)
-        elif response.status in MAY_BE_TOO_LONG and says_too_long(await _beginning_of(response)):
+            error = failure_of_passed_on(response.status, self._sent.path, said=said, asked=self._sent.body)
+        elif response.status in MAY_BE_TOO_LONG and says_too_long(said):
             error = ModelTooLong()
         error = error or failure_of_status(response.status, response.headers)
         level = logging.ERROR if isinstance(error, ModelMisconfigured) else logging.WARNING

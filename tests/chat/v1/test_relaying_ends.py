@@ -169,6 +169,25 @@ def test_what_the_models_server_declines_is_the_callers_to_mend(workspace, model
     assert [line.outcome for line in workspace.settled(lines=2)] == ["none", "none"]
 
 
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({"error": {"message": SECRET, "param": "seed", "code": SECRET}}, "model_declined", "seed"),
+        ({"error": {"message": SECRET, "param": "messages[0].content"}}, "model_declined", "messages"),
+        ({"detail": [{"loc": ["body", "seed"], "msg": SECRET}]}, "model_declined", "seed"),
+        ({"error": {"message": SECRET, "param": "sk_SECRET"}}, "model_declined", None),
+        ({"error": {"message": f"maximum context length is 9 tokens, {SECRET}"}}, "context_length_exceeded", None),
+    ],
+)
+def test_a_declined_request_is_told_by_the_field_that_it_was_declined_for(workspace, model, ask, body, code, param):
+    model.script = gives(body, status=b"400 Bad Request")
+    response = ask(seed=7)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, code, param)
+    assert b"SECRET" not in response.content
+    assert param is None or param in error["message"]
+
+
 # --- several answers ------------------------------------------------------------------------------------------------
 
 
