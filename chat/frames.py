@@ -229,8 +229,8 @@ class Frames:
             if self._event != b"error":
                 return False
             value = None  # a sentence
-        # Null, or a word: clients take every value for a chunk, and break at these.
-        self.left_out = self.left_out or type(value) not in (dict, list)
+        # Null, a word or a list: clients take every value for a chunk, and break at these.
+        self.left_out = self.left_out or type(value) is not dict
         values.append({"error": value or True} if self._event == b"error" else value)
         self.is_bare = self.is_bare or self._lines_are_bare
         return True

@@ -122,7 +122,7 @@ def _as_events(unit: bytes, values: list[Any], *, is_bare: bool, left_out: bool)
 def _without_what_is_left_out(unit: bytes, values: list[Any]) -> bytes:
     """Only what was read: a line that is neither JSON nor an event's may quote anything, and clients break at it."""
     if len(unit) > PARTED_BYTES:
-        return b"".join(as_event(value) for value in values if _is_chunk(value))
+        return _events_of(values)
     lines = [line for line in unit.splitlines(keepends=True) if not _is_foreign(line)]
     whole = b"".join(lines)
     if values and len(_values_of(whole)) == len(values):
@@ -130,7 +130,13 @@ def _without_what_is_left_out(unit: bytes, values: list[Any]) -> bytes:
     chunks = [value for value in values if _is_chunk(value)]
     kept = b"".join(line for line in lines if any(_is_chunk(value) for value in _values_of(line)))
     # Where it cannot be parted by lines, the same JSON stands for them.
-    return kept if len(_values_of(kept)) == len(chunks) else b"".join(as_event(chunk) for chunk in chunks)
+    return kept if len(_values_of(kept)) == len(chunks) else _events_of(chunks)
+
+
+def _events_of(values: list[Any]) -> bytes:
+    """One for each chunk, also of those that came in a list."""
+    chunks = [value for value in values if _is_chunk(value)]
+    return b"".join(as_event(item) for chunk in chunks for item in (chunk if type(chunk) is list else [chunk]))
 
 
 def _is_chunk(value: Any) -> bool:

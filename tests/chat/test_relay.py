@@ -160,6 +160,13 @@ def test_what_says_nothing_is_left_out_and_all_beside_it_stays_as_it_came(size):
     assert not any(SAYS_NOTHING.fullmatch(line) for line in passed.splitlines())
 
 
+def test_chunks_that_come_in_a_list_are_an_event_each():
+    chunks = [{"choices": [{"index": 0, "delta": {"content": letter}}]} for letter in "ab"]
+    passed = relayed([frame(chunks) + frame([1]) + DONE])
+    assert [json.loads(line.removeprefix(b"data: ")) for line in essence(passed)] == chunks
+    assert passed.count(b"\n\n") >= 2
+
+
 # --- other shapes ---------------------------------------------------------------------------------------------------
 
 

@@ -142,7 +142,7 @@ def test_an_answer_in_a_shape_is_parsed(client, upstream):
     assert upstream.calls[-1]["response_format"]["json_schema"]["name"] == "City"
 
 
-@pytest.mark.parametrize("odd", [b"id: 1\n", b"retry: 5\n\n", b"data: null\n\n", b"data:\n\n", b'data: "busy"\n\n'])
+@pytest.mark.parametrize("odd", [b"id: 1\n", b"retry: 5\n\n", b"data: null\n\n", b"data:\n\n", b"data: [1]\n\n"])
 def test_what_says_nothing_in_a_stream_breaks_no_client(client, upstream, workspace, odd):
     """It broke at our own blank line, or at the frame: the answer was paid, and its end never read."""
 
