@@ -138,7 +138,7 @@ async def _buy(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Boug
     terms.upstream.refuse_if_down()
     messages = as_taken(wanted.messages)
     # What is written in one piece, or out of sight, cannot be cut in time, so that all of it is held at once.
-    is_held_whole = _is_in_one_piece(wanted) or terms.dialect.bills_after_cut or _hides(wanted) or _may_think(terms)
+    is_held_whole = _is_in_one_piece(wanted) or terms.hides or _may_think(terms) or terms.dialect.bills_after_cut
     output = first_output(terms.habit, terms.most_output, whole=is_held_whole)
     with engine.place_for(payer.subject_tenant):
         call = await open_call(engine, _order(payer, wanted, messages, terms, output))
@@ -181,11 +181,10 @@ def _hides(wanted: Wanted) -> bool:
 
 
 def _may_think(terms: Terms) -> bool:
-    """Whether thoughts that no chunk shows are billed, by what the operator says of the model: a price for them, or a
-    limit that counts them. Some think about hard questions alone: twenty easy ones made slices look safe, and thirty
-    hard ones at once were then each billed many times what was held.
+    """Whether its limit counts thoughts that no chunk shows. Some models think about hard questions alone: twenty easy
+    ones made slices look safe, and thirty hard ones at once were then each billed many times what was held.
     """
-    return terms.price.reasoning is not None or terms.dialect.max_tokens_name == THOUGHTS_COUNT
+    return terms.dialect.max_tokens_name == THOUGHTS_COUNT
 
 
 def _within_what_is_held(call: Call, terms: Terms, output: int) -> int:
@@ -282,6 +281,7 @@ def terms_for(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Terms
         likely=min(likely, bound),
         size=size,
         n=1 if passed is None else passed.n,
+        hides=_hides(wanted) or price.reasoning is not None,
     )
 
 

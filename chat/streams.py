@@ -165,15 +165,22 @@ class Answering(Generic[P]):
         return await self._news.rings(KEEP_ALIVE_SECONDS)
 
     def leave(self) -> None:
-        """The reader is gone. The upstream is cut, unless it bills the rest all the same and may still report, or the
-        answer is for others too.
+        """The reader is gone. The upstream is cut, unless what it bills is known at its end alone, or the answer is for
+        others too.
         """
         if self._outlet is not None:
             self._outlet.leave()
         if not self._ended and not self._reader_left and not self._goes_on:
             self._reader_left = True
-            if not self.terms.dialect.bills_after_cut:
+            if not self._is_read_on:
                 self._cut("cancelled")
+
+    @property
+    def _is_read_on(self) -> bool:
+        """Also where nobody reads any more: what it is billed is known at its end alone."""
+        terms = self.terms
+        # A model whose thoughts come in its stream hides none.
+        return terms.dialect.bills_after_cut or (terms.hides and not self._model.answer.hidden)
 
     @property
     def is_over(self) -> bool:
@@ -212,7 +219,7 @@ class Answering(Generic[P]):
         if self._ended:
             return
         self._reader_left = True
-        if not self.terms.dialect.bills_after_cut:
+        if not self._is_read_on:
             self._cut("cancelled")
 
     async def finished(self, seconds: float | None = COMMIT_SECONDS) -> Completion:
@@ -360,6 +367,8 @@ class Answering(Generic[P]):
         """Why the model is read no further, if it is not."""
         if self._model.answer.is_over:
             return "length"
+        if self._reader_left and not self._is_read_on:
+            return "cancelled"
         return None if await self._growth.covers(self._model.answer) else "budget"
 
     def _lapse(self) -> None:

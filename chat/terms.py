@@ -40,6 +40,9 @@ class Terms:
     size: int
     # How many answers are asked for, each of at most `max_tokens`.
     n: int = 1
+    # More may be billed than its stream shows, which is known from its report alone: of an answer of one word whose
+    # reader left with it, a thousand tokens of thoughts were billed by the provider, and one was charged.
+    hides: bool = False
 
     @property
     def most_output(self) -> int:

@@ -13,6 +13,7 @@ from chat import llm, outlet, streams, whole
 from chat.v1 import answering
 from tests.chat.v1.test_relaying import ASK, DONE, frame, said, usage
 from tests.support.money import INPUT, OUTPUT, assert_books_agree, on_loop, trust
+from tests.support.plane import PlaneResponse
 from tests.support.raw_model import CHUNKED
 
 TRUE = 10 * INPUT + 3 * OUTPUT
@@ -432,6 +433,38 @@ def test_a_provider_that_bills_after_a_cut_is_read_to_its_end(workspace, model, 
     response.close()
     (line,) = workspace.settled(lines=1)
     assert (line.outcome, line.cost) == ("exact", TRUE)
+
+
+@pytest.mark.parametrize("way", ["asked for", "priced"])
+def test_thoughts_of_an_answer_whose_reader_left_with_its_word_are_charged(workspace, model, ask, settings, way):
+    if way == "priced":
+        price = settings.LLM_PRICES[settings.LLM_MODEL]
+        settings.LLM_PRICES = {settings.LLM_MODEL: {**price, "reasoning": price["output"]}}
+    report = frame({"choices": [], "usage": usage(10, 200)})
+    model.script = answers(said("Yes"), 0.3, STOP, report, DONE)
+    response = ask(stream=True, **({"reasoning_effort": "high"} if way == "asked for" else {}))
+    next(response.streaming_content)
+    response.close()
+    (line,) = workspace.settled(lines=1)
+    assert (line.outcome, line.cost) == ("exact", 10 * INPUT + 200 * OUTPUT)
+
+
+@pytest.mark.parametrize("is_early", [True, False], ids=["before a word", "after one"])
+def test_a_model_that_shows_its_thoughts_is_cut_where_its_reader_left(workspace, model, settings, is_early):
+    price = settings.LLM_PRICES[settings.LLM_MODEL]
+    settings.LLM_PRICES = {settings.LLM_MODEL: {**price, "reasoning": price["output"]}}
+    thought = frame({"choices": [{"index": 0, "delta": {"reasoning_content": "Hm, let me see."}}]})
+    model.script = answers(*([0.4] if is_early else []), thought, said("Yes"), 30.0, STOP, DONE)
+    request = workspace.api(alone=True).plane.begin(
+        "POST", "/v1/chat/completions", json.dumps({**ASK, "model": settings.LLM_MODEL, "stream": True})
+    )
+    assert model.wait_until(lambda m: len(m.requests) == 1)
+    if not is_early:
+        next(PlaneResponse(request).streaming_content)
+    request.leave()
+    (line,) = workspace.settled(lines=1)
+    assert line.outcome == "estimated"
+    assert line.cost < 10 * INPUT + 30 * OUTPUT
 
 
 def test_a_silent_model_is_waited_for_with_comments(workspace, model, ask, monkeypatch):
