@@ -125,6 +125,7 @@ async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]
             goes_on=wanted.goes_on or wanted.claim is not None or _is_in_one_piece(wanted),
             as_it_came=passed is not None,
             keeps_bytes=wanted.claim is not None,
+            for_stock_client=passed is not None and passed.for_stock_client,
             others=hops if hops.has_more else None,
         )
     except BaseException:

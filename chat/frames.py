@@ -23,9 +23,11 @@ TRIED_BYTES = 256 * 1024
 BOM = b"\xef\xbb\xbf"
 _CLOSING = (b"}", b"]")
 _OPENING = (b"{", b"[")
-# Of an event, beside `event`; without a name it is a comment. Not `id` and `retry`, for nobody comes back to a POST: to
-# the stock client, after an `id` each blank line is an event of its own, which has no JSON and breaks it.
+# Of an event, beside `event`; without a name it is a comment.
 _FIELDS = (b"", b"data")
+# For whoever comes back to a stream, as nobody does after a POST. To the stock client, after an `id` each blank line is
+# an event of its own, which has no JSON and breaks it.
+_PLACES = (b"id", b"retry")
 
 _BLANKS = " \t\n\r"  # of JSON
 
@@ -59,6 +61,7 @@ class Frames:
         "_size",
         "_tried",
         "_tries",
+        "breaks_clients",
         "is_bare",
         "is_broken",
         "is_done",
@@ -69,8 +72,8 @@ class Frames:
         self.is_done = False  # [DONE] came
         self.is_broken = False  # a frame without an end
         self.is_bare = False  # JSON came without an event around it
-        # Some line that was fed last is neither JSON nor an event's, or an event's that says nothing.
-        self.left_out = False
+        # Some line that was fed last is neither JSON nor an event's; or is one at which stock clients break.
+        self.left_out = self.breaks_clients = False
         self._rest = bytearray()  # of a line that has not ended
         self._past = 0  # bytes of [DONE] and of what was fed behind it
         self._after_cr = False
@@ -81,7 +84,7 @@ class Frames:
         self._event = b""
 
     def feed(self, data: bytes) -> list[Any]:
-        self.left_out = False
+        self.left_out = self.breaks_clients = False
         if self.is_done or self.is_broken:
             return []
         if self._after_cr or b"\r" in data:
@@ -174,8 +177,10 @@ class Frames:
             self._lines_are_bare = True
             self._text(line, values)
             self._lines_are_bare = bool(self._lines)
-        elif line and line.partition(b":")[0] not in _FIELDS:
-            self.left_out = True
+        elif line:
+            field = line.partition(b":")[0]
+            self.breaks_clients = self.breaks_clients or field in _PLACES
+            self.left_out = self.left_out or field not in (*_FIELDS, *_PLACES)
 
     def _data(self, text: bytes, values: list[Any]) -> None:
         if self._lines_are_bare:
@@ -189,7 +194,7 @@ class Frames:
             self.is_done = True
         elif not self._lines:
             if not text.strip():
-                self.left_out = True
+                self.breaks_clients = True
             elif not self._take(text, values):
                 self._keep(text)
         else:
@@ -229,8 +234,8 @@ class Frames:
             if self._event != b"error":
                 return False
             value = None  # a sentence
-        # Null, a word or a list: clients take every value for a chunk, and break at these.
-        self.left_out = self.left_out or type(value) is not dict
+        # Null, a word or a list: clients take every value for a chunk.
+        self.breaks_clients = self.breaks_clients or type(value) is not dict
         values.append({"error": value or True} if self._event == b"error" else value)
         self.is_bare = self.is_bare or self._lines_are_bare
         return True

@@ -19,8 +19,9 @@ KEPT_BYTES = 1024 * 1024
 
 
 class Outlet:
-    def __init__(self, *, keeps: bool = False) -> None:
-        self._relay = Relay()
+    def __init__(self, *, keeps: bool = False, for_stock_client: bool = False) -> None:
+        self._is_for_stock_client = for_stock_client
+        self._relay = Relay(for_stock_client=for_stock_client)
         self._waiting: list[bytes] = []
         self._size = 0
         self._kept: bytearray | None = bytearray() if keeps else None
@@ -89,7 +90,7 @@ class Outlet:
         """Another model answers in the place of one that failed before anything was taken. A reader who left stays so:
         nothing would make room for what waits for him.
         """
-        self._relay = Relay()
+        self._relay = Relay(for_stock_client=self._is_for_stock_client)
         self._waiting, self._size = [], 0
         if self._kept is not None:
             self._kept.clear()

@@ -43,3 +43,5 @@ class Passed:
     wants_usage: bool = False
     # More may be billed than its stream shows, or less, so that no running count says what is used by now.
     hides: bool = False
+    # Its reader is one of OpenAI's own clients, which break at some lines that are good events.
+    for_stock_client: bool = False

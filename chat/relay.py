@@ -25,11 +25,13 @@ class Relay:
     """Bytes in, split anywhere; out come the same bytes in whole frames, up to [DONE] or to an error.
 
     JSON without an event around it comes out as one, for readers of events skip it: a whole answer becomes a chunk.
+    `for_stock_client`: nor do lines pass at which OpenAI's own clients break, such as null; all others read on there.
     """
 
-    __slots__ = ("_held", "_held_values", "_holds_lines", "_is_over", "_looked_at_bytes")
+    __slots__ = ("_held", "_held_values", "_holds_lines", "_is_over", "_is_strict", "_looked_at_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, *, for_stock_client: bool = False) -> None:
+        self._is_strict = for_stock_client
         self._held = bytearray()
         self._held_values = 0
         self._holds_lines = False  # of which some may be no event's
@@ -43,7 +45,7 @@ class Relay:
             return b""
         if self._held or frames.unread:
             self._held += data
-        elif answer.good is None and frames.is_plain:
+        elif answer.good is None and frames.is_plain and not _leaves_out(frames, self._is_strict):
             return data
         else:
             self._held = bytearray(data)
@@ -51,6 +53,7 @@ class Relay:
             return b""  # a little more of a long line, which is not looked at again for each piece of it
         # Where lines end with CR, it is not known from the end where [DONE] stands.
         is_plain = frames.is_plain and not (frames.is_done and b"\r" in self._held)
+        is_plain = is_plain and not _leaves_out(frames, self._is_strict)
         if answer.good is not None or self._holds_lines or not is_plain:
             if self._holds_lines and not (answer.came or frames.is_between or frames.is_done or frames.is_broken):
                 return b""  # one more line of a frame in many, which are not looked at again for each
@@ -86,18 +89,23 @@ class Relay:
         lines = data.splitlines(keepends=True)
         for number, line in enumerate(lines, start=1):
             values += frames.feed(line)
-            left_out = left_out or frames.left_out
+            left_out = left_out or _leaves_out(frames, self._is_strict)
             is_last = is_end and number == len(lines)
             if is_last:
                 values += frames.close()
-                left_out = left_out or frames.left_out
+                left_out = left_out or _leaves_out(frames, self._is_strict)
             if frames.is_broken or (good is not None and seen + len(values) > good):
                 self._is_over = True
                 break
             if not frames.is_done:
                 unit += line
             if frames.is_done or is_last or (frames.is_between and not frames.unread):
-                passed += _as_events(bytes(unit), values, is_bare=frames.is_bare, left_out=left_out)
+                if frames.is_bare:
+                    passed += _bare_as_events(values)
+                elif left_out:
+                    passed += _without_what_is_left_out(bytes(unit), values, self._is_strict)
+                else:
+                    passed += unit
                 seen += len(values)
                 unit, values = bytearray(), []
                 frames.is_bare = left_out = False
@@ -110,27 +118,28 @@ class Relay:
         return bytes(passed)
 
 
-def _as_events(unit: bytes, values: list[Any], *, is_bare: bool, left_out: bool) -> bytes:
-    """The lines of one frame as they are passed on."""
-    if is_bare:
-        every = [item for value in values for item in (value if type(value) is list else [value])]
-        # Lists in the list are nobody's protocol.
-        return b"".join(as_event(as_chunk(item)) for item in every if type(item) is dict and _is_chunk(item))
-    return _without_what_is_left_out(unit, values) if left_out else unit
+def _leaves_out(frames: Frames, is_strict: bool) -> bool:
+    return frames.left_out or (is_strict and frames.breaks_clients)
 
 
-def _without_what_is_left_out(unit: bytes, values: list[Any]) -> bytes:
+def _bare_as_events(values: list[Any]) -> bytes:
+    every = [item for value in values for item in (value if type(value) is list else [value])]
+    # Lists in the list are nobody's protocol.
+    return b"".join(as_event(as_chunk(item)) for item in every if type(item) is dict and _is_chunk(item))
+
+
+def _without_what_is_left_out(unit: bytes, values: list[Any], is_strict: bool) -> bytes:
     """Only what was read: a line that is neither JSON nor an event's may quote anything, and clients break at it."""
     if len(unit) > PARTED_BYTES:
         return _events_of(values)
-    lines = [line for line in unit.splitlines(keepends=True) if not _is_foreign(line)]
+    lines = [line for line in unit.splitlines(keepends=True) if not _is_foreign(line, is_strict)]
     whole = b"".join(lines)
-    if values and len(_values_of(whole)) == len(values):
+    if values and len(_values_of(whole, is_strict)) == len(values):
         return whole
     chunks = [value for value in values if _is_chunk(value)]
-    kept = b"".join(line for line in lines if any(_is_chunk(value) for value in _values_of(line)))
+    kept = b"".join(line for line in lines if any(_is_chunk(value) for value in _values_of(line, is_strict)))
     # Where it cannot be parted by lines, the same JSON stands for them.
-    return kept if len(_values_of(kept)) == len(chunks) else _events_of(chunks)
+    return kept if len(_values_of(kept, is_strict)) == len(chunks) else _events_of(chunks)
 
 
 def _events_of(values: list[Any]) -> bytes:
@@ -145,18 +154,18 @@ def _is_chunk(value: Any) -> bool:
     return all(type(item) is dict and ("choices" in item or "usage" in item) for item in items)
 
 
-def _is_foreign(line: bytes) -> bool:
+def _is_foreign(line: bytes, is_strict: bool) -> bool:
     frames = Frames()
     frames.feed(line)
-    return frames.left_out
+    return _leaves_out(frames, is_strict)
 
 
-def _values_of(data: bytes) -> list[Any]:
+def _values_of(data: bytes, is_strict: bool) -> list[Any]:
     """Its values; none where it has something else, too."""
     frames = Frames()
-    values, left_out = frames.feed(data), frames.left_out
+    values, left_out = frames.feed(data), _leaves_out(frames, is_strict)
     values += frames.close()
-    return [] if left_out or frames.left_out else values
+    return [] if left_out or _leaves_out(frames, is_strict) else values
 
 
 def as_event(value: Any) -> bytes:

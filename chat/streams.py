@@ -49,6 +49,7 @@ class Answering(Generic[P]):
         goes_on: bool = False,
         as_it_came: bool = False,
         keeps_bytes: bool = False,
+        for_stock_client: bool = False,
         others: Others[P] | None = None,
     ) -> None:
         self.failure: ApiError | None = None
@@ -65,7 +66,8 @@ class Answering(Generic[P]):
         self._fresh: list[str] = []
         # For a reader who wants the answer's bytes, and not its words.
         self._as_it_came = as_it_came
-        self._outlet = Outlet(keeps=keeps_bytes) if as_it_came and not bought.sent.in_one_piece else None
+        has_outlet = as_it_came and not bought.sent.in_one_piece
+        self._outlet = Outlet(keeps=keeps_bytes, for_stock_client=for_stock_client) if has_outlet else None
         self._news = Bell()
         self._begun = asyncio.Event()
         self._ended = False

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from secrets import token_hex
 
 from django.conf import settings
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 KINDS = {f"/v1/{kind.value}": kind for kind in Kind}
 MODELS = "/v1/models"
 WHAT_THERE_IS = "There is no such address here: /v1 has chat/completions, completions, embeddings and models."
+# OpenAI's own clients send it, and those built on them.
+STOCK_CLIENT = b"x-stainless-lang"
 # Of all requests of this process that are not yet answered. A body becomes some times its size in memory.
 BODIES_BYTES = 64 * 1024 * 1024
 SMALL_BYTES = 64 * 1024
@@ -145,6 +148,8 @@ class Door:
     async def _answer(self, asker: Asker, kind: Kind, body: bytes, key: str | None) -> None:
         passed = await _passed(kind, body)
         del body
+        if STOCK_CLIENT in self._headers:
+            passed = replace(passed, for_stock_client=True)
         outgoing = await answer(asker, passed, key)
         try:
             await self._send_out(outgoing)
