@@ -13,6 +13,18 @@ from django.core.exceptions import ImproperlyConfigured
 
 from config.env import envstr, state_dir
 
+# Of every connection by TCP. A server whose machine dies, or that a failover leaves behind, says no word: TCP asks
+# after it in two hours, and until then whoever waits for an answer keeps a place of the pool, though another server
+# answers long since. It is given up before a process that cannot say that it lives is taken for dead (the engine's
+# SILENT_SECONDS): its calls would be swept under it. What DATABASE_URL says of these goes before.
+NOTICED_WHEN_DEAD = {
+    "connect_timeout": "5",
+    "keepalives_idle": "4",
+    "keepalives_interval": "2",
+    "keepalives_count": "2",
+    "tcp_user_timeout": "8000",
+}
+
 _is_owner = False
 
 

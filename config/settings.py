@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from config.brand import brand
-from config.database import database_from_url, database_url, embedded_database, serving_role
+from config.database import NOTICED_WHEN_DEAD, database_from_url, database_url, embedded_database, serving_role
 from config.env import (
     BASE_DIR,
     envaddress,
@@ -215,7 +215,7 @@ DATABASES: dict[str, dict[str, Any]] = {
         "TEST": {"NAME": "test_app"},
     }
 }
-DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", "5")
+DATABASES["default"]["OPTIONS"] = NOTICED_WHEN_DEAD | DATABASES["default"]["OPTIONS"]
 # Set by the process that serves. Commands have none: a forked or forgotten pool hangs (traps of psycopg_pool).
 DB_POOL_MAX = envint("DB_POOL_MAX", None, minimum=1, maximum=1000)
 if DB_POOL_MAX:

@@ -5,7 +5,7 @@ Owns the two ports, the admin key and the schema its tables live in. Nothing her
 
 from __future__ import annotations
 
-from config.database import database_from_url, owner_database_url
+from config.database import NOTICED_WHEN_DEAD, database_from_url, owner_database_url
 from config.env import envbool, envdomain, envint, envport, envsealingkey, envsecret
 from config.production import refuse_known_secrets
 
@@ -46,6 +46,7 @@ DATABASES = {
         "CONN_MAX_AGE": None,
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
+            **NOTICED_WHEN_DEAD,
             **_options,
             "options": f"{_options.get('options', '')} -c search_path={SCHEMA} -c jit=off".strip(),
             "application_name": "authority",
