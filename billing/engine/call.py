@@ -18,7 +18,7 @@ import psycopg
 from pydantic_core import to_json
 
 from billing.engine import settling
-from billing.engine.authority import Held, Payer, code_of, held_of, is_lost
+from billing.engine.authority import Held, Landed, Payer, code_of, held_of, is_lost, landed
 from billing.engine.order import Order
 from billing.engine.recovery import recover
 from billing.engine.settling import Final, Keep, Open, Settled, Slice
@@ -75,7 +75,9 @@ class Call:
         # Called from the engine's timer when the authority stops holding the money: cut whatever is being bought.
         self.on_lapse: Callable[[], None] | None = None
         self._engine = engine
+        # Of each slice that was granted: until when, and when it was asked for last.
         self._leases = {1: asked_at + held.ttl_ms / 1_000}
+        self._asked = {1: asked_at}
         self._growing: asyncio.Task[bool] | None = None
         self._named = 1  # slices so far, granted or not
         self._settling: asyncio.Task[Settled] | None = None
@@ -109,6 +111,17 @@ class Call:
     def lease_left(self) -> float:
         """Seconds for which all of its money is still held, on this machine's clock."""
         return min(self._leases.values()) - time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether some of its money is to be asked for again."""
+        return any(self._is_due(number) for number in self._leases)
+
+    def _is_due(self, number: int) -> bool:
+        until, asked_at = self._leases[number], self._asked[number]
+        if until <= asked_at:
+            return False  # nothing is held any more
+        return asked_at < self._engine.doubted_at or until - time.monotonic() <= self.order.ttl_ms / 2_000
 
     # --- before and during the call ---
 
@@ -202,6 +215,7 @@ class Call:
                 if held is not None:
                     part.reservation_id = held.reservation_id
                     self._leases[part.n] = asked_at + held.ttl_ms / 1_000
+                    self._asked[part.n] = asked_at
                     granted = True
         except FAILURES:
             logger.warning("A slice could not be written down: hold=%s", self.id, extra=self.payer.in_logs)
@@ -225,8 +239,7 @@ class Call:
         if not self.is_dispatched:
             return
         for part in list(self.hold.slices):
-            until = self._leases.get(part.n)
-            if until is None or part.reservation_id is None or until - time.monotonic() > self.order.ttl_ms / 2_000:
+            if part.n not in self._leases or part.reservation_id is None or not self._is_due(part.n):
                 continue
             self._extensions += 1
             body = {
@@ -237,8 +250,11 @@ class Call:
             response = await self._engine.authority.extend(self.payer, part.reservation_id, body)
             remaining = (response.body or {}).get("remaining_ttl_ms")
             if response.is_success and type(remaining) is int:
-                self._leases[part.n] = asked_at + remaining / 1_000
+                self._leases[part.n], self._asked[part.n] = asked_at + remaining / 1_000, asked_at
             else:
+                if landed(response) in (Landed.ENDED, Landed.LATE):
+                    # Settled by a sweep that took this process for dead, or expired: nothing is held any more.
+                    self._leases[part.n] = self._asked[part.n] = asked_at
                 logger.warning(
                     "Not extended: hold=%s status=%s code=%s",
                     self.id,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -61,6 +62,10 @@ class Engine:
         self._closing = asyncio.Event()
         self._registering: asyncio.Task[None] | None = None
         self._timers: list[asyncio.Task[None]] = []
+        # When the last sign of life was written. What was held before `doubted_at` may have been settled since, by a
+        # sweep that took this process for dead.
+        self._beaten_at = math.inf
+        self.doubted_at = -math.inf
         # Connections to models, by whoever opens them; closed with ours.
         self.models: dict[Any, Http] = {}
         # Requests that wait for the answer of an equal one, by whoever watches it for them.
@@ -160,7 +165,7 @@ class Engine:
             await asyncio.shield(self._registering)
 
     async def _register(self) -> None:
-        await self._own_store.fetch(REGISTER, [self.process_id, self.kind])
+        await self._say_that_it_lives()
         # A plane that nobody has asked yet lives as well: silent, its first call would be swept under it.
         self._start_timers()
         with suppress(*FAILURES):
@@ -190,8 +195,14 @@ class Engine:
 
     async def _beat(self) -> None:
         if self._registering is not None:
-            await self._own_store.fetch(REGISTER, [self.process_id, self.kind])
+            await self._say_that_it_lives()
             await self.habits.exchange()
+
+    async def _say_that_it_lives(self) -> None:
+        await self._own_store.fetch(REGISTER, [self.process_id, self.kind])
+        before, self._beaten_at = self._beaten_at, time.monotonic()
+        if self._beaten_at - before > SILENT_SECONDS:
+            self.doubted_at = self._beaten_at
 
     async def _watch(self) -> None:
         for call in list(self._calls):
@@ -199,7 +210,12 @@ class Engine:
 
     async def _extend_all(self) -> None:
         """Side by side, but not all at once: thousands of streams that began together are due together."""
-        due = [call for call in self._calls if call.lease_left() < call.order.ttl_ms / 2_000]
+        now = time.monotonic()
+        # Where only this process is cut off from the database, or was stopped, the sweep has its calls. The authority
+        # says so: their models would write on for a minute, paid by nobody.
+        if now - self._beaten_at > SILENT_SECONDS and now - self.doubted_at > HEARTBEAT_SECONDS:
+            self.doubted_at = now
+        due = [call for call in self._calls if call.is_due]
         for at in range(0, len(due), EXTENDED_AT_ONCE):
             await asyncio.gather(*(call.extend() for call in due[at : at + EXTENDED_AT_ONCE]), return_exceptions=True)
 

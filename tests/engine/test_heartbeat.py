@@ -6,8 +6,11 @@ import asyncio
 import socket
 import time
 from contextlib import contextmanager
+from datetime import timedelta
 
+import psycopg
 import pytest
+from django.utils import timezone
 
 from billing.engine import engine as timers
 from billing.engine import loop
@@ -15,7 +18,9 @@ from billing.engine.loop import here
 from billing.engine.store import CONNECTIONS
 from billing.guard import reserve
 from billing.models import Process
+from billing.settlement import sweep
 from tests.support.jobs import until
+from tests.support.money import assert_books_agree, on_loop
 from tests.support.plane import run
 
 SILENT = 2.0  # seconds; a fast heart beats twice a second here
@@ -80,6 +85,52 @@ def test_it_beats_and_cuts_what_lapses_while_an_authority_that_hangs_is_asked_to
     for one in paid:
         one.void()
         one.settle()
+
+
+@pytest.fixture
+def open_call(workspace, heart, monkeypatch):
+    """A call under way that would not be asked after for half a minute, and whether its money has lapsed."""
+    monkeypatch.setattr(timers, "SILENT_SECONDS", SILENT)
+    paid = reserve(workspace.tenant, app="test", action_kind="test.call", action_name="unit", estimate=1_000)
+    lapsed = []
+    paid.on_lapse = lambda: lapsed.append(True)
+    paid.dispatch(lambda: None)
+    yield paid, lapsed
+    paid.record(cost=1_000)
+    paid.settle()
+    assert_books_agree(workspace)
+
+
+def swept_by_another() -> None:
+    """What the jobs process does with a process that it has heard nothing of."""
+    Process.objects.update(seen_at=timezone.now() - timedelta(hours=2))
+    sweep(at_once=True)
+
+
+def test_a_process_that_alone_cannot_say_that_it_lives_ends_the_calls_that_were_swept_under_it(open_call, monkeypatch):
+    async def cut_off(*asked):
+        raise psycopg.OperationalError("this process alone may not connect")
+
+    _, lapsed = open_call
+    monkeypatch.setattr(on_loop(here)._own_store, "fetch", cut_off)
+    time.sleep(SILENT + 2.5)
+    assert lapsed == [], "nobody has swept it"
+    swept_by_another()
+    until(lambda: lapsed, seconds=5)
+
+
+@pytest.mark.parametrize("is_swept", [True, False])
+def test_a_process_that_was_stopped_ends_the_calls_that_were_swept_meanwhile_and_no_others(open_call, is_swept):
+    paid, lapsed = open_call
+    before = paid.lease_left()
+    if is_swept:
+        swept_by_another()
+    on_loop(lambda: setattr(here(), "_beaten_at", time.monotonic() - 60))
+    if is_swept:
+        until(lambda: lapsed, seconds=5)
+    else:
+        until(lambda: paid.lease_left() > before, seconds=5)
+        assert lapsed == []
 
 
 def test_a_short_lease_is_kept_for_as_long_as_its_call_lasts(workspace):
