@@ -12,6 +12,7 @@ from django.utils.safestring import SafeString
 from billing.ledgers import Ledger
 from billing.outcomes import Outcome
 from chat.answer import ALL_THOUGHT, EMPTY, FILTERED, ONLY_THOUGHT, TOOLS
+from chat.forms import PROMPT_MAX
 from chat.markdown import plain, rendered
 from chat.models import Message
 
@@ -46,6 +47,8 @@ UNDER_WAY = {
     "busy": "Waiting: this conversation is still giving another answer.",
     "settling": "What was used is being settled.",
     "unsettled": "What was used will be settled soon. Reload the page to see it.",
+    "too_long": f"A message has at most {PROMPT_MAX:,} characters, this one #. Send a part of it, or add it as a file.",
+    "kept_out": f"A message has at most {PROMPT_MAX:,} characters, that text #. Put in a part, or add it as a file.",
     "lost": "The connection failed. Check the network and send the message again.",
     "broken": "The connection ended before the answer did.",
     "signed_out": "You are signed out. Your message is kept while you log in.",

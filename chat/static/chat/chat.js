@@ -11,6 +11,7 @@ import { forgetDraft, keep, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
 import { filesField, giveFiles, isAdding, showFiles, takeFilesBack } from "./files.js";
 import { showLeftOut } from "./left_out.js";
+import { excess, keepOut } from "./length.js";
 import { forget, watch as watchPrice } from "./price.js";
 import { showRefusal } from "./refusal.js";
 import { answering, settled, titled, watch } from "./tabs.js";
@@ -33,6 +34,7 @@ form.addEventListener("submit", (event) => {
   const isOnceMore = refused && (fits || event.submitter === part("again"));
   if (running || (!isOnceMore && (!prompt.value.trim() || isAdding()))) return;
   if (!isOnceMore) refused = null;
+  if (!isOnceMore && excess(prompt)) return refuse({ message: sentence("too_long", excess(prompt)) });
   if (navigator.onLine && isOnceMore) askOf(...refused, fits);
   else if (navigator.onLine) askAnew(prompt.value, fits);
   else refuse(new TypeError("offline"));
@@ -46,6 +48,7 @@ prompt.addEventListener("keydown", (event) => {
   event.preventDefault();
   form.requestSubmit();
 });
+keepOut(prompt, (length) => refuse({ message: sentence("kept_out", length) }));
 part("stop").addEventListener("click", halt);
 // Send and Stop stand in one place, so that the second click of a double click finds the other one there: it would stop
 // what was just sent, or send what is still being written.
@@ -56,6 +59,7 @@ if (takeDraft(form)) announce(sentence("kept"));
 watchPrice(form, () => {
   const parent_id = parent.value ? Number(parent.value) : undefined;
   const files = filesField();
+  if (excess(prompt)) return null;
   return prompt.value.trim() || files.files ? { ...common(), ...files, parent_id, prompt: prompt.value } : null;
 });
 watch((call) => running || parent.value || refresh({ id: conversation.value, call }, SETTLED_TRIES, null));

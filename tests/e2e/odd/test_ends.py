@@ -77,6 +77,27 @@ def test_a_message_is_sent_also_where_the_browser_has_no_room_to_keep_it(signed_
     signed_in.locator(".composer__send").wait_for()
 
 
+def test_a_text_that_is_too_long_is_said_to_be_and_a_log_does_not_freeze_the_tab(signed_in, upstream):
+    """It did for half a minute when it was put in, and for a minute when it was selected to be taken out again."""
+    box, alert = signed_in.locator("textarea[name=prompt]"), signed_in.get_by_role("alert")
+    signed_in.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    box.fill("See: ")
+    signed_in.evaluate("text => navigator.clipboard.writeText(text)", "a line of a log\n" * 20_000)
+    box.press("Control+v")
+    expect(alert).to_contain_text("at most 20,000 characters, that text 320,000. Put in a part")
+    assert draft(signed_in) == "See: "
+    # What can be shortened in the box is put in, and not sent: "fields" were to be corrected, and none was named.
+    box.fill("x" * 20_001)
+    box.press("Enter")
+    expect(alert).to_contain_text("at most 20,000 characters, this one 20,001. Send a part")
+    assert (len(draft(signed_in)), signed_in.locator(".turn").count()) == (20_001, 0)
+    # As the server counts.
+    box.fill("😀" * 100 + "x" * 19_900)
+    box.press("Enter")
+    shown(signed_in, "Hello, world.").wait_for()
+    assert len(upstream.calls) == 1
+
+
 @pytest.mark.parametrize(
     ("status", "said"), [(500, "Nothing was charged."), (401, "the operator must mend it"), (429, "is busy just now")]
 )
