@@ -39,7 +39,7 @@ def needs(action: Action, *, to_send: Action | None = None, keeps: tuple[str, ..
     or ninja's. The view says what it is by `view.needs`, which the doors and the tests read; an async view does only
     that, for the plane has asked before it runs, and is refused elsewhere. `to_send`: what sending a page's form is,
     where that is another action than looking. A form does not lose its fields in `keeps` to who sends them and is
-    signed out: see tenants.users.drafts.
+    signed out: see tenants.users.drafts, also for how they are written.
     """
 
     def decorate(view: View) -> View:

@@ -17,12 +17,17 @@ KEY = "draft"
 SECONDS = 24 * 3_600
 
 
-def typed(request: TenantRequest, names: tuple[str, ...]) -> dict[str, str]:
-    """Those of the form's fields that were filled."""
-    return {name: request.POST[name] for name in names if request.POST.get(name)}
+def typed(request: TenantRequest, names: tuple[str, ...]) -> dict[str, Any]:
+    """Those of the form's fields that were filled. `scopes[]` is a field of several values, kept as a list."""
+    draft: dict[str, Any] = {}
+    for name in names:
+        field = name.removesuffix("[]")
+        if value := request.POST.get(field) if field == name else request.POST.getlist(field):
+            draft[field] = value
+    return draft
 
 
-def pack(request: TenantRequest, draft: dict[str, str]) -> str:
+def pack(request: TenantRequest, draft: dict[str, Any]) -> str:
     return signing.dumps(draft, salt=_salt(request), compress=True) if draft else ""
 
 
@@ -38,14 +43,18 @@ def keep(request: TenantRequest, packed: str) -> None:
     keep_typed(request, draft)
 
 
-def keep_typed(request: TenantRequest, draft: dict[str, str], **more: list[int]) -> None:
+def keep_typed(request: TenantRequest, draft: dict[str, Any], **more: list[int]) -> None:
     """`more`: what the form names beside what was typed."""
     request.session[KEY] = {**draft, **more}
 
 
-def take(request: TenantRequest) -> dict[str, Any]:
-    """The draft, once; without one the session is not written."""
-    draft: dict[str, Any] = request.session.pop(KEY, {}) if request.method == "GET" else {}
+def take(request: TenantRequest, *, having: str = "") -> dict[str, Any]:
+    """The draft, once; without one the session is not written. `having`: a field by which a form knows its own draft,
+    where another form has fields of the same name: a key's name must not stand in the field of the workspace's.
+    """
+    if request.method != "GET" or having not in ("", *request.session.get(KEY, {})):
+        return {}
+    draft: dict[str, Any] = request.session.pop(KEY, {})
     return draft
 
 

@@ -78,11 +78,16 @@ def test_a_draft_is_of_one_workspace_and_cannot_be_made_up(acme, globex, alice, 
     [
         ("/settings/members/", "/settings/invitations/", {"emails": "dora@example.org, emil@", "role": "viewer"}),
         ("/settings/workspace/origins/", "/settings/workspace/origins/", {"origins": "https://app.example.com/typed"}),
+        ("/settings/keys/", "/settings/keys/", {"name": "Typed server", "scopes": ["summarize"], "life": "30"}),
+        ("/settings/workspace/", "/settings/workspace/", {"name": "Typed name", "time_zone": "Asia/Tokyo"}),
+        ("/settings/workspace/", "/settings/workspace/address/", {"slug": "typed-address"}),
     ],
 )
-def test_a_list_that_was_typed_in_settings_waits_too(acme, page, address, form):
+def test_what_was_typed_in_settings_waits_too(acme, page, address, form):
     """Fifty addresses are not typed twice: neither after a log-out nor after a log-in in another tab."""
     typed = next(iter(form.values()))
+    # Another form that has fields of the same names leaves it alone.
+    other = "/settings/keys/" if page == "/settings/workspace/" else "/settings/workspace/"
     admin = acme.member("typist@example.org", role="admin")
     acme.client(admin)
     client = acme.client(csrf=True)
@@ -91,9 +96,13 @@ def test_a_list_that_was_typed_in_settings_waits_too(acme, page, address, form):
     draft, target = hidden(asked, "draft"), hidden(asked, "next")
     way_in = {"email": admin.email, "password": PASSWORD, "draft": draft, "next": target}
     assert client.post("/login/", {**way_in, **token}, headers=here(acme))["Location"] == page
+    assert "origins" in form or "emails" in form or typed not in client.get(other).content.decode()
     opened = client.get(page).content.decode()
     assert typed in opened
-    assert "role" not in form or '<option value="viewer" selected>' in opened
+    for chosen in {"role", "life", "time_zone"} & form.keys():
+        assert f'<option value="{form[chosen]}" selected>' in opened
+    if "scopes" in form:  # a key must not come to may more than was chosen
+        assert re.findall('name="scopes" value="([a-z:]+)" checked', opened) == form["scopes"]
     assert typed not in client.get(page).content.decode()
     older = client.post(address, {**form, **token}, headers=here(acme, page))
     assert older["Location"] == page
@@ -138,8 +147,8 @@ def test_a_form_from_before_a_log_in_says_what_to_do_and_does_nothing(acme, alic
     assert client.post("/login/", form, headers=here(acme)).status_code == 302
     with acme.scope():
         keys = ApiKey.objects.count()
-    stale = {"name": "Stale", "csrfmiddlewaretoken": old}
-    refused = client.post("/settings/keys/", stale, headers=here(acme, "/settings/keys/"))
+    stale = {"overlap": "1", "life": "30", "csrfmiddlewaretoken": old}
+    refused = client.post("/settings/keys/1/rotate/", stale, headers=here(acme, "/settings/keys/"))
     assert refused.status_code == 403
     assert b"older than your log-in" in refused.content
     assert b'href="/settings/keys/"' in refused.content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -44,8 +45,8 @@ class KeyForm(forms.Form):
     )
     life = forms.ChoiceField(label="Expires", choices=LIVES, initial=USUAL_LIFE)
 
-    def __init__(self, data: Any = None, *, user: User) -> None:
-        super().__init__(data)
+    def __init__(self, data: Any = None, *, user: User, draft: Mapping[str, Any] | None = None) -> None:
+        super().__init__(data, initial=dict(draft or {}))
         allowed = [scope for scope in SCOPES if may(user.role, scope)]
         scopes = self.fields["scopes"]
         assert isinstance(scopes, forms.MultipleChoiceField)

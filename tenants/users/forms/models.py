@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from django import forms
@@ -39,6 +39,7 @@ class ModelsForm(forms.Form):
         offered: Sequence[str],
         allowed: Collection[str] | None = None,
         prefix: str = "models",
+        draft: Mapping[str, Any] | None = None,
     ) -> None:
         """`allowed`: what it is now, also what can no longer be called: to save a change must not lose it."""
         super().__init__(data, auto_id=f"{prefix}_%s")
@@ -46,7 +47,7 @@ class ModelsForm(forms.Form):
         field = self.fields["models"]
         assert isinstance(field, forms.MultipleChoiceField)
         field.choices = [*((model, "") for model in offered), *((model, "not called here now") for model in gone)]
-        self.initial = {"which": ALL if allowed is None else SOME, "models": list(allowed or ())}
+        self.initial = {"which": ALL if allowed is None else SOME, "models": list(allowed or ()), **(draft or {})}
         self.is_worth_showing = len(offered) > 1 or allowed is not None
 
     def clean(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django import forms
@@ -23,9 +24,8 @@ class DetailsForm(forms.Form):
         label="Time zone", help_text="Times on the workspace’s pages are shown in it. The API says them in UTC."
     )
 
-    def __init__(self, *args: Any, tenant: Tenant, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.initial = {"name": tenant.name, "time_zone": tenant.time_zone}
+    def __init__(self, data: Any = None, *, tenant: Tenant, draft: Mapping[str, Any]) -> None:
+        super().__init__(data, initial={"name": tenant.name, "time_zone": tenant.time_zone, **draft})
         offered: list[Any] = list(choices())
         # One that an operator has set, or that this machine no longer knows, is not lost by changing the name.
         if not any(tenant.time_zone == name for _, zones in offered for name, _ in zones):
@@ -42,9 +42,8 @@ class AddressForm(forms.Form):
         widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
     )
 
-    def __init__(self, *args: Any, tenant: Tenant, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.initial = {"slug": tenant.slug}
+    def __init__(self, data: Any = None, *, tenant: Tenant, draft: Mapping[str, Any]) -> None:
+        super().__init__(data, initial={"slug": tenant.slug, **draft})
         self._tenant = tenant
 
     def clean_slug(self) -> str:

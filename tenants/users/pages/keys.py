@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
@@ -18,6 +18,7 @@ from tenants.http import ApiError, Forbidden, TenantRequest, say_when
 from tenants.rates import in_words, lower
 from tenants.roles import Action
 from tenants.spelling import number_in
+from tenants.users import drafts
 from tenants.users.access import needs
 from tenants.users.allowing import allow_key
 from tenants.users.forms.keys import KeyForm, RotateForm
@@ -32,10 +33,11 @@ SHOWN_KEYS = 200
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@needs(Action.OWN_KEYS)
+@needs(Action.OWN_KEYS, keeps=("name", "scopes[]", "life", "which", "models[]"))
 def api_keys(request: TenantRequest) -> HttpResponse:
     """Answers a form with a redirect: a reload of what follows makes no second key and shows no secret again."""
-    form, models = KeyForm(request.POST or None, user=request.user), _models_form(request, request.POST or None)
+    draft, sent = drafts.take(request, having="life"), request.POST or None
+    form, models = KeyForm(sent, user=request.user, draft=draft), _models_form(request, sent, draft=draft)
     if request.method == "POST" and form.is_valid() & models.is_valid():
         facts = {**form.facts(), "allowed_models": models.chosen()}
         key, _ = create_key(request.user, **facts, shown_later=True, request=request)
@@ -88,9 +90,11 @@ def _lead_to(key: ApiKey) -> HttpResponse:
     return redirect(f"{reverse('api_keys')}?new={key.pk}")
 
 
-def _models_form(request: TenantRequest, data: Any = None, key: ApiKey | None = None) -> ModelsForm:
+def _models_form(
+    request: TenantRequest, data: Any = None, key: ApiKey | None = None, draft: Mapping[str, Any] | None = None
+) -> ModelsForm:
     offered = offered_to_keys(request.tenant.allowed_models)
-    return ModelsForm(data, offered=offered, allowed=None if key is None else key.allowed_models)
+    return ModelsForm(data, offered=offered, allowed=None if key is None else key.allowed_models, draft=draft)
 
 
 def _page(

@@ -15,6 +15,7 @@ from tenants.http import RateLimited, TenantRequest
 from tenants.models import Domain
 from tenants.roles import Action
 from tenants.services import SlugIsTaken
+from tenants.users import drafts
 from tenants.users.access import needs
 from tenants.users.allowing import allow_workspace
 from tenants.users.forms.models import ModelsForm, callable_models
@@ -26,9 +27,10 @@ TAKEN = "This address is taken. Choose another."
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@needs(Action.EDIT_WORKSPACE)
+@needs(Action.EDIT_WORKSPACE, keeps=("name", "time_zone"))
 def workspace(request: TenantRequest) -> HttpResponse:
-    form = DetailsForm(request.POST or None, tenant=request.tenant)
+    draft = drafts.take(request, having="time_zone")
+    form = DetailsForm(request.POST or None, tenant=request.tenant, draft=draft)
     if request.method == "POST" and form.is_valid():
         if change_details(request, **form.cleaned_data):
             messages.success(request, "The workspace is changed.")
@@ -37,10 +39,10 @@ def workspace(request: TenantRequest) -> HttpResponse:
 
 
 @require_POST
-@needs(Action.EDIT_WORKSPACE)
+@needs(Action.EDIT_WORKSPACE, keeps=("slug",))
 def address(request: TenantRequest) -> HttpResponse:
     """Leads to the new host, where this browser has no session yet, by the hand-off."""
-    form = AddressForm(request.POST, tenant=request.tenant)
+    form = AddressForm(request.POST, tenant=request.tenant, draft={})
     if not form.is_valid():
         return _page(request, address=form)
     try:
@@ -78,8 +80,8 @@ def _page(
     refusal: RateLimited | None = None,
 ) -> HttpResponse:
     context = {
-        "form": details or DetailsForm(tenant=request.tenant),
-        "address": address or AddressForm(tenant=request.tenant),
+        "form": details or DetailsForm(tenant=request.tenant, draft={}),
+        "address": address or AddressForm(tenant=request.tenant, draft=drafts.take(request, having="slug")),
         "models": models or _models_form(request),
         "url": url_for(request.tenant.slug),
         "earlier": [
