@@ -45,6 +45,8 @@ from django.shortcuts import render
 from django.utils.cache import patch_vary_headers
 from django.utils.functional import cached_property
 
+from tenants.typed import longest_text
+
 if TYPE_CHECKING:
     from tenants.models import Tenant
     from tenants.resolve import Asker
@@ -328,7 +330,9 @@ def error_response(request: HttpRequest, exc: ApiError, *, as_json: bool = False
     if as_json or wants_json(request):
         response = JsonResponse(exc.body(), status=exc.status)
     else:
-        context = {"error": exc, "user": _known_user(request, exc)}
+        # What is too large or cannot be read is not read again.
+        is_read = exc.status in (403, 429) or exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        context = {"error": exc, "user": _known_user(request, exc), "typed": is_read and longest_text(request)}
         response = render(request, "error.html", context, status=exc.status)
     say_when(response, exc)
     if exc.status == HTTPStatus.UNAUTHORIZED and wants_json(request):

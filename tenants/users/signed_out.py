@@ -17,6 +17,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 
 from tenants.http import TenantRequest
+from tenants.typed import is_from_here
 from tenants.users import drafts
 from tenants.users.auth import is_signed_in
 from tenants.users.entering import safe_target
@@ -65,7 +66,7 @@ def older_form(request: TenantRequest) -> HttpResponse:
 
     One that comes from another site gets the page alone, whatever it has in it.
     """
-    if request.tenant is not None and _is_from_here(request):
+    if request.tenant is not None and is_from_here(request):
         view = request.resolver_match.func if request.resolver_match else None
         if is_signed_in(request) and getattr(view, "is_a_way_in", False):
             # Sent twice: the first one has logged them in, and has changed the token.
@@ -86,8 +87,3 @@ def came_from(request: HttpRequest) -> str:
     if page.netloc != request.get_host():
         return request.get_full_path()
     return safe_target(page._replace(scheme="", netloc="", fragment="").geturl())
-
-
-def _is_from_here(request: HttpRequest) -> bool:
-    said = urlsplit(request.headers.get("Origin") or request.headers.get("Referer", ""))
-    return (said.scheme, said.netloc) == (request.scheme, request.get_host())

@@ -1,11 +1,13 @@
 """Who is signed out meanwhile loses nothing: led to log-in and back, a message kept, and no form done."""
 
 import re
+from unittest.mock import Mock
 
 import pytest
+from django.db import OperationalError
 
 from tenants.users.links import make_link
-from tenants.users.models import ApiKey, Link
+from tenants.users.models import ApiKey, Link, User
 from tests.support.cast import PASSWORD
 from tests.tenants.test_second_step import next_code, set_up
 
@@ -109,6 +111,24 @@ def test_what_was_typed_in_settings_waits_too(acme, page, address, form):
     opened = client.get(page).content.decode()
     assert typed in opened
     assert "send it again" in opened
+
+
+@pytest.mark.parametrize("failure", [None, OperationalError("the database is away")])
+def test_what_was_typed_is_on_the_page_that_says_why_it_was_not_taken(acme, monkeypatch, failure):
+    """Back is no way to it: who has become a viewer since may not open the page of prompts any more."""
+    member = acme.member("demoted@example.org")
+    client = acme.client(member)
+    with acme.scope():
+        User.objects.filter(pk=member.pk).update(role="viewer")
+    if failure is not None:
+        monkeypatch.setattr("tenants.middleware.find_tenant", Mock(side_effect=failure))
+    form = {"title": "Mine", "text": "<b> of an hour’s work", "is_shared": "on"}
+    refused = client.post("/prompts/", form, headers=here(acme, "/prompts/"))
+    assert refused.status_code == (403 if failure is None else 503)
+    assert 'readonly dir="auto">&lt;b&gt; of an hour’s work</textarea>' in refused.content.decode()
+    # Nobody puts words there from elsewhere, and what no form of ours keeps is not shown again.
+    for path, headers in (("/prompts/", {"Origin": "https://evil.example"}), ("/nothing/", here(acme))):
+        assert b"hour" not in client.post(path, form, headers=headers).content
 
 
 def test_a_form_of_settings_leads_to_log_in_and_back_to_its_page_with_a_sentence_and_does_nothing(acme, alice):
