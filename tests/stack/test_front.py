@@ -6,6 +6,8 @@ import contextlib
 import json
 import signal
 import socket
+from base64 import b64encode
+from hashlib import sha256
 
 import httpx
 import pytest
@@ -53,6 +55,7 @@ def test_outside_of_the_api_the_refusal_is_a_page(front):
     assert answer.status_code == 413
     assert answer.headers["Content-Type"].startswith("text/html")
     assert TooLarge.message in answer.text
+    assert "{" not in answer.text.replace(answer.text.partition("<style>")[2].partition("</style>")[0], "")
 
 
 def test_a_body_of_just_the_limit_passes(front):
@@ -97,7 +100,12 @@ def test_a_file_goes_to_web_with_a_limit_of_its_own_and_what_is_done_with_it_lat
 def test_what_the_front_answers_itself_tells_browsers_what_web_and_plane_tell_them(front, web, settings):
     web.stop()
     for answer in (httpx.post(f"{front.url}/login/", content=LARGE), httpx.get(f"{front.url}/api/budget/")):
-        assert answer.headers["Content-Security-Policy"] == policy()
+        # A page has a style of its own, for web is away that has the site's.
+        style = answer.text.partition("<style>")[2].partition("</style>")[0]
+        hashed = b64encode(sha256(style.encode()).digest()).decode()
+        assert answer.headers["Content-Security-Policy"] == policy(
+            {"style-src": [f"'sha256-{hashed}'"]} if style else None
+        )
         assert answer.headers["X-Frame-Options"] == settings.X_FRAME_OPTIONS
         assert answer.headers["Referrer-Policy"] == settings.SECURE_REFERRER_POLICY
         assert answer.headers["Cross-Origin-Opener-Policy"] == settings.SECURE_CROSS_ORIGIN_OPENER_POLICY
@@ -117,6 +125,14 @@ def test_a_plane_that_is_away_is_the_contracts_503_and_web_goes_on(front, plane)
 def test_a_plane_that_dies_before_it_answers_is_the_same(front):
     answer = httpx.post(f"{front.url}/api/chat/dies/", json={})
     assert (answer.status_code, answer.json()) == (503, Unavailable().body())
+
+
+def test_who_sent_a_form_is_told_how_it_is_not_lost(front, web):
+    form = {"text": "of an hour's work"}
+    assert "before this one: go back" in httpx.post(f"{front.url}/prompts/", content=LARGE).text
+    web.stop()
+    assert "let the browser send it again" in httpx.post(f"{front.url}/prompts/", data=form).text
+    assert "send it again" not in httpx.get(f"{front.url}/prompts/").text
 
 
 def test_a_web_that_is_away_is_a_page_without_a_word_about_the_inside(front, web, folder):
