@@ -98,6 +98,16 @@ def test_the_card_says_what_it_needs_what_is_left_and_sends_a_shorter_answer(wor
     assert "Ask the owner" not in card, "she is the owner"
 
 
+def test_a_card_without_a_budget_offers_no_money(workspace, settings, upstream):
+    """A model that fails is not mended by topping up; "not in" of what is not there is no condition to a template."""
+    settings.TOP_UP_URL = "https://pay.example/"
+    upstream.status = 503
+    card = card_of(workspace.client(workspace.owner).post("/", {"prompt": "hello"}))
+    assert "is busy just now" in card
+    assert "Send again" in card
+    assert "Top up" not in card
+
+
 def test_a_member_asks_the_owners_by_a_mail_with_the_facts_and_not_without_end(workspace, globex):
     carol, dave = workspace.member("carol@x.example"), workspace.member("dave@x.example", "owner")
     browser = workspace.client(carol)
