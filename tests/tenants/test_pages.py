@@ -371,3 +371,14 @@ def test_what_is_forbidden_is_said_in_our_own_words(acme, alice, monkeypatch):
     forged = client.post("/settings/keys/", wanted("Server"))
     assert forged.status_code == 403
     assert b'href="/settings/keys/">Open the page again</a>' in forged.content
+
+
+def test_a_page_is_put_into_the_menu_without_a_change_to_a_file_of_ours(acme, alice, settings, tmp_path):
+    """The menu itself lies where no other template takes its place, and each release may change it."""
+    (tmp_path / "partials").mkdir()
+    (tmp_path / "partials" / "nav_more.html").write_text('<a href="/poems/">Poems</a>')
+    ours = settings.TEMPLATES[0]
+    settings.TEMPLATES = [{**ours, "DIRS": [tmp_path, *ours["DIRS"]]}]
+    menu = acme.client(alice).get("/budget/").content.decode().partition("</nav>")[0]
+    assert re.findall(r'<a href="(/[a-z]*/?)"', menu)[-4:] == ["/", "/budget/", "/poems/", "/settings/"]
+    assert b"/poems/" not in acme.client().get("/login/").content
