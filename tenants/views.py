@@ -31,8 +31,9 @@ def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    if request.headers.get("Authorization", "").lower().startswith("bearer "):
-        # A program, whose client shows all of what came: a page of HTML would hide what it has to mend.
+    if not wants_json(request) and request.headers.get("Authorization", "").lower().startswith("bearer "):
+        # A program, whose client shows all of what came: a page of HTML would hide what it has to mend. One that asks
+        # below /api/ has the right base, and web and the plane say the same to it.
         return error_response(request, NotFound(NO_SUCH_CALL), as_json=True)
     return error_response(request, NotFound())
 
