@@ -28,6 +28,9 @@ PROMISED_FOR = timedelta(days=7)
 # What its owner deletes may have been spent, and counts for as long as a period: else the pool could be spent anew by
 # whoever deletes one and signs up for another.
 COUNTED_AFTER = timedelta(days=31)
+# Each sign-up holds the lock for a few milliseconds, and on a busy machine for longer than web waits for any lock: of
+# fifty at once one was told that the service is busy. Few wait here: see billing.signing_up.
+LOCK_SECONDS = 5.0
 
 
 def lapsed() -> Q:
@@ -44,6 +47,7 @@ def _closed() -> Q:
 def check_room(plan: str) -> None:
     """Room for one more trial, or TrialsExhausted. Under a lock until the transaction's end: two would both fit."""
     with connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL lock_timeout = {round(LOCK_SECONDS * 1_000)}")
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('billing:trials', 0))")
     # What was broken off is nobody's, and counts once somebody takes it over.
     gone = _closed() | Q(pk__in=provisioning.broken_off().values("pk")) | lapsed()
