@@ -139,7 +139,7 @@ async def _buy(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Boug
     terms.upstream.refuse_if_down()
     messages = as_taken(wanted.messages)
     # What is written in one piece, or out of sight, cannot be cut in time, so that all of it is held at once.
-    is_held_whole = _is_in_one_piece(wanted) or terms.hides or _may_think(terms) or terms.dialect.bills_after_cut
+    is_held_whole = _is_in_one_piece(wanted) or terms.is_read_to_its_end or _may_think(terms)
     output = first_output(terms.habit, terms.most_output, whole=is_held_whole)
     with engine.place_for(payer.subject_tenant):
         call = await open_call(engine, _order(payer, wanted, messages, terms, output))
@@ -361,9 +361,9 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         return fits
 
     async def tighten() -> int | None:
-        countable = messages if wanted.passed is None else await _countable_of(wanted.passed)
         if images_of(messages):
             return None  # its server would count the words alone
+        countable = messages if wanted.passed is None else await _countable_of(wanted.passed)
         if not countable:
             return None
         try:

@@ -174,15 +174,8 @@ class Answering(Generic[P]):
             self._outlet.leave()
         if not self._ended and not self._reader_left and not self._goes_on:
             self._reader_left = True
-            if not self._is_read_on:
+            if not self.terms.is_read_to_its_end:
                 self._cut("cancelled")
-
-    @property
-    def _is_read_on(self) -> bool:
-        """Also where nobody reads any more: what it is billed is known at its end alone."""
-        terms = self.terms
-        # A model whose thoughts come in its stream hides none.
-        return terms.dialect.bills_after_cut or (terms.hides and not self._model.answer.hidden)
 
     @property
     def is_over(self) -> bool:
@@ -221,7 +214,7 @@ class Answering(Generic[P]):
         if self._ended:
             return
         self._reader_left = True
-        if not self._is_read_on:
+        if not self.terms.is_read_to_its_end:
             self._cut("cancelled")
 
     async def finished(self, seconds: float | None = COMMIT_SECONDS) -> Completion:
@@ -369,8 +362,6 @@ class Answering(Generic[P]):
         """Why the model is read no further, if it is not."""
         if self._model.answer.is_over:
             return "length"
-        if self._reader_left and not self._is_read_on:
-            return "cancelled"
         return None if await self._growth.covers(self._model.answer) else "budget"
 
     def _lapse(self) -> None:

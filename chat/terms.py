@@ -40,14 +40,20 @@ class Terms:
     size: int
     # How many answers are asked for, each of at most `max_tokens`.
     n: int = 1
-    # More may be billed than its stream shows, which is known from its report alone: of an answer of one word whose
-    # reader left with it, a thousand tokens of thoughts were billed by the provider, and one was charged.
+    # More may be billed than its stream shows, which is known from its report alone.
     hides: bool = False
 
     @property
     def most_output(self) -> int:
         """Tokens of all answers together."""
         return self.max_tokens * self.n
+
+    @property
+    def is_read_to_its_end(self) -> bool:
+        """Also where nobody reads any more. Of an answer of one word whose reader left with it, a thousand tokens of
+        thoughts were billed by the provider, and one was charged. Thoughts that the stream shows may be a summary.
+        """
+        return self.hides or self.dialect.bills_after_cut
 
     def amount(self, output: int) -> int:
         return estimate(tokens_input=self.bound, max_tokens=output, price=self.price)
