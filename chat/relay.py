@@ -45,15 +45,14 @@ class Relay:
             return b""
         if self._held or frames.unread:
             self._held += data
-        elif answer.good is None and frames.is_plain and not _leaves_out(frames, self._is_strict):
+        elif answer.good is None and self._is_plain(frames):
             return data
         else:
             self._held = bytearray(data)
         if frames.unread >= len(data) and not frames.is_done and answer.good is None:
             return b""  # a little more of a long line, which is not looked at again for each piece of it
         # Where lines end with CR, it is not known from the end where [DONE] stands.
-        is_plain = frames.is_plain and not (frames.is_done and b"\r" in self._held)
-        is_plain = is_plain and not _leaves_out(frames, self._is_strict)
+        is_plain = self._is_plain(frames) and not (frames.is_done and b"\r" in self._held)
         if answer.good is not None or self._holds_lines or not is_plain:
             if self._holds_lines and not (answer.came or frames.is_between or frames.is_done or frames.is_broken):
                 return b""  # one more line of a frame in many, which are not looked at again for each
@@ -66,6 +65,9 @@ class Relay:
         del self._held[:end]
         self._is_over = frames.is_done
         return passed
+
+    def _is_plain(self, frames: Frames) -> bool:
+        return frames.is_plain and not (self._is_strict and frames.breaks_clients)
 
     def _is_to_be_looked_at(self, answer: Answer) -> bool:
         frames = answer.frames

@@ -148,7 +148,7 @@ class Door:
     async def _answer(self, asker: Asker, kind: Kind, body: bytes, key: str | None) -> None:
         passed = await _passed(kind, body)
         del body
-        if STOCK_CLIENT in self._headers:
+        if passed.is_stream and STOCK_CLIENT in self._headers:
             passed = replace(passed, for_stock_client=True)
         outgoing = await answer(asker, passed, key)
         try:
@@ -256,6 +256,8 @@ def _room_for(whose: int, size: int) -> Iterator[Callable[[int], None]]:
     def hold(size: int) -> None:
         nonlocal held
         size = 0 if size <= SMALL_BYTES else size
+        if size == held:
+            return
         others, before = sum(_in_flight.values()) - held, _in_flight.get(whose, 0) - held
         left = BODIES_BYTES - others - size
         if size > held and (left < 0 or (before and left < before + size)):
