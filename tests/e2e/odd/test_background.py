@@ -1,6 +1,7 @@
 """Leaving the page, coming back, other tabs, and lines that fail: what becomes of an answer and of what is typed."""
 
 import re
+import threading
 
 import pytest
 from playwright.sync_api import expect
@@ -44,6 +45,7 @@ def test_a_reload_before_the_first_word_follows_the_answer_to_its_end(here, upst
 
 def test_a_reload_in_the_middle_shows_the_words_so_far_and_those_that_follow(here, upstream, workspace):
     upstream.tokens, upstream.delay_between = [f"w{number} " for number in range(30)], 0.15
+    upstream.last_word_after = threading.Event()
     ask(here, "go")
     shown(here, "w3").wait_for()
     here.reload()
@@ -66,11 +68,13 @@ def test_who_leaves_for_another_page_finds_the_answer_on_return(here, upstream, 
     ask(here, "first")
     shown(here, "10 in / 4 out").wait_for()
     conversation = here.url
-    upstream.tokens, upstream.delay_between = ["one ", "two ", "three "] * 4, 0.15
+    upstream.tokens, upstream.last_word_after = ["one ", "two ", "three "] * 4, threading.Event()
     ask(here, "second")
     shown(here, "one").wait_for()
     here.goto(odd.address(workspace.slug) + "/budget/")
     here.goto(conversation)
+    shown(here, "one two").wait_for()
+    upstream.last_word_after.set()
     shown(here, "10 in / 12 out").wait_for()
     assert texts(here) == ["first", "Hello, world.", "second", "one two three " * 3 + "one two three"]
     # What the answer cost is the same once the page is the server's.
@@ -80,7 +84,7 @@ def test_who_leaves_for_another_page_finds_the_answer_on_return(here, upstream, 
 
 
 def test_stop_shows_the_settled_cost_without_a_reload(signed_in, upstream, workspace):
-    upstream.tokens, upstream.delay_between = ["word "] * 100, 0.1
+    upstream.tokens, upstream.last_word_after = ["word "] * 20, threading.Event()
     ask(signed_in, "a story")
     shown(signed_in, "word word").wait_for()
     signed_in.get_by_role("button", name="Stop").click()
@@ -97,9 +101,10 @@ def test_another_tab_of_a_conversation_waits_and_shows_the_turn(signed_in, upstr
     other = signed_in.context.new_page()
     other.goto(signed_in.url)
     other.locator("textarea[name=prompt]").fill("not sent yet")
-    upstream.tokens, upstream.delay_between = ["slow "] * 6, 0.3
+    upstream.tokens, upstream.last_word_after = ["slow "] * 6, threading.Event()
     ask(signed_in, "second")
     other.get_by_text("Another tab is asking…").wait_for()
+    upstream.last_word_after.set()
     expect(other.locator(".turn[id]")).to_have_count(4)
     assert texts(other)[2:] == ["second", "slow slow slow slow slow slow"]
     assert not other.get_by_text("Another tab is asking…").is_visible()

@@ -1,6 +1,7 @@
 """Sixty conversations in a browser: the list moves with what is asked, and one is named, found and taken back."""
 
 import os
+import threading
 from datetime import timedelta
 
 import pytest
@@ -61,7 +62,7 @@ def test_what_is_asked_moves_its_conversation_up_and_its_menu_does_not_leave_the
     page.goto(odd.address(workspace.slug) + f"/c/{sixty[30].pk}/")
     expect(rail.locator("li")).to_have_count(50)
     expect(rail.locator("[aria-current]")).to_have_text(sixty[30].title)
-    upstream.tokens, upstream.delay_between = ["a word "] * 30, 0.1
+    upstream.tokens, upstream.last_word_after = ["a word "] * 30, threading.Event()
     ask(page, "go on")
     page.get_by_role("button", name="Stop").wait_for()
     page.locator("summary", has_text="Manage").click()

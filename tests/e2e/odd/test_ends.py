@@ -1,6 +1,7 @@
 """How an answer can end, as the person who asked sees it: what is said of it and its money; no message is lost."""
 
 import re
+import threading
 
 import pytest
 from playwright.sync_api import expect
@@ -56,7 +57,7 @@ def test_who_is_signed_out_under_way_and_stops_keeps_the_conversation_on_the_pag
     """The page that the server would lead to has no conversation, and was taken for an empty one."""
     ask(signed_in, "hello")
     shown(signed_in, "Hello, world.").wait_for()
-    upstream.tokens, upstream.delay_between = ["a word "] * 100, 0.1
+    upstream.tokens, upstream.last_word_after = ["a word "] * 20, threading.Event()
     signed_in.get_by_role("button", name="Try again").click()
     shown(signed_in, "a word a word").wait_for()
     signed_in.context.clear_cookies()
@@ -135,18 +136,19 @@ def test_a_conversation_that_is_busy_in_another_tab_is_waited_for(signed_in, ups
     shown(signed_in, "10 in / 4 out").wait_for()
     other = signed_in.context.new_page()
     other.goto(signed_in.url)
-    upstream.tokens, upstream.delay_between = ["slow "] * 8, 0.5
+    upstream.tokens, upstream.last_word_after = ["slow "] * 8, threading.Event()
     ask(other, "second")
     shown(other, "slow").wait_for()
     ask(signed_in, "third")
     shown(signed_in, "this conversation is still giving another answer").wait_for()
+    upstream.last_word_after.set()
     expect(signed_in.locator(".turn[id]")).to_have_count(6, timeout=20_000)
     asked = signed_in.locator(".turn--user .turn__text").all_inner_texts()
     assert asked == ["first", "second", "third"]
 
 
 def test_a_reload_under_an_answer_keeps_the_question_in_view(signed_in, upstream, workspace):
-    upstream.tokens, upstream.delay_between = ["slow "] * 60, 0.2
+    upstream.tokens, upstream.last_word_after = ["slow "] * 20, threading.Event()
     ask(signed_in, "do not lose me")
     shown(signed_in, "slow slow").wait_for()
     signed_in.reload()
@@ -159,7 +161,7 @@ def test_a_reload_under_an_answer_keeps_the_question_in_view(signed_in, upstream
 
 
 def test_a_reload_before_the_answer_began_gives_the_message_back(signed_in, upstream):
-    upstream.delay_first = 8
+    upstream.delay_first = 60
     ask(signed_in, "nobody answered me")
     signed_in.locator(".turn[aria-busy]").wait_for()
     signed_in.reload()
@@ -168,12 +170,13 @@ def test_a_reload_before_the_answer_began_gives_the_message_back(signed_in, upst
 
 
 def test_who_is_removed_while_an_answer_runs_reads_it_to_its_end_and_is_signed_out_then(signed_in, upstream, workspace):
-    upstream.tokens, upstream.delay_between = ["one ", "two ", "three"], 1.0
+    upstream.tokens, upstream.last_word_after = ["one ", "two ", "three"], threading.Event()
     other = workspace.member(f"other@{workspace.slug}.example", "owner")
     ask(signed_in, "count")
     signed_in.locator("[data-chat=held-for]").wait_for()
     answer = workspace.client(other).post(f"/settings/members/{workspace.owner.pk}/remove/")
     assert answer.status_code == 302
+    upstream.last_word_after.set()
     shown(signed_in, "10 in / 3 out").wait_for()
     (line,) = workspace.settled(lines=1)
     assert line.cost > 0

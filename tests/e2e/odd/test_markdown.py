@@ -1,5 +1,7 @@
 """An answer's Markdown, as a reader sees it: while it streams, after a reload, without script; and copied."""
 
+import threading
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
@@ -38,7 +40,7 @@ def violations(page):
 
 
 def test_blocks_are_shown_as_they_end_and_the_page_is_the_same_after_a_reload(signed_in, upstream, odd):
-    upstream.delay_between = 0.5
+    upstream.last_word_after = threading.Event()
     ask(signed_in)
     text = signed_in.locator(".turn--assistant .turn__text").last
     words(signed_in).locator("h3").wait_for()
@@ -46,6 +48,7 @@ def test_blocks_are_shown_as_they_end_and_the_page_is_the_same_after_a_reload(si
     assert signed_in.locator(".turn--assistant[aria-busy]").count() == 1
     signed_in.get_by_text("The **end").wait_for()  # plain, until it has ended
     first = words(signed_in).locator("figure").element_handle()
+    upstream.last_word_after.set()
     signed_in.locator(".turn--assistant:not([aria-busy])").wait_for()
     assert first.evaluate("figure => figure.isConnected")
     streamed, html = text.inner_text(), words(signed_in).locator("> *").evaluate_all("all => all.map(e => e.outerHTML)")
