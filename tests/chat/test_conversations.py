@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import time
 from datetime import timedelta
 
@@ -241,13 +242,14 @@ def test_a_conversation_that_is_answering_is_renamed_but_not_deleted(workspace, 
     api, browser = workspace.api(), workspace.client(workspace.owner)
     pk = api.chat("one").json()["conversation_id"]
     workspace.settled(lines=1)
-    upstream.delay_between, upstream.tokens = 0.2, ["a", "b", "c", "d", "e"]
+    upstream.last_word_after = threading.Event()
     stream = api.chat("two", conversation_id=pk, stream=True)
     refused = browser.post(f"/c/{pk}/delete/")
     assert refused.status_code == 409
     assert "It can be deleted once the answer has ended." in refused.content.decode()
     assert browser.post(f"/c/{pk}/rename/", {"title": "Meanwhile"}).status_code == 302
     assert browser.post(f"/c/{pk}/pin/", {"pinned": "yes"}).status_code == 302
+    upstream.last_word_after.set()
     list(stream.streaming_content)
     workspace.settled(lines=2)
     talk = row(workspace, pk)

@@ -288,15 +288,15 @@ def test_an_edited_question_takes_its_files_along_and_each_version_has_them(work
 
 def test_a_file_that_is_removed_under_its_call_is_in_the_history_all_the_same(workspace, upstream):
     first, gone = added(workspace, name="a.md", raw=b"# One"), added(workspace, name="b.csv", raw=b"4;2")
-    upstream.tokens, upstream.delay_between = ["word "] * 5, 0.1
+    upstream.last_word_after = threading.Event()
     stream = workspace.api().chat("what is it?", files=[first, gone], stream=True)
     parts = iter(stream.streaming_content)
     next(parts)
     # Another tab shows it above its box still.
     assert workspace.client(workspace.owner).post(f"/c/files/{gone}/remove/").status_code == 302
+    upstream.last_word_after.set()
     facts = json.loads(b"".join(parts).decode().rpartition("event: done\ndata: ")[2])
     workspace.settled(lines=1)
-    upstream.delay_between = 0
     workspace.api().chat("and then?", conversation_id=facts["conversation_id"])
     assert prompts(upstream)[1][0] == prompts(upstream)[0][0]
     with workspace.scope():

@@ -1,6 +1,7 @@
 """What is charged, however a call ends: each row at a model's server that counts what it really did."""
 
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -323,11 +324,12 @@ def test_a_conversation_that_is_deleted_meanwhile_is_paid_all_the_same(workspace
 
     api = workspace.api()
     conversation = api.chat("hello").json()["conversation_id"]
-    upstream.delay_first = 0.5
+    upstream.last_word_after = threading.Event()
     exchange = api.plane.begin("POST", "/api/chat/", {"prompt": "again", "conversation_id": conversation})
     assert eventually(lambda: Hold.objects.filter(account=workspace.account).exists())
     with workspace.scope():
         Conversation.objects.filter(pk=conversation).delete()
+    upstream.last_word_after.set()
     assert PlaneResponse(exchange).json()["outcome"] == "exact"
     assert len(workspace.lines()) == 2
     assert_books_agree(workspace)

@@ -139,7 +139,7 @@ def test_without_script_a_used_up_budget_says_so_and_keeps_the_message(workspace
 
 
 def test_the_page_of_an_answer_that_is_still_being_settled_looks_again(workspace, upstream):
-    upstream.delay_first = 1.0
+    upstream.delay_first = 60.0
     exchange = workspace.api().plane.begin("POST", "/api/chat/", {"prompt": "slow"})
     assert upstream.wait_until(lambda it: len(it.calls) == 1)
     browser = workspace.client(workspace.owner)
@@ -156,7 +156,7 @@ def workspace_is_settled(upstream: FakeUpstream, workspace):
 
 
 def test_a_neighbours_conversation_is_not_settling_but_absent(workspace, globex, upstream):
-    upstream.delay_first = 1.0
+    upstream.delay_first = 60.0
     exchange = globex.api().plane.begin("POST", "/api/chat/", {"prompt": "slow"})
     assert upstream.wait_until(lambda it: len(it.calls) == 1)
     assert workspace.client(workspace.owner).get("/c/123456/").status_code == 404

@@ -60,7 +60,7 @@ def test_a_reader_who_goes_while_the_money_is_asked_for_leaves_none_of_it_held(w
 
 
 def test_a_reader_who_goes_while_waiting_for_money_is_asked_for_no_more(workspace, upstream, model):
-    upstream.delay_first = 1.0
+    upstream.last_word_after = threading.Event()
     api = workspace.api()
     workspace.leave(first_hold(output=512) + 1)
     first = api.plane.begin("POST", "/api/chat/", {"prompt": "hello"})
@@ -68,6 +68,7 @@ def test_a_reader_who_goes_while_waiting_for_money_is_asked_for_no_more(workspac
     second = api.plane.begin("POST", "/api/chat/", {"prompt": "hello", "max_tokens": 500})
     time.sleep(0.3)
     second.leave()
+    upstream.last_word_after.set()
     assert PlaneResponse(first).status_code == 200
     time.sleep(0.5)
     assert len(upstream.calls) == 1

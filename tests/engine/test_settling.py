@@ -1,6 +1,7 @@
 """Settling: once, by what was used, whatever the authority, the database or the builder's own code do meanwhile."""
 
 import gc
+import threading
 import time
 
 import pytest
@@ -51,10 +52,11 @@ def under_way(workspace):
 
 @pytest.mark.on_standin
 def test_a_call_of_a_tenant_suspended_while_it_streams_is_paid_once(workspace, upstream, model, operator):
-    upstream.delay_first = 0.5
+    upstream.last_word_after = threading.Event()
     exchange = begin(workspace)
     assert eventually(lambda: under_way(workspace))
     operator.change_tenant(workspace.account.subject_tenant, status="SUSPENDED")
+    upstream.last_word_after.set()
     answer = PlaneResponse(exchange).json()
     assert (answer["cost"]["microcents"], answer["budget"]) == (TRUE, None)
     assert under_way(workspace)
@@ -67,10 +69,11 @@ def test_a_call_of_a_tenant_suspended_while_it_streams_is_paid_once(workspace, u
 
 @pytest.mark.on_standin
 def test_a_frozen_ledger_takes_the_commit_of_a_call_under_way(workspace, upstream, model, operator):
-    upstream.delay_first = 0.5
+    upstream.last_word_after = threading.Event()
     exchange = begin(workspace)
     assert eventually(lambda: under_way(workspace))
     operator.freeze(workspace.account.scope)
+    upstream.last_word_after.set()
     assert PlaneResponse(exchange).json()["outcome"] == "exact"
     assert workspace.api().chat("more").status_code == 403
     operator.freeze(workspace.account.scope, frozen=False)
@@ -380,7 +383,7 @@ def test_a_call_inside_a_transaction_is_refused_before_anything_is_held(workspac
 
 
 def test_a_line_is_written_when_the_database_is_back(workspace, upstream, model):
-    upstream.delay_first = 0.5
+    upstream.last_word_after = threading.Event()
     exchange = begin(workspace)
     assert eventually(lambda: under_way(workspace))
     from billing.engine.loop import here
@@ -394,6 +397,7 @@ def test_a_line_is_written_when_the_database_is_back(workspace, upstream, model)
 
     run(lose_connections())
     connection.close()
+    upstream.last_word_after.set()
     answer = PlaneResponse(exchange).json()
     assert answer["cost"]["microcents"] == TRUE
     assert eventually(lambda: is_settled(workspace), 10)

@@ -1,6 +1,7 @@
 """A workspace's members: the page of them, and how one of them gets another role, hands over, leaves, is removed."""
 
 import json
+import threading
 import uuid
 
 import pytest
@@ -213,12 +214,13 @@ def test_who_goes_is_out_at_every_door_at_once_and_what_they_made_stays(workspac
 def test_an_answer_that_runs_when_its_reader_is_removed_goes_on_and_is_paid_once(workspace, upstream):
     carol = workspace.member("carol@x.example")
     api, owner = workspace.api(workspace.key(carol)), workspace.client(workspace.owner)
-    upstream.tokens, upstream.delay_between = ["word "] * 20, 0.03
+    upstream.tokens, upstream.last_word_after = ["word "] * 20, threading.Event()
     stream = api.chat("hello", stream=True)
     parts = stream.streaming_content
-    begun = b"".join(next(parts) for _ in range(3))
+    begun = b"".join(next(parts) for _ in range(2))
     assert owner.post(f"/settings/members/{carol.pk}/remove/").status_code == 302
     assert api.chat("more").status_code == 401
+    upstream.last_word_after.set()
     whole = begun + b"".join(parts)
     assert (whole.count(b"word "), whole.count(b"event: done")) == (20, 1), "words may come two in an event"
     (line,) = workspace.settled(lines=1)
