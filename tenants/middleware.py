@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from django.conf import settings
 from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from django.middleware.common import CommonMiddleware
@@ -60,6 +60,10 @@ def as_api_error(exc: Exception) -> ApiError | None:
         return Invalid({"body": ["This cannot be read as it was sent."]})
     # The database is down, or every connection of the pool is taken: say so, rather than a stack.
     if isinstance(exc, OperationalError | InterfaceError | psycopg.OperationalError | psycopg.InterfaceError):
+        return Unavailable()
+    # Or it takes nothing: its host makes it so while its disk is full, or has put another in its place. Django has one
+    # name for this and for defects.
+    if isinstance(exc.__cause__ if isinstance(exc, InternalError) else exc, psycopg.errors.ReadOnlySqlTransaction):
         return Unavailable()
     if isinstance(exc, SealedUnderAnotherKey):
         return Unreadable(why=str(exc))

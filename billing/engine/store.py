@@ -22,8 +22,10 @@ from tenants.http import TenantNotReady
 Connection = AskingConnection
 Pool = AsyncConnectionPool[Connection]
 
-# Of the database: away, restarting, every connection of the pool taken, or what is wanted locked for too long.
-FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+# Of the database: away, restarting, every connection of the pool taken, or what is wanted locked for too long. Or it
+# takes nothing for now: its disk is full, or another server has taken its place.
+ONLY_READS = psycopg.errors.ReadOnlySqlTransaction
+FAILURES = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, ONLY_READS)
 
 CONNECTIONS = 4
 # A session that waits for a connection longer is told that the service is busy.
@@ -78,6 +80,10 @@ class Store:
                 return await connection.rows(query, params)
             except psycopg.errors.LockNotAvailable:
                 self._note_locked(query)
+                raise
+            except ONLY_READS:
+                # Where the address leads to a server that writes by now, this session would be the last to hear of it.
+                connection.pgconn.finish()
                 raise
             except psycopg.errors.UndefinedTable as exc:
                 if _SCHEMA.search(query):

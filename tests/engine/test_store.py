@@ -3,14 +3,18 @@
 import asyncio
 import random
 import time
+from contextlib import contextmanager
 
 import psycopg
 import pytest
+from django.db import connection
 
 from billing.engine.loop import here, run
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES, SchemaIsGone, Store
 from tenants.connections import own_connection_params
+from tests.support.jobs import rows
+from tests.support.money import assert_books_agree, eventually, is_settled
 
 pytestmark = pytest.mark.usefixtures("app")
 
@@ -269,6 +273,52 @@ def test_a_statement_is_answered_after_a_migration_has_widened_what_it_reads():
         finally:
             run(store.close())
             migrating.execute("DROP TABLE public.widened")
+
+
+@pytest.fixture
+def read_only():
+    """As a host makes a server whose disk is full, or one that another has taken the place of: it answers, and takes
+    nothing. The block is that time; sessions that were begun in it stay so.
+    """
+
+    async def anew():
+        await here().store.close()
+
+    @contextmanager
+    def block():
+        # The engine's sessions alone, by beginning them anew: the authority goes on.
+        role = 'ALTER ROLE CURRENT_USER IN DATABASE "{}" {} default_transaction_read_only'
+        database = connection.settings_dict["NAME"]
+        rows(role.format(database, "SET") + " = on")
+        run(anew())
+        try:
+            yield
+        finally:
+            rows(role.format(database, "RESET"))
+
+    return block
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_database_that_only_reads_is_said_to_be_away_and_calls_are_made_as_soon_as_it_writes(
+    workspace, upstream, read_only
+):
+    api = workspace.api()
+    assert api.chat().status_code == 200
+    again = {"headers": {"idempotency-key": "a key"}}
+    with read_only():
+        for _ in range(3):
+            refused = api.chat()
+            assert (refused.status_code, refused.json()["error"]) == (503, "unavailable")
+            assert int(refused["Retry-After"]) > 0
+            refused = api.post("/api/chat/", {"prompt": "hello"}, **again)
+            assert (refused.status_code, refused.json()["error"]) == (503, "unavailable")
+        assert eventually(lambda: is_settled(workspace))
+    assert len(upstream.calls) == 1
+    # Sessions of that time would go on refusing for a quarter of an hour.
+    assert eventually(lambda: api.chat().status_code == 200, seconds=3)
+    assert eventually(lambda: api.post("/api/chat/", {"prompt": "hello"}, **again).status_code == 200, seconds=3)
+    assert_books_agree(workspace)
 
 
 def test_what_the_engine_could_not_write_because_a_schema_is_gone_is_told_to_the_operator(caplog):

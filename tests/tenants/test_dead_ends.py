@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.test import Client, RequestFactory
 from django.utils.functional import SimpleLazyObject
 
@@ -81,6 +81,17 @@ def test_an_errors_page_is_made_while_nobody_can_be_looked_up(acme):
     assert error_response(request, Unavailable()).status_code == 503
     assert asked == []
     assert error_response(request, Forbidden()).status_code == 403
+
+
+def test_a_database_that_only_reads_is_said_to_be_away_and_no_defect(acme, alice):
+    client = acme.client(alice)
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+        try:
+            page = client.post("/settings/keys/", {"name": "mine"})
+        finally:
+            cursor.execute("SET default_transaction_read_only = off")
+    assert (page.status_code, page["Retry-After"]) == (503, "2")
 
 
 def test_a_sign_up_that_is_wrong_has_its_cursor_in_the_wrong_field(acme):
