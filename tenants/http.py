@@ -27,6 +27,7 @@ derive from it. Must not know what any of them means.
 
 from __future__ import annotations
 
+import codecs
 import io
 import logging
 from collections.abc import Mapping
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
     from tenants.users.models import User
 
 logger = logging.getLogger(__name__)
+
+# Django writes each refusal's log line with it, and Python reads it from a file at the first. A process that could open
+# no further file answered every refusal with a bare 500.
+codecs.lookup("unicode_escape")
 
 API_PREFIX = "/api/"
 TENANT_VARY = "Host, X-Tenant-ID, Authorization, Cookie"
