@@ -23,10 +23,11 @@ from billing.engine.call import Call
 from billing.engine.full_keys import FullKeys
 from billing.engine.habits import Habits
 from billing.engine.http import Http
-from billing.engine.statements import FORGET_PROCESS, REGISTER
+from billing.engine.statements import FORGET_PROCESS, REGISTER, TELL
 from billing.engine.store import FAILURES, SchemaIsGone, Store
-from billing.engine.waiting import Exclusive, Lines
+from billing.engine.waiting import Elsewhere, Exclusive, Lines
 from billing.errors import TooManyCalls
+from tenants.kept import hear
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ KEEPERS = 4
 # An extension that failed is tried again so soon, and what lapses is noticed.
 WATCH_SECONDS = 1.0
 EXTENDED_AT_ONCE = 50
+# On which processes tell each other who waits for money: "<process> <seconds, or -> <scope>".
+CHANNEL = "billing_waits"
 
 
 class Engine:
@@ -53,6 +56,8 @@ class Engine:
         self.authority = Authority()
         self.habits = Habits(self._own_store)
         self.lines = Lines()
+        self.elsewhere = Elsewhere()
+        self._stop_hearing: Callable[[], None] | None = None
         self.exclusive = Exclusive()
         self.full_keys = FullKeys()
         self.under_way: Counter[str] = Counter()
@@ -154,6 +159,30 @@ class Engine:
         for cut in list(self._cuts):
             cut()
 
+    # --- who waits for money in other processes ---
+
+    def tell_of_waiting(self, scope: str, waited: float | None) -> None:
+        """Tell them of the first in the scope's line: for how long it has waited, or that it waits no more."""
+        self.spawn(self._tell(f"{self.process_id} {'-' if waited is None else round(waited, 2)} {scope}"))
+
+    async def _tell(self, payload: str) -> None:
+        with suppress(*FAILURES):  # nobody gives way then, as nobody did before
+            await self.store.fetch(TELL, [CHANNEL, payload])
+
+    def _hear(self) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+
+        def told(payload: str) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._note_elsewhere, payload)
+
+        return hear(CHANNEL, told)
+
+    def _note_elsewhere(self, payload: str) -> None:
+        process, waited, scope = payload.split(" ", 2)
+        if process != str(self.process_id):
+            self.elsewhere.note(process, scope, None if waited == "-" else float(waited))
+
     # --- the process's own row, and its timers ---
 
     async def register(self) -> None:
@@ -168,6 +197,8 @@ class Engine:
         await self._say_that_it_lives()
         # A plane that nobody has asked yet lives as well: silent, its first call would be swept under it.
         self._start_timers()
+        if self._stop_hearing is None:
+            self._stop_hearing = self._hear()
         with suppress(*FAILURES):
             await self.habits.exchange()
 
@@ -228,6 +259,8 @@ class Engine:
         while self._tasks and time.monotonic() < deadline:
             await asyncio.wait(list(self._tasks), timeout=deadline - time.monotonic())
         self._closing.set()
+        if self._stop_hearing is not None:
+            self._stop_hearing()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=1.0)
         for timer in self._timers:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 # How often the first in line asks again where nothing told it to: another process may have settled.
 LOOK_AGAIN_SECONDS = 0.2
 JUDGE_AGAIN_SECONDS = 0.5
+# The process whose call ends hears of it first, and would take what comes free for its own for ever. Who has waited so
+# much longer in another one, which says so then, is given the time in which it looks again.
+LONG_SECONDS = 1.0
+GIVE_WAY_SECONDS = LOOK_AGAIN_SECONDS + 0.05
 # Between reading what remains and reserving it, another may take it.
 FIT_ATTEMPTS = 3
 
@@ -52,28 +58,55 @@ async def open_call(engine: Engine, order: Order) -> Call:
         # Behind a seat that is short only its own calls wait, not the whole tenant's.
         line = worth_waiting_for(ledgers, needed=order.amount) or scopes_of(order.subject)[0]
     # From here: an authority that takes its time over a cold key takes it from nobody's wait for money.
-    deadline = time.monotonic() + engine.wait_seconds
-    async with engine.lines.join(line, number) as place:
-        judge_at = time.monotonic() + JUDGE_AGAIN_SECONDS
+    began = time.monotonic()
+    deadline = began + engine.wait_seconds
+    async with engine.lines.join(line, number) as place, _told_elsewhere(engine, line, began) as tell:
+        judge_at = began + JUDGE_AGAIN_SECONDS
+        was_woken = True
         while (left := deadline - time.monotonic()) > 0:
             if place.is_first:
+                if was_woken and engine.elsewhere.waits_for(line, before=began - LONG_SECONDS):
+                    await asyncio.sleep(min(left, GIVE_WAY_SECONDS))
                 call = (await _try(engine, order, order.amount))[0] or await _tightened(engine, order)
                 if call is not None:
                     return call
                 if time.monotonic() > judge_at:
                     judge_at = time.monotonic() + JUDGE_AGAIN_SECONDS
+                    tell()
                     ledgers = await _ledgers(engine, order)
                     if ledgers is not None and not may_wait(ledgers, order):
                         break  # what was held has been spent meanwhile: nothing comes free any more
-            await place.wait(min(left, LOOK_AGAIN_SECONDS) if place.is_first else left)
+            was_woken = await place.wait(min(left, LOOK_AGAIN_SECONDS) if place.is_first else left)
     return await _fit_or_refuse(engine, order, denied, await _ledgers(engine, order))
 
 
+@asynccontextmanager
+async def _told_elsewhere(engine: Engine, line: str, began: float) -> AsyncIterator[Callable[[], None]]:
+    """What is given tells the other processes of one who has waited for long; they hear of the end of it, too."""
+    is_told = False
+
+    def tell() -> None:
+        nonlocal is_told
+        if (waited := time.monotonic() - began) >= LONG_SECONDS:
+            is_told = True
+            engine.tell_of_waiting(line, waited)
+
+    try:
+        yield tell
+    finally:
+        if is_told:
+            engine.tell_of_waiting(line, None)
+
+
 def _line_before(engine: Engine, order: Order) -> str | None:
-    """The scope where others wait for money already, if there is one."""
-    if engine.lines.are_empty:
+    """The scope where others wait for money already, here or elsewhere, if there is one."""
+    if engine.lines.are_empty and engine.elsewhere.is_nobody:
         return None
-    return next((scope for scope in scopes_of(order.subject) if not engine.lines.is_empty(scope)), None)
+    now = time.monotonic()
+    for scope in scopes_of(order.subject):
+        if not engine.lines.is_empty(scope) or engine.elsewhere.waits_for(scope, before=now - LONG_SECONDS):
+            return scope
+    return None
 
 
 def may_wait(ledgers: list[Ledger], order: Order) -> bool:

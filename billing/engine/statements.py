@@ -53,6 +53,8 @@ INSERT INTO public.billing_process (id, kind, started_at, seen_at) VALUES (%s, %
 ON CONFLICT (id) DO UPDATE SET seen_at = now()
 """
 
+TELL = "SELECT pg_notify(%s, %s)"
+
 FORGET_PROCESS = "DELETE FROM public.billing_process WHERE id = %s"
 
 _HOLD_ROW = """

@@ -1,11 +1,13 @@
-"""Who waits for whom, within this process: money that others hold, and a conversation that answers one at a time.
+"""Who waits for whom: money that others hold, and a conversation that answers one at a time.
 
-Owns the lines. Must not ask the authority, and promises nothing across processes: there the hold decides.
+Owns the lines of this process, and what others say of theirs. Must not ask the authority, and promises nothing across
+processes: there the hold decides.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import insort
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
@@ -65,12 +67,42 @@ class Place:
     def is_first(self) -> bool:
         return self._line[0] is self
 
-    async def wait(self, seconds: float) -> None:
-        """Until one is woken, or so long."""
+    async def wait(self, seconds: float) -> bool:
+        """Until one is woken, or so long. Whether one was woken."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.event.wait()
+        was_woken = self.event.is_set()
         self.event.clear()
+        return was_woken
+
+
+class Elsewhere:
+    """Who has long waited for money in other processes, as these say from time to time."""
+
+    # Said no more for so long, it is over.
+    TOLD_SECONDS = 1.5
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, str], tuple[float, float]] = {}  # by process and scope: since when, and until when
+
+    @property
+    def is_nobody(self) -> bool:
+        return not self._told
+
+    def note(self, process: str, scope: str, waited: float | None) -> None:
+        """The first of its line has waited for so many seconds; none: it waits no more."""
+        self._told.pop((process, scope), None)
+        if waited is not None:
+            now = time.monotonic()
+            self._told[process, scope] = (now - waited, now + self.TOLD_SECONDS)
+
+    def waits_for(self, scope: str, *, before: float) -> bool:
+        """Whether somebody has waited since before that time."""
+        if self._told:
+            now = time.monotonic()
+            self._told = {key: told for key, told in self._told.items() if told[1] > now}
+        return any(of == scope and since < before for (_, of), (since, _) in self._told.items())
 
 
 class Exclusive:
