@@ -48,7 +48,8 @@ TOO_MANY = "Too many repeats are waiting for answers under way. Send one of each
 # Between claim and hold are a conversation's turn, held money, and the authority. A claim that has no hold by then is
 # one whose owner lost it: its connection broke, for example, before it heard that it had it.
 STALE_AFTER_SECONDS = 60.0
-GIVE_BACK_PAUSES = (0.2, 1.0, 5.0)
+# For about as long: a migration, or a database that is away, may last. Whoever repeats the request waits for this.
+GIVE_BACK_PAUSES = (0.2, 1.0, *(5.0,) * 12)
 
 MOST_LETTERS = 255
 WHAT_A_KEY_IS = f"Send one key of 1 to {MOST_LETTERS} printable ASCII characters, without a comma."

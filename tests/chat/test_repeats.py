@@ -1,9 +1,11 @@
 """Idempotency-Key on chat and summarize: however often a request is sent, one call is made and one is paid for."""
 
 import threading
+import time
 import uuid
 from datetime import timedelta
 
+import psycopg
 import pytest
 from django.core.management import call_command
 from django.utils import timezone
@@ -12,9 +14,11 @@ from billing import repeats as in_web
 from billing import tasks
 from billing.engine import repeats
 from billing.engine.loop import here
+from billing.engine.statements import in_schema
 from billing.usage.models import Repeat
 from chat import streams
 from chat.models import Conversation
+from tenants.connections import own_connection_params
 from tests.support import jobs
 from tests.support.cast import events_of
 from tests.support.money import eventually, on_loop
@@ -484,3 +488,23 @@ def test_a_reader_who_leaves_before_anything_is_bought_leaves_the_key_free(works
     assert eventually(lambda: not rows(workspace))
     assert not is_replay(ask(api))
     assert len(upstream.calls) == 1
+
+
+def test_a_key_is_free_again_soon_after_a_migration_has_kept_it_from_being_given_back(workspace, upstream, lossy):
+    """Its claim stayed behind after some seconds: for a minute more a repeat waited for nobody."""
+    api = workspace.api()
+    workspace.leave(0)
+    lossy.delay["/reservations"] = 1.0  # so that the claim is made, and its refusal comes under the lock
+    exchange = begin(api)
+    assert eventually(lambda: rows(workspace))
+    with psycopg.connect(**own_connection_params()) as migrating:
+        locked = in_schema("LOCK TABLE {schema}.usage_repeat IN ACCESS EXCLUSIVE MODE", workspace.tenant.schema_name)
+        migrating.execute(locked)
+        assert PlaneResponse(exchange).status_code == 402
+        time.sleep(9)
+    lossy.delay.clear()
+    workspace.leave(50_000_000)
+    began = time.monotonic()
+    again = ask(api)
+    assert (again.status_code, is_replay(again)) == (200, False)
+    assert time.monotonic() - began < 10
