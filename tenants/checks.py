@@ -115,6 +115,46 @@ def shared_rows_are_shared_on_purpose(app_configs: Any, **kwargs: Any) -> list[C
 
 
 @register(Tags.security)
+def each_app_with_models_has_its_place(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """No migration would make its tables anywhere, and nothing says so before the first page that asks for a row."""
+    placed = _labels([*settings.TENANT_APPS, *settings.SHARED_APPS])
+    return [
+        Error(
+            f"{config.label} has models ({', '.join(model.__name__ for model in config.get_models())}) and is neither "
+            "in TENANT_APPS nor in SHARED_APPS: no schema would ever have their tables.",
+            hint="Name it in TENANT_APPS, from which INSTALLED_APPS is made: its rows are then each tenant's own.",
+            id="tenants.E011",
+        )
+        for config in apps.get_app_configs()
+        if config.label not in placed and any(config.get_models())
+    ]
+
+
+@register(Tags.security)
+def shared_tables_refer_to_no_tenants(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """A shared row would say member 7, who is somebody else in each workspace: read in one, another's row is its own
+    member 7's. The database knows of public's member 7 alone, an operator. Django's own apps are for operators.
+    """
+    apart = _labels(settings.TENANT_APPS)
+    return [
+        Error(
+            f"{model._meta.label}.{field.name} refers from rows that all tenants share to "
+            f"{field.remote_field.model._meta.label}, whose rows are each tenant's own: the same number is another row "
+            "in each workspace.",
+            hint="Move the model to an app in TENANT_APPS; or keep whose it is in a foreign key to tenants.Tenant and "
+            "the row's number beside it in a BigIntegerField. Where operators are meant, who are public's own, name "
+            "tenants.E012 in SILENCED_SYSTEM_CHECKS.",
+            id="tenants.E012",
+        )
+        for label in sorted(_labels(settings.SHARED_APPS) - apart)
+        if not apps.get_app_config(label).name.startswith("django.contrib.")
+        for model in apps.get_app_config(label).get_models(include_auto_created=True)
+        for field in model._meta.local_fields
+        if isinstance(field, ForeignKey) and field.remote_field.model._meta.app_label in apart
+    ]
+
+
+@register(Tags.security)
 def tenants_tables_refer_to_their_own(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """A foreign key out of a tenant's schema locks public's table with each migration, keeps new schemas from being
     built by replaying, and the schema from being moved. And a shared row that is deleted is looked for in one schema.

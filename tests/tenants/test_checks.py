@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tenants.checks import (
     members_can_go,
     shared_rows_are_shared_on_purpose,
@@ -44,17 +46,29 @@ def test_a_function_for_members_who_go_that_is_not_there_is_refused_before_anybo
     ]
 
 
-def test_a_builders_shared_app_is_refused_before_its_table_is_made(tmp_path):
+TEXT = "text = models.TextField()"
+MADE_BY = "made_by = models.ForeignKey('users.User', models.CASCADE)"
+READERS = "readers = models.ManyToManyField('users.User')"
+OF_ALL = "SHARED_APPS.append('notes'); SHARED_ON_PURPOSE.append('notes')"
+
+
+@pytest.mark.parametrize(
+    ("field", "lists", "said"),
+    [
+        (TEXT, "SHARED_APPS.append('notes')", "notes is in SHARED_APPS and has models (Note)"),
+        (TEXT, "", "notes has models (Note) and is neither in TENANT_APPS nor in SHARED_APPS"),
+        (MADE_BY, OF_ALL, "notes.Note.made_by refers from rows that all tenants share to users.User"),
+        (READERS, OF_ALL, "notes.Note_readers.user refers from rows that all tenants share to users.User"),
+    ],
+    ids=["shared by a line in a list", "in no list", "shared rows of a member", "shared rows of many members"],
+)
+def test_a_builders_app_in_the_wrong_place_is_refused_before_its_table_is_made(tmp_path, field, lists, said):
     """As both `make run` and docker-compose.yml begin."""
     notes = tmp_path / "notes"
     notes.mkdir()
     (notes / "__init__.py").touch()
-    (notes / "models.py").write_text(
-        "from django.db import models\n\nclass Note(models.Model):\n    text = models.TextField()\n"
-    )
-    (tmp_path / "with_notes.py").write_text(
-        "from config.settings import *\nSHARED_APPS.append('notes')\nINSTALLED_APPS.append('notes')\n"
-    )
+    (notes / "models.py").write_text(f"from django.db import models\n\nclass Note(models.Model):\n    {field}\n")
+    (tmp_path / "with_notes.py").write_text(f"from config.settings import *\n{lists}\nINSTALLED_APPS.append('notes')\n")
     env = os.environ | {
         "PYTHONPATH": str(tmp_path), "DJANGO_SETTINGS_MODULE": "with_notes", "DATABASE_URL": "postgresql://u:p@h/n",
     }  # fmt: skip
@@ -62,4 +76,19 @@ def test_a_builders_shared_app_is_refused_before_its_table_is_made(tmp_path):
         [sys.executable, "manage.py", "migrate_schemas"], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert done.returncode != 0
-    assert "notes is in SHARED_APPS and has models (Note)" in done.stderr
+    assert said in done.stderr
+
+
+def test_djangos_own_apps_are_for_operators_and_may_be_shared(tmp_path):
+    """As the README adds the admin to the bare host: its log names the operators who changed a row."""
+    (tmp_path / "with_admin.py").write_text(
+        "from config.settings import *\nSHARED_APPS.insert(0, 'django.contrib.admin')\n"
+        "SHARED_ON_PURPOSE.append('django.contrib.admin')\nINSTALLED_APPS.insert(0, 'django.contrib.admin')\n"
+    )
+    env = os.environ | {
+        "PYTHONPATH": str(tmp_path), "DJANGO_SETTINGS_MODULE": "with_admin", "DATABASE_URL": "postgresql://u:p@h/n",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check", "--tag", "security"], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
