@@ -14,14 +14,14 @@ from django.template import TemplateDoesNotExist
 from django.test import RequestFactory
 
 from billing import admin_client
-from billing.errors import BudgetDenied, IdempotencyConflict
+from billing.errors import BudgetDenied, IdempotencyConflict, OutsideItsLimit
 from billing.ledgers import ledgers_of
 from billing.models import HouseLine
 from tenants.audit.models import AuditEvent
 from tenants.context import current_tenant
 from tenants.http import Invalid
 from tenants.mail.models import OutgoingMail
-from tenants.users.models import User
+from tenants.users.models import ApiKey, User
 from tests.support.plane import PlaneClient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +83,35 @@ def test_the_async_view_buys_on_the_plane_and_is_refused(workspace, upstream, se
     assert plane.get("/api/chat/haiku/?topic=rain").status_code == 402
     assert PlaneClient(headers={"host": workspace.host}).get("/api/chat/haiku/?topic=rain").status_code == 401
     assert len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize("block", [GUARDED, REPEATED, ON_THE_PLANE], ids=["guarded", "once", "plane"])
+def test_a_key_with_a_limit_buys_nothing_past_it_in_the_views_of_ones_own(
+    workspace, upstream, settings, monkeypatch, block
+):
+    """Whoever copies an example copies what it leaves out: a key's limit counts what is bought in its name alone."""
+    member = workspace.member("mia@acme.example")
+    secret = workspace.key(member)
+    with workspace.scope():
+        pk = ApiKey.objects.latest("pk").pk
+    limited = workspace.client(workspace.owner).post(f"/settings/keys/{pk}/limit/", {"amount": "0.10"})
+    assert limited.status_code == 302
+    urls = types.ModuleType("readme_urls")
+    vars(urls)["call_your_model"] = lambda topic: pytest.fail("called past the limit")
+    exec(block, vars(urls))
+    if block is ON_THE_PLANE:
+        monkeypatch.setitem(sys.modules, "readme_urls", urls)
+        settings.PLANE_URLCONF = "readme_urls"
+        answer = workspace.api(secret).plane.get("/api/chat/haiku/?topic=rain")
+        assert (answer.status_code, answer.json()["error"]) == (403, "forbidden")
+    else:
+        headers = {"authorization": f"Bearer {secret}", "idempotency-key": "k-1"}
+        request = RequestFactory().get("/haiku/", {"topic": "rain"}, headers=headers)
+        request.tenant, request.asker = workspace.tenant, None
+        with workspace.scope(), pytest.raises(OutsideItsLimit):
+            urls.haiku(request)
+    assert upstream.calls == []
+    assert workspace.lines() == []
 
 
 def test_answers_are_bought_and_kept_in_plain_functions(workspace, upstream, capsys):
