@@ -156,7 +156,11 @@ def _record_failure(reservation: Reservation, exc: Exception) -> None:
         logger.warning("%s hold=%s estimate=%s", REFUSED_WITHIN, reservation.id, reservation.estimate)
 
 
-def _refuse_unguardable(function: Callable[..., Any]) -> None:
+def _refuse_unguardable(function: Any) -> None:
+    if not callable(function):
+        # `@guarded` without parentheses took the function for its estimate. What that is called with may be a prompt.
+        what = type(function).__name__
+        raise TypeError(f"A {what} is no function: write the estimate in parentheses, @guarded(estimate=50_000).")
     name = getattr(function, "__qualname__", repr(function))
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{name} is async def: guarded takes plain functions. Buy with chat.calls.acomplete instead.")

@@ -369,6 +369,15 @@ def test_async_functions_and_generators_are_refused_by_name():
             guarded(1)(function)
 
 
+def test_guarded_without_its_estimate_is_refused_at_the_first_call():
+    @guarded
+    def write_haiku(topic):
+        pytest.fail("called unpaid")
+
+    with pytest.raises(TypeError, match=r"@guarded\(estimate="):
+        write_haiku("rain")
+
+
 def test_nested_guarded_calls_each_pay_and_find_their_own_reservation(workspace):
     inner = guarded(10, actual=5)(lambda: current_reservation().estimate)
 
