@@ -3,7 +3,9 @@
 import json
 import re
 import sys
+import tomllib
 import types
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,13 @@ from django.core.files.storage import default_storage
 from django.core.management import call_command
 from django.template import TemplateDoesNotExist
 from django.test import RequestFactory
+from django.urls import path
 
 from billing import admin_client
 from billing.errors import BudgetDenied, IdempotencyConflict, OutsideItsLimit
 from billing.ledgers import ledgers_of
 from billing.models import HouseLine
+from tenants.api import Api, session_or_key
 from tenants.audit.models import AuditEvent
 from tenants.context import current_tenant
 from tenants.http import Invalid
@@ -27,9 +31,66 @@ from tests.support.plane import PlaneClient
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
-GUARDED, REPEATED, ON_THE_PLANE, BOUGHT, OF_THE_HOUSE, THREADS, FILES, COMMAND, TOLD = re.findall(
+APP, GUARDED, REPEATED, JOB, ON_THE_PLANE, BOUGHT, OF_THE_HOUSE, THREADS, FILES, COMMAND, TOLD = re.findall(
     r"<!-- a test runs this block -->\n```python\n(.*?)```", README, re.DOTALL
 )
+
+
+def test_an_apps_operation_and_page_work_for_who_may(workspace, upstream, settings, tmp_path, monkeypatch):
+    urls = types.ModuleType("readme_app")
+    exec(APP, vars(urls))
+    api = Api(urls_namespace="readme-app", auth=session_or_key)
+    api.add_router("", urls.router)
+    ours = import_module(settings.ROOT_URLCONF).urlpatterns
+    urls.urlpatterns = [path("haikus/", urls.shelf), path("api/", api.urls), *ours]
+    monkeypatch.setitem(sys.modules, "readme_app", urls)
+    settings.ROOT_URLCONF = "readme_app"
+    (tmp_path / "haikus").mkdir()
+    page = re.search(r"<!-- a test shows this page -->\n```html\n(.*?)```", README, re.DOTALL)[1]
+    (tmp_path / "haikus" / "shelf.html").write_text(page)
+    (engine,) = settings.TEMPLATES
+    settings.TEMPLATES = [engine | {"DIRS": [tmp_path, *engine["DIRS"]]}]
+
+    program = workspace.api()
+    assert program.post("/api/haikus/", {"topic": "rain"}).json() == {"text": "Hello, world.", "cost": 26_000}
+    assert program.post("/api/haikus/", {"topic": 7}).json()["fields"].keys() == {"topic"}
+    (line,) = workspace.lines()
+    assert (line.app, line.user_id, line.key_id is None) == ("haiku", workspace.owner.pk, False)
+    assert "/api/haikus/" in api.get_openapi_schema()["paths"]
+    viewer = workspace.member("vera@x.example", "viewer")
+    assert workspace.api(workspace.key(viewer)).post("/api/haikus/", {"topic": "rain"}).status_code == 403
+    shown = {who: workspace.client(who).get("/haikus/").content.decode() for who in (workspace.owner, viewer)}
+    assert all(f"Haikus of {who.email}" in text for who, text in shown.items())
+    assert ["Write one" in text for text in shown.values()] == [True, False]
+    assert workspace.client().get("/haikus/").url == "/login/?next=/haikus/"
+
+
+def test_the_lines_that_an_app_needs_are_for_places_that_are_there():
+    wanted = README.partition("## An app of your own")[2].partition("\n## ")[0]
+    assert "TENANT_APPS = [" in (ROOT / "config" / "settings.py").read_text()
+    assert 'path("", include("' in (ROOT / "config" / "urls.py").read_text()
+    api = (ROOT / "config" / "api.py").read_text()
+    assert 'tenant_api.add_router("", "' in api
+    assert re.search(r'public_api\.add_router\("", "[a-z.]+", auth=_key\)', api)
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    assert linter["contracts"][0]["layers"][0] == "chat"
+    (named,) = [one for one in linter["contracts"] if f'"{one["name"]}"' in wanted]
+    assert "source_modules" in named
+
+
+def test_a_job_that_runs_twice_buys_once(workspace, upstream):
+    world, kept = {}, []
+    exec(REPEATED, world)
+    exec(JOB.replace("@app.task", ""), world)
+    world["Haiku"] = types.SimpleNamespace(
+        objects=types.SimpleNamespace(update_or_create=lambda **row: kept.append((row["number"], row["defaults"])))
+    )
+    with workspace.scope():
+        for _ in range(2):
+            world["send_haiku"](number=7, topic="rain", member_id=workspace.owner.pk)
+    assert kept == [(7, {"text": "Hello, world."})] * 2
+    assert [line.cost for line in workspace.lines()] == [26_000]
+    assert len(upstream.calls) == 1
 
 
 def test_the_guarded_view_pays_and_is_refused(workspace):
