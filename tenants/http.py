@@ -157,7 +157,8 @@ class ApiError(Exception):
 
     status: int = HTTPStatus.INTERNAL_SERVER_ERROR
     code: str = "internal_error"
-    message: str = "Something went wrong on our side. Nothing was lost; please try again."
+    # What broke may have broken after a call was paid for.
+    message: str = "Something went wrong on our side. See whether it was done before you send it again."
     retry_after_ms: int | None = None
     # Whether the page leads to the site, where no workspace answers.
     is_of_no_workspace = False

@@ -5,8 +5,11 @@ import re
 import pytest
 from django.db import OperationalError, connection
 from django.test import Client, RequestFactory
+from django.urls import path
 from django.utils.functional import SimpleLazyObject
 
+from chat.calls import complete
+from config import urls as workspaces_urls
 from tenants.http import Forbidden, Unavailable, error_response
 from tenants.models import Tenant
 from tests.support.cast import PASSWORD
@@ -61,8 +64,8 @@ def test_log_in_while_signed_in_goes_where_one_was_going_or_home(acme, alice):
 
 def test_an_errors_page_keeps_the_navigation_of_who_is_signed_in(acme, alice):
     member, stranger = acme.client(alice), acme.client()
-    for path in ("/nothing/", "/c/999999/"):
-        assert {"/", "/budget/", "/settings/"} <= set(links(member.get(path)))
+    for address in ("/nothing/", "/c/999999/"):
+        assert {"/", "/budget/", "/settings/"} <= set(links(member.get(address)))
     page = stranger.get("/nothing/")
     assert "/login/" in links(page)
     assert not {"/budget/", "/settings/"} & set(links(page))
@@ -92,6 +95,28 @@ def test_a_database_that_only_reads_is_said_to_be_away_and_no_defect(acme, alice
         finally:
             cursor.execute("SET default_transaction_read_only = off")
     assert (page.status_code, page["Retry-After"]) == (503, "2")
+
+
+def bought_and_broken(request):
+    complete([{"role": "user", "content": "hello"}])
+    raise LookupError("after it was paid for")
+
+
+handler500 = workspaces_urls.handler500
+urlpatterns = [path("poems/", bought_and_broken), path("api/poems/", bought_and_broken), *workspaces_urls.urlpatterns]
+
+
+@pytest.mark.parametrize("address", ["/poems/", "/api/poems/"])
+def test_a_view_that_broke_after_it_bought_does_not_say_that_nothing_was_done(workspace, settings, address):
+    """Who is told to try again, and that nothing was lost, pays again."""
+    browser = workspace.client(workspace.owner)
+    browser.raise_request_exception = False
+    settings.ROOT_URLCONF = __name__
+    answer = browser.get(address)
+    assert answer.status_code == 500
+    assert len(workspace.lines()) == 1
+    assert b"Nothing was lost" not in answer.content
+    assert b"See whether it was done" in answer.content
 
 
 def test_a_sign_up_that_is_wrong_has_its_cursor_in_the_wrong_field(acme):
