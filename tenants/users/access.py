@@ -43,6 +43,10 @@ def needs(action: Action, *, to_send: Action | None = None, keeps: tuple[str, ..
     """
 
     def decorate(view: View) -> View:
+        if hasattr(view, "_ninja_operation"):
+            # Ninja keeps the view as it was given: what is marked later asks nobody, and whoever may chat may call.
+            name = getattr(view, "__name__", repr(view))
+            raise TypeError(f"{name} is an operation already: write @needs below its @router.post, or it asks nobody.")
         if inspect.iscoroutinefunction(view):
             return _on_the_plane(view, action)
 

@@ -6,6 +6,7 @@ import pytest
 from django.conf import settings
 from django.http import HttpResponse
 from django.urls import URLResolver, get_resolver, path
+from ninja import Router
 
 from tenants import roles
 from tenants.roles import MAY, RANK, SCOPES, Action, Role, may, may_act_on, may_with_key, roles_to_give
@@ -166,6 +167,22 @@ def test_an_async_view_in_web_where_nobody_is_asked_before_it_is_refused(acme, s
     for address in ("/secret/", "/api/secret/"):
         with pytest.raises(RuntimeError, match="urls_plane"):
             acme.client().get(address)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["web", "plane"])
+def test_an_operation_that_is_marked_too_late_is_refused_before_it_is_open_to_every_member(is_async):
+    """Ninja has kept the view as it was, and what says nothing is taken to buy."""
+    router = Router()
+
+    def erase(request):
+        return HttpResponse("erased")
+
+    async def erase_on_the_plane(request):
+        return HttpResponse("erased")
+
+    late = router.post("/erase/")(erase_on_the_plane if is_async else erase)
+    with pytest.raises(TypeError, match=r"below .*@router\.post"):
+        needs(Action.DELETE_WORKSPACE)(late)
 
 
 class Room:
