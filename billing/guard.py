@@ -162,6 +162,9 @@ def _refuse_unguardable(function: Any) -> None:
         what = type(function).__name__
         raise TypeError(f"A {what} is no function: write the estimate in parentheses, @guarded(estimate=50_000).")
     name = getattr(function, "__qualname__", repr(function))
+    if hasattr(function, "_ninja_operation") or hasattr(function, "defer"):
+        # An operation's or a job's: kept as it was given, it would be called past this guard, and its model unpaid.
+        raise TypeError(f"{name} is an operation or a job already: write @guarded below what made it one.")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{name} is async def: guarded takes plain functions. Buy with chat.calls.acomplete instead.")
     if inspect.isgeneratorfunction(function):

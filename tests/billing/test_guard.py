@@ -9,6 +9,9 @@ from decimal import Decimal
 import pytest
 from django.db import connection, transaction
 from django.test import RequestFactory
+from ninja import Router
+from procrastinate import App
+from procrastinate.testing import InMemoryConnector
 from runcycles import cycles
 
 from billing import guard
@@ -376,6 +379,19 @@ def test_guarded_without_its_estimate_is_refused_at_the_first_call():
 
     with pytest.raises(TypeError, match=r"@guarded\(estimate="):
         write_haiku("rain")
+
+
+@pytest.mark.parametrize(
+    "register", [Router().post("/haikus/"), App(connector=InMemoryConnector()).task], ids=["ninja", "jobs"]
+)
+def test_a_function_that_somebody_keeps_unguarded_is_refused_by_name(register):
+    """The operation, or the job, would be the function below, and call its model unpaid."""
+
+    def write_haiku(request):
+        pytest.fail("called unpaid")
+
+    with pytest.raises(TypeError, match=r"write_haiku .* @guarded below"):
+        guarded(1)(register(write_haiku))
 
 
 def test_nested_guarded_calls_each_pay_and_find_their_own_reservation(workspace):
