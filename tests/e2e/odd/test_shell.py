@@ -245,6 +245,26 @@ def test_an_empty_chat_offers_examples_and_all_is_done_by_keyboard(signed_in, up
     look(page, "budget-1280-dark")
 
 
+EIGHT_PAGES_MORE = """() => {
+    const last = document.querySelector(".nav").lastElementChild;
+    for (const name of ["Reports", "Knowledge base", "Data", "Tuning", "Trials", "Playground", "Partners", "Support"])
+        last.before(Object.assign(document.createElement("a"), {href: "/more/", textContent: name}));
+}"""
+
+
+def test_a_menu_with_eight_pages_of_a_builders_own_keeps_within_the_window(signed_in):
+    """Such as config/templates/partials/nav_more.html may have. All pages could be scrolled sideways by its length."""
+    page = signed_in
+    page.evaluate(EIGHT_PAGES_MORE)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for size in (WIDE, (768, 900), PHONE):
+            resize(page, size)
+            look(page, f"menu-{size[0]}-{scheme}")
+            assert wrong_with(page) == [], (scheme, size)
+            expect_last_turn_in_sight(page)
+
+
 def test_a_conversation_is_printed_whole_and_nothing_else(signed_in):
     page = signed_in
     page.emulate_media(media="print")
