@@ -45,6 +45,8 @@ UNDER_WAY = {
     "price": "≈ {likely}, at most {most}",
     "fitted": "Made shorter to fit the budget: at most # tokens.",
     "busy": "Waiting: this conversation is still giving another answer.",
+    "slow": "The server has not answered yet. Stop puts the message back into the box.",
+    "following": "The connection is lost. What came of this answer is shown once it is back.",
     "settling": "What was used is being settled.",
     "unsettled": "What was used will be settled soon. Reload the page to see it.",
     "too_long": f"A message has at most {PROMPT_MAX:,} characters, this one #. Send a part of it, or add it as a file.",

@@ -12,6 +12,7 @@ import { events } from "./events.js";
 import { filesField, giveFiles, isAdding, showFiles, takeFilesBack } from "./files.js";
 import { showLeftOut } from "./left_out.js";
 import { excess, keepOut } from "./length.js";
+import { ANSWER, within } from "./patience.js";
 import { forget, watch as watchPrice } from "./price.js";
 import { showRefusal } from "./refusal.js";
 import { answering, settled, titled, watch } from "./tabs.js";
@@ -107,7 +108,10 @@ async function ask(asked) {
   } catch (reason) {
     failure = reason;
     if (reason instanceof TypeError) await pause(500); // a page that is being left fails too: its script ends here
-    if (isLost(reason) && got.call) failure = await catchUp(answer, got);
+    if (isLost(reason) && got.call) {
+      tell(answer, "following");
+      failure = await catchUp(answer, got);
+    }
   }
   if (got.facts) settle(asked.turns, got.facts);
   else breakOff(asked, failure, got.id);
@@ -124,7 +128,11 @@ async function catchUp(answer, got) {
   try {
     const told = follow(got.call, running.signal);
     for await (const { name, data } of untilDone(told)) {
-      if (name === "anew") words(answer).replaceChildren();
+      if (name === "lost") tell(answer, "following");
+      if (name === "anew") {
+        words(answer).replaceChildren();
+        say(answer, "", "");
+      }
       if (name === "token") append(answer, data.text);
       if (name === "block") showBlock(answer, data);
       if (name === "done") got.facts = data;
@@ -145,6 +153,13 @@ function halt() {
   announce(sentence("stopping"));
   if (running.call) stopCall();
   else if (!running.isAsked || !("goesOn" in form.dataset)) running.abort();
+  else leaveLater(running);
+}
+
+// A number that does not come stops nothing.
+async function leaveLater(stopped) {
+  await pause(ANSWER);
+  if (!stopped.call) stopped.abort();
 }
 
 async function stopCall() {
@@ -208,7 +223,9 @@ async function post(asked, answer, got) {
   const { signal } = running;
   for (let tries = BUSY_TRIES; ; tries -= 1) {
     running.isAsked = true;
-    const response = await fetch(asked.path, { method: "POST", headers, body: JSON.stringify(body), signal });
+    const slow = setTimeout(() => tell(answer, "slow"), ANSWER);
+    const asking = fetch(asked.path, { method: "POST", headers, body: JSON.stringify(body), signal });
+    const response = await asking.finally(() => clearTimeout(slow));
     if (response.ok) return response;
     const message = `The server answered ${response.status}. Try again.`;
     const failure = { message, ...(await response.json().catch(() => null)), status: response.status };
@@ -216,11 +233,16 @@ async function post(asked, answer, got) {
     got.waited = true;
     running.isAsked = false;
     if (running.stopped) running.abort();
-    say(answer, sentence("busy"), "");
-    announce(sentence("busy"));
+    tell(answer, "busy");
     await pause(failure.retry_after_ms);
     signal.throwIfAborted();
   }
+}
+
+// What an answer waits for.
+function tell(answer, name) {
+  say(answer, sentence(name), "");
+  announce(sentence(name));
 }
 
 // --- one answer, from its beginning to its end ---
@@ -298,11 +320,12 @@ function end(answer, got) {
 // Where no question is new, also without it: turns were taken off the page that are still there.
 async function refresh({ id, call }, tries, question) {
   const place = id ?? (conversation.value || null);
-  for (; tries; tries -= 1) {
+  const over = performance.now() + 2 * ANSWER;
+  for (; tries && performance.now() < over; tries -= 1) {
     await pause(500);
-    const response = await fetch(place ? `/c/${place}/` : location.pathname).catch(() => null);
-    if (!response?.ok) continue;
-    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const html = await within(ANSWER, pageOf(place ? `/c/${place}/` : location.pathname)).catch(() => null);
+    if (html === null) continue;
+    const page = new DOMParser().parseFromString(html, "text/html");
     const title = page.getElementById("talk")?.textContent;
     if (title == null) break; // the way to log-in, or to a second step: a page without turns is no empty conversation
     takeBudget(page.querySelector('[data-chat="budget"]'));
@@ -320,6 +343,11 @@ async function refresh({ id, call }, tries, question) {
   const last = part("turns").querySelector(".turn[aria-busy]");
   if (last) say(last, ending(last), sentence("unsettled"));
   return false;
+}
+
+async function pageOf(address) {
+  const response = await fetch(address);
+  return response.ok ? response.text() : null;
 }
 
 // --- a page that was reloaded before its answer had come, or before its address was the conversation's ---

@@ -1,0 +1,109 @@
+"""A network, or a server, that says nothing any more and does not say so either: no button waits for it for ever."""
+
+import signal
+import threading
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.steps import ask, draft, last, shown
+
+pytestmark = pytest.mark.browser
+LOST = "The connection is lost. What came of this answer is shown once it is back."
+
+
+@contextmanager
+def without_answer(page, address):
+    """What is asked there reaches nobody, and nothing comes back."""
+    asked = []
+    page.route(address, lambda route: asked.append(route))
+    yield asked
+    page.unroute(address)
+
+
+@contextmanager
+def silent(process):
+    """It takes connections as ever, and does nothing about them."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def in_time(signed_in):
+    """The owner's browser, whose clock the test can put forward."""
+    signed_in.clock.install()
+    signed_in.reload()
+    return signed_in
+
+
+def under_way(page, upstream):
+    upstream.tokens, upstream.last_word_after = ["a word "] * 20, threading.Event()
+    ask(page, "hello")
+    shown(page, "a word a word").wait_for()
+    return upstream.last_word_after
+
+
+def test_an_answer_whose_server_fell_silent_is_said_to_be_lost_and_is_found_again(in_time, upstream, odd, workspace):
+    """It stood there with half of its words, and Stop did nothing, until the browser gave its connection up."""
+    last_word = under_way(in_time, upstream)
+    with silent(odd.plane.process):
+        in_time.clock.run_for(31_000)
+        expect(last(in_time, "end")).to_have_text(LOST)
+    last_word.set()
+    for _ in range(20):
+        in_time.clock.run_for(1_000)
+        in_time.wait_for_timeout(100)
+    in_time.locator(".composer__send").wait_for()
+    expect(last(in_time, "facts")).to_contain_text(" in / ")
+    assert in_time.locator(".turn--user .turn__text").inner_text() == "hello"
+    assert (len(upstream.calls), len(workspace.settled(lines=1))) == (1, 1)
+
+
+def test_a_stop_that_reaches_nobody_ends_with_what_came(in_time, upstream):
+    under_way(in_time, upstream)
+    with without_answer(in_time, "**/stop/"):
+        in_time.get_by_role("button", name="Stop").click()
+        in_time.clock.run_for(10_500)
+        shown(in_time, "Stopped before its end.").wait_for()
+        for _ in range(20):
+            in_time.clock.run_for(500)
+            in_time.wait_for_timeout(100)
+        in_time.locator(".composer__send").wait_for()
+
+
+def test_after_an_answer_whose_page_cannot_be_read_the_next_message_can_be_sent(in_time, upstream):
+    upstream.tokens, upstream.cut_after = ["one ", "two ", "three"], 2
+    with without_answer(in_time, "**/c/*/") as asked:
+        ask(in_time, "count")
+        shown(in_time, "What was used is being settled.").wait_for()
+        for _ in range(60):
+            in_time.clock.run_for(500)
+            in_time.wait_for_timeout(20)
+        in_time.locator(".composer__send").wait_for()
+        assert asked
+    expect(last(in_time, "facts")).to_have_text("What was used will be settled soon. Reload the page to see it.")
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_message_that_nobody_answers_comes_back_into_the_box(in_time, upstream, workspace, goes_on):
+    from tenants.models import Tenant
+
+    Tenant.objects.filter(pk=workspace.tenant.pk).update(chat_settings={"goes_on": goes_on})
+    in_time.reload()
+    with without_answer(in_time, "**/api/chat/"):
+        ask(in_time, "hello")
+        in_time.locator(".turn[aria-busy]").wait_for()
+        in_time.clock.run_for(10_500)
+        shown(in_time, "The server has not answered yet. Stop puts the message back into the box.").wait_for()
+        in_time.get_by_role("button", name="Stop").click()
+        for _ in range(24):
+            in_time.clock.run_for(500)
+            in_time.wait_for_timeout(20)
+        in_time.locator(".composer__send").wait_for()
+    assert (draft(in_time), in_time.locator(".turn").count()) == ("hello", 0)
+    in_time.locator("textarea[name=prompt]").press("Enter")
+    shown(in_time, "Hello, world.").wait_for()
