@@ -9,7 +9,10 @@ const form = part("form");
 const list = part("files");
 const chooser = form.elements.file;
 const { csrfmiddlewaretoken: csrf } = form.elements;
+const SOON = 1000; // most files are there before
 let adding = 0;
+let saying = 0;
+let leaving = null; // the AbortController of the files that are on their way
 
 part("add-file").toggleAttribute("data-scripted", true); // hides the button: choosing adds
 chooser.multiple = true;
@@ -19,6 +22,10 @@ chooser.addEventListener("change", async () => {
   refuse("");
   part("options").matches(":popover-open") && part("options").hidePopover();
   for (const file of chosen) await add(file);
+});
+part("leave-out").addEventListener("click", () => {
+  leaving.abort();
+  form.elements.prompt.focus();
 });
 list.addEventListener("click", (event) => {
   const button = event.target.closest("[data-remove]");
@@ -34,20 +41,28 @@ async function add(file) {
   body.append("file", file);
   body.append("model", chosenModel(form) ?? ""); // not every model takes pictures
   body.append("conversation_id", form.elements.conversation_id.value);
-  adding += 1;
+  count(+1);
   announce(sentence("adding"));
-  form.toggleAttribute("data-adding", true);
+  const { signal } = leaving;
   try {
-    const { html } = await post("/c/files/", body);
+    const { html } = await post("/c/files/", body, signal);
     list.insertAdjacentHTML("beforeend", html);
     changed();
     announce(sentence("added"));
   } catch (failure) {
-    refuse(`${file.name}: ${failure.message}`);
+    if (!signal.aborted) refuse(`${file.name}: ${failure.message}`);
   } finally {
-    adding -= 1;
-    form.toggleAttribute("data-adding", adding > 0);
+    count(-1);
   }
+}
+
+function count(more) {
+  if (!adding) leaving = new AbortController();
+  adding += more;
+  form.toggleAttribute("data-adding", adding > 0);
+  clearTimeout(saying);
+  if (adding) saying = setTimeout(() => (part("adding").hidden = false), SOON);
+  else part("adding").hidden = true;
 }
 
 async function remove(button) {
@@ -68,9 +83,9 @@ function changed() {
   list.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
-async function post(address, body) {
+async function post(address, body, signal) {
   const headers = { Accept: "application/json", "X-CSRFToken": csrf.value };
-  const response = await fetch(address, { method: "POST", headers, body }).catch(() => null);
+  const response = await fetch(address, { method: "POST", headers, body, signal }).catch(() => null);
   const answer = await response?.json().catch(() => null); // a page says that one is signed out, or it is too large
   if (response?.ok && answer) return answer;
   throw { status: response?.status, message: answer?.message ?? sentence("not_added") };
@@ -86,6 +101,7 @@ function refuse(message) {
 // Whether a file is on its way: a message that is sent now would go without it.
 export function isAdding() {
   if (adding) announce(sentence("adding"));
+  if (adding) part("adding").hidden = false;
   return adding > 0;
 }
 

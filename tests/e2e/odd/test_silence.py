@@ -107,3 +107,17 @@ def test_a_message_that_nobody_answers_comes_back_into_the_box(in_time, upstream
     assert (draft(in_time), in_time.locator(".turn").count()) == ("hello", 0)
     in_time.locator("textarea[name=prompt]").press("Enter")
     shown(in_time, "Hello, world.").wait_for()
+
+
+def test_a_file_that_does_not_arrive_says_so_and_can_be_left_out(signed_in, upstream):
+    """Send did nothing that could be seen, for as long as its request took."""
+    with without_answer(signed_in, "**/c/files/"):
+        note = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"hello"}
+        signed_in.locator("input[type=file]").set_input_files([note])
+        ask(signed_in, "without it")
+        expect(signed_in.get_by_text("A file is on its way; the message can be sent once it is here.")).to_be_visible()
+        assert (draft(signed_in), len(upstream.calls)) == ("without it", 0)
+        signed_in.get_by_role("button", name="Leave it out").click()
+        expect(signed_in.get_by_role("button", name="Leave it out")).to_be_hidden()
+    signed_in.locator("textarea[name=prompt]").press("Enter")
+    shown(signed_in, "Hello, world.").wait_for()
