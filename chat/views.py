@@ -191,7 +191,8 @@ def _page(
 ) -> HttpResponse:
     budget = figures_for(request.tenant)
     turns, edited = _turns(request, shown, form)
-    pk = shown.pk if shown else form.initial.get("conversation_id")
+    # Which may be as somebody wrote it.
+    pk = shown.pk if shown else number_in(str(form.initial.get("conversation_id") or ""))
     attachments.put_beside([*(turn.message for turn in turns), *([edited] if edited else [])])
     named = [file.pk for file in edited.files] if edited else named_files(request) or form.initial.get("files", [])
     note_plain(turn.message for turn in reversed(turns))

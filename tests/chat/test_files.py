@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
 import zlib
@@ -24,7 +25,7 @@ from chat.unread import Unread
 from tenants.connections import own_connection_params
 from tenants.http import WebRequest
 from tenants.models import Tenant
-from tests.support.cast import events_of
+from tests.support.cast import PASSWORD, events_of
 from tests.support.factories import said
 
 pytestmark = pytest.mark.usefixtures("upstream")
@@ -458,3 +459,18 @@ def test_a_form_that_names_no_file_is_refused_and_loses_nothing(workspace, upstr
     assert "Remove it and add it again." in page
     assert ">kept words</textarea>" in page
     assert upstream.calls == []
+
+
+@pytest.mark.parametrize("conversation", ["1\0", "x" * 200_000, "9" * 400, "-1", "٣"])
+def test_a_file_for_a_conversation_that_is_no_number_is_refused_and_no_failure_of_ours(acme, alice, conversation):
+    """A NUL went into a query: 500, on the page of the next log-in too, for what was typed waited there."""
+    form = {"conversation_id": conversation, "prompt": "hello"}
+    browser = acme.client(alice)
+    refused = browser.post("/c/files/", form)
+    assert (refused.status_code, b"hello</textarea>" in refused.content) == (400, True)
+    here = {"Referer": f"http://{acme.host}/", "Origin": f"http://{acme.host}"}
+    draft = re.search(r'name="draft" value="([^"]*)"', acme.client().post("/", form, headers=here).content.decode())[1]
+    browser = acme.client()
+    browser.post("/login/", {"email": alice.email, "password": PASSWORD, "draft": draft})
+    page = browser.get("/")
+    assert (page.status_code, b"hello</textarea>" in page.content) == (200, True)
