@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 from billing.api import Budget
 from billing.engine.loop import here
 from billing.repeats import Told, request_of
-from billing.subjects import Key
 from chat import services, streams, titles
 from chat.forms import PROMPT_MAX
 from chat.quotes import quote
@@ -27,6 +26,7 @@ from chat.services import Buyer, Reply
 from chat.shapes import Bought, Files, MaxTokens, ModelName, Number, NumberOrNone, Text, not_blank
 from chat.shown import Shown, html_of
 from chat.sse import comment, event
+from chat.standing import Standing, key_of
 from tenants.api import Body, failures
 from tenants.http import ApiError
 from tenants.limits import Rate, atake
@@ -213,14 +213,8 @@ def buyer_of(request: HttpRequest) -> Buyer:
         chat_settings=tenant.chat_settings,
         # A program that leaves wants no more of it: nobody there comes back.
         goes_on=asker.by_session and tenant.chat_settings.get("goes_on") is True,
+        standing=Standing(request, asker),
     )
-
-
-def key_of(asker: Asker) -> Key | None:
-    """The key that asks, as a call's subject has it; None for a session."""
-    if asker.spends_as is None:
-        return None
-    return Key(asker.spends_as, asker.limited_apps, asker.key_models, asker.rates)
 
 
 async def _answer(reply: Reply, payload: AnswerBody) -> HttpResponseBase:

@@ -26,7 +26,7 @@ from billing.engine.settling import Final, Keep
 from billing.outcomes import Outcome
 from billing.plans import plan_of
 from billing.prices import Usage, affordable_tokens, cost
-from billing.rates import rates_of
+from billing.rates import Rates, rates_of
 from billing.subjects import Key
 from chat.allowed import allowed_of, is_allowed, not_allowed
 from chat.breaker import Upstream
@@ -47,6 +47,7 @@ from chat.image_models import images_not_taken, tokens_of_image
 from chat.llm import COUNT_FAILURES, count_tokens
 from chat.passed import Kind, Passed
 from chat.pricing import kinds_for, members_of, price_for, priced_models
+from chat.standing import Standing
 from chat.streams import Answering
 from chat.terms import Bought, Completion, Terms
 from chat.trimming import DEFAULT_MAX_TOKENS as DEFAULT_MAX_TOKENS
@@ -106,6 +107,8 @@ class Wanted:
     is_rated: bool = True
     # A client's own request, which is passed on as it came; then there are no `messages`.
     passed: Passed | None = None
+    # Who asked for it, to be looked at again where that was a while ago.
+    standing: Standing | None = None
 
 
 async def begin(engine: Engine, payer: Payer, wanted: Wanted) -> Answering[Call]:
@@ -146,6 +149,7 @@ async def _buy(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Boug
     try:
         held_output = _within_what_is_held(call, terms, output)
         call.order.tokens = terms.likely + held_output
+        await _refuse_who_may_no_more(wanted, call)
         await call.dispatch()
         wanted.is_let_in = True
         return Bought(
@@ -160,6 +164,18 @@ async def _buy(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Boug
     except BaseException:
         call.settle(Final(0, Outcome.NONE))
         raise
+
+
+async def _refuse_who_may_no_more(wanted: Wanted, call: Call) -> None:
+    """The last look before the model: a key that was revoked while its request waited called one half a minute later.
+
+    Raises what refuses whoever asked, or Forbidden for a model that may be called no longer.
+    """
+    if wanted.standing is None or wanted.standing.holds:
+        return
+    payer, wanted.key = await wanted.standing.found_again()
+    refuse_unless_allowed(payer, wanted.key, wanted.model)
+    call.order.rates = _rates_of(wanted)
 
 
 async def count_words(wanted: Wanted) -> None:
@@ -340,6 +356,10 @@ def _writes_nothing(wanted: Wanted) -> bool:
     return wanted.passed is not None and wanted.passed.kind == Kind.EMBEDDINGS
 
 
+def _rates_of(wanted: Wanted) -> Rates | None:
+    return rates_of(wanted.key, settings.KEY_RATES) if wanted.is_rated else None
+
+
 def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Terms, output: int) -> Order:
     def fit(remaining: int) -> int:
         tokens = min(affordable_tokens(remaining, terms.bound, terms.price), output)
@@ -403,7 +423,7 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         tighten=tighten,
         affordable=None if writes_nothing else affordable,
         claim=wanted.claim,
-        rates=rates_of(wanted.key, settings.KEY_RATES) if wanted.is_rated else None,
+        rates=_rates_of(wanted),
         tokens=terms.likely + output,
         is_let_in=wanted.is_let_in,
     )

@@ -38,6 +38,7 @@ from chat.facts import bought_by
 from chat.history import Message, prompt_bound, prompt_bytes
 from chat.pricing import members_of, price_for
 from chat.repeats import told_of_failure, told_of_reply
+from chat.standing import Standing
 from chat.streams import Answering
 from chat.terms import Completion, as_settled
 from chat.titles import buy_title_after, is_on
@@ -63,6 +64,8 @@ class Buyer:
     chat_settings: Mapping[str, Any] = field(default_factory=dict)
     # Whether an answer goes on when its reader leaves, as the workspace has it.
     goes_on: bool = False
+    # That they may ask, to be looked at again before a call that had to wait.
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +291,7 @@ async def _reply(
         ),
         claim=claim,
         goes_on=buyer.goes_on,
+        standing=buyer.standing,
     )
     answering = await begin(engine, payer, wanted)
     titling = None
@@ -302,6 +306,7 @@ async def _reply(
             user_id=buyer.user_id,
             key=buyer.key,
             model=wanted.model,
+            standing=buyer.standing,
         )
     reply = Reply(answering, place.id, place.is_question, len(place.left_out), titling)
     background.note(engine, buyer.schema, buyer.user_id, reply)

@@ -101,6 +101,7 @@ async def summarize_left_out(
                 workflow=f"conversation-{place.id}" if place.has_limit else None,
                 busy_key=place.busy_key,
                 keep_rows=functools.partial(_rows, conversation_id, covered.upto, max_tokens or LENGTH),
+                standing=buyer.standing,
             ),
         )
     except BaseException:

@@ -21,6 +21,7 @@ from billing.subjects import Key
 from chat.buying import Wanted, begin
 from chat.history import Message
 from chat.sse import comment, event
+from chat.standing import Standing
 from chat.streams import KEEP_ALIVE_SECONDS, Answering
 from chat.terms import Completion
 from tenants.http import ApiError
@@ -88,6 +89,7 @@ def buy_title_after(
     user_id: int,
     key: Key | None,
     model: str,
+    standing: Standing | None = None,
 ) -> asyncio.Task[str]:
     """Once that answer has ended, for whoever asked, by the same model. Returns at once; its result is the title that
     the conversation has got by it, or nothing. The conversation's number is asked for then: a new one has it with the
@@ -107,6 +109,7 @@ def buy_title_after(
             key=key,
             # The key sent one request. Counted as another, this would keep its next one waiting.
             is_rated=False,
+            standing=standing,
             keep_rows=lambda call, completion: _kept(conversation_id(), completion),
         )
         try:

@@ -27,9 +27,11 @@ from chat.listing import listing
 from chat.menu import about
 from chat.models import Conversation, Message
 from chat.plainly import note_plain
+from chat.standing import Standing
 from chat.trimming import left_out_of
 from chat.turns import busy_key
 from tenants.http import ApiError, TenantRequest
+from tenants.resolve import Asker
 from tenants.roles import Action
 from tenants.spelling import number_in
 from tenants.users import drafts
@@ -117,7 +119,12 @@ def buyer_of(request: TenantRequest) -> services.Buyer:
     """Who pays for what a page's form buys."""
     tenant = request.tenant
     return services.Buyer(
-        tenant.pk, tenant.slug, tenant.schema_name, user_id=request.user.pk, chat_settings=tenant.chat_settings
+        tenant.pk,
+        tenant.slug,
+        tenant.schema_name,
+        user_id=request.user.pk,
+        chat_settings=tenant.chat_settings,
+        standing=Standing(request, Asker(tenant, request.user)),
     )
 
 

@@ -196,6 +196,25 @@ def find_member(request: HttpRequest, tenant: Tenant) -> Steps[Asker]:
     return asker
 
 
+def find_again(request: HttpRequest, asker: Asker) -> Steps[Asker]:
+    """The same asker some time later, before what they asked for is done. Raises what refuses them by now.
+
+    A session may have ended since: who signs out has asked before.
+    """
+    found = yield from find_tenant(request)
+    if found.tenant is None or found.tenant.pk != asker.tenant.pk:
+        raise Unauthenticated
+    again = found.asker
+    if again is None and asker.by_session:
+        row = yield _member(found.tenant, asker.user_id)
+        again = None if row is None else _asker_in(found.tenant, row)
+    elif again is None:
+        again = yield from _member_by_key(request, found.tenant)
+    if again is None:
+        raise Unauthenticated
+    return again
+
+
 def answered(steps: Steps[T]) -> T:
     """Run the steps on this thread's Django connection."""
     try:
@@ -401,12 +420,20 @@ def _member_by_session(request: HttpRequest, tenant: Tenant) -> Steps[Asker | No
     user_id = signed_in_user_id(session, tenant_id=tenant.pk)
     if user_id is None:
         return None
-    row = yield Query(_in(tenant.schema_name, _MEMBER), (tenant.pk, user_id))
+    row = yield _member(tenant, user_id)
     if row is None:
         return None
+    asker = _asker_in(tenant, row)
+    return asker if is_sessions_user(session, asker.user) else None
+
+
+def _member(tenant: Tenant, user_id: int) -> Query:
+    return Query(_in(tenant.schema_name, _MEMBER), (tenant.pk, user_id))
+
+
+def _asker_in(tenant: Tenant, row: Row) -> Asker:
     beside, *columns = row
-    user = _model(User, columns)
-    return Asker(tenant, user, beside=beside) if is_sessions_user(session, user) else None
+    return Asker(tenant, _model(User, columns), beside=beside)
 
 
 @lru_cache(maxsize=4_096)

@@ -20,18 +20,17 @@ from billing.engine.repeats import Claim, Told, claim_or_told
 from billing.engine.settling import Settled
 from billing.errors import BudgetDenied
 from billing.repeats import request_of
-from billing.subjects import Key
 from chat.buying import Wanted, begin
 from chat.outlet import KEPT_BYTES
 from chat.passed import Passed
 from chat.repeats import REPLAYED
 from chat.sse import comment
+from chat.standing import Standing, key_of
 from chat.streams import KEEP_ALIVE_SECONDS, Answering
 from chat.v1 import relaying
 from chat.v1.refusals import error_chunk, refusal
 from chat.v1.ways_out import tell_ways_out
 from tenants.http import ApiError
-from tenants.resolve import Asker
 
 logger = logging.getLogger(__name__)
 
@@ -57,20 +56,21 @@ class Outgoing:
             _give_up(self.waiting)
 
 
-async def answer(asker: Asker, passed: Passed, key: str | None) -> Outgoing:
+async def answer(standing: Standing, passed: Passed, key: str | None) -> Outgoing:
     """Raises the ApiError that refuses it, or that it failed with before its first byte."""
     if key is None:
-        return await _outgoing(asker, await bought(asker, passed), passed)
-    return await _once(asker, passed, key)
+        return await _outgoing(standing, await bought(standing, passed), passed)
+    return await _once(standing, passed, key)
 
 
-async def bought(asker: Asker, passed: Passed, claim: Claim | None = None) -> Answering[Call]:
+async def bought(standing: Standing, passed: Passed, claim: Claim | None = None) -> Answering[Call]:
     """The answer under way. The caller must leave it or read it to its end."""
-    engine, tenant = here(), asker.tenant
+    engine, asker = here(), standing.asker
+    tenant = asker.tenant
     payer = await payer_for(
         engine, tenant_id=tenant.pk, slug=tenant.slug, schema=tenant.schema_name, account=asker.beside
     )
-    wanted = _wanted(asker, passed, claim)
+    wanted = _wanted(standing, passed, claim)
     try:
         return await begin(engine, payer, wanted)
     except BudgetDenied as exc:
@@ -78,20 +78,20 @@ async def bought(asker: Asker, passed: Passed, claim: Claim | None = None) -> An
         raise
 
 
-def _wanted(asker: Asker, passed: Passed, claim: Claim | None = None) -> Wanted:
-    assert asker.spends_as is not None  # it asks by key
+def _wanted(standing: Standing, passed: Passed, claim: Claim | None = None) -> Wanted:
     return Wanted(
         passed=passed,
         model=passed.model,
         max_tokens=passed.max_tokens,
         app=APP,
-        user_id=asker.user_id,
-        key=Key(asker.spends_as, asker.limited_apps, asker.key_models, asker.rates),
+        user_id=standing.asker.user_id,
+        key=key_of(standing.asker),
         claim=claim,
+        standing=standing,
     )
 
 
-async def _outgoing(asker: Asker, answering: Answering[Call], passed: Passed) -> Outgoing:
+async def _outgoing(standing: Standing, answering: Answering[Call], passed: Passed) -> Outgoing:
     try:
         if not passed.is_stream:
             body, headers = await relaying.whole(answering)
@@ -100,7 +100,7 @@ async def _outgoing(asker: Asker, answering: Answering[Call], passed: Passed) ->
     except BaseException as exc:
         answering.leave()
         if isinstance(exc, BudgetDenied):  # a group's next model
-            tell_ways_out(exc, here(), answering.call.payer, _wanted(asker, passed))
+            tell_ways_out(exc, here(), answering.call.payer, _wanted(standing, passed))
         raise
     headers = {**EVENTS, **relaying.headers(answering, None)}
     return Outgoing(200, headers, parts=relaying.stream(answering, passed), answering=answering)
@@ -109,9 +109,9 @@ async def _outgoing(asker: Asker, answering: Answering[Call], passed: Passed) ->
 # --- under an Idempotency-Key ---------------------------------------------------------------------------------------
 
 
-async def _once(asker: Asker, passed: Passed, key: str) -> Outgoing:
+async def _once(standing: Standing, passed: Passed, key: str) -> Outgoing:
     """Bought once for each key and body; told again to whoever repeats it, and waited for while it is under way."""
-    named = request_of(asker, f"v1/{passed.kind}", key, passed.body)
+    named = request_of(standing.asker, f"v1/{passed.kind}", key, passed.body)
     finding = asyncio.create_task(claim_or_told(here(), named))
     try:
         await asyncio.wait({finding}, timeout=KEEP_ALIVE_SECONDS if passed.is_stream else None)
@@ -120,21 +120,21 @@ async def _once(asker: Asker, passed: Passed, key: str) -> Outgoing:
         raise
     if not finding.done():
         # Whoever it waits for takes its time: this reader must see that the line lives.
-        return Outgoing(200, EVENTS, parts=_late(asker, passed, finding), waiting=finding)
-    return await _found(asker, passed, finding.result())
+        return Outgoing(200, EVENTS, parts=_late(standing, passed, finding), waiting=finding)
+    return await _found(standing, passed, finding.result())
 
 
-async def _found(asker: Asker, passed: Passed, found: Claim | Told) -> Outgoing:
+async def _found(standing: Standing, passed: Passed, found: Claim | Told) -> Outgoing:
     if isinstance(found, Told):
         said = found.answer
         return Outgoing(found.status, {**said["headers"], **REPLAYED}, said["body"].encode("latin1"))
     try:
-        answering = await bought(asker, passed, found)
+        answering = await bought(standing, passed, found)
     except BaseException:
         found.give_back()
         raise
     found.tell = functools.partial(_told_of, answering, passed)
-    return await _outgoing(asker, answering, passed)
+    return await _outgoing(standing, answering, passed)
 
 
 def _give_up(finding: asyncio.Task[Claim | Told]) -> None:
@@ -148,13 +148,13 @@ def _give_up(finding: asyncio.Task[Claim | Told]) -> None:
     finding.cancel()
 
 
-async def _late(asker: Asker, passed: Passed, finding: asyncio.Task[Claim | Told]) -> AsyncIterator[bytes]:
+async def _late(standing: Standing, passed: Passed, finding: asyncio.Task[Claim | Told]) -> AsyncIterator[bytes]:
     outgoing: Outgoing | None = None
     try:
         yield comment("waiting")
         while not (await asyncio.wait({finding}, timeout=KEEP_ALIVE_SECONDS))[0]:
             yield comment("waiting")
-        outgoing = await _found(asker, passed, finding.result())
+        outgoing = await _found(standing, passed, finding.result())
         if outgoing.parts is not None:
             async for part in outgoing.parts:
                 yield part

@@ -18,6 +18,7 @@ from django.conf import settings
 
 from billing.engine.repeats import WHAT_A_KEY_IS, is_key
 from chat.passed import Kind, Passed
+from chat.standing import Standing
 from chat.v1 import catalog, cors, relaying
 from chat.v1.answering import Outgoing, answer
 from chat.v1.asking import asker_of, fetch_of_plane, found_by
@@ -89,12 +90,13 @@ class Door:
         if kind is None:
             await self._send_whole(200, {"content-type": "application/json"}, self._listed(asker))
             return
+        standing = Standing(self._request, asker)
         key = self._idempotency_key()
         with _room_for(asker.tenant.pk, self._announced()) as hold:
             body = await self._body()
             # Without a length as much as there may be was held, and a stream would keep it for all of its time.
             hold(len(body))
-            await while_read(self._receive, self._answer(asker, kind, body, key))
+            await while_read(self._receive, self._answer(standing, kind, body, key))
 
     def _enter(self, found: Found) -> None:
         self._tenant = found.tenant
@@ -145,12 +147,12 @@ class Door:
             raise _too_large(most)
         return body
 
-    async def _answer(self, asker: Asker, kind: Kind, body: bytes, key: str | None) -> None:
+    async def _answer(self, standing: Standing, kind: Kind, body: bytes, key: str | None) -> None:
         passed = await _passed(kind, body)
         del body
         if passed.is_stream and STOCK_CLIENT in self._headers:
             passed = replace(passed, for_stock_client=True)
-        outgoing = await answer(asker, passed, key)
+        outgoing = await answer(standing, passed, key)
         try:
             await self._send_out(outgoing)
         finally:
