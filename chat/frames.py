@@ -7,6 +7,8 @@ know what the values mean. Nothing here raises on any bytes, and nothing grows w
 from __future__ import annotations
 
 import json
+import re
+from enum import IntEnum
 from typing import Any
 
 from pydantic_core import from_json
@@ -31,21 +33,52 @@ _PLACES = (b"id", b"retry")
 
 _BLANKS = " \t\n\r"  # of JSON
 
-_decode = json.JSONDecoder().raw_decode
+# What servers write that is no JSON: the numbers that are none, and control characters in texts as they are.
+_ALMOST_JSON = re.compile("NaN|Infinity|[\x00-\x1f]")
 
 
-def read_json(text: bytes) -> Any:
-    """The JSON value in it. Raises ValueError or RecursionError."""
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_number).raw_decode
+_decode_almost = json.JSONDecoder(strict=False, parse_constant=lambda name: None).raw_decode
+
+
+class Read(IntEnum):
+    """How well a value could be read: by every client, by those that read on at a byte that is no UTF-8, or by us."""
+
+    WELL, HARDLY, BY_US_ALONE = range(3)
+
+
+def read_json(text: bytes) -> tuple[Any, Read]:
+    """The JSON value in it, or in what is nearly JSON. Raises ValueError or RecursionError."""
     try:
-        return from_json(text, cache_strings="keys")
+        return from_json(text, allow_inf_nan=False, cache_strings="keys"), Read.WELL
     except ValueError:
         # It takes a third of the time, and no half of a surrogate pair, no byte that is no UTF-8 and no deep nest, with
         # which answers come: the byte costs a letter, not the frame.
-        said = text.decode("utf-8", "replace").strip(_BLANKS)
-        value, end = _decode(said)
+        said, read = text.decode("utf-8", "replace").strip(_BLANKS), Read.WELL
+        if "\ufffd" in said and not _is_utf8(text):
+            read = Read.HARDLY
+        try:
+            value, end = _decode(said)
+        except ValueError:
+            if _ALMOST_JSON.search(said) is None:
+                raise
+            value, end = _decode_almost(said)
+            read = Read.BY_US_ALONE
         if end < len(said):
             raise ValueError("more than one value") from None
-        return value
+        return value, read
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Frames:
@@ -121,6 +154,11 @@ class Frames:
         return not self._lines and self._event != b"error" and not self.is_broken
 
     @property
+    def is_named(self) -> bool:
+        """The event that has begun has a name."""
+        return bool(self._event)
+
+    @property
     def is_plain(self) -> bool:
         """So it is, and all of it were an event's lines."""
         return self.is_between and not (self.left_out or self.is_bare)
@@ -163,6 +201,8 @@ class Frames:
                 self._end_frame(values)
             self._event = b""
         elif not line.startswith(b":"):
+            # To some clients the mark is a part of the field's name, and they skip the first word.
+            self.breaks_clients = self.breaks_clients or line.startswith(BOM)
             self._other(line.removeprefix(BOM).strip(), values)
 
     def _other(self, line: bytes, values: list[Any]) -> None:
@@ -229,13 +269,17 @@ class Frames:
         if len(text) > FRAME_BYTES:
             return False
         try:
-            value = read_json(text)
+            value, read = read_json(text)
         except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, a nest without a bottom
             if self._event != b"error":
                 return False
-            value = None  # a sentence
-        # Null, a word or a list: clients take every value for a chunk.
-        self.breaks_clients = self.breaks_clients or type(value) is not dict
+            value, read = None, Read.WELL  # a sentence
+        if read is not Read.WELL:
+            self.breaks_clients = True
+            self.left_out = self.left_out or read is Read.BY_US_ALONE
+        # Null, a word or a list: clients take every value for a chunk, and look for its choices.
+        elif type(value) is not dict or type(value.get("choices")) is not list:
+            self.breaks_clients = True
         values.append({"error": value or True} if self._event == b"error" else value)
         self.is_bare = self.is_bare or self._lines_are_bare
         return True

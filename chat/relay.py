@@ -54,7 +54,8 @@ class Relay:
         # Where lines end with CR, it is not known from the end where [DONE] stands.
         is_plain = self._is_plain(frames) and not (frames.is_done and b"\r" in self._held)
         if answer.good is not None or self._holds_lines or not is_plain:
-            if self._holds_lines and not (answer.came or frames.is_between or frames.is_done or frames.is_broken):
+            is_open = not (self._is_between(frames) or frames.is_done or frames.is_broken)
+            if self._holds_lines and is_open and not answer.came:
                 return b""  # one more line of a frame in many, which are not looked at again for each
             if not self._is_to_be_looked_at(answer):
                 self._held_values += answer.came
@@ -67,11 +68,15 @@ class Relay:
         return passed
 
     def _is_plain(self, frames: Frames) -> bool:
-        return frames.is_plain and not (self._is_strict and frames.breaks_clients)
+        return frames.is_plain and not (self._is_strict and (frames.breaks_clients or frames.is_named))
+
+    def _is_between(self, frames: Frames) -> bool:
+        """An event's name alone breaks stock clients, where what it names is left out."""
+        return frames.is_between and not (self._is_strict and frames.is_named)
 
     def _is_to_be_looked_at(self, answer: Answer) -> bool:
         frames = answer.frames
-        if answer.good is not None or frames.is_between or frames.is_done or frames.is_broken:
+        if answer.good is not None or self._is_between(frames) or frames.is_done or frames.is_broken:
             return True
         return not LOOKED_AT_BYTES < len(self._held) < 2 * self._looked_at_bytes
 
@@ -101,7 +106,7 @@ class Relay:
                 break
             if not frames.is_done:
                 unit += line
-            if frames.is_done or is_last or (frames.is_between and not frames.unread):
+            if frames.is_done or is_last or (self._is_between(frames) and not frames.unread):
                 if frames.is_bare:
                     passed += _bare_as_events(values)
                 elif left_out:
@@ -127,13 +132,13 @@ def _leaves_out(frames: Frames, is_strict: bool) -> bool:
 def _bare_as_events(values: list[Any]) -> bytes:
     every = [item for value in values for item in (value if type(value) is list else [value])]
     # Lists in the list are nobody's protocol.
-    return b"".join(as_event(as_chunk(item)) for item in every if type(item) is dict and _is_chunk(item))
+    return b"".join(_written_anew(as_chunk(item)) for item in every if type(item) is dict and _is_chunk(item))
 
 
 def _without_what_is_left_out(unit: bytes, values: list[Any], is_strict: bool) -> bytes:
     """Only what was read: a line that is neither JSON nor an event's may quote anything, and clients break at it."""
     if len(unit) > PARTED_BYTES:
-        return _events_of(values)
+        return _events_of(values, is_strict)
     lines = [line for line in unit.splitlines(keepends=True) if not _is_foreign(line, is_strict)]
     whole = b"".join(lines)
     if values and len(_values_of(whole, is_strict)) == len(values):
@@ -141,13 +146,21 @@ def _without_what_is_left_out(unit: bytes, values: list[Any], is_strict: bool) -
     chunks = [value for value in values if _is_chunk(value)]
     kept = b"".join(line for line in lines if any(_is_chunk(value) for value in _values_of(line, is_strict)))
     # Where it cannot be parted by lines, the same JSON stands for them.
-    return kept if len(_values_of(kept, is_strict)) == len(chunks) else _events_of(chunks)
+    return kept if len(_values_of(kept, is_strict)) == len(chunks) else _events_of(chunks, is_strict)
 
 
-def _events_of(values: list[Any]) -> bytes:
+def _events_of(values: list[Any], is_strict: bool) -> bytes:
     """One for each chunk, also of those that came in a list."""
     chunks = [value for value in values if _is_chunk(value)]
-    return b"".join(as_event(item) for chunk in chunks for item in (chunk if type(chunk) is list else [chunk]))
+    items = [item for chunk in chunks for item in (chunk if type(chunk) is list else [chunk])]
+    return b"".join(_written_anew(item | {"choices": choices_of(item)} if is_strict else item) for item in items)
+
+
+def _written_anew(value: Any) -> bytes:
+    try:
+        return as_event(value)
+    except RecursionError:
+        return b""  # deeper than Python's stack: no words stand there
 
 
 def _is_chunk(value: Any) -> bool:

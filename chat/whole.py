@@ -12,7 +12,7 @@ from typing import Any
 
 from chat.answer import MOST_ANSWERS, Answer
 from chat.chunks import choices_of
-from chat.frames import BOM, read_json
+from chat.frames import BOM, Read, read_json
 
 # Vectors for a request of 2,048 texts are as long. All of it is in memory until its call is settled.
 WHOLE_BYTES = 32 * 1024 * 1024
@@ -78,7 +78,7 @@ class Whole(Answer):
             return self._ended_events(is_end=self.is_done or super().said_all)
         raw, self._parts = b"".join(self._parts), []
         text = raw.removeprefix(BOM).lstrip()
-        found = _parsed(text) if len(raw) <= READ_BYTES else _searched(text)
+        found, read = _parsed(text) if len(raw) <= READ_BYTES else (_searched(text), Read.WELL)
         if found is None:
             # Broken off, or a page or a sentence, which is no answer and not billed.
             self.error = bool(text) and not text.startswith(b"{")
@@ -88,7 +88,7 @@ class Whole(Answer):
             self.error = True  # a refusal, sent as a success
         self.is_done = not self.error
         if self.is_done:
-            self.body = raw
+            self.body = raw if read is Read.WELL else _written_anew(found, raw)
         self.head = None
         return shown
 
@@ -148,12 +148,20 @@ def _beginning(parts: list[bytes]) -> bytes:
     return b"".join(parts)[:_SURE_BYTES].removeprefix(BOM).lstrip()
 
 
-def _parsed(text: bytes) -> dict[str, Any] | None:
+def _parsed(text: bytes) -> tuple[dict[str, Any] | None, Read]:
     try:
-        found = read_json(text)
+        found, read = read_json(text)
     except (ValueError, RecursionError):
-        return None
-    return found if type(found) is dict else None
+        return None, Read.WELL
+    return found if type(found) is dict else None, read
+
+
+def _written_anew(found: dict[str, Any], raw: bytes) -> bytes:
+    """As JSON that every client reads."""
+    try:
+        return json.dumps(found).encode()
+    except RecursionError:
+        return raw  # deeper than Python's stack
 
 
 def _searched(text: bytes) -> dict[str, Any] | None:

@@ -171,18 +171,19 @@ def test_a_value_reads_as_the_standard_library_reads_it_or_is_none_for_both(valu
         place, put_in = spoilt
         text = text[:place] + put_in + text[place + 1 :]
     try:
-        by_the_library = json.loads(text.decode("utf-8", "replace"))
+        said = text.decode("utf-8", "replace")
+        by_the_library = json.loads(said, strict=False, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
         with pytest.raises((ValueError, RecursionError)):
             read_json(text)
     else:
-        assert repr(read_json(text)) == repr(by_the_library)  # 1 is not 1.0, nor 0.0 -0.0
+        assert repr(read_json(text)[0]) == repr(by_the_library)  # 1 is not 1.0, nor 0.0 -0.0
 
 
 @pytest.mark.parametrize("depth", [150, 190, 300])
 def test_a_deep_nest_reads_as_the_standard_library_reads_it(depth):
     text = b"[" * depth + b"]" * depth
-    assert repr(read_json(text)) == repr(json.loads(text))
+    assert repr(read_json(text)[0]) == repr(json.loads(text))
 
 
 @given(st.lists(st.binary(max_size=60), max_size=20))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -65,10 +66,11 @@ def without_blanks(data):
 
 
 def is_passed_on_as_it_came(case):
-    """All but what is no event's, what is not whole, and an error."""
+    """All but what is no event's, what is no JSON or not whole, and an error."""
     raw = b"".join(case.pieces())
     is_bare = raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[", b"<")
-    return case.right["ends"] == "done" and not is_bare and "garbage" not in case.about and "digits" not in case.about
+    is_json = not any(word in case.about for word in ("garbage", "digits", "NaN"))
+    return case.right["ends"] == "done" and not is_bare and is_json
 
 
 @pytest.mark.parametrize("case", list(filter(is_passed_on_as_it_came, STREAMS)), ids=lambda case: case.name)
@@ -303,3 +305,73 @@ def test_a_value_that_came_with_garbage_before_is_not_taken_for_the_error_after_
     first = b"data: {oh no\n" + frame({"choices": [{"delta": {"content": "b"}}]}, end=b"\n") + b'{"choices":[\n{"del'
     rest = b'ta":{"content":"f"}}]}\n' + frame(ERROR)
     assert relayed([first, rest]).count(b'"content"') == 2
+
+
+# --- what clients break at ------------------------------------------------------------------------------------------
+
+CHUNK = b'{"choices": [{"index": 0, "delta": {"content": "%b"}, "logprobs": %b}]}'
+# Each with the words that are right, or are left of it.
+ODD_JSON = {
+    "half a letter": (CHUNK % (b"a\xe2\x82", b"null"), "a�"),
+    "a byte of none": (CHUNK % (b"a\xff", b"null"), "a�"),
+    "no number": (CHUNK % (b"a", b'{"content": [{"logprob": NaN, "top": -Infinity}]}'), "a"),
+    "a tab that is none of JSON's": (CHUNK % (b"a\tb", b"null"), "a\tb"),
+    "a control character": (CHUNK % (b"a\x01b", b"null"), "a\x01b"),
+}
+
+
+def read_as_clients_do(passed):
+    """The chunks of a stream as a strict reader of UTF-8 and of JSON has them. Raises where those clients do."""
+
+    def no_number(name):
+        raise ValueError(f"{name} is no JSON")
+
+    lines = [line for line in passed.decode().split("\n") if line.startswith("data: ")]
+    return [json.loads(line[6:], parse_constant=no_number) for line in lines]
+
+
+@pytest.mark.parametrize("name", ODD_JSON)
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_what_is_nearly_json_is_passed_on_as_json_to_who_would_break_at_it(name, size):
+    chunk, words = ODD_JSON[name]
+    every = said("Hello") + b"data: " + chunk + b"\n\n" + said(" you") + DONE
+    passed = relayed([every[i : i + size] for i in range(0, len(every), size)], for_stock_client=True)
+    found = [chunk["choices"][0]["delta"]["content"] for chunk in read_as_clients_do(passed)]
+    assert found == ["Hello", words, " you"]
+
+
+def test_the_first_word_behind_a_byte_order_mark_reaches_clients_that_do_not_know_it():
+    passed = relayed([b"\xef\xbb\xbf" + said("Hello") + DONE], for_stock_client=True)
+    assert [chunk["choices"][0]["delta"]["content"] for chunk in read_as_clients_do(passed)] == ["Hello"]
+
+
+@pytest.mark.parametrize("choices", [{}, {"choices": None}, {"choices": {"index": 0, "delta": {"content": "a"}}}])
+@pytest.mark.parametrize("usage", [{}, {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}])
+def test_every_chunk_of_a_client_that_looks_for_choices_has_some(choices, usage):
+    passed = relayed([said("Hello") + frame({"id": "c", **choices, **usage}) + DONE], for_stock_client=True)
+    _, *chunks = read_as_clients_do(passed)
+    assert all(type(chunk["choices"]) is list for chunk in chunks)
+    assert [chunk["usage"] for chunk in chunks if "usage" in chunk] == list(usage.values())
+    assert len(chunks) == (1 if usage or choices else 0)
+
+
+@pytest.mark.parametrize("nothing", [b"{}", b"null", b'{"type": "ping"}'])
+@pytest.mark.parametrize("size", [1, 7, 12, 10_000])
+def test_no_name_is_left_of_an_event_that_is_left_out(nothing, size):
+    every = said("Hello") + b"event: ping\ndata: " + nothing + b"\n\n" + b"event: message\n" + said(" you") + DONE
+    passed = relayed([every[i : i + size] for i in range(0, len(every), size)], for_stock_client=True)
+    assert passed.replace(b"\n\n\n", b"\n\n") == said("Hello") + b"event: message\n" + said(" you")
+
+
+def test_names_without_blank_lines_are_not_looked_at_again_for_each():
+    answer, relay = Answer(), Relay(for_stock_client=True)
+    piece, begun = b"event: message\n" + said("word").rstrip() + b"\n", time.process_time()
+    for _ in range(20_000):
+        answer.feed(piece)
+        relay.feed(piece, answer)
+    assert time.process_time() - begun < 2
+
+
+def test_a_nest_that_cannot_be_written_anew_is_left_out():
+    nest = b'{"choices": [], "x": ' + b"[" * 990 + b'"\xff"' + b"]" * 990 + b"}"
+    assert relayed([said("Hello") + b"data: " + nest + b"\n\n" + DONE], for_stock_client=True) == said("Hello")

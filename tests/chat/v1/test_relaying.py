@@ -28,7 +28,7 @@ def ask(workspace, path="chat/completions", **fields):
 
 
 def chunks_of(body):
-    return [json.loads(each.removeprefix(b"data: ")) for each in body.split(b"\n\n") if each.startswith(b"data: {")]
+    return [json.loads(line.removeprefix(b"data: ")) for line in body.split(b"\n") if line.startswith(b"data: {")]
 
 
 def frame(value):

@@ -605,3 +605,15 @@ def test_use_is_reported_once_to_those_who_asked(workspace, model, ask, wants, r
     (last,) = own_chunks(response)
     assert ("usage" in last) == (wants and not reports)
     assert response.content.count(b'"usage"') == int(wants or reports)
+
+
+@pytest.mark.parametrize("said", [b"a\xff", b"a\tb"])
+def test_a_whole_answer_that_is_nearly_json_is_passed_on_as_json(workspace, model, ask, said):
+    body = b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "%b"}, "logprobs": NaN}], ' % said
+    body += b'"usage": {"prompt_tokens": 10, "completion_tokens": 2}}'
+    model.script = lambda line: line.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    answer = ask()
+    assert answer.status_code == 200
+    found = json.loads(answer.content.decode(), parse_constant=lambda name: pytest.fail(name))
+    assert found["choices"][0]["message"]["content"] == said.decode("utf-8", "replace")
+    assert workspace.settled(lines=1)[0].outcome == "exact"
