@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
@@ -34,7 +35,7 @@ _PLACES = (b"id", b"retry")
 _BLANKS = " \t\n\r"  # of JSON
 
 # What servers write that is no JSON: the numbers that are none, and control characters in texts as they are.
-_ALMOST_JSON = re.compile("NaN|Infinity|[\x00-\x1f]")
+_NO_NUMBERS, _CONTROLS = re.compile("NaN|Infinity"), re.compile("[\x00-\x1f]")
 
 
 def _no_number(name: str) -> None:
@@ -42,11 +43,14 @@ def _no_number(name: str) -> None:
 
 
 _decode = json.JSONDecoder(parse_constant=_no_number).raw_decode
-_decode_almost = json.JSONDecoder(strict=False, parse_constant=lambda name: None).raw_decode
+_decode_no_numbers = json.JSONDecoder(parse_constant=lambda name: None).raw_decode
+_decode_controls = json.JSONDecoder(strict=False, parse_constant=lambda name: None).raw_decode
 
 
 class Read(IntEnum):
-    """How well a value could be read: by every client, by those that read on at a byte that is no UTF-8, or by us."""
+    """How well a value could be read: by every client, by those that read on at a byte that is no UTF-8 and at NaN, or
+    by us.
+    """
 
     WELL, HARDLY, BY_US_ALONE = range(3)
 
@@ -64,13 +68,19 @@ def read_json(text: bytes) -> tuple[Any, Read]:
         try:
             value, end = _decode(said)
         except ValueError:
-            if _ALMOST_JSON.search(said) is None:
-                raise
-            value, end = _decode_almost(said)
-            read = Read.BY_US_ALONE
+            value, end, read = _decode_almost(said)
         if end < len(said):
             raise ValueError("more than one value") from None
         return value, read
+
+
+def _decode_almost(said: str) -> tuple[Any, int, Read]:
+    if _NO_NUMBERS.search(said) is not None:
+        with suppress(ValueError):
+            return *_decode_no_numbers(said), Read.HARDLY
+    if _CONTROLS.search(said) is None:
+        raise ValueError("no JSON")
+    return *_decode_controls(said), Read.BY_US_ALONE
 
 
 def _is_utf8(text: bytes) -> bool:
