@@ -42,8 +42,7 @@ class Behaviour:
     message: Callable[[Body], Body] | None = None
     delay_first: float = 0.0  # seconds, after the headers of a stream and before its first token
     delay_between: float = 0.0
-    # A stream's last token, and an answer in one piece, wait until it is set, however long.
-    last_word_after: threading.Event | None = None
+    last_word_after: threading.Event | None = None  # a stream's last token waits until it is set, however long
 
     # Failures.
     status: int | None = None  # answer with this HTTP status and an error that quotes the prompt and the key
@@ -407,7 +406,6 @@ class _Handler(BaseHTTPRequestHandler):
         upstream = self.server.upstream
         tokens, reason = upstream._words(body)
         self._wait(upstream.delay_first + upstream.delay_between * (len(tokens) - 1))
-        self._wait_for(upstream.last_word_after)
         if upstream.cut_after is not None:
             return self._drop()
         message: Body = {"role": "assistant", "content": "".join(tokens)}
