@@ -28,6 +28,8 @@ class Growth(Generic[P]):
         self._loop = asyncio.get_running_loop()
         self._asked: asyncio.Task[bool] | None = None
         self._ask_again_at = 0.0
+        # The last slice that was asked for was refused, and there is somebody who said so.
+        self.is_refused = False
 
     async def covers(self, answer: Answer) -> bool:
         """Whether the answer may go on: what it used is below what is held, and more is asked for in time."""
@@ -66,7 +68,9 @@ class Growth(Generic[P]):
         asked = self._asked
         if asked is None or not asked.done():
             return False
-        granted = not asked.cancelled() and asked.exception() is None and asked.result()
+        is_answered = not asked.cancelled() and asked.exception() is None
+        granted = is_answered and asked.result()
+        self.is_refused = is_answered and not granted
         self._asked = None
         if granted:
             self.held_output += next_output(self.held_output, self._terms.most_output)

@@ -362,7 +362,10 @@ class Answering(Generic[P]):
         """Why the model is read no further, if it is not."""
         if self._model.answer.is_over:
             return "length"
-        return None if await self._growth.covers(self._model.answer) else "budget"
+        if await self._growth.covers(self._model.answer):
+            return None
+        # Where nobody could be asked for more, the budget may have plenty, and a top-up mends nothing.
+        return "budget" if self._growth.is_refused else "cancelled"
 
     def _lapse(self) -> None:
         logger.error("The money of a call is no longer held, so it is cut: hold=%s", self.call.id)

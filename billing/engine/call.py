@@ -31,6 +31,7 @@ from billing.engine.statements import (
     in_schema,
 )
 from billing.engine.store import FAILURES
+from billing.errors import AuthorityUnavailable
 from billing.outcomes import Outcome
 from billing.plans import plan_of
 from billing.rates import Left
@@ -190,7 +191,10 @@ class Call:
         self.used, self.tokens = max(self.used, used), (tokens_input, tokens_output)
 
     async def grow(self, amount: int) -> bool:
-        """Hold `amount` more. Whether it was granted; a call whose row is gone has nothing more to ask for."""
+        """Hold `amount` more. Whether it was granted; a call whose row is gone has nothing more to ask for.
+
+        Raises Unavailable or AuthorityUnavailable where nobody could be asked.
+        """
         if self._growing is None or self._growing.done():
             self._growing = self._engine.spawn(self._grow(amount))
         return await asyncio.shield(self._growing)
@@ -217,10 +221,12 @@ class Call:
                     self._leases[part.n] = asked_at + held.ttl_ms / 1_000
                     self._asked[part.n] = asked_at
                     granted = True
-        except FAILURES:
+        except FAILURES as exc:
             logger.warning("A slice could not be written down: hold=%s", self.id, extra=self.payer.in_logs)
-        if not granted:
-            self.hold.slices.remove(part)
+            raise Unavailable from exc
+        finally:
+            if not granted:
+                self.hold.slices.remove(part)
         return granted
 
     async def _reserve_slice(self, part: Slice) -> Held | None:
@@ -229,6 +235,8 @@ class Call:
         if held is None and is_lost(response):
             body = settling.reserve_body(self.hold, part)
             self._engine.spawn(recover(self._engine, self.hold, part, body, response))
+        if held is None and not 400 <= response.status < 500:
+            raise AuthorityUnavailable
         return held
 
     async def extend(self) -> None:

@@ -1,8 +1,15 @@
 """Slices: little is held at first, more before it is used up, and never is more used than is held."""
 
+import json
+import time
+from contextlib import ExitStack, contextmanager
+
+import psycopg
 import pytest
 
+from billing.engine.store import LOCKED_SECONDS
 from billing.models import Hold
+from tenants.connections import own_connection_params
 from tests.support.money import (
     INPUT,
     OUTPUT,
@@ -11,6 +18,7 @@ from tests.support.money import (
     first_hold,
     reservations_of,
     true_cost,
+    trust,
 )
 from tests.support.plane import PlaneResponse
 
@@ -87,3 +95,46 @@ def test_where_no_slice_is_to_be_had_the_answer_ends_paid_for_what_came(workspac
     assert line.cost <= line.estimate
     assert 0.8 <= line.cost / true_cost(upstream.spent) <= 1.25
     assert_books_agree(workspace, before=before)
+
+
+@pytest.fixture
+def away(lossy):
+    """`with away("database"):` it answers nobody for that time."""
+
+    @contextmanager
+    def block(what):
+        with ExitStack() as stack:
+            if what == "authority":
+                lossy.refuse["/reservations"] = 1_000
+                stack.callback(lossy.refuse.clear)
+            else:
+                locking = stack.enter_context(psycopg.connect(**own_connection_params()))
+                locking.execute("LOCK TABLE public.billing_hold IN SHARE ROW EXCLUSIVE MODE")
+            yield
+
+    return block
+
+
+@pytest.mark.parametrize("what", ["authority", "database"])
+def test_an_answer_that_nobody_could_be_asked_for_more_for_is_not_said_to_have_used_its_budget_up(
+    workspace, upstream, trusted, away, what
+):
+    """An authority that was restarted ended all long answers with the word that their budget was at its end."""
+    upstream.tokens, upstream.delay_between = ["word "] * 400, 0.01
+    trust(trusted, app="api")
+    api = workspace.api(alone=True)
+
+    def ask(path, **asked):
+        made = len(upstream.calls)
+        exchange = api.plane.begin("POST", path, {"max_tokens": 512, **asked})
+        assert eventually(lambda: len(upstream.calls) > made)
+        with away(what):
+            return PlaneResponse(exchange).content.decode()
+
+    assert json.loads(ask("/api/chat/", prompt="hello"))["finish_reason"] == "cancelled"
+    time.sleep(LOCKED_SECONDS)
+    told = ask("/v1/chat/completions", model=trusted, messages=[{"role": "user", "content": "hello"}], stream=True)
+    assert '"code":"unavailable"' in told
+    assert '"finish_reason":"length"' not in told
+    assert {line.outcome for line in workspace.settled(lines=2)} == {"estimated"}
+    assert_books_agree(workspace)
