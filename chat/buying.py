@@ -387,7 +387,9 @@ def _order(payer: Payer, wanted: Wanted, messages: Sequence[Message], terms: Ter
         if not countable:
             return None
         try:
-            counted = await count_tokens(countable, model=terms.model, dialect=terms.dialect)
+            counted = await count_tokens(
+                countable, model=terms.model, dialect=terms.dialect, whose=terms.upstream.tenant
+            )
         except COUNT_FAILURES:
             counted = None
         if counted is None or counted >= terms.bound:

@@ -11,7 +11,7 @@ import functools
 import ipaddress
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -73,10 +73,11 @@ class Pays(Protocol):
 class ModelStream:
     """One answer as it is written: `read` until it gives None. `cut` ends it, whatever it waits for.
 
-    What came is in `answer`. Raises ModelFailed where it breaks off by itself, with the class of what that costs.
+    `whose` it is: its connection is nobody else's. What came is in `answer`. Raises ModelFailed where it breaks off by
+    itself, with the class of what that costs.
     """
 
-    def __init__(self, sent: Sent, *, model: str, dialect: Dialect, paid_by: Pays) -> None:
+    def __init__(self, sent: Sent, *, model: str, dialect: Dialect, paid_by: Pays, whose: str = "") -> None:
         self.answer = Answer()
         self.model = model
         self._data = b""  # what the last read brought
@@ -84,6 +85,7 @@ class ModelStream:
         self.is_closed = False  # `answer` has been told that nothing more comes
         self._sent = sent
         self._paid_by = paid_by
+        self._whose = whose
         self.is_cut = False
         self.was_sent = False  # the request: until then nobody works on it, and nobody bills it
         self._dialect = dialect
@@ -138,7 +140,13 @@ class ModelStream:
             try:
                 # A redirect is not followed: it would hand key and prompt to an address that nobody has configured.
                 return await http.ask(
-                    "POST", base, f"/{self._sent.path}", headers, self._sent.body, sent=self._note_sent
+                    "POST",
+                    base,
+                    f"/{self._sent.path}",
+                    headers,
+                    self._sent.body,
+                    sent=self._note_sent,
+                    whose=self._whose,
                 )
             except NotSent as exc:
                 if pause is None or isinstance(exc.__cause__, TimeoutError):
@@ -315,38 +323,42 @@ async def _give_back(response: exchange.Answer) -> None:
         response.release()
 
 
-async def count_tokens(messages: Sequence[Message], *, model: str, dialect: Dialect) -> int | None:
+async def count_tokens(messages: Sequence[Message], *, model: str, dialect: Dialect, whose: str = "") -> int | None:
     """Tokens of these messages as the model's own server counts them; None where it does not say.
 
     vLLM takes the messages; llama.cpp takes a text, which it makes of the messages when asked.
     """
     root = dialect.base_url.removesuffix("/v1")
     async with asyncio.timeout(COUNT_SECONDS):
-        return await _counted_by_messages(root, messages, model, dialect) or await _counted_by_text(
-            root, messages, dialect
+        ask = functools.partial(_ask, dialect=dialect, whose=whose)
+        return await _counted_by_messages(ask, root, messages, dialect.model or model) or await _counted_by_text(
+            ask, root, messages
         )
 
 
-async def _counted_by_messages(root: str, messages: Sequence[Message], model: str, dialect: Dialect) -> int | None:
-    answer = await _ask(f"{root}/tokenize", {"model": dialect.model or model, "messages": list(messages)}, dialect)
+_Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+async def _counted_by_messages(ask: _Ask, root: str, messages: Sequence[Message], model: str) -> int | None:
+    answer = await ask(f"{root}/tokenize", {"model": model, "messages": list(messages)})
     count = answer.get("count")
     return count + COUNT_SPARE if type(count) is int and count > 0 else None
 
 
-async def _counted_by_text(root: str, messages: Sequence[Message], dialect: Dialect) -> int | None:
-    prompt = (await _ask(f"{root}/apply-template", {"messages": list(messages)}, dialect)).get("prompt")
+async def _counted_by_text(ask: _Ask, root: str, messages: Sequence[Message]) -> int | None:
+    prompt = (await ask(f"{root}/apply-template", {"messages": list(messages)})).get("prompt")
     if not isinstance(prompt, str):
         return None
     body = {"content": prompt, "add_special": True, "parse_special": True}
-    tokens = (await _ask(f"{root}/tokenize", body, dialect)).get("tokens")
+    tokens = (await ask(f"{root}/tokenize", body)).get("tokens")
     return len(tokens) + COUNT_SPARE if isinstance(tokens, list) and tokens else None
 
 
-async def _ask(url: str, body: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
+async def _ask(url: str, body: dict[str, Any], *, dialect: Dialect, whose: str) -> dict[str, Any]:
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if dialect.api_key:
         headers["Authorization"] = f"Bearer {dialect.api_key}"
-    answer = await _http(url).ask("POST", url, "", headers, json.dumps(body).encode())
+    answer = await _http(url).ask("POST", url, "", headers, json.dumps(body).encode(), whose=whose)
     try:
         if answer.status != 200:
             return {}

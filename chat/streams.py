@@ -84,7 +84,11 @@ class Answering(Generic[P]):
         # Its answer repeats the prompt, which nobody bills as output: its bytes say nothing of what a token is.
         self._is_echo = (bought.sent.most or 0) > bought.terms.most_output
         self._model = ModelStream(
-            bought.sent, model=bought.terms.model, dialect=bought.terms.dialect, paid_by=bought.call
+            bought.sent,
+            model=bought.terms.model,
+            dialect=bought.terms.dialect,
+            paid_by=bought.call,
+            whose=bought.terms.upstream.tenant,
         )
         self.call.on_lapse = self._lapse
 

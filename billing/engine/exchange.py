@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from typing import TYPE_CHECKING, cast
 
 import httptools
@@ -268,6 +269,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, line: socket.socket) -> None:
         self.idle_since = 0.0
+        self.whose = ""  # its last request
         self.is_open = True
         self.line = line  # below TLS, and below a tunnel
         self.transport: asyncio.Transport | None = None
@@ -329,6 +331,14 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             # Not `close`, which would first send what waits to be sent.
             self.transport.abort()
+
+    def drop(self) -> None:
+        """Close it, and keep nothing of it: a few hundred a second that wait for their last bytes, as the system has
+        closed connections do for a minute, would leave no port to open the next one from.
+        """
+        with contextlib.suppress(OSError):
+            self.line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def pause(self) -> None:
         if not self._is_paused and self.transport is not None:

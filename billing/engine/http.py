@@ -91,17 +91,20 @@ class Http:
         *,
         until: float | None = None,
         sent: Callable[[], None] | None = None,
+        whose: str = "",
     ) -> Answer:
         """The answer, once its head is there. Raises NotSent or Broken. A cancelled one is closed.
 
         `base` is a server's URL, and `path` what follows it, quoted, with its query. Raises TimeoutError where its head
         has not come `until` then, by the loop's clock; opening a connection has a clock of its own. `sent` is called
-        once the request is on its way: whoever is cut before has asked for nothing.
+        once the request is on its way: whoever is cut before has asked for nothing. `whose` it is: a connection is used
+        again for the same one alone. What comes late on it, of a server that is one answer behind, cannot be told from
+        the next request's answer, and must not be another's.
         """
         server = _server(base)
         proxy = self._proxy_to(server) if self._proxies else None
         head = _head(server, method, path, headers, body, proxy)
-        connection = self._kept(base)
+        connection = self._kept(base, whose)
         if connection is None:
             connection = await self._opened(server, proxy)
         elif method == "GET":
@@ -109,6 +112,7 @@ class Http:
             with suppress(Broken):
                 return await self._asked(base, connection, head, body, until)
             connection = await self._opened(server, proxy)
+        connection.whose = whose
         return await self._asked(base, connection, head, body, until, sent)
 
     async def _asked(
@@ -146,17 +150,22 @@ class Http:
 
     # --- keeping ---
 
-    def _kept(self, base: str) -> Connection | None:
-        """The one that was used last: those that nobody needs grow old."""
+    def _kept(self, base: str, whose: str) -> Connection | None:
+        """Of theirs the one that was used last: those that nobody needs grow old."""
         connections = self._idle.get(base)
         if connections is None:
             return None
         oldest = asyncio.get_running_loop().time() - self._keep_seconds
-        while connections:
-            connection = connections.pop()
+        for place in range(len(connections) - 1, -1, -1):
+            if connections[place].whose != whose:
+                continue
+            connection = connections.pop(place)
             if connection.idle_since > oldest and connection.is_quiet:
                 return connection
             connection.close()
+        if connections:
+            # Another's gives way to the new one: many servers have a thread for each connection, and few of those.
+            connections.pop(0).drop()
         return None
 
     def _keep(self, base: str, connection: Connection) -> None:

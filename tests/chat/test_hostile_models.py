@@ -79,6 +79,22 @@ def test_what_comes_on_a_connection_that_nobody_waits_on_is_no_answer_to_the_nex
     assert (model.connections_made, len(model.requests)) == (2, 2)
 
 
+@at_each_door
+def test_an_answer_that_comes_late_is_never_told_to_another_workspace(workspace, globex, model, door):
+    """A server that is one answer behind on a connection, as one is behind a proxy that gave up and asked again."""
+    last = {}
+
+    def script(line):
+        answers(said(last.get(line.connection, "for its own")), STOP, report(10, 3), DONE)(line)
+        last[line.connection] = "for somebody else"
+
+    model.script = script
+    for _ in range(3):
+        for asks in (workspace, globex):
+            answer = ask_at(door, asks, stream=True)
+            assert b"somebody else" not in answer.content
+
+
 # --- the bytes ------------------------------------------------------------------------------------------------------
 
 NOISE = {

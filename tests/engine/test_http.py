@@ -135,6 +135,21 @@ async def test_an_answer_that_nobody_asked_for_is_given_to_nobody():
             assert server.connections == 2, unasked
 
 
+async def one_late(reader, writer):
+    """A server, or a proxy before it, that is one answer behind: the next request is answered with the last one's."""
+    writer.write(OK)
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(OK.replace(b"ok", b"no"))
+
+
+@on_both_loops
+async def test_an_answer_that_comes_late_meets_nobody_elses_request():
+    """Nothing tells it from the right one once the next request is sent, so that nobody else's is sent there."""
+    async with serving(one_late, OK, OK) as server, client() as http:
+        assert [await asked(http, server, whose=whose) for whose in ("acme", "globex", "globex")] == [b"ok"] * 3
+        assert server.connections == 2
+
+
 @on_both_loops
 async def test_a_connection_that_its_server_closed_is_not_used_again():
     async with serving(OK, closes=True) as server, client() as http:

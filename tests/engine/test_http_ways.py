@@ -464,6 +464,18 @@ async def test_a_crowd_leaves_its_connections_and_each_ends_after_its_time():
 
 
 @on_both_loops
+async def test_anothers_idle_connection_gives_way_to_a_new_one():
+    """So many servers give each connection a thread: there are no more of them than without this."""
+    async with serving(OK) as server, client() as http:
+        before = sockets()
+        for whose in ("acme", "globex", "acme", "globex"):
+            assert await asked(http, server, whose=whose) == b"ok"
+        assert server.connections == 4
+        await asyncio.sleep(0.05)
+        assert sockets() - before == 2
+
+
+@on_both_loops
 async def test_what_is_given_back_after_the_end_is_closed():
     async with serving(OK) as server, client() as http:
         answer = await http.ask("POST", server.base, "/", {}, b"{}")

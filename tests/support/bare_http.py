@@ -112,8 +112,11 @@ async def client(**options) -> AsyncIterator[Http]:
         http.close()
 
 
-async def asked(http: Http, server: Server, method: str = "POST", path: str = "/a", most: int = MOST) -> bytes:
-    answer = await http.ask(method, server.base, path, {"X-Own": "1"}, b"{}" if method == "POST" else None)
+async def asked(
+    http: Http, server: Server, method: str = "POST", path: str = "/a", most: int = MOST, whose: str = ""
+) -> bytes:
+    body = b"{}" if method == "POST" else None
+    answer = await http.ask(method, server.base, path, {"X-Own": "1"}, body, whose=whose)
     try:
         return await answer.read(most)
     finally:
