@@ -89,6 +89,13 @@ def replayed(request: HttpRequest, told: Told) -> HttpResponse:
     return response
 
 
+def conversation_told(told: Told) -> int:
+    """Of a page: the conversation that the answer stands in. Raises the failure that it was."""
+    if told.status != 200:
+        raise _Again(told)
+    return int(told.answer["conversation_id"])
+
+
 def is_stream(told: Told) -> bool:
     """Whether it is told as events. What failed before its first word is a status."""
     return told.status == 200 or bool(told.answer["words"])

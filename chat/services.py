@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -24,11 +26,13 @@ from billing.engine.payers import payer_for
 from billing.engine.repeats import Claim, Request, Told, claim_or_told
 from billing.engine.rules import USUAL_INPUT_RATIO, likely_tokens
 from billing.engine.statements import in_schema
+from billing.errors import StillUnderWay
 from billing.guard import guarded
 from billing.ledgers import figures_for
 from billing.money import usd
 from billing.plans import plan_of
 from billing.prices import estimate
+from billing.repeats import MOST_WAITING, WAIT_SECONDS
 from billing.subjects import Key
 from chat import background, calls
 from chat.attached import File
@@ -37,7 +41,7 @@ from chat.errors import ConversationBusy
 from chat.facts import bought_by
 from chat.history import Message, prompt_bound, prompt_bytes
 from chat.pricing import members_of, price_for
-from chat.repeats import told_of_failure, told_of_reply
+from chat.repeats import conversation_told, told_of_failure, told_of_reply
 from chat.standing import Standing
 from chat.streams import Answering
 from chat.terms import Completion, as_settled
@@ -339,14 +343,39 @@ def _numbers_of(call: Call) -> tuple[int, int]:
 # --- for pages without script ---------------------------------------------------------------------------------------
 
 
-def reply_at_once(buyer: Buyer, **asked: Any) -> int:
-    """The whole reply for a plain function: the conversation it stands in. Raises what `start_reply` does."""
+def reply_at_once(buyer: Buyer, *, page: str, **asked: Any) -> int:
+    """The whole reply for a plain function: the conversation it stands in. Raises what `start_reply` does.
+
+    `page` names the page that the form stood on, as it was written that once; empty where it is not known. What is sent
+    twice from one page is bought once, and both get the one answer: whoever waits for it without a sign of it presses
+    the button again.
+    """
     refuse_in_transaction()
-    return run(_reply_at_once(buyer, asked))
+    return run(_reply_at_once(buyer, page, asked))
 
 
-async def _reply_at_once(buyer: Buyer, asked: dict[str, Any]) -> int:
-    reply = await start_reply(buyer, **asked)
+async def _reply_at_once(buyer: Buyer, page: str, asked: dict[str, Any]) -> int:
+    if not page:
+        return await _whole(await start_reply(buyer, **asked))
+    body = json.dumps(asked, sort_keys=True)
+    # The body is a part of the key: another message from the same page is another request.
+    key = hashlib.sha256(f"{page} {body}".encode()).hexdigest()
+    request = Request(buyer.schema, buyer.user_id, "page", key, key)
+    try:
+        found = await claim_or_told(here(), request, seconds=WAIT_SECONDS, most_of_workspace=MOST_WAITING)
+    except StillUnderWay:
+        raise ConversationBusy from None  # its own words are a program's
+    if isinstance(found, Told):
+        return conversation_told(found)
+    try:
+        reply = await start_reply(buyer, claim=found, **asked)
+    except BaseException:
+        found.give_back()
+        raise
+    return await _whole(reply)
+
+
+async def _whole(reply: Reply) -> int:
     await reply.answering.finished(seconds=5.0)
     if reply.answering.failure is not None:
         raise reply.answering.failure

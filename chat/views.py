@@ -109,7 +109,9 @@ def _answered(
 ) -> HttpResponse:
     """To the page with the answer; or the page as it was, with what refused it."""
     try:
-        conversation_id = services.reply_at_once(buyer_of(request), **asked)
+        # Each page has a token of its own, though all of a browser's mean the same.
+        page = request.POST.get("csrfmiddlewaretoken", "")
+        conversation_id = services.reply_at_once(buyer_of(request), page=page, **asked)
     except ApiError as exc:
         return _page(request, named(request, form), form, refusal=exc, status=exc.status)
     return redirect("conversation", pk=conversation_id)

@@ -1,8 +1,12 @@
 """The chat page as the server writes it, which is all that a reader without script has."""
 
 import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from billing.outcomes import Outcome
@@ -171,3 +175,44 @@ def test_only_an_answer_has_words_about_its_end(workspace):
 
     assert wordless(question) == ""
     assert wordless(None) == ""
+
+
+def test_without_script_what_is_sent_twice_from_one_page_is_bought_once(workspace, upstream):
+    """Nothing on the page moves while the answer is written, so people press Send again: both were paid."""
+    browser = workspace.client(workspace.owner)
+    upstream.last_word_after = threading.Event()
+
+    def token():
+        return re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', browser.get("/").content.decode())[1]
+
+    def send(words, page):
+        try:
+            return browser.post("/", {"prompt": words, "csrfmiddlewaretoken": page})
+        finally:
+            connection.close()
+
+    page = token()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(send, "once", page)
+        assert upstream.wait_until(lambda up: len(up.calls) == 1)
+        second = pool.submit(send, "once", page)
+        time.sleep(0.5)
+        upstream.last_word_after.set()
+        ways = {one.result()["Location"] for one in (first, second)}
+    assert len(ways) == len(upstream.calls) == len(workspace.settled(lines=1)) == 1
+    # From the next page it is asked anew, and so is something else from the same one.
+    assert send("once", token()).status_code == send("another", page).status_code == 302
+    assert (len(upstream.calls), len(workspace.settled(lines=3))) == (3, 3)
+
+
+def test_without_script_what_failed_for_nothing_is_tried_anew_from_the_same_page(workspace, upstream):
+    browser = workspace.client(workspace.owner)
+    form = {"prompt": "once", "csrfmiddlewaretoken": "a" * 64}
+    upstream.status = 500
+    assert browser.post("/", form).status_code == 502
+    upstream.status = None
+    upstream.tokens, upstream.cut_after = ["one ", "two ", "three"], 2
+    broken = [browser.post("/", form) for _ in range(2)]
+    assert [answer.status_code for answer in broken] == [502, 502]
+    assert b"Only what had come so far is charged" in broken[1].content
+    assert (len(upstream.calls), [line.cost > 0 for line in workspace.settled(lines=2)]) == (2, [False, True])
