@@ -36,9 +36,9 @@ form.addEventListener("submit", (event) => {
   if (running || (!isOnceMore && (!prompt.value.trim() || isAdding()))) return;
   if (!isOnceMore) refused = null;
   if (!isOnceMore && excess(prompt)) return refuse({ message: sentence("too_long", excess(prompt)) });
-  if (navigator.onLine && isOnceMore) askOf(...refused, fits);
-  else if (navigator.onLine) askAnew(prompt.value, fits);
-  else refuse(new TypeError("offline"));
+  // Also where the browser takes itself for offline: a workspace on the same machine is there.
+  if (isOnceMore) askOf(...refused, fits);
+  else askAnew(prompt.value, fits);
 });
 listen(part("turns"), (kind, message) => {
   if (!running) askOf(kind, message, 0);
@@ -82,15 +82,17 @@ function askAnew(question, fits) {
 // Another answer to a question stands in the place of the first; what followed that belongs to another branch.
 async function askOf(kind, message, fits) {
   const turns = [addTurn("assistant", "")];
+  const gone = [];
   let turn = document.getElementById(`m${message}`);
   if (kind === "again") {
     for (let after = turn; after && after !== turns[0]; after = turn) {
       turn = after.nextElementSibling;
       after.remove();
+      gone.push(after);
     }
   }
   const body = { message_id: message, ...(fits && { max_tokens: fits }) };
-  if (await ask({ path: `/api/chat/${kind}/`, body, turns })) refused = [kind, message];
+  if (await ask({ path: `/api/chat/${kind}/`, body, turns, gone })) refused = [kind, message];
 }
 
 // `question` and its turn are there for a new question alone. What refused it, or null.
@@ -118,7 +120,9 @@ async function ask(asked) {
   // The error of a stream comes after its settlement, if there is one.
   const tries = got.id && !failure?.error ? SETTLED_TRIES : 2;
   const isWhole = got.facts?.budget && got.facts.answer_id && !got.waited && !running.stopped;
-  if (!signedOut && !isWhole) await refresh(got, tries, asked.question);
+  const isOffline = !got.id && failure instanceof TypeError && !navigator.onLine; // there is nobody to ask
+  if (isOffline) part("turns").append(...(asked.gone ?? []));
+  else if (!signedOut && !isWhole) await refresh(got, tries, asked.question);
   end(answer, got);
   return failure;
 }

@@ -1,5 +1,6 @@
 """A network, or a server, that says nothing any more and does not say so either: no button waits for it for ever."""
 
+import re
 import signal
 import threading
 from contextlib import contextmanager
@@ -121,3 +122,24 @@ def test_a_file_that_does_not_arrive_says_so_and_can_be_left_out(signed_in, upst
         expect(signed_in.get_by_role("button", name="Leave it out")).to_be_hidden()
     signed_in.locator("textarea[name=prompt]").press("Enter")
     shown(signed_in, "Hello, world.").wait_for()
+
+
+def test_a_browser_that_believes_to_be_offline_sends_all_the_same(signed_in, upstream):
+    """Without any network a workspace on the same machine is there, and so is its model: `make run` on a train."""
+    signed_in.add_init_script("Object.defineProperty(Navigator.prototype, 'onLine', {get: () => false})")
+    signed_in.reload()
+    ask(signed_in, "hello")
+    shown(signed_in, "Hello, world.").wait_for()
+    expect(signed_in.get_by_role("alert")).to_be_hidden()
+
+
+def test_who_asks_once_more_and_is_offline_keeps_the_answer_that_is_there(signed_in, upstream):
+    """It was gone from the page until that was loaded anew."""
+    ask(signed_in, "hello")
+    shown(signed_in, "Hello, world.").wait_for()
+    signed_in.locator(".composer__send").wait_for()
+    signed_in.context.set_offline(True)
+    signed_in.get_by_role("button", name="Try again").click()
+    expect(signed_in.get_by_role("alert")).to_contain_text("You are offline.")
+    signed_in.locator(".composer__send").wait_for()
+    expect(signed_in.locator(".turn__text")).to_have_text(["hello", re.compile("Hello, world.")])
