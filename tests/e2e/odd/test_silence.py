@@ -143,3 +143,8 @@ def test_who_asks_once_more_and_is_offline_keeps_the_answer_that_is_there(signed
     expect(signed_in.get_by_role("alert")).to_contain_text("You are offline.")
     signed_in.locator(".composer__send").wait_for()
     expect(signed_in.locator(".turn__text")).to_have_text(["hello", re.compile("Hello, world.")])
+    # The message box is empty, and must be filled only for a message.
+    signed_in.context.set_offline(False)
+    signed_in.get_by_role("alert").get_by_role("button", name="Send again").click()
+    assert upstream.wait_until(lambda up: len(up.calls) == 2)
+    signed_in.locator(".composer__send").wait_for()
