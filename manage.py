@@ -7,6 +7,7 @@ who only serves is not.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,11 @@ START_NOTHING = {
 }
 
 
+# What a command loads stays: looking through it for garbage, after every few hundred objects, was a seventh of the two
+# seconds of CPU that `check` takes.
+COLLECT = (20_000, 20, 50)
+
+
 def needs_database(arguments: list[str]) -> bool:
     """By the command's name and options alone: Django is not loaded yet."""
     command, options = (arguments[0], arguments[1:]) if arguments else ("help", [])
@@ -47,6 +53,7 @@ def serves(arguments: list[str]) -> bool:
 
 
 def main() -> None:
+    gc.set_threshold(*COLLECT)
     if find_spec("django") is None:
         sys.exit(f"This Python has no Django: write .venv/bin/python manage.py {' '.join(sys.argv[1:])}")
     authority = sys.argv[1:2] == ["authority"]
