@@ -26,6 +26,7 @@ const BUSY_TRIES = 10; // before it says busy, the server waits by itself
 const SETTLED_TRIES = 12;
 let signedOut = false;
 let refused = null; // what a button under a message asked for, where that was refused: it is in no box
+let unanswered = null; // what was sent last, as text, and its name, for as long as nothing was heard of it
 let running = null; // the AbortController of the answer under way, with its call's number, and whether it was stopped
 
 form.addEventListener("submit", (event) => {
@@ -228,8 +229,11 @@ async function post(asked, answer, got) {
   for (let tries = BUSY_TRIES; ; tries -= 1) {
     running.isAsked = true;
     const slow = setTimeout(() => tell(answer, "slow"), ANSWER);
-    const asking = fetch(asked.path, { method: "POST", headers, body: JSON.stringify(body), signal });
+    const sent = JSON.stringify(body);
+    if ("goesOn" in form.dataset) headers["Idempotency-Key"] = nameOf(asked.path + sent);
+    const asking = fetch(asked.path, { method: "POST", headers, body: sent, signal });
     const response = await asking.finally(() => clearTimeout(slow));
+    unanswered = null;
     if (response.ok) return response;
     const message = `The server answered ${response.status}. Try again.`;
     const failure = { message, ...(await response.json().catch(() => null)), status: response.status };
@@ -241,6 +245,13 @@ async function post(asked, answer, got) {
     await pause(failure.retry_after_ms);
     signal.throwIfAborted();
   }
+}
+
+// Where answers go on without a reader, what nobody answered may have been bought all the same. Sent once more it has the
+// same name, and the answer that was bought is told.
+function nameOf(sent) {
+  if (unanswered?.sent !== sent) unanswered = { sent, name: [...crypto.getRandomValues(new Uint32Array(4))].join("-") };
+  return unanswered.name;
 }
 
 // What an answer waits for.

@@ -4,6 +4,7 @@ import re
 import signal
 import threading
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import expect
@@ -108,6 +109,37 @@ def test_a_message_that_nobody_answers_comes_back_into_the_box(in_time, upstream
     assert (draft(in_time), in_time.locator(".turn").count()) == ("hello", 0)
     in_time.locator("textarea[name=prompt]").press("Enter")
     shown(in_time, "Hello, world.").wait_for()
+
+
+def test_a_message_whose_answer_was_lost_on_its_way_is_bought_once_where_answers_go_on(signed_in, upstream, workspace):
+    """It came back into the box, and who sent it once more paid twice."""
+    from tenants.models import Tenant
+
+    Tenant.objects.filter(pk=workspace.tenant.pk).update(chat_settings={"goes_on": True})
+    signed_in.reload()
+
+    def lose(route):
+        asked = urlsplit(route.request.url)
+        headers = {**route.request.all_headers(), "host": asked.netloc}
+        route.fetch(url=asked._replace(netloc=f"127.0.0.1:{asked.port}").geturl(), headers=headers)
+        route.abort("connectionreset")
+
+    signed_in.route("**/api/chat/", lose)
+    ask(signed_in, "hello")
+    signed_in.get_by_role("alert").wait_for()
+    signed_in.locator(".composer__send").wait_for()
+    assert (draft(signed_in), len(upstream.calls)) == ("hello", 1)
+    signed_in.unroute("**/api/chat/")
+    signed_in.locator("textarea[name=prompt]").press("Enter")
+    shown(signed_in, "10 in / 4 out").wait_for()
+    assert signed_in.locator(".turn__text").all_inner_texts() == ["hello", "Hello, world."]
+    assert (len(upstream.calls), len(workspace.settled(lines=1))) == (1, 1)
+    # The same words once more are another message.
+    signed_in.locator(".composer__send").wait_for()
+    ask(signed_in, "hello")
+    assert upstream.wait_until(lambda up: len(up.calls) == 2)
+    signed_in.locator(".composer__send").wait_for()
+    assert len(workspace.settled(lines=2)) == 2
 
 
 def test_a_file_that_does_not_arrive_says_so_and_can_be_left_out(signed_in, upstream):
