@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from tests.support.ports import free_port
+from tests.support.said import said_so_far
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNIT = "USD_MICROCENTS"
@@ -48,8 +49,7 @@ class AuthorityProcess:
     @property
     def output(self) -> str:
         """What the process and its planes said so far."""
-        self._log.seek(0)
-        return str(self._log.read().decode("utf-8", "replace"))
+        return said_so_far(self._log)
 
     def start(self) -> None:
         environment = {

@@ -19,6 +19,7 @@ from procrastinate.periodic import PeriodicRegistry
 from billing import jobs
 from tests.support.authority import authority_variables
 from tests.support.roles import command_variables
+from tests.support.said import said_so_far
 from tests.support.web import ROOT
 
 
@@ -44,8 +45,7 @@ class JobsProcess:
 
     @property
     def output(self) -> str:
-        self._log.seek(0)
-        return str(self._log.read().decode())
+        return said_so_far(self._log)
 
     def terminate(self) -> int:
         """Ask it to end, as a supervisor does; give its exit code."""

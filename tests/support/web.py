@@ -16,6 +16,7 @@ import httpx
 from tests.support.authority import authority_variables
 from tests.support.ports import free_port
 from tests.support.roles import serving_url
+from tests.support.said import said_so_far
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,9 +87,8 @@ class WebProcess(Served):
         raise RuntimeError(f"{type(self).__name__} did not start in 30 s")
 
     def log(self) -> str:
-        """What it has written so far. By pread, for the process shares the file's place."""
-        said = os.pread(self._log.fileno(), 1_000_000, 0)
-        return said.decode("utf-8", "replace")
+        """What it has written so far."""
+        return said_so_far(self._log)
 
     def __exit__(self, *exc: object) -> None:
         self.process.terminate()
