@@ -30,8 +30,8 @@ START_NOTHING = {
 }
 
 
-# What a command loads stays: looking through it for garbage, after every few hundred objects, was a seventh of the two
-# seconds of CPU that `check` takes.
+# What a command loads stays: looking through it for garbage, after every few hundred objects, was a sixth of the two
+# seconds of CPU that `check` took.
 COLLECT = (20_000, 20, 50)
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 # How often the first in line asks again where nothing told it to: another process may have settled.
 LOOK_AGAIN_SECONDS = 0.2
 JUDGE_AGAIN_SECONDS = 0.5
-# The process whose call ends hears of it first, and would take what comes free for its own for ever. Who has waited so
-# much longer in another one, which says so then, is given the time in which it looks again.
+# The process whose call ends hears of it first, and would always take what comes free for its own callers. A caller of
+# another process who has waited for so much longer is told of to all; they then leave it the time to look again.
 LONG_SECONDS = 1.0
 GIVE_WAY_SECONDS = LOOK_AGAIN_SECONDS + 0.05
 # Between reading what remains and reserving it, another may take it.
@@ -82,7 +82,9 @@ async def open_call(engine: Engine, order: Order) -> Call:
 
 @asynccontextmanager
 async def _told_elsewhere(engine: Engine, line: str, began: float) -> AsyncIterator[Callable[[], None]]:
-    """What is given tells the other processes of one who has waited for long; they hear of the end of it, too."""
+    """Gives a function that tells the other processes for how long this caller has waited, where that is long. At the
+    end they are told that it waits no more.
+    """
     is_told = False
 
     def tell() -> None:

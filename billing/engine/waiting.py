@@ -80,7 +80,7 @@ class Place:
 class Elsewhere:
     """Who has long waited for money in other processes, as these say from time to time."""
 
-    # Said no more for so long, it is over.
+    # What was not said again for so long counts no more: that process may have died.
     TOLD_SECONDS = 1.5
 
     def __init__(self) -> None:

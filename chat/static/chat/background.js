@@ -6,8 +6,8 @@ import { ANSWER, within } from "./patience.js";
 const AGAIN = 2000;
 const TRIES = 30;
 
-// Its events, as they are when it is asked for. Where the connection is "lost" it is followed "anew", from the first word;
-// but not for a title, which may follow its end.
+// Its events, as they are when it is asked for. "lost" says that the connection is, and "anew" that all begins again from
+// the first word; but not for a title, which may follow its end.
 export async function* follow(call, signal) {
   let isOver = false;
   for (let tries = TRIES; ; tries -= 1) {

@@ -191,7 +191,10 @@ async function read(response, asked, answer, got) {
       meter(answer, got, data.text);
     }
     if (name === "block") showBlock(answer, data);
-    if (name === "done") got.facts = data;
+    if (name === "done") {
+      got.facts = data;
+      got.id ??= String(data.conversation_id); // a stream that waited for an answer under way could not say it at first
+    }
     if (name === "error") throw data;
   }
   if (!got.facts) throw { message: sentence("broken"), lost: true };
