@@ -42,6 +42,17 @@ def look(page, name):
         page.screenshot(path=f"{folder}/{name}.png")
 
 
+def each_look(page, name):
+    """Light and dark, in each size; nothing is wrong with any."""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for size in (WIDE, (768, 900), PHONE):
+            resize(page, size)
+            look(page, f"{name}-{size[0]}-{scheme}")
+            assert wrong_with(page) == [], (scheme, size)
+            yield
+
+
 def wrong_with(page):
     found = [(one["id"], [node["target"] for node in one["nodes"]]) for one in Axe().run(page).response["violations"]]
     wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
@@ -208,12 +219,8 @@ def test_the_list_scrolls_by_itself_and_is_a_drawer_where_there_is_no_room(signe
 def test_an_empty_chat_offers_examples_and_all_is_done_by_keyboard(signed_in, upstream, odd, workspace):
     page = signed_in
     page.goto(odd.address(workspace.slug) + "/")
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        for size in (WIDE, (768, 900), PHONE):
-            resize(page, size)
-            look(page, f"empty-{size[0]}-{scheme}")
-            assert wrong_with(page) == [], (scheme, size)
+    for _ in each_look(page, "empty"):
+        pass
     box = page.locator("textarea[name=prompt]")
     expect(box).to_be_focused()
     page.get_by_role("link", name=EXAMPLES[1].title).focus()
@@ -256,13 +263,8 @@ def test_a_menu_with_eight_pages_of_a_builders_own_keeps_within_the_window(signe
     """Such as config/templates/partials/nav_more.html may have. All pages could be scrolled sideways by its length."""
     page = signed_in
     page.evaluate(EIGHT_PAGES_MORE)
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        for size in (WIDE, (768, 900), PHONE):
-            resize(page, size)
-            look(page, f"menu-{size[0]}-{scheme}")
-            assert wrong_with(page) == [], (scheme, size)
-            expect_last_turn_in_sight(page)
+    for _ in each_look(page, "menu"):
+        expect_last_turn_in_sight(page)
 
 
 def test_a_conversation_is_printed_whole_and_nothing_else(signed_in):

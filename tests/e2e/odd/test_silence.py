@@ -6,6 +6,7 @@ import threading
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -22,6 +23,13 @@ def without_answer(page, address):
     page.route(address, lambda route: asked.append(route))
     yield asked
     page.unroute(address)
+
+
+def at_loopback(route):
+    """The address, and the headers, by which a program asks what the page asked: it looks no name up."""
+    asked = urlsplit(route.request.url)
+    headers = {**route.request.all_headers(), "host": asked.netloc}
+    return asked._replace(netloc=f"127.0.0.1:{asked.port}").geturl(), headers
 
 
 @contextmanager
@@ -111,17 +119,25 @@ def test_a_message_that_nobody_answers_comes_back_into_the_box(in_time, upstream
     shown(in_time, "Hello, world.").wait_for()
 
 
-def test_a_message_whose_answer_was_lost_on_its_way_is_bought_once_where_answers_go_on(signed_in, upstream, workspace):
-    """It came back into the box, and who sent it once more paid twice."""
+@pytest.fixture
+def here_goes_on(signed_in, workspace):
+    """The owner's browser in a workspace whose answers go on without a reader."""
     from tenants.models import Tenant
 
     Tenant.objects.filter(pk=workspace.tenant.pk).update(chat_settings={"goes_on": True})
     signed_in.reload()
+    return signed_in
+
+
+def test_a_message_whose_answer_was_lost_on_its_way_is_bought_once_where_answers_go_on(
+    here_goes_on, upstream, workspace
+):
+    """It came back into the box, and who sent it once more paid twice."""
+    signed_in = here_goes_on
 
     def lose(route):
-        asked = urlsplit(route.request.url)
-        headers = {**route.request.all_headers(), "host": asked.netloc}
-        route.fetch(url=asked._replace(netloc=f"127.0.0.1:{asked.port}").geturl(), headers=headers)
+        address, headers = at_loopback(route)
+        route.fetch(url=address, headers=headers)
         route.abort("connectionreset")
 
     signed_in.route("**/api/chat/", lose)
@@ -140,6 +156,34 @@ def test_a_message_whose_answer_was_lost_on_its_way_is_bought_once_where_answers
     assert upstream.wait_until(lambda up: len(up.calls) == 2)
     signed_in.locator(".composer__send").wait_for()
     assert len(workspace.settled(lines=2)) == 2
+
+
+def test_a_message_that_is_sent_once_more_while_its_answer_is_under_way_waits_for_that_one(
+    here_goes_on, upstream, workspace
+):
+    """Its stream begins before it is known which conversation the answer stands in."""
+    page = here_goes_on
+    upstream.last_word_after = threading.Event()
+
+    def lose(route):
+        address, headers = at_loopback(route)
+        with httpx.stream("POST", address, headers=headers, content=route.request.post_data_buffer) as begun:
+            next(begun.iter_raw())
+        route.abort("connectionreset")
+
+    page.route("**/api/chat/", lose)
+    ask(page, "hello")
+    page.get_by_role("alert").wait_for()
+    page.locator(".composer__send").wait_for()
+    page.unroute("**/api/chat/")
+    page.locator("textarea[name=prompt]").press("Enter")
+    shown(page, "The server has not answered yet.").wait_for()
+    page.wait_for_timeout(1_000)  # the server begins to say that it waits
+    upstream.last_word_after.set()
+    shown(page, "10 in / 4 out").wait_for()
+    page.wait_for_url(re.compile(r"/c/\d+/$"))
+    assert page.locator(".turn__text").all_inner_texts() == ["hello", "Hello, world."]
+    assert (len(upstream.calls), len(workspace.settled(lines=1))) == (1, 1)
 
 
 def test_a_file_that_does_not_arrive_says_so_and_can_be_left_out(signed_in, upstream):
