@@ -7,11 +7,14 @@ import json
 import signal
 import socket
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from pathlib import Path
 
 import httpx
 import pytest
 
+from config.stack.front import front_environment
 from tenants.headers import policy
 from tenants.http import Invalid, TooLarge, Unavailable
 from tests.stack.conftest import wait_until
@@ -218,6 +221,17 @@ def test_after_a_kill_its_socket_file_is_in_nobodys_way(folder, web, plane):
     for _ in range(2):
         with Front(folder, web=web.listener, plane=plane.listener) as front:
             assert httpx.post(front.url, content=iter([b"{}"])).json()["length"] == 2
+
+
+def test_a_body_without_a_length_waits_for_the_second_way_which_may_open_after_the_first(folder, front, web):
+    inner = Path(front_environment(folder, front.port, web=web.listener, plane=web.listener)["FRONT_INNER"])
+    away = inner.rename(inner.with_suffix(".away"))
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, front.url, content=iter([b"{}"]))
+        with contextlib.suppress(TimeoutError):
+            answer.result(0.3)
+        away.rename(inner)
+        assert answer.result(10).json()["length"] == 2
 
 
 def test_at_term_nothing_new_is_taken_and_open_streams_have_their_end(front, plane):
