@@ -247,6 +247,11 @@ class Answer:
         return self._is_hidden or self._reports.reasoning > 0
 
     @property
+    def showed_hidden(self) -> bool:
+        """Some of it came that is not shown to its reader; what a report alone tells of has not come."""
+        return self._is_hidden
+
+    @property
     def said_all(self) -> bool:
         """Nothing is missing, whether or not the server says that it is done: wait two seconds more, not a minute."""
         return self.says_its_end or self.frames.looks_whole

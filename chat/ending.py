@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from billing.engine.rules import Sample, percent_of
+from billing.engine.rules import MOST_PERCENT, Sample, percent_of
 from billing.outcomes import Outcome
 from billing.prices import Usage
 from chat.answer import Answer, used
@@ -78,6 +78,9 @@ class Ending:
         if outcome != Outcome.EXACT or not usage.tokens_input or not (answer.has_begun or terms.max_tokens == 0):
             return None
         percent = percent_of(usage.tokens_output, answer.counted())
+        if usage.reasoning and not answer.showed_hidden:
+            # Few this time, and of a harder question many more than its stream shows.
+            percent = max(percent, MOST_PERCENT + 1)
         if not is_believed:
             # It says that the model is not to be trusted, and nothing of what a call needs: one report of a million
             # made the next reader, who left after a word, pay the whole hold.

@@ -10,7 +10,7 @@ import asyncio
 from typing import Generic
 
 from billing.engine.engine import Engine
-from billing.engine.rules import is_full, next_output, wants_more
+from billing.engine.rules import SPARE_TOKENS, is_full, next_output, wants_more
 from billing.prices import Usage, cost
 from chat.answer import Answer
 from chat.terms import Bought, P
@@ -27,6 +27,7 @@ class Growth(Generic[P]):
         self._call, self._terms = bought.call, bought.terms
         self._loop = asyncio.get_running_loop()
         self._asked: asyncio.Task[bool] | None = None
+        self._more = 0  # tokens of it
         self._ask_again_at = 0.0
         # The last slice that was asked for was refused, and there is somebody who said so.
         self.is_refused = False
@@ -50,18 +51,39 @@ class Growth(Generic[P]):
                 return False
         return True
 
+    async def reach(self, reported: Usage) -> None:
+        """Hold what the report of an answer that has ended counts, if it is to be had: thoughts that its stream did not
+        show are billed all the same, and nobody had paid for them. A report of more than was asked for is false.
+        """
+        terms, tokens = self._terms, reported.tokens_output
+        if self.held_output >= tokens or tokens > terms.most_output + SPARE_TOKENS:
+            return
+        tokens = min(tokens, terms.most_output)
+        self._note(reported)
+        while self.held_output < tokens:
+            if self._asked is None:
+                self._ask(tokens - self.held_output)
+            assert self._asked is not None
+            await asyncio.wait([self._asked])
+            if not self._harvest():
+                return
+
     def _ask_for_more(self, answer: Answer) -> None:
         """Ask for the next slice, unless one is asked for already."""
         if self._asked is not None:
             return
         terms = self._terms
-        more = next_output(self.held_output, terms.most_output)
         # By the learned ratio, as an answer is charged that nobody reports: what is held goes by the safer count.
-        now = Usage(terms.likely, answer.counted(terms.habit.output_ratio))
-        self._call.note(cost(now, terms.price), tokens_input=now.tokens_input, tokens_output=now.tokens_output)
-        self._asked = self._engine.spawn(
-            self._call.grow(terms.amount(self.held_output + more) - terms.amount(self.held_output))
-        )
+        self._note(Usage(terms.likely, answer.counted(terms.habit.output_ratio)))
+        self._ask(next_output(self.held_output, terms.most_output))
+
+    def _note(self, now: Usage) -> None:
+        used = cost(now, self._terms.price)
+        self._call.note(used, tokens_input=now.tokens_input, tokens_output=now.tokens_output)
+
+    def _ask(self, more: int) -> None:
+        held, self._more = self.held_output, more
+        self._asked = self._engine.spawn(self._call.grow(self._terms.amount(held + more) - self._terms.amount(held)))
 
     def _harvest(self) -> bool:
         """Whether a slice that was asked for is there."""
@@ -73,7 +95,7 @@ class Growth(Generic[P]):
         self.is_refused = is_answered and not granted
         self._asked = None
         if granted:
-            self.held_output += next_output(self.held_output, self._terms.most_output)
+            self.held_output += self._more
         else:
             self._ask_again_at = self._loop.time() + GROW_AGAIN_SECONDS
         return granted

@@ -271,6 +271,10 @@ class Answering(Generic[P]):
             await self._read()
             while self._may_hop and await self._hopped():
                 await self._read()
+            if self._growth.held_output < self.terms.most_output:
+                usage, outcome = self._ending().used()
+                if outcome == Outcome.EXACT:
+                    await self._growth.reach(usage)
         finally:
             self._end()
 

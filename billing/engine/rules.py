@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Reports that a model must have given before it is trusted with slices, none of them far above our own count.
+# Reports that a model must have given before it is trusted with slices. None that is kept may be far above our own
+# count: a model that thinks where nobody sees it does so now and then, and answers twenty easy questions in between.
 TRUSTED_AFTER = 20
 MOST_PERCENT = 120
 KEPT_SAMPLES = 64
@@ -36,6 +37,11 @@ class Sample:
     tokens_output: int
     bytes_output: int
     percent: int
+
+    @property
+    def is_fair(self) -> bool:
+        """The output reported is about what was seen of it."""
+        return self.percent <= MOST_PERCENT
 
     def as_row(self) -> list[int]:
         return [self.tokens_input, self.bytes_input, self.tokens_output, self.bytes_output, self.percent]
@@ -64,19 +70,21 @@ class Samples:
         self._output_ratios: list[float] = []
         self._inputs: list[int] = []
         self._outputs: list[int] = []
-        self._fair = 0  # of the newest, so many in a row are not far above our own count
+        self._unfair = 0
         for sample in reversed(newest_first):
             self.add(sample)
 
     def add(self, sample: Sample) -> None:
         """One more, in the place of the oldest where there are enough."""
         if len(self._kept) == KEPT_SAMPLES:
-            for figures, figure in self._figures(self._kept.popleft()):
+            oldest = self._kept.popleft()
+            self._unfair -= not oldest.is_fair
+            for figures, figure in self._figures(oldest):
                 del figures[bisect_left(figures, figure)]
         self._kept.append(sample)
         for figures, figure in self._figures(sample):
             insort(figures, figure)
-        self._fair = self._fair + 1 if sample.percent <= MOST_PERCENT else 0
+        self._unfair += not sample.is_fair
 
     def _figures(self, sample: Sample) -> list[tuple[list[Any], float]]:
         """What it adds, and where."""
@@ -96,7 +104,7 @@ class Samples:
             input_ratio=_middle(self._input_ratios, USUAL_INPUT_RATIO),
             output_ratio=_middle(self._output_ratios, USUAL_OUTPUT_RATIO),
             output=_usual_output(self._outputs),
-            trusted=self._fair >= TRUSTED_AFTER,
+            trusted=len(self._kept) >= TRUSTED_AFTER and not self._unfair,
             least_input=_least(self._inputs),
         )
 

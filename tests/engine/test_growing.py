@@ -17,6 +17,7 @@ from tests.support.money import (
     eventually,
     first_hold,
     reservations_of,
+    side_by_side,
     true_cost,
     trust,
 )
@@ -138,3 +139,62 @@ def test_an_answer_that_nobody_could_be_asked_for_more_for_is_not_said_to_have_u
     assert '"finish_reason":"length"' not in told
     assert {line.outcome for line in workspace.settled(lines=2)} == {"estimated"}
     assert_books_agree(workspace)
+
+
+# --- what only a report tells of ---
+
+
+# What "hello" holds at first of a model that is trusted: what its template was seen to add, and 64 tokens of output.
+AT_FIRST = 40 * INPUT + 64 * OUTPUT
+
+
+def reports(tokens_output, **more):
+    return {"prompt_tokens": 10, "completion_tokens": tokens_output, "total_tokens": 10 + tokens_output, **more}
+
+
+def test_thoughts_that_only_the_reports_tell_of_are_held_before_they_are_charged(workspace, upstream, trusted):
+    """After twenty easy questions eight hard ones at once were held for 64 tokens each, and billed at 400."""
+    upstream.tokens, upstream.usage = ["word "], reports(400)
+    answers = side_by_side(workspace.api(), 8, max_tokens=512)
+    assert [answer.json()["outcome"] for answer in answers] == ["exact"] * 8
+    assert {(line.cost, line.overrun) for line in workspace.settled(lines=8)} == {(10 * INPUT + 400 * OUTPUT, 0)}
+    assert_books_agree(workspace)
+    # From then on all is held at first.
+    assert workspace.api().chat("hello", max_tokens=512).json()["outcome"] == "exact"
+    assert workspace.settled(lines=9)
+    assert reservations_of(workspace)[-1]["reserved"]["amount"] > 512 * OUTPUT
+
+
+def test_a_report_of_more_than_the_budget_has_is_charged_up_to_what_was_held(workspace, upstream, trusted):
+    upstream.tokens, upstream.usage = ["word "], reports(400)
+    workspace.leave(AT_FIRST + 20 * OUTPUT)
+    before = workspace.ledger()["spent"]
+    assert workspace.api().chat("hello", max_tokens=512).json()["outcome"] == "overrun"
+    (line,) = workspace.settled(lines=1)
+    assert (line.cost, line.cost + line.overrun) == (AT_FIRST, 10 * INPUT + 400 * OUTPUT)
+    assert_books_agree(workspace, before=before)
+
+
+def test_a_report_of_more_than_was_asked_for_is_false_and_nothing_is_held_for_it(workspace, upstream, trusted):
+    upstream.tokens, upstream.usage = ["word "], reports(100_000)
+    assert workspace.api().chat("hello", max_tokens=512).json()["outcome"] == "overrun"
+    (line,) = workspace.settled(lines=1)
+    assert (line.cost, len(reservations_of(workspace))) == (AT_FIRST, 1)
+    assert_books_agree(workspace)
+
+
+@pytest.mark.parametrize(("seen", "is_whole"), [({}, True), ({"reasoning_content": "hm"}, False)])
+def test_a_model_whose_report_names_thoughts_that_its_stream_did_not_show_is_held_for_whole(
+    workspace, upstream, trusted, seen, is_whole
+):
+    """An easy question takes so few that the report is about what was seen; a hard one takes thousands."""
+    words = [{"choices": [{"index": 0, "delta": {"content": "word ", **seen}, "finish_reason": None}]}] * 5
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    report = {"choices": [], "usage": reports(6, completion_tokens_details={"reasoning_tokens": 1})}
+    upstream.raw = b"".join(b"data: %s\n\n" % json.dumps(frame).encode() for frame in (*words, end, report))
+    upstream.raw += b"data: [DONE]\n\n"
+    for _ in range(2):
+        assert workspace.api().chat("hello", max_tokens=512).json()["outcome"] == "exact"
+    first, second = (one["reserved"]["amount"] for one in reservations_of(workspace))
+    assert first == AT_FIRST
+    assert (second > 512 * OUTPUT) is is_whole

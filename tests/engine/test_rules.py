@@ -95,8 +95,7 @@ def test_a_habit_of_any_samples_is_usable(some):
     assert habit.input_ratio >= 0
     assert habit.output_ratio >= 0
     assert habit.output >= LEAST_OUTPUT
-    newest = some[:TRUSTED_AFTER]
-    honest = len(newest) == TRUSTED_AFTER and all(one.percent <= MOST_PERCENT for one in newest)
+    honest = len(some) >= TRUSTED_AFTER and all(one.percent <= MOST_PERCENT for one in some)
     assert habit.trusted == honest
 
 
@@ -117,18 +116,23 @@ def test_what_is_learned_report_by_report_is_what_the_newest_say(some):
         input_ratio=median(ratios) if ratios else USUAL_INPUT_RATIO,
         output_ratio=median(output_ratios) if output_ratios else USUAL_OUTPUT_RATIO,
         output=max(LEAST_OUTPUT, with_spare(outputs[(len(outputs) - 1) * 4 // 5])) if outputs else LEAST_OUTPUT,
-        trusted=len(newest) >= TRUSTED_AFTER and all(one.percent <= MOST_PERCENT for one in newest[:TRUSTED_AFTER]),
+        trusted=len(newest) >= TRUSTED_AFTER and all(one.percent <= MOST_PERCENT for one in newest),
         least_input=inputs[len(inputs) // 10] if inputs else None,
     )
 
 
-def test_a_model_is_trusted_after_twenty_reports_and_no_more_after_one_far_above_our_count():
+def test_a_model_is_trusted_after_twenty_reports_and_not_while_one_far_above_our_count_is_remembered():
     fine = Sample(10, 36, 20, 80, 100)
     assert not Samples([fine] * (TRUSTED_AFTER - 1)).habit().trusted
     assert Samples([fine] * TRUSTED_AFTER).habit().trusted
     liar = Sample(10, 36, 200, 80, percent_of(200, 20))
     assert not Samples([liar, *[fine] * 40]).habit().trusted
-    assert Samples([*[fine] * TRUSTED_AFTER, liar]).habit().trusted
+    assert not Samples([*[fine] * (KEPT_SAMPLES - 1), liar]).habit().trusted
+    learned = Samples([liar])
+    for _ in range(KEPT_SAMPLES):
+        assert not learned.habit().trusted
+        learned.add(fine)
+    assert learned.habit().trusted
 
 
 @given(reported=st.integers(0, 10**6), counted=tokens)

@@ -14,6 +14,7 @@ from chat.history import most_bytes
 from chat.passed import Kind
 from chat.rendered import calls_bound
 from chat.v1.reading import read
+from tests.support.money import reservations_of
 
 PRICE = {"input": 1_000_000_000, "output": 4_000_000_000}
 HELLO = [{"role": "user", "content": "hello"}]
@@ -117,7 +118,8 @@ def test_what_may_be_written_out_of_sight_is_held_for_whole(workspace, upstream,
     response = workspace.api(alone=True).post("/v1/chat/completions", ask)
     assert b"[DONE]" in response.content
     (line,) = workspace.lines()
-    assert (line.outcome == "exact") is is_whole
+    assert line.outcome == "exact"
+    assert (len(reservations_of(workspace)) == 1) is is_whole
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,8 @@ def test_a_model_that_may_think_by_itself_is_held_for_whole(
     response = workspace.api(alone=True).post("/v1/chat/completions", ask)
     assert b"[DONE]" in response.content
     (line,) = workspace.lines()
-    assert (line.outcome == "exact") is is_whole
+    assert line.outcome == "exact"
+    assert (len(reservations_of(workspace)) == 1) is is_whole
 
 
 def test_a_field_that_passes_by_a_word_is_read_as_nothing_else(settings):
