@@ -197,8 +197,13 @@ TEMPLATES = [
 ]
 
 
-def _reset_search_path(connection: Any) -> None:
+def _reset_session(connection: Any) -> None:
     """Before a connection goes back to the pool: raw SQL on it then fails instead of reading the last tenant."""
+    said = connection.info.parameter_status
+    if "on" in (said("default_transaction_read_only"), said("in_hot_standby")):
+        # It was begun while its server took nothing, and would refuse what is written for as long as it is kept.
+        connection.close()
+        return
     connection.execute("RESET search_path")
     if not connection.autocommit:
         connection.commit()
@@ -225,7 +230,7 @@ if DB_POOL_MAX:
         "timeout": 5,
         # A backend keeps ~100 KB of catalogue for each tenant it has met, and gives none back.
         "max_lifetime": 900,
-        "reset": _reset_search_path,
+        "reset": _reset_session,
     }
 # The role of web and plane, which may read and write rows and make nothing; empty where they are the owner. Of these
 # tables it may not change a row: what was settled stays (tenants.grants).

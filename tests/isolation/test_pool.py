@@ -11,7 +11,7 @@ import pytest
 from django.db import close_old_connections, connection, connections
 from django.test import Client
 
-from config.settings import _reset_search_path
+from config.settings import _reset_session
 from tenants.context import current_tenant
 from tests.support.factories import WorkspaceFactory
 
@@ -26,7 +26,7 @@ def pooled():
     options = connections.settings["default"]["OPTIONS"]
     connection.close()
     del connections["default"]
-    options["pool"] = {"min_size": 2, "max_size": SLOTS, "timeout": 5, "reset": _reset_search_path}
+    options["pool"] = {"min_size": 2, "max_size": SLOTS, "timeout": 5, "reset": _reset_session}
     try:
         yield
     finally:

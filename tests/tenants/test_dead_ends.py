@@ -2,17 +2,22 @@
 
 import re
 
+import psycopg
 import pytest
 from django.db import OperationalError, connection
 from django.test import Client, RequestFactory
 from django.urls import path
 from django.utils.functional import SimpleLazyObject
+from psycopg_pool import ConnectionPool
 
 from chat.calls import complete
 from config import urls as workspaces_urls
+from config.settings import _reset_session
+from tenants.connections import own_connection_params
 from tenants.http import Forbidden, Unavailable, error_response
 from tenants.models import Tenant
 from tests.support.cast import PASSWORD
+from tests.support.jobs import rows
 
 pytestmark = pytest.mark.usefixtures("upstream")
 
@@ -95,6 +100,25 @@ def test_a_database_that_only_reads_is_said_to_be_away_and_no_defect(acme, alice
         finally:
             cursor.execute("SET default_transaction_read_only = off")
     assert (page.status_code, page["Retry-After"]) == (503, "2")
+
+
+def test_a_connection_of_the_time_when_the_database_only_read_is_not_kept(acme):
+    """Web's pool went on refusing what was written for a quarter of an hour after the database wrote again."""
+    role = 'ALTER ROLE CURRENT_USER IN DATABASE "{}" {} default_transaction_read_only'
+    database = connection.settings_dict["NAME"]
+    rows(role.format(database, "SET") + " = on")
+    try:
+        pool = ConnectionPool(kwargs=own_connection_params(), min_size=1, max_size=1, reset=_reset_session, open=True)
+        with pool.connection() as kept, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            kept.execute("CREATE TABLE public.nobodys ()")
+    finally:
+        rows(role.format(database, "RESET"))
+    with pool:
+        for _ in range(2):
+            with pool.connection() as kept:
+                kept.execute("CREATE TEMPORARY TABLE nobodys () ON COMMIT DROP")
+            # One that writes is kept.
+            assert pool.get_stats()["connections_num"] == 2
 
 
 def bought_and_broken(request):
