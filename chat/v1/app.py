@@ -39,6 +39,12 @@ logger = logging.getLogger(__name__)
 KINDS = {f"/v1/{kind.value}": kind for kind in Kind}
 MODELS = "/v1/models"
 WHAT_THERE_IS = "There is no such address here: /v1 has chat/completions, completions, embeddings and models."
+# Some clients ask there unless they are told not to.
+RESPONSES = "/v1/responses"
+NO_RESPONSES = (
+    "The Responses API is not here. Let the client use chat/completions: `openai.chat(model)` in the AI SDK, "
+    "`openai-chat:model` in pydantic-ai, `use_responses_api=False` in LangChain."
+)
 # OpenAI's own clients send it, and those built on them.
 STOCK_CLIENT = b"x-stainless-lang"
 # Of all requests of this process that are not yet answered. A body becomes some times its size in memory.
@@ -107,7 +113,8 @@ class Door:
         kind = KINDS.get(self._path)
         is_list = self._path == MODELS or self._path.startswith(f"{MODELS}/")
         if kind is None and not is_list:
-            raise NotFound(WHAT_THERE_IS)
+            is_responses = self._path == RESPONSES or self._path.startswith(f"{RESPONSES}/")
+            raise NotFound(NO_RESPONSES if is_responses else WHAT_THERE_IS)
         wanted = ("POST",) if kind else ("GET", "HEAD")
         if self._method not in wanted:
             raise _OtherMethod(wanted)

@@ -111,6 +111,16 @@ def test_an_address_that_is_not_there_says_what_is(workspace, method, path, stat
     assert response.has_header("Allow") == (status == 405)
 
 
+def test_who_asks_for_the_responses_api_is_told_how_to_use_the_other(workspace):
+    """The AI SDK and pydantic-ai do, unless they are told not to."""
+    client = PlaneClient(headers={"host": "localhost", "authorization": f"Bearer {workspace.key()}"})
+    for path in ("/v1/responses", "/v1/responses/resp_1/cancel"):
+        response = client.request("POST", path, ASK)
+        assert response.status_code == 404
+        assert "openai.chat(model)" in response.json()["error"]["message"]
+    assert "openai.chat" not in client.request("POST", "/v1/responsesx", ASK).json()["error"]["message"]
+
+
 def test_a_body_that_is_none_is_refused_in_the_clients_shape(workspace, upstream, settings):
     key = workspace.key()
     settings.API_BODY_BYTES = 2_000_000
