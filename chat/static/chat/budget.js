@@ -2,6 +2,7 @@
 
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
 
+import { stayingIn } from "./focus.js";
 import { sentence } from "./turns.js";
 
 // What an answer says of the budget. Without it the figures are unknown now, and a dash says so.
@@ -34,7 +35,7 @@ export function showHeld({ reserved, remaining }) {
 
 // As a page of the server has it.
 export function takeBudget(strip) {
-  if (strip) part("budget").replaceWith(strip);
+  if (strip) stayingIn('[data-chat="budget"]', () => part("budget").replaceWith(strip));
 }
 
 function drawBar(allocated, spent, reserved) {

@@ -10,6 +10,7 @@ import { chosenModel } from "./options.js";
 import { forgetDraft, keep, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
 import { filesField, giveFiles, isAdding, showFiles, takeFilesBack } from "./files.js";
+import { stayingIn } from "./focus.js";
 import { showLeftOut } from "./left_out.js";
 import { excess, keepOut } from "./length.js";
 import { ANSWER, within } from "./patience.js";
@@ -351,7 +352,8 @@ async function refresh({ id, call }, tries, question) {
     const turns = page.querySelectorAll('[data-chat="turns"] .turn');
     const found = call && page.querySelector(`.turn[data-call="${call}"]`);
     if (!found && (question || (call && tries > 1))) continue;
-    part("turns").replaceChildren(part("turns").firstElementChild, ...turns);
+    const box = part("turns");
+    stayingIn('[data-chat="turns"] > *', () => box.replaceChildren(box.firstElementChild, ...turns));
     showFiles(page);
     keepPlace(place, question);
     showTitle(place, title);

@@ -1,6 +1,7 @@
 // The files of the message that is being written: added and removed in place, and given to the question that is sent.
 // Without this script the same buttons post the form, and the page comes back with what was typed.
 
+import { stayingIn } from "./focus.js";
 import { chosenModel } from "./options.js";
 import { announce, sentence } from "./turns.js";
 
@@ -124,6 +125,7 @@ export function takeFilesBack(turn) {
 
 // What is not sent, as a page of the server's has it.
 export function showFiles(page) {
-  list.replaceChildren(...page.querySelectorAll('[data-chat="files"] > li'));
+  const files = page.querySelectorAll('[data-chat="files"] > li');
+  stayingIn('[data-chat="files"]', () => list.replaceChildren(...files));
   changed();
 }

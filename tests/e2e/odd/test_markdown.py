@@ -4,6 +4,7 @@ import threading
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
@@ -67,9 +68,26 @@ def test_blocks_are_shown_as_they_end_and_the_page_is_the_same_after_a_reload(si
     assert table.evaluate("box => box.scrollWidth > box.clientWidth")
 
 
+@pytest.mark.parametrize("where", ["button:has-text('Copy this code')", "a[href='/budget/']:has-text('left')"])
+def test_who_is_at_a_control_stays_there_when_the_page_takes_its_parts_as_the_server_has_them(
+    signed_in, upstream, odd, where
+):
+    """Enter, pressed a moment after an answer had broken off, went to an empty message box."""
+    upstream.last_word_after, upstream.cut_after = threading.Event(), len(ANSWER)
+    ask(signed_in)
+    control = signed_in.locator(where)
+    control.focus()
+    before = control.element_handle()
+    upstream.last_word_after.set()
+    signed_in.locator(".turn--assistant:not([aria-busy])").wait_for()
+    assert not before.evaluate("control => control.isConnected")
+    expect(control).to_be_focused()
+    expect(signed_in.locator("textarea[name=prompt]")).not_to_be_focused()
+
+
 def test_code_is_copied_by_a_button_that_says_so_and_is_only_there_with_script(signed_in, upstream, odd, browser):
     ask(signed_in)
-    signed_in.locator(".turn__facts:not(:empty)").wait_for()
+    signed_in.locator(".turn--assistant:not([aria-busy])").wait_for()
     signed_in.context.grant_permissions(["clipboard-read", "clipboard-write"])
     button = words(signed_in).get_by_role("button", name="Copy this code")
     button.focus()
