@@ -188,9 +188,11 @@ def refusal(
     *,
     needed: int | None,
     affordable: Affordable | None = None,
+    fits_once_free: bool = False,
     waits: bool = False,
 ) -> BudgetError:
     """What one of REFUSALS means, by the ledgers of the call's scopes, root first; None where they cannot be had.
+    `fits_once_free`: what calls under way hold would pay for a shorter answer, if not for all of it.
     `waits`: the tenant's allowance is not granted yet.
 
     The ledgers were read after the refusal and may have moved: the code says whether the call is on hold or over a
@@ -203,7 +205,7 @@ def refusal(
         reason = "does_not_fit" if code == "BUDGET_EXCEEDED" else "over_limit"
         budget = dict.fromkeys(("scope", "allocated", "spent", "reserved", "remaining", "affordable_max_tokens"))
         return BudgetDenied(reason=reason, budget={**budget, "needed": needed, "unit": UNIT})
-    refusing = _refusing(ledgers, needed or 0)
+    refusing = min(ledgers, key=lambda one: one.remaining) if fits_once_free else _refusing(ledgers, needed or 0)
     if refusing.status != "ACTIVE":
         return OnHold(refusing.scope)
     left = room_in(ledgers)
@@ -214,7 +216,7 @@ def refusal(
         "affordable_max_tokens": affordable(left) if affordable else None,
     }
     over = code != "BUDGET_EXCEEDED" or refusing.is_over_limit
-    reason = "over_limit" if over else _reason(refusing, needed)
+    reason = "over_limit" if over else "held_by_others" if fits_once_free else _reason(refusing, needed)
     if waits and reason == "exhausted" and "/" not in refusing.scope:
         return EmailNotConfirmed(budget=budget)
     denied = BudgetDenied(reason=reason, budget=budget)

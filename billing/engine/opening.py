@@ -115,6 +115,11 @@ def may_wait(ledgers: list[Ledger], order: Order) -> bool:
     """Whether the money may come free by itself: what is short is held by others, and by nothing else refused."""
     if all(ledger.could_cover(order.amount) for ledger in ledgers):
         return True
+    return _fits_once_free(ledgers, order)
+
+
+def _fits_once_free(ledgers: list[Ledger], order: Order) -> bool:
+    """Whether nothing is left for a shorter answer either, and what others hold would pay for one."""
     if order.fit is None or not all(ledger.is_open for ledger in ledgers):
         return False
     once_free = min((ledger.remaining + ledger.reserved for ledger in ledgers), default=0)
@@ -167,8 +172,15 @@ async def _fit_or_refuse(engine: Engine, order: Order, denied: str, ledgers: lis
             call.is_fitted = amount < order.amount
             return call
         ledgers = await _ledgers(engine, order)
-    waits = order.payer.waits
-    raise refusal_of(denied, ledgers, needed=order.amount, affordable=order.affordable, waits=waits)
+    raise refusal_of(
+        denied,
+        ledgers,
+        needed=order.amount,
+        affordable=order.affordable,
+        # It was waited for. Called too small, a budget would be topped up, and the request not sent again.
+        fits_once_free=ledgers is not None and _fits_once_free(ledgers, order),
+        waits=order.payer.waits,
+    )
 
 
 def _fitting(order: Order, ledgers: list[Ledger] | None) -> int:

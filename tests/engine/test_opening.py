@@ -196,6 +196,26 @@ def test_what_does_not_fit_is_fitted_and_says_so(workspace, upstream, model):
     assert_books_agree(workspace, before=before)
 
 
+@pytest.mark.parametrize("path", ["/api/chat/", "/v1/chat/completions"])
+def test_money_for_a_shorter_answer_that_others_hold_is_said_to_be_held(workspace, upstream, model, settings, path):
+    """The same request is paid for as soon as they give it back: nobody is to be told that it never fits."""
+    settings.BUDGET_WAIT_SECONDS = 0.4
+    api = workspace.api()
+    ask = {"prompt": "hello"}
+    if path.startswith("/v1"):
+        ask = {"model": settings.LLM_MODEL, "messages": [{"role": "user", "content": "hello"}]}
+    workspace.leave(left := first_hold(output=20))
+    with reserve(workspace.tenant, app="test", action_kind="test.call", action_name="unit", estimate=left):
+        refused = api.post(path, ask)
+    answer = refused.json()
+    if path.startswith("/v1"):
+        assert (refused.status_code, answer["error"]["code"]) == (429, "budget_held"), answer
+    else:
+        assert (refused.status_code, answer["reason"]) == (402, "held_by_others"), answer
+    assert upstream.calls == []
+    assert api.post(path, ask).status_code == 200
+
+
 def test_a_plan_that_does_not_fit_refuses(workspace, upstream, model, monkeypatch):
     from dataclasses import replace
 
