@@ -99,7 +99,8 @@ class Whole(Answer):
 
     def _ended_events(self, *, is_end: bool) -> str:
         assert self._joined is not None
-        self.is_done = is_end and not self.error and self.has_begun
+        # Also without a word: a filter took it, or all of it was thought, and it is paid.
+        self.is_done = is_end and not self.error and (self.has_begun or self._joined.has_begun)
         if self.is_done:
             try:
                 self.body = self._joined.as_json()
@@ -206,6 +207,10 @@ class Joined:
         self._whole: dict[str, Any] = {}
         self._answers: dict[int, dict[str, Any]] = {}
 
+    @property
+    def has_begun(self) -> bool:
+        return bool(self._answers) or "usage" in self._whole
+
     def take(self, chunk: dict[str, Any]) -> None:
         self._whole |= {name: value for name, value in chunk.items() if value is not None and name != "choices"}
         for place, choice in enumerate(choices_of(chunk)):
@@ -213,26 +218,34 @@ class Joined:
             index = index if type(index) is int else place
             # Numbers can be chosen so that each is compared with all that came before.
             if index in self._answers or len(self._answers) < MOST_ANSWERS:
-                _join(self._answers.setdefault(index, {}), choice)
+                answer = self._answers.setdefault(index, {})
+                _join(answer, _with_delta(choice, answer))
 
     def as_json(self) -> bytes:
         whole, answers = dict(self._whole), self._answers
-        if whole.get("object") == "chat.completion.chunk":
+        is_chat = whole.get("object") == "chat.completion.chunk"
+        if is_chat:
             whole["object"] = "chat.completion"
-        whole["choices"] = [_as_message(answers[index], index) for index in sorted(answers)]
+        whole["choices"] = [_as_message(answers[index], index, is_chat=is_chat) for index in sorted(answers)]
         return json.dumps(whole, default=_Text.whole).encode()
 
 
 class _Text:
     """A text that grows: a new one for each part would copy all of it each time."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("length", "parts")
 
     def __init__(self, *parts: str) -> None:
         self.parts = list(parts)
+        self.length = sum(map(len, parts))
+
+    def add(self, part: str) -> None:
+        self.parts.append(part)
+        self.length += len(part)
 
     def whole(self) -> str:
-        return "".join(self.parts)
+        self.parts = ["".join(self.parts)]
+        return self.parts[0]
 
 
 class _Items(list[Any]):
@@ -257,8 +270,40 @@ class _Items(list[Any]):
                 self.by_index.setdefault(index, item)
 
 
-def _as_message(choice: dict[str, Any], index: int) -> dict[str, Any]:
+def _with_delta(choice: dict[str, Any], so_far: dict[str, Any]) -> dict[str, Any]:
+    """What it says as a delta, whatever its server calls it: as chat.answer finds it."""
+    delta, message = (_as_object(choice.get(name)) for name in ("delta", "message"))
+    if "message" in choice:
+        message = _without_repeat(message, so_far.get("delta"))
+        delta = {**message, **{name: value for name, value in delta.items() if value}}
+    if not delta:
+        return choice
+    return {**{name: value for name, value in choice.items() if name != "message"}, "delta": delta}
+
+
+def _as_object(said: Any) -> dict[str, Any]:
+    if type(said) is dict:
+        return said
+    return {"content": said} if said else {}
+
+
+def _without_repeat(message: dict[str, Any], so_far: Any) -> dict[str, Any]:
+    """Some servers repeat the whole answer at its end, or at each step."""
+    text: Any = message.get("content")
+    before: Any = so_far.get("content") if type(so_far) is dict else None
+    if type(text) is not str or type(before) not in (str, _Text):
+        return message
+    if type(before) is _Text:
+        if len(text) < before.length:
+            return message  # not put together for each of thousands of messages
+        before = before.whole()
+    return {**message, "content": text[len(before) :]} if text.startswith(before) else message
+
+
+def _as_message(choice: dict[str, Any], index: int, *, is_chat: bool) -> dict[str, Any]:
     said = choice.pop("delta", None)
+    if type(said) is not dict and is_chat:
+        said = {"content": choice.pop("text", None)}
     if type(said) is dict:
         choice["message"] = {"role": "assistant", "content": None, **said}
     return {**choice, "index": index}
@@ -267,11 +312,20 @@ def _as_message(choice: dict[str, Any], index: int) -> dict[str, Any]:
 def _join(whole: dict[str, Any], part: dict[str, Any]) -> None:
     for name, value in part.items():
         so_far: Any = whole.get(name)
+        if name == "content":
+            if type(value) in (int, float):
+                value = str(value)  # a token of digits, by a server that forgot its quotes
+            if so_far is not None and value is not None and _form(so_far) != _form(value):
+                # Some think in parts and answer in a text. What stands there would be written over.
+                so_far, value = _in_parts(so_far), _in_parts(value)
+                whole[name] = so_far
+                if so_far and value and _is_text(so_far[-1]) and _is_text(value[0]):
+                    _join(so_far[-1], {"text": value.pop(0)["text"]})
         if type(value) is str and type(so_far) in (str, _Text) and name not in _SAID_ONCE:
             if type(so_far) is str:
                 whole[name] = _Text(so_far, value)
             else:
-                so_far.parts.append(value)
+                so_far.add(value)
         elif type(so_far) is dict and type(value) is dict:
             _join(so_far, value)
         elif type(so_far) in (list, _Items) and type(value) is list:
@@ -282,6 +336,24 @@ def _join(whole: dict[str, Any], part: dict[str, Any]) -> None:
             whole[name] = value
         else:
             whole.setdefault(name, None)
+
+
+def _form(content: Any) -> type:
+    return {_Text: str, _Items: list}.get(type(content), type(content))
+
+
+def _is_text(part: Any) -> bool:
+    return type(part) is dict and part.keys() == {"type", "text"} and type(part["text"]) in (str, _Text)
+
+
+def _in_parts(content: Any) -> list[Any]:
+    if type(content) is _Items:
+        return content
+    if type(content) is list:
+        return list(content)
+    if type(content) is _Text:
+        content = content.whole()
+    return [{"type": "text", "text": content} if type(content) is str else content] if content else []
 
 
 # Each chunk may say it again.

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from chat import llm
+from chat.chunks import storable, words_of
 from tests.chat.test_relay import is_passed_on_as_it_came, until_done
 from tests.support.money import assert_books_agree
 from tests.support.odd_answers import odd_answers
@@ -21,6 +22,8 @@ WHOLE = [
     case for case in STREAMED if b"".join(case.pieces()).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"<")
 ]
 WHOLE = [case for case in WHOLE if "each chunk" not in case.about and "lines of JSON" not in case.about]
+# Of JSON without events nobody makes one piece.
+EVENTS = [case for case in STREAMED if case.right["ends"] == "done" and b"data:" in b"".join(case.pieces())]
 
 
 def ask(workspace, path="chat/completions", **fields):
@@ -108,5 +111,17 @@ def test_every_odd_answer_in_one_piece_is_passed_on_as_it_came_and_paid_right(wo
         else:
             assert response.status_code == 502, case.about
             assert not {"SECRET", "rate limit", "quota"} & set(response.content.decode().split())
+        assert_settled_right(line, case)
+    assert_books_agree(workspace)
+
+
+def test_every_odd_stream_that_came_for_one_piece_is_one_answer_with_all_its_words(workspace, play, monkeypatch):
+    monkeypatch.setattr(llm, "LAST_FRAME_SECONDS", 0.1)
+    for case in EVENTS:
+        response, line = play(case)
+        assert response.status_code == 200, case.about
+        message = next(choice for choice in response.json()["choices"] if choice["index"] == 0)["message"]
+        words = words_of(message["content"]) + words_of(message.get("refusal"))
+        assert storable(words) == case.right["text"], case.about
         assert_settled_right(line, case)
     assert_books_agree(workspace)
