@@ -50,6 +50,7 @@ class Answer:
         "_is_tool",
         "_max_tokens",
         "_message_came",
+        "_number",
         "_reports",
         "_spoke",
         "_words",
@@ -63,6 +64,7 @@ class Answer:
         "head",
         "is_done",
         "reasons",
+        "rests",
     )
 
     def __init__(self, *, content_type: str = "", max_tokens: int | None = None, answers: int = 1) -> None:
@@ -74,6 +76,9 @@ class Answer:
         # Of the frames that were fed last, so many came before an error, or before what is past `max_tokens`. None: all
         self.good: int | None = None
         self.came = 0  # frames, with what was fed last
+        # Of those, by their number, what is new in a message that repeats what came before.
+        self.rests: dict[int, str] = {}
+        self._number = 0
         self.error = False  # an error object came
         self.is_done = False  # nothing more is to be read
         self._html = "html" in content_type.lower()
@@ -114,7 +119,10 @@ class Answer:
 
     def _take_all(self, frames: list[Any]) -> str:
         shown, is_over, self.good, self.came = "", self.is_over, None, len(frames)
+        if self.rests:
+            self.rests = {}
         for number, frame in enumerate(frames):
+            self._number = number
             if is_over:
                 self.good = number if self.good is None else self.good
                 break
@@ -178,7 +186,7 @@ class Answer:
             self._words = [self.text]  # put together once, and not again for each of thousands of messages
             if (so_far := self.text) and text.startswith(so_far):
                 # Some servers repeat the whole answer at its end, or at each step.
-                text = text[len(so_far) :]
+                text = self.rests[self._number] = text[len(so_far) :]
                 said = {"content": text}
         if not is_first:
             text = ""

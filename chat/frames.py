@@ -108,6 +108,7 @@ class Frames:
         "is_bare",
         "is_broken",
         "is_done",
+        "is_open",
         "left_out",
     )
 
@@ -125,6 +126,7 @@ class Frames:
         self._size = 0
         self._tries = self._tried = 0
         self._event = b""
+        self.is_open = False  # a frame that was read has not had its blank line yet
 
     def feed(self, data: bytes) -> list[Any]:
         self.left_out = self.breaks_clients = False
@@ -192,6 +194,8 @@ class Frames:
             # Every other line is the blank one after a frame that was read already.
             if line or self._lines or self._event:
                 self._line(line, values)
+            if not line:
+                self.is_open = False
             if self.is_done:
                 self._past = sum(map(len, lines[place:])) + len(lines) - place + len(self._rest)
                 break
@@ -229,7 +233,8 @@ class Frames:
             self._lines_are_bare = bool(self._lines)
         elif line:
             field = line.partition(b":")[0]
-            self.breaks_clients = self.breaks_clients or field in _PLACES
+            # `data` alone is an empty event to them.
+            self.breaks_clients = self.breaks_clients or field in _PLACES or field == b"data"
             self.left_out = self.left_out or field not in (*_FIELDS, *_PLACES)
 
     def _data(self, text: bytes, values: list[Any]) -> None:
@@ -287,9 +292,18 @@ class Frames:
         if read is not Read.WELL:
             self.breaks_clients = True
             self.left_out = self.left_out or read is Read.BY_US_ALONE
-        # Null, a word or a list: clients take every value for a chunk, and look for its choices.
-        elif type(value) is not dict or type(value.get("choices")) is not list:
+        # Null, a word or a list: clients take every value for a chunk, and look for its choices, and there for a delta.
+        elif type(value) is not dict or type(choices := value.get("choices")) is not list:
             self.breaks_clients = True
+        elif choices:
+            for choice in choices:
+                if type(choice) is not dict or (type(said := choice.get("delta")) is not dict and "text" not in choice):
+                    self.breaks_clients = True
+                elif not said and "message" in choice:
+                    self.breaks_clients = True  # its words stand where nobody looks
+        # To them, what begins before the blank line is a part of the frame before it.
+        self.breaks_clients = self.breaks_clients or self.is_open
+        self.is_open = True
         values.append({"error": value or True} if self._event == b"error" else value)
         self.is_bare = self.is_bare or self._lines_are_bare
         return True

@@ -20,15 +20,18 @@ PARTED_BYTES = 64 * 1024
 # Above this it is looked at again only once it is twice as long.
 LOOKED_AT_BYTES = 1024
 
+_BLANK_LINES = (b"\n\n", b"\r\r", b"\n\r\n")
+
 
 class Relay:
     """Bytes in, split anywhere; out come the same bytes in whole frames, up to [DONE] or to an error.
 
     JSON without an event around it comes out as one, for readers of events skip it: a whole answer becomes a chunk.
     `for_stock_client`: nor do lines pass at which OpenAI's own clients break, such as null; all others read on there.
+    A message where they look for a delta is made one.
     """
 
-    __slots__ = ("_held", "_held_values", "_holds_lines", "_is_over", "_is_strict", "_looked_at_bytes")
+    __slots__ = ("_held", "_held_values", "_holds_lines", "_is_open", "_is_over", "_is_strict", "_looked_at_bytes")
 
     def __init__(self, *, for_stock_client: bool = False) -> None:
         self._is_strict = for_stock_client
@@ -36,6 +39,7 @@ class Relay:
         self._held_values = 0
         self._holds_lines = False  # of which some may be no event's
         self._is_over = False
+        self._is_open = False  # what was passed on last to a stock client has had no blank line yet
         self._looked_at_bytes = 0  # of what is held
 
     def feed(self, data: bytes, answer: Answer) -> bytes:
@@ -46,6 +50,7 @@ class Relay:
         if self._held or frames.unread:
             self._held += data
         elif answer.good is None and self._is_plain(frames):
+            self._is_open = self._is_strict and frames.is_open
             return data
         else:
             self._held = bytearray(data)
@@ -54,21 +59,23 @@ class Relay:
         # Where lines end with CR, it is not known from the end where [DONE] stands.
         is_plain = self._is_plain(frames) and not (frames.is_done and b"\r" in self._held)
         if answer.good is not None or self._holds_lines or not is_plain:
-            is_open = not (self._is_between(frames) or frames.is_done or frames.is_broken)
-            if self._holds_lines and is_open and not answer.came:
+            is_begun = not (self._is_between(frames) or frames.is_done or frames.is_broken)
+            if self._holds_lines and is_begun and not answer.came:
                 return b""  # one more line of a frame in many, which are not looked at again for each
             if not self._is_to_be_looked_at(answer):
                 self._held_values += answer.came
                 return b""
-            return self._looked_at(bytes(self._held), answer.good)
+            return self._looked_at(bytes(self._held), answer)
         end = len(self._held) - frames.unread
         passed = bytes(self._held[:end])
         del self._held[:end]
         self._is_over = frames.is_done
+        self._is_open = self._is_strict and frames.is_open
         return passed
 
     def _is_plain(self, frames: Frames) -> bool:
-        return frames.is_plain and not (self._is_strict and (frames.breaks_clients or frames.is_named))
+        breaks = frames.breaks_clients or frames.is_named or self._is_open
+        return frames.is_plain and not (self._is_strict and breaks)
 
     def _is_between(self, frames: Frames) -> bool:
         """An event's name alone breaks stock clients, where what it names is left out."""
@@ -84,17 +91,22 @@ class Relay:
         """What was held back although it was whole: the connection has ended, and `answer` was told so."""
         if self._is_over or not self._held:
             return b""
-        passed = self._looked_at(bytes(self._held), answer.good, is_end=True)
+        passed = self._looked_at(bytes(self._held), answer, is_end=True)
         self._is_over = True
         return passed
 
-    def _looked_at(self, data: bytes, good: int | None, *, is_end: bool = False) -> bytes:
+    def _looked_at(self, data: bytes, answer: Answer, *, is_end: bool = False) -> bytes:
         """Line by line, by the same reading as the answer's own: it began where that one was between two frames."""
         # What is held may have brought a value already, as garbage before bare JSON does.
         frames, passed, unit, seen, left_out = Frames(), bytearray(), bytearray(), -self._held_values, False
+        good, is_open = answer.good, self._is_open
         values: list[Any] = []  # of the lines in `unit`
         lines = data.splitlines(keepends=True)
         for number, line in enumerate(lines, start=1):
+            if is_open and not unit:
+                # Else the next frame is read as a part of the one before it.
+                passed += b"\n" if line.strip(b"\r\n") else b""
+                is_open = False
             values += frames.feed(line)
             left_out = left_out or _leaves_out(frames, self._is_strict)
             is_last = is_end and number == len(lines)
@@ -110,9 +122,12 @@ class Relay:
                 if frames.is_bare:
                     passed += _bare_as_events(values)
                 elif left_out:
+                    if self._is_strict:
+                        values = [_for_stock_client(one, answer.rests.get(seen + at)) for at, one in enumerate(values)]
                     passed += _without_what_is_left_out(bytes(unit), values, self._is_strict)
                 else:
                     passed += unit
+                is_open = self._is_strict and bool(values) and not passed.endswith(_BLANK_LINES)
                 seen += len(values)
                 unit, values = bytearray(), []
                 frames.is_bare = left_out = False
@@ -122,6 +137,7 @@ class Relay:
         self._held = bytearray() if self._is_over else unit
         self._held_values, self._looked_at_bytes = len(values), len(self._held)
         self._holds_lines = b"\n" in self._held or b"\r" in self._held
+        self._is_open = is_open
         return bytes(passed)
 
 
@@ -154,6 +170,27 @@ def _events_of(values: list[Any], is_strict: bool) -> bytes:
     chunks = [value for value in values if _is_chunk(value)]
     items = [item for chunk in chunks for item in (chunk if type(chunk) is list else [chunk])]
     return b"".join(_written_anew(item | {"choices": choices_of(item)} if is_strict else item) for item in items)
+
+
+def _for_stock_client(value: Any, rest: str | None) -> Any:
+    """A chunk with a delta in each choice. `rest`: what is new in the first answer's message."""
+    if type(value) is not dict or "choices" not in value:
+        return value
+    return {**value, "choices": [_with_delta(choice, rest) for choice in choices_of(value)]}
+
+
+def _with_delta(choice: dict[str, Any], rest: str | None) -> dict[str, Any]:
+    said = choice.get("delta")
+    if type(said) is dict and said:
+        return choice
+    if type(choice.get("message")) is dict:
+        found = _as_delta(choice)
+        if rest is not None and choice.get("index") in (None, 0):
+            found["delta"] = {**found["delta"], "content": rest}
+        return found
+    if type(said) is dict or "text" in choice:
+        return choice
+    return {**choice, "delta": {"content": said} if said else {}}
 
 
 def _written_anew(value: Any) -> bytes:

@@ -7,11 +7,14 @@ import random
 import re
 import time
 
+import httpx
+import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat.answer import Answer
+from chat.chunks import storable, words_of
 from chat.outlet import Outlet
 from chat.relay import Relay
 from tests.support.odd_answers import odd_answers
@@ -374,3 +377,28 @@ def test_names_without_blank_lines_are_not_looked_at_again_for_each():
 def test_a_nest_that_cannot_be_written_anew_is_left_out():
     nest = b'{"choices": [], "x": ' + b"[" * 990 + b'"\xff"' + b"]" * 990 + b"}"
     assert relayed([said("Hello") + b"data: " + nest + b"\n\n" + DONE], for_stock_client=True) == said("Hello")
+
+
+# Of the words of an older completion such a client finds none in a chat.
+READ_BY_STOCK_CLIENTS = [case for case in SHORT if case.right["ends"] == "done" and "older" not in case.about]
+
+
+def read_by_stock_client(passed):
+    """The first answer's words, as who uses OpenAI's own client is told them."""
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=passed))
+    client = openai.OpenAI(api_key="k", base_url="http://model/v1", http_client=httpx.Client(transport=transport))
+    words = []
+    for chunk in client.chat.completions.create(model="m", messages=[], stream=True):
+        for place, choice in enumerate(chunk.choices):
+            if choice.index == 0 or (type(choice.index) is not int and place == 0):
+                words += [words_of(choice.delta.content), words_of(choice.delta.refusal)]
+    return storable("".join(words))
+
+
+@pytest.mark.parametrize("case", READ_BY_STOCK_CLIENTS, ids=lambda case: case.name)
+@pytest.mark.parametrize("size", [1, 7, None])
+def test_every_odd_answer_is_read_by_openai_s_own_client(case, size):
+    every = b"".join(case.pieces())
+    pieces = [every[i : i + size] for i in range(0, len(every), size)] if size else case.pieces()
+    passed = relayed(pieces, for_stock_client=True)
+    assert read_by_stock_client(passed + b"\n\n" + DONE) == case.right["text"], case.about
