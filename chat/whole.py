@@ -12,7 +12,7 @@ from typing import Any
 
 from chat.answer import MOST_ANSWERS, Answer
 from chat.chunks import choices_of
-from chat.frames import BOM, Read, read_json
+from chat.frames import BOM, Frames, Read, read_json
 
 # Vectors for a request of 2,048 texts are as long. All of it is in memory until its call is settled.
 WHOLE_BYTES = 32 * 1024 * 1024
@@ -80,6 +80,11 @@ class Whole(Answer):
         text = raw.removeprefix(BOM).lstrip()
         found, read = _parsed(text) if len(raw) <= READ_BYTES else (_searched(text), Read.WELL)
         if found is None:
+            if len(raw) <= READ_BYTES and _is_of_chunks(raw):
+                self._joined = Joined()
+                super().feed(raw)
+                super().close()
+                return self._ended_events(is_end=self.is_done or super().said_all)
             # Broken off, or a page or a sentence, which is no answer and not billed.
             self.error = bool(text) and not text.startswith(b"{")
             return ""
@@ -114,8 +119,9 @@ class Whole(Answer):
             # Once they are read, for the first ones grow by those that follow.
             try:
                 for frame in frames:
-                    if type(frame) is dict:
-                        self._joined.take(frame)
+                    for chunk in frame if type(frame) is list else (frame,):
+                        if type(chunk) is dict:
+                            self._joined.take(chunk)
             except RecursionError:
                 self.error = True
         return shown
@@ -143,6 +149,14 @@ class Whole(Answer):
     @property
     def is_ending(self) -> bool:
         return self.said_all if self._joined is None else super().is_ending
+
+
+def _is_of_chunks(raw: bytes) -> bool:
+    """A line of JSON for each chunk of a stream, or all of them in one list."""
+    frames = Frames()
+    values = frames.feed(raw) + frames.close()
+    chunks = [chunk for value in values for chunk in (value if type(value) is list else [value])]
+    return any(type(chunk) is dict and choices_of(chunk) for chunk in chunks)
 
 
 def _beginning(parts: list[bytes]) -> bytes:
