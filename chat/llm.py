@@ -202,7 +202,8 @@ class ModelStream:
             return None
         self.is_closed = True
         words = self.answer.close()
-        self._failure = self._break_in(b"", words)
+        # Also where it ended with words: the next read tells it.
+        self._failure = self._break_in(b"", "")
         if self._failure is not None and not words:
             raise self._failure
         return words or None

@@ -124,3 +124,14 @@ def test_every_odd_stream_that_came_for_one_piece_is_one_answer_with_all_its_wor
         assert storable(words) == case.right["text"], case.about
         assert_settled_right(line, case)
     assert_books_agree(workspace)
+
+
+def test_every_odd_stream_that_breaks_off_is_no_answer_in_one_piece(workspace, play, monkeypatch):
+    """A part of it would be taken for all."""
+    monkeypatch.setattr(llm, "LAST_FRAME_SECONDS", 0.1)
+    for case in [case for case in STREAMED if case.right["ends"] == "error"]:
+        response, line = play(case)
+        assert response.status_code == 502, case.about
+        # Of JSON without events nothing is read before its end, which a reset keeps away.
+        assert line.outcome == ("unknown" if "lines of JSON" in case.about else case.right["outcome"]), case.about
+    assert_books_agree(workspace)
