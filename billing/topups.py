@@ -13,9 +13,15 @@ from billing.money import UNIT, usd
 from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.context import tenant_scope
+from tenants.spelling import is_blank
 
 # The authority's events tell for 90 days what became of an unanswered payment; past that a repeat could be a second.
 _REPEATABLE_FOR = timedelta(days=80)
+LONGEST_KEY = 100
+
+
+class TopUpKeyUnfit(ValueError):
+    """The key names no payment. Nothing was asked for."""
 
 
 class TopUpConflict(Exception):
@@ -38,6 +44,13 @@ _NOT_TAKEN = {
 
 def top_up(account: Account, *, amount: int, key: str) -> TopUp:
     """Credit `amount` microcents, once for each `key` of the account, however often it is called."""
+    # A script's variable with nothing in it would be one key for all its payments: the second is then taken for the
+    # first again, and called added.
+    if not (1 <= len(key) <= LONGEST_KEY and key.isprintable() and key == key.strip()) or is_blank(key):
+        raise TopUpKeyUnfit(
+            f"The key {key[:LONGEST_KEY]!r} names no payment: write 1 to {LONGEST_KEY} characters that can be seen, "
+            "with no space at either end, such as the invoice's number. Nothing was added."
+        )
     with transaction.atomic(durable=True):
         row, is_new = TopUp.objects.get_or_create(account=account, key=key, defaults={"amount": amount})
     if row.amount != amount:

@@ -116,6 +116,15 @@ def test_the_command_takes_real_amounts_only(workspace, usd):
     assert workspace.ledger()["allocated"] == 100_000_000
 
 
+@pytest.mark.parametrize("key", ["", " ", "\u200b", "invoice-1\n", " invoice-1", "in\x1bvoice", "\udcff", "x" * 101])
+def test_the_command_takes_no_key_that_names_no_payment(workspace, key):
+    # `--key "$INVOICE"` with nothing in it would add one month's money, and call each month after it added as well.
+    with pytest.raises(CommandError, match="1 to 100 characters"):
+        call_command("top_up", workspace.slug, "5", "--key", key)
+    assert not TopUp.objects.filter(account=workspace.account).exists()
+    assert workspace.ledger()["allocated"] == 100_000_000
+
+
 def test_the_command_names_a_workspace_that_is_not_there():
     with pytest.raises(CommandError, match="nobody-here"):
         call_command("top_up", "nobody-here", "5", "--key", "k")

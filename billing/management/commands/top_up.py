@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from billing.errors import BudgetError
 from billing.models import Account
 from billing.money import microcents, usd
-from billing.topups import TopUpConflict, TopUpRefused, top_up
+from billing.topups import TopUpConflict, TopUpKeyUnfit, TopUpRefused, top_up
 
 
 def _amount(text: str) -> int:
@@ -20,7 +20,7 @@ def _amount(text: str) -> int:
     except (ValueError, InvalidOperation):
         raise argparse.ArgumentTypeError("write USD with at most 8 decimals, such as 5 or 0.25") from None
     if not 0 < amount <= 10**16:
-        raise argparse.ArgumentTypeError("write an amount above 0")
+        raise argparse.ArgumentTypeError("write an amount above 0 and of at most 100000000")
     return amount
 
 
@@ -38,6 +38,6 @@ class Command(BaseCommand):
             raise CommandError(f"There is no workspace {options['slug']} that is ready to be topped up.")
         try:
             row = top_up(account, amount=options["usd"], key=options["key"])
-        except (TopUpConflict, TopUpRefused, BudgetError) as exc:
+        except (TopUpConflict, TopUpKeyUnfit, TopUpRefused, BudgetError) as exc:
             raise CommandError(str(exc)) from exc
         self.stdout.write(f"{account.tenant.slug}: ${usd(row.amount)} added under key {row.key}.")
