@@ -17,7 +17,7 @@ import pytest
 from config.stack.front import front_environment
 from tenants.headers import policy
 from tenants.http import Invalid, TooLarge, Unavailable
-from tests.stack.conftest import wait_until
+from tests.stack.conftest import Upstream, wait_until
 from tests.support.front import Front
 
 LARGE = b"x" * 9_000_000
@@ -128,6 +128,36 @@ def test_a_plane_that_is_away_is_the_contracts_503_and_web_goes_on(front, plane)
 def test_a_plane_that_dies_before_it_answers_is_the_same(front):
     answer = httpx.post(f"{front.url}/api/chat/dies/", json={})
     assert (answer.status_code, answer.json()) == (503, Unavailable().body())
+
+
+def test_while_one_of_two_planes_is_started_anew_the_other_answers_each_call(folder, web, plane):
+    both = f"{plane.listener.for_caddy()} unix/{folder / 'away.sock'}"
+    with Front(folder, web=web.listener, plane=plane.listener, PLANE_UPSTREAM=both) as front:
+        for path in ("/api/chat/", "/v1/chat/completions"):
+            assert [httpx.post(front.url + path, json={}).status_code for _ in range(12)] == [200] * 12
+
+
+@pytest.mark.parametrize("path", ["/api/chat/", "/login/"])
+def test_who_asks_while_a_part_is_started_anew_waits_for_it(front, web, plane, path):
+    part = plane if path == "/api/chat/" else web
+    part.stop()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, front.url + path, json={})
+        part.start()
+        assert answer.result().status_code == 200
+    assert part.seen() == [path]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_what_was_passed_on_is_never_sent_to_the_next_one(folder, web, plane, method):
+    other = Upstream(folder / "other.sock")
+    both = f"{plane.listener.for_caddy()} {other.listener.for_caddy()}"
+    try:
+        with Front(folder, web=web.listener, plane=plane.listener, PLANE_UPSTREAM=both) as front:
+            assert httpx.request(method, f"{front.url}/api/chat/dies/").status_code == 503
+        assert plane.listener.answers() != other.listener.answers()  # one of them died, and one alone
+    finally:
+        other.stop()
 
 
 def test_who_sent_a_form_is_told_how_it_is_not_lost(front, web):
