@@ -230,10 +230,18 @@ def envsubject(name: str) -> str:
 
 def envkey(name: str) -> str:
     """A key for a header, where a line break would end it. No refusal quotes it."""
-    raw = envstr(name)
-    if not raw.isascii() or not raw.isprintable() or " " in raw:
-        raise ImproperlyConfigured(f"{name} is no key: write it in one line, without spaces.")
-    return raw
+    return _for_a_header(name, envstr(name))
+
+
+def envsecretkey(name: str) -> str:
+    """A secret that is such a key."""
+    return _for_a_header(name, envsecret(name))
+
+
+def _for_a_header(name: str, key: str) -> str:
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ImproperlyConfigured(f"{name} is no key: write it in one line, in ASCII and without spaces.")
+    return key
 
 
 def envsealingkey(name: str) -> str:

@@ -36,6 +36,7 @@ from config.env import (
     envsealingkey,
     envseconds,
     envsecret,
+    envsecretkey,
     envstr,
     envsubject,
     envurl,
@@ -352,7 +353,7 @@ if _RUNTIME and not envstr("CYCLES_ADMIN_API_KEY"):
     raise ImproperlyConfigured("CYCLES_ADMIN_API_KEY is not set: an external authority needs its admin key.")
 CYCLES_BASE_URL = _RUNTIME or f"http://127.0.0.1:{envport('AUTHORITY_RUNTIME_PORT', 7878)}"
 CYCLES_ADMIN_URL = _ADMIN or f"http://127.0.0.1:{envport('AUTHORITY_ADMIN_PORT', 7979)}"
-CYCLES_ADMIN_API_KEY = envsecret("CYCLES_ADMIN_API_KEY")
+CYCLES_ADMIN_API_KEY = envsecretkey("CYCLES_ADMIN_API_KEY")
 refuse_known_secrets(base_domain=BASE_DOMAIN, sealing_key=KEY_SEALING_KEY, admin_key=CYCLES_ADMIN_API_KEY)
 CYCLES_CONNECT_TIMEOUT = envseconds("CYCLES_CONNECT_TIMEOUT", 1.0)
 CYCLES_READ_TIMEOUT = envseconds("CYCLES_READ_TIMEOUT", 2.0)
@@ -445,7 +446,7 @@ SWEEP = "billing.settlement.sweep"
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 _HAS_COMMON_ADDRESS = bool(envstr("LLM_BASE_URL"))
 LLM_BASE_URL = envurl("LLM_BASE_URL") or f"http://127.0.0.1:{envport('MODEL_PORT', 8081)}/v1"
-LLM_API_KEY = envstr("LLM_API_KEY")
+LLM_API_KEY = envkey("LLM_API_KEY")
 LLM_MODEL = envstr("LLM_MODEL", "" if _HAS_COMMON_ADDRESS else EMBEDDED_MODEL)
 if not LLM_MODEL:
     raise ImproperlyConfigured("LLM_MODEL is not set: with LLM_BASE_URL given, name the model to call.")

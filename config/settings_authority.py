@@ -6,7 +6,7 @@ Owns the two ports, the admin key and the schema its tables live in. Nothing her
 from __future__ import annotations
 
 from config.database import NOTICED_WHEN_DEAD, database_from_url, owner_database_url
-from config.env import envbool, envdomain, envint, envport, envsealingkey, envsecret
+from config.env import envbool, envdomain, envint, envport, envsealingkey, envsecretkey
 from config.production import refuse_known_secrets
 
 SCHEMA = "authority"
@@ -24,7 +24,7 @@ USE_I18N = False
 
 AUTHORITY_RUNTIME_PORT = envport("AUTHORITY_RUNTIME_PORT", 7878)
 AUTHORITY_ADMIN_PORT = envport("AUTHORITY_ADMIN_PORT", 7979)
-AUTHORITY_ADMIN_KEY = envsecret("CYCLES_ADMIN_API_KEY")
+AUTHORITY_ADMIN_KEY = envsecretkey("CYCLES_ADMIN_API_KEY")
 KEY_SEALING_KEY = envsealingkey("KEY_SEALING_KEY")
 refuse_known_secrets(
     base_domain=envdomain("BASE_DOMAIN", "localhost"), sealing_key=KEY_SEALING_KEY, admin_key=AUTHORITY_ADMIN_KEY

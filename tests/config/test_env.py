@@ -189,6 +189,20 @@ def test_the_embedded_authority_refuses_to_start_without_a_secret_of_its_own(nam
     assert f"{name} is not set" in said
 
 
+@pytest.mark.parametrize("odd", ["sk-one\nX-Other: two", "sk-schlüssel", "Bearer sk-one", "sk-\x1bone"])
+@pytest.mark.parametrize("name", ["LLM_API_KEY", "CYCLES_ADMIN_API_KEY", "CYCLES_API_KEY"])
+def test_a_key_that_no_header_can_carry_is_refused_at_the_start_without_a_word_of_it(name, odd):
+    # Else each call fails, or each sign-up, and the log says that nobody could be reached.
+    code, said = settings_with(**{"CYCLES_TENANT": "the-house" if name == "CYCLES_API_KEY" else "", name: odd})
+    assert (code, said.partition(": ")[2].partition(":")[0]) == (1, f"{name} is no key")
+    assert "sk-" not in said
+
+
+def test_the_embedded_authority_refuses_an_admin_key_that_no_header_can_carry():
+    code, said = settings_with("import config.settings_authority", CYCLES_ADMIN_API_KEY="sk-schlüssel")
+    assert (code, "CYCLES_ADMIN_API_KEY is no key" in said) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("given", "missing"), [("CYCLES_BASE_URL", "CYCLES_ADMIN_URL"), ("CYCLES_ADMIN_URL", "CYCLES_BASE_URL")]
 )
