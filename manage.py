@@ -72,9 +72,15 @@ def _execute() -> None:
     from django.conf import settings
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
+    from django.db import OperationalError
 
     try:
         execute_from_command_line(sys.argv)
+    except OperationalError as away:
+        # psycopg's words for a server that cannot be reached, or lets nobody in. They quote no password.
+        if "--traceback" in sys.argv or not str(away).startswith("connection failed: "):
+            raise
+        sys.exit(f"The database cannot be used: {away}")
     except ImproperlyConfigured as nonsense:
         if settings.configured:  # and so by the command itself, whose builder wants to see where
             raise

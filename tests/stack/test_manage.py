@@ -45,6 +45,18 @@ def test_nonsense_in_a_variable_is_one_sentence_for_whoever_runs_a_command(state
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["migrate_schemas", "reconcile", "top_up acme 5 --key invoice-1"])
+def test_a_database_that_cannot_be_reached_is_one_sentence_for_whoever_runs_a_command(state, command):
+    given = {"STATE_DIR": str(state), "DATABASE_URL": "postgresql://acme:pass-word@127.0.0.1:1/app"}
+    env = {**os.environ, **given, "DATABASE_OWNER_URL": "", "DJANGO_SETTINGS_MODULE": "config.settings"}
+    code, said = run("manage.py", *command.split(), state=state, env=env)
+    assert code == 1
+    assert said.startswith("The database cannot be used: ")
+    assert "Connection refused" in said
+    assert "Traceback" not in said
+    assert "pass-word" not in said
+
+
 def test_with_a_given_database_nothing_of_the_stack_is_imported(state):
     script = (
         "import sys, manage; sys.argv = ['manage.py', 'help']; manage.main();"
