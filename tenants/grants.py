@@ -21,6 +21,21 @@ class UnsafeServingRole(Exception):
     """The role that is to serve cannot be given grants, or may do more than they say. The text says what to change."""
 
 
+class NoBuilder(Exception):
+    """The role that is to build workspaces may make nothing. The text says what to set."""
+
+
+def refuse_who_cannot_build() -> None:
+    """Whoever is asked to make schemas and may not: each sign-up would wait for ever."""
+    row = _one("SELECT current_user, has_database_privilege(current_database(), 'CREATE')", [])
+    if row and not row[1]:
+        raise NoBuilder(
+            f"DATABASE_OWNER_URL is not the owner's: this process builds workspaces, and the role {row[0]}, as which "
+            "it connects, may make nothing in the database. Write the role that owns it; where DATABASE_OWNER_URL "
+            "is not set, that of DATABASE_URL is taken."
+        )
+
+
 def on_public() -> None:
     """After migrating public: the role is fit to serve, and may use public and every workspace that it may not yet.
 

@@ -144,6 +144,16 @@ def test_the_owners_own_address_in_the_place_of_the_other_is_told_as_that(app, s
         call_command("migrate_schemas", shared=True, verbosity=0)
 
 
+def test_the_jobs_process_does_not_start_as_a_role_that_can_build_no_workspace(app, database_url):
+    # Started so, it took each sign-up and failed it, for ever, and /readyz called the site ready.
+    served = {**os.environ, "DATABASE_URL": serving_url(database_url), "DATABASE_OWNER_URL": ""}
+    command = [sys.executable, "manage.py", "jobs"]
+    done = subprocess.run(command, cwd=ROOT, env=served, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.startswith("CommandError: DATABASE_OWNER_URL is not the owner's")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @embedded
 def test_a_role_that_could_make_tables_in_public_fails_the_migration(superuser, app):
     superuser.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
