@@ -5,6 +5,7 @@ Owns that list. Must not delete a file it does not know: STATE_DIR may be a fold
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -30,6 +31,8 @@ OURS = (
     "postgres-start.lock",
     "supervisor.lock",
 )
+# In `files`, a name that others may use too: a folder for each workspace, by the name of its schema (tenants.services).
+UPLOADS = re.compile("t_[0-9a-f]{20}")
 
 
 def main() -> int:
@@ -37,19 +40,20 @@ def main() -> int:
     away = MOVED / fingerprint(state)
     # A set, for the sockets' folder is in STATE_DIR or far from it.
     ours = {*(state / name for name in OURS), away, run_folder(state)}
+    ours |= {path for path in (state / "files").glob("t_*") if UPLOADS.fullmatch(path.name)}
     found = sorted(path for path in ours if path.exists())
     if not found:
         print(f"There is nothing in {state}.")
         return 0
     with only_one(state), unused(state):
-        print("This deletes every workspace, its conversations and ledgers, and the keys that seal them:")
+        print("This deletes every workspace, its conversations, files and ledgers, and the keys that seal them:")
         print("\n".join(f"  {path}" for path in found))
         if input_line("Type yes to delete: ") != "yes":
             print("Nothing was deleted.")
             return 1
         for path in found:
             _delete(path)
-    for folder in (state, MOVED):
+    for folder in (state / "files", state, MOVED):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     print("Deleted. The next `make run` starts anew.")

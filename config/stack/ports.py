@@ -11,6 +11,7 @@ import time
 
 from config.stack import StackError
 
+LAST = 65535
 ADDRESSES = (
     (socket.AF_INET, "127.0.0.1"),
     # Some systems let a narrow address be bound beside a wide one. Bound for a moment, never listened on.
@@ -25,6 +26,8 @@ def check_ports(ports: dict[str, int], patience: float = 0) -> None:
     deadline = time.monotonic() + patience
     taken: dict[int, str] = {}
     for variable, port in ports.items():
+        if port > LAST:
+            raise StackError(f"{variable} would be {port}, and there is no such port: set it to a free one.")
         if port in taken:
             raise StackError(f"{variable} and {taken[port]} are both {port}: give each its own port.")
         taken[port] = variable
@@ -32,7 +35,8 @@ def check_ports(ports: dict[str, int], patience: float = 0) -> None:
             if time.monotonic() < deadline:
                 time.sleep(0.1)
                 continue
-            raise StackError(f"Port {port} {trouble}: set {variable} to another one, e.g. {variable}={port + 100}.")
+            other = port + 100 if port + 100 <= LAST else port - 100
+            raise StackError(f"Port {port} {trouble}: set {variable} to another one, e.g. {variable}={other}.")
 
 
 def _trouble_anywhere(port: int) -> str | None:

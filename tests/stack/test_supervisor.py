@@ -314,6 +314,17 @@ def test_whoever_could_answer_in_our_place_makes_a_port_busy(host):
     check_ports({"PORT": port})
 
 
+def test_a_plane_after_the_last_port_is_refused_by_its_variable(state):
+    code, said = run(*STACK, state=state, env=stack_env(state) | {"FRONT": "off", "PORT": "65535", "PLANE_PORT": ""})
+    assert (code, said.count("\n")) == (1, 1)
+    assert said.startswith("PLANE_PORT would be 65536")
+
+
+def test_the_port_that_is_offered_in_a_busy_ones_place_is_one():
+    with listening(65_500), pytest.raises(StackError, match="PORT=65400"):
+        check_ports({"PORT": 65_500})
+
+
 @contextlib.contextmanager
 def listening(port: int, host: str = "127.0.0.1") -> Iterator[None]:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as other:
@@ -364,3 +375,17 @@ def test_clean_asks_first_and_deletes_only_what_is_ours(warm):
     said, _ = process.communicate("yes\n", timeout=30)
     assert process.returncode == 0, said
     assert [path.name for path in warm.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("kept", [[], ["mine.txt", "t_of_mine"]])
+def test_clean_deletes_what_workspaces_uploaded_and_nothing_beside_it(state, kept):
+    files = state / "files"
+    (files / "t_0123456789abcdef0123").mkdir(parents=True)
+    (files / "t_0123456789abcdef0123" / "letter.txt").write_text("of a customer")
+    for name in kept:
+        (files / name).mkdir()
+    process = start("-m", "config.stack.clean", state=state, stdin=subprocess.PIPE)
+    said, _ = process.communicate("yes\n", timeout=30)
+    assert process.returncode == 0, said
+    left = {path.name for path in state.rglob("*") if path.suffix != ".lock"}
+    assert left == ({"files", *kept} if kept else set())
