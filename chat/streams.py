@@ -71,6 +71,8 @@ class Answering(Generic[P]):
         self._news = Bell()
         self._begun = asyncio.Event()
         self._ended = False
+        # Nothing more of it is read: whoever stops it now must not be told that it is not whole.
+        self._is_read = False
         self._cut_for: str | None = None
         self._reader_left = False
         self._completion: Completion | None = None
@@ -271,6 +273,7 @@ class Answering(Generic[P]):
             await self._read()
             while self._may_hop and await self._hopped():
                 await self._read()
+            self._is_read = True
             if self._growth.held_output < self.terms.most_output:
                 usage, outcome = self._ending().used()
                 if outcome == Outcome.EXACT:
@@ -380,7 +383,7 @@ class Answering(Generic[P]):
         self._cut("cancelled")
 
     def _cut(self, why: str) -> None:
-        if not self._ended and self._cut_for is None:
+        if not self._is_read and not self._ended and self._cut_for is None:
             self._cut_for = why
             self._model.cut()
             if self._outlet is not None:
