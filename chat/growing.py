@@ -74,7 +74,7 @@ class Growth(Generic[P]):
             return
         terms = self._terms
         # By the learned ratio, as an answer is charged that nobody reports: what is held goes by the safer count.
-        self._note(Usage(terms.likely, answer.counted(terms.habit.output_ratio)))
+        self._note(Usage(terms.likely, min(answer.counted(terms.habit.output_ratio), self.held_output)))
         self._ask(next_output(self.held_output, terms.most_output))
 
     def _note(self, now: Usage) -> None:

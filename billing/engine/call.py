@@ -207,7 +207,8 @@ class Call:
         params = {
             "id": self.id,
             "slices": settling.slices_as_json(self.hold.slices),
-            "used": min(self.used, self.held),
+            # With this slice: what a report counts is billed, and whoever settles it asks for the slice by its name.
+            "used": min(self.used, self.hold.held),
             "tokens_input": self.tokens[0],
             "tokens_output": self.tokens[1],
         }

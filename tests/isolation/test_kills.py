@@ -174,6 +174,25 @@ def test_killed_while_it_grows_what_the_row_says_is_charged(workspace, start_pla
     assert counted <= used[1]
 
 
+@pytest.mark.parametrize("point", ["before", "after"])
+def test_killed_while_what_its_report_counts_is_held_the_report_is_charged(
+    workspace, start_plane, proxy, upstream, model, point
+):
+    """It was charged for its first slice: the model had said all, and billed six times as much."""
+    key = workspace.key()
+    trusted(model)
+    upstream.tokens = ["word "]
+    upstream.usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": 400, "total_tokens": PROMPT_TOKENS + 400}
+    with start_plane() as plane:
+        proxy.after["/v1/reservations"] = lambda: getattr(proxy, point).update(
+            {"/v1/reservations": lambda: kill(plane.process)}
+        )
+        Reader(plane, workspace, key, max_tokens=400).join(30)
+    assert swept(workspace)["slices"]
+    line = only_line(workspace)
+    assert (line.outcome, line.tokens_output, line.cost) == ("swept", 400, PROMPT_TOKENS * INPUT + 400 * OUTPUT)
+
+
 def trusted(model):
     """As if it had given its twenty exact reports: from now on it is given slices."""
     report = [PROMPT_TOKENS, round(PROMPT_TOKENS / USUAL_INPUT_RATIO), 40, 40 * len("word "), 100]
