@@ -56,7 +56,7 @@ class Growth(Generic[P]):
         show are billed all the same, and nobody had paid for them. A report of more than was asked for is false.
         """
         terms, tokens = self._terms, reported.tokens_output
-        if self.held_output >= tokens or tokens > terms.most_output + SPARE_TOKENS:
+        if self.held_output >= tokens or tokens > terms.most_output + SPARE_TOKENS * terms.n:
             return
         tokens = min(tokens, terms.most_output)
         self._note(reported)

@@ -239,3 +239,17 @@ def test_an_answer_that_came_whole_is_not_said_to_be_stopped_while_its_thoughts_
         assert b'"error"' not in api.post("/v1/chat/completions", asked).content
     assert {line.cost for line in workspace.settled()} == {10 * INPUT + 400 * OUTPUT}
     assert_books_agree(workspace)
+
+
+@pytest.mark.parametrize(("tokens_output", "is_believed"), [(306, True), (307, False)])
+def test_each_of_several_answers_may_have_an_end_that_its_report_counts(
+    workspace, upstream, trusted, tokens_output, is_believed
+):
+    """Three that were thought to their limits, with an end each, were charged for the first slice of one."""
+    trust(trusted, app="api")
+    upstream.tokens, upstream.usage = ["word "], reports(tokens_output)
+    asked = {"model": trusted, "messages": [{"role": "user", "content": "hello"}], "stream": True}
+    assert workspace.api(alone=True).post("/v1/chat/completions", {**asked, "n": 3, "max_tokens": 100}).content
+    (line,) = workspace.settled(lines=1)
+    assert line.cost == (10 * INPUT + 306 * OUTPUT if is_believed else AT_FIRST)
+    assert_books_agree(workspace)
