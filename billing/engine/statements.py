@@ -246,7 +246,8 @@ RETURNING id
 """
 
 # What has become of it. A hold's row goes in the statement that writes its line; one that went without a line was
-# never dispatched.
+# never dispatched. A line of what came to nothing counts as none: a process that died after it gave the money back
+# could not give the key back, too.
 LOOK = """
 SELECT repeat.id, repeat.fingerprint, repeat.attempt, repeat.status, repeat.answer, repeat.hold,
        repeat.created_at < now() - make_interval(secs => %(stale)s),
@@ -255,7 +256,7 @@ SELECT repeat.id, repeat.fingerprint, repeat.attempt, repeat.status, repeat.answ
            WHERE process.id = repeat.process AND process.seen_at > now() - make_interval(secs => %(silent)s)
        ),
        EXISTS (SELECT 1 FROM public.billing_hold AS hold WHERE hold.id = repeat.hold),
-       (SELECT line.cost FROM {schema}.usage_usageline AS line WHERE line.hold = repeat.hold)
+       (SELECT line.cost FROM {schema}.usage_usageline AS line WHERE line.hold = repeat.hold AND line.outcome <> 'none')
 FROM {schema}.usage_repeat AS repeat
 WHERE repeat.user_id = %(user)s AND repeat.route = %(route)s AND repeat.key = %(key)s
 """

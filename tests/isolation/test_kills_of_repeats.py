@@ -114,6 +114,24 @@ def test_killed_between_commit_and_line_the_repeat_learns_the_commit(workspace, 
     assert len(upstream.calls) == 1
 
 
+def test_killed_once_what_came_to_nothing_is_given_back_the_repeat_is_tried_anew(
+    workspace, plane, reader, proxy, upstream
+):
+    """For a day it was told that its answer was lost, and $0.00 charged for it."""
+    upstream.status = 500
+    proxy.after["/release"] = lambda: kill(plane.process)
+    reader().join(30)
+    looks_dead(workspace)
+    sweep(at_once=True)
+    assert [(line.outcome, line.cost) for line in workspace.lines()] == [("none", 0)]
+    upstream.status = None
+    answer = PlaneResponse(repeat(workspace))
+    assert (answer.status_code, len(upstream.calls)) == (200, 2)
+    assert PlaneResponse(repeat(workspace)).content == answer.content
+    assert [line.outcome for line in workspace.settled(lines=2)] == ["none", "exact"]
+    assert len(upstream.calls) == 2
+
+
 def test_stopped_with_the_claim_and_woken_when_another_has_it_a_plane_calls_no_model(
     workspace, plane, reader, proxy, upstream
 ):
