@@ -140,6 +140,8 @@ async def _buy(engine: Engine, payer: Payer, wanted: Wanted, model: str) -> Boug
     """The answer of this model, held and written down. Raises ModelBusy, before any money is held, where it is down."""
     terms = terms_for(engine, payer, wanted, model)
     terms.upstream.refuse_if_down()
+    if not _writes_nothing(wanted):
+        at_least_one(terms.max_tokens)
     messages = as_taken(wanted.messages)
     # What is written in one piece, or out of sight, cannot be cut in time, so that all of it is held at once.
     is_held_whole = _is_in_one_piece(wanted) or terms.is_read_to_its_end or _may_think(terms)

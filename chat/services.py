@@ -36,7 +36,7 @@ from billing.repeats import MOST_WAITING, WAIT_SECONDS
 from billing.subjects import Key
 from chat import background, calls
 from chat.attached import File
-from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Wanted, begin, refuse_unless_allowed
+from chat.buying import ACTION, DEFAULT_MAX_TOKENS, Wanted, at_least_one, begin, refuse_unless_allowed
 from chat.errors import ConversationBusy
 from chat.facts import bought_by
 from chat.history import Message, prompt_bound, prompt_bytes
@@ -396,7 +396,7 @@ def summarize(
 ) -> dict[str, Any]:
     """{summary, model, usage, cost, budget}. Raises ModelNotPriced, a BudgetError, or ModelFailed."""
     messages, allowed = _summary_terms(tenant, text=text, max_tokens=max_tokens)
-    answer = _summary(messages, max_tokens=allowed, user_id=user_id, key_id=key_id, claim=claim)
+    answer = _summary(messages, max_tokens=at_least_one(allowed), user_id=user_id, key_id=key_id, claim=claim)
     if claim is not None and claim.told is not None:
         body: dict[str, Any] = claim.told.answer["body"]  # as whoever repeats the request will read it
         return body

@@ -2,8 +2,10 @@
 
 import pytest
 
+from billing.models import Account
 from billing.plans import HOUSE, PLANS, Plan, plan_of
 from chat.calls import complete
+from tenants.http import Forbidden
 
 GOOD = {"name": "pro", "allowance": 1, "overdraft": 0, "max_tokens": 1_024}
 
@@ -35,5 +37,27 @@ def test_an_account_whose_plan_is_gone_buys_nothing_and_the_error_says_what_to_d
     monkeypatch.delitem(PLANS, "trial")
     with workspace.scope(), pytest.raises(LookupError, match=r"'trial', and PLANS in billing/plans\.py lacks it"):
         complete([{"role": "user", "content": "Hello."}], app="poems")
+    assert upstream.calls == []
+    assert workspace.settled() == []
+
+
+def test_a_plan_that_allows_no_tokens_allows_no_answer_at_any_door(workspace, upstream, monkeypatch):
+    """/v1 asked the model all the same, with nothing held for its words."""
+    monkeypatch.setitem(PLANS, "paused", Plan(**{**GOOD, "name": "paused", "max_tokens": 0}))
+    Account.objects.filter(pk=workspace.account.pk).update(plan="paused")
+    api, ask = workspace.api(alone=True), [{"role": "user", "content": "Hello."}]
+    doors = [
+        api.chat("Hello."),
+        api.chat("Hello.", stream=True),
+        api.summarize("a long text"),
+        *(
+            api.post("/v1/chat/completions", {"model": "test-model", "messages": ask, "stream": stream, "n": n})
+            for stream in (False, True)
+            for n in (1, 2)
+        ),
+    ]
+    assert [response.status_code for response in doors] == [403] * len(doors)
+    with workspace.scope(), pytest.raises(Forbidden):
+        complete(ask, app="poems")
     assert upstream.calls == []
     assert workspace.settled() == []
