@@ -16,6 +16,8 @@ from chat.answer import Answer
 from chat.terms import Bought, P
 
 GROW_AGAIN_SECONDS = 0.2
+# Its reader waits for the last event meanwhile. An authority that is restarted is back within this.
+REACH_SECONDS = 2.0
 
 
 class Growth(Generic[P]):
@@ -59,14 +61,18 @@ class Growth(Generic[P]):
         if self.held_output >= tokens or tokens > terms.most_output + SPARE_TOKENS * terms.n:
             return
         tokens = min(tokens, terms.most_output)
+        until = self._loop.time() + REACH_SECONDS
         self._note(reported)
         while self.held_output < tokens:
             if self._asked is None:
                 self._ask(tokens - self.held_output)
             assert self._asked is not None
             await asyncio.wait([self._asked])
-            if not self._harvest():
+            if self._harvest():
+                continue
+            if self.is_refused or self._loop.time() >= until:
                 return
+            await asyncio.sleep(GROW_AGAIN_SECONDS)
 
     def _ask_for_more(self, answer: Answer) -> None:
         """Ask for the next slice, unless one is asked for already."""
