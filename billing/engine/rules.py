@@ -21,6 +21,8 @@ LEAST_OUTPUT = 64
 # Our running count may be a fifth short of the report that comes at the end: keep that, and a little, in hand.
 SPARE_FACTOR_PERCENT = 125
 SPARE_TOKENS = 2
+# A running count of so many tokens is what the least slice is for: up to there it may be as wrong as it likes.
+LEAST_COUNTED = (LEAST_OUTPUT - SPARE_TOKENS) * 100 // SPARE_FACTOR_PERCENT
 # A template may say the date, or more of a model's own, from one day to the next.
 SPARE_OVERHEAD = 16
 # Before a model has reported anything. A text has about a token for each four bytes.
@@ -131,8 +133,12 @@ def _usual_output(outputs: list[int]) -> int:
 
 
 def percent_of(reported: int, counted: int) -> int:
-    """Rounded against trust. The end's own token, which some count and nobody sees, is in the spare already."""
-    return -(-max(0, reported - SPARE_TOKENS) * 100 // max(counted, 1))
+    """Rounded against trust. The end's own token, which some count and nobody sees, is in the spare already.
+
+    A call of a tool is billed a dozen tokens that its text does not show: where agents call them again and again, their
+    model would never be trusted, though each of its answers fits into the least that is held.
+    """
+    return -(-max(0, reported - SPARE_TOKENS) * 100 // max(counted, LEAST_COUNTED))
 
 
 def overhead(habit: Habit, messages: int, bound: int) -> int:

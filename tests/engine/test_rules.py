@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from billing.engine.rules import (
     KEPT_SAMPLES,
+    LEAST_COUNTED,
     LEAST_OUTPUT,
     MOST_PERCENT,
     SPARE_TOKENS,
@@ -138,7 +139,21 @@ def test_a_model_is_trusted_after_twenty_reports_and_not_while_one_far_above_our
 @given(reported=st.integers(0, 10**6), counted=tokens)
 def test_a_percentage_is_rounded_against_trust(reported, counted):
     percent = percent_of(reported, counted)
-    assert percent * max(counted, 1) >= (reported - SPARE_TOKENS) * 100
+    assert percent * max(counted, LEAST_COUNTED) >= (reported - SPARE_TOKENS) * 100
+
+
+@given(reported=st.integers(0, 10**6), counted=tokens)
+def test_a_fair_report_is_never_above_the_slices_of_its_count(reported, counted):
+    if percent_of(reported, counted) <= MOST_PERCENT:
+        held = LEAST_OUTPUT
+        while is_full(counted, held, 10**9):
+            held += next_output(held, 10**9)
+        assert reported <= held
+
+
+def test_a_short_call_of_a_tool_takes_no_trust_away():
+    assert percent_of(20, 8) <= MOST_PERCENT  # {"city": "Paris"} and what is billed around it
+    assert percent_of(LEAST_OUTPUT, 1) > MOST_PERCENT
 
 
 def test_one_odd_report_does_not_move_what_is_charged_when_nobody_reports():
