@@ -4,6 +4,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from tests.support.factories import WorkspaceFactory
 from tests.support.web import WebProcess
 
 pytestmark = pytest.mark.browser
@@ -81,6 +82,23 @@ def test_sign_up_says_that_it_creates_and_goes_back_to_what_is_wrong(page, site,
     expect(page.get_by_label("Address")).to_be_focused()
     assert page.evaluate("sessionStorage.getItem('said')") == "Creating…"
     expect(button).to_have_text("Create workspace")
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (1280, 800)])
+def test_without_script_the_refusal_of_a_first_message_is_in_the_window(browser, site, width, height):
+    workspace = WorkspaceFactory()
+    workspace.leave(0)
+    context = browser.new_context(java_script_enabled=False, viewport={"width": width, "height": height})
+    session = workspace.client(workspace.owner).cookies["sessionid"].value
+    context.add_cookies([{"name": "sessionid", "value": session, "url": site.address(workspace.slug)}])
+    page = context.new_page()
+    page.goto(site.address(workspace.slug) + "/")
+    page.locator("textarea[name=prompt]").fill("What is a ledger?")
+    page.get_by_role("button", name="Send", exact=True).click()
+    card, box = page.get_by_role("alert").bounding_box(), page.locator(".composer").bounding_box()
+    assert card["y"] >= 0
+    assert card["y"] + card["height"] <= box["y"]
+    context.close()
 
 
 def test_a_brand_is_on_each_page_without_a_word_of_the_policy(page, app, database_url, authority, tmp_path):
