@@ -82,7 +82,8 @@ class EmailNotConfirmed(BudgetDenied):
 
     def __init__(self, *, budget: dict[str, Any]) -> None:
         self.reason, self.budget = "exhausted", budget
-        ApiError.__init__(self, reason=self.reason, budget=budget, confirm_email=True)
+        name = name_of(budget.get("scope"))
+        ApiError.__init__(self, reason=self.reason, budget=budget, budget_name=name, confirm_email=True)
 
 
 def _sentence(text: str, scope: str | None) -> str:

@@ -88,6 +88,8 @@ def test_nothing_can_be_bought_before_the_owner_has_confirmed_and_all_of_it_afte
         assert (refused.status_code, body["error"], body["reason"]) == (402, "budget_exceeded", "exhausted")
         assert body["confirm_email"] is True
         assert "confirmed their e-mail" in body["message"]
+        # The page says whose figures it shows: "Left in …".
+        assert body["budget_name"] == "this workspace's budget"
     assert not upstream.calls
     (mail,) = mails_of(workspace)
     assert mail.to == workspace.account.owner_email
