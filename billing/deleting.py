@@ -37,9 +37,13 @@ class OnHoldAlready(Exception):
 def delete_workspace(request: TenantRequest) -> None:
     """Doors, account, sessions, keys, links and invitations; the trail, the mails and the job. All of it or nothing.
 
-    Raises OnHoldAlready. The request's own session is over, too.
+    Raises OnHoldAlready. The request's own session is over, too. Of two at once the second does nothing more.
     """
-    tenant, actor = request.tenant, request.user.email
+    _delete(request, request.tenant, actor=request.user.email)
+    logout(request)
+
+
+def _delete(request: TenantRequest, tenant: Tenant, *, actor: str) -> None:
     with transaction.atomic(durable=True):
         # First: who confirms an address, or takes an invitation, has that row and may want the account after it.
         shut_everybody_out()
@@ -48,13 +52,15 @@ def delete_workspace(request: TenantRequest) -> None:
             status=Account.Status.CLOSED
         )
         if not is_first or not services.close(tenant):
+            tenant.refresh_from_db(fields=["status"])
+            if tenant.status == Tenant.Status.CLOSED:
+                return
             raise OnHoldAlready
         record(Event.DELETED, request=request, target=tenant.slug)
         people = list(User.objects.filter(is_active=True).values_list("email", "role", "email_confirmed_at"))
         _tell(tenant, people, actor)
         shut_account.configure(schedule_at=timezone.now() + LAST_CALLS).defer(account_id=account.pk)
     logger.warning("deleted tenant=%s by its owner; its rows stay for now", tenant.slug)
-    logout(request)
 
 
 def _tell(tenant: Tenant, people: list[tuple[str, str, datetime | None]], actor: str) -> None:

@@ -212,6 +212,26 @@ def test_an_account_on_hold_is_not_deleted_from_under_whoever_froze_it(owned):
     assert Tenant.objects.get(pk=workspace.tenant.pk).status == "active"
 
 
+def test_deleted_twice_at_once_both_are_told_that_it_is_deleted(owned, monkeypatch):
+    workspace, client = owned
+    other = workspace.client()
+    other.cookies.load(client.cookies.output(header=""))
+    shut, waiting = deleting.shut_everybody_out, [other]
+
+    def shut_after_the_other():
+        if waiting:
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(delete, waiting.pop(), workspace.slug).result().status_code == 200
+                pool.submit(lambda: connection.close()).result()
+        shut()
+
+    monkeypatch.setattr(deleting, "shut_everybody_out", shut_after_the_other)
+    page = delete(client, workspace.slug)
+    assert (page.status_code, b"is deleted." in page.content) == (200, True)
+    with workspace.scope():
+        assert AuditEvent.objects.filter(event="settings.deleted").count() == 1
+
+
 def confirmed_meanwhile(user):
     """A confirmation has its link, and wants the account, just as an owner deletes the workspace."""
     begin_to_delete.pop()()
