@@ -18,7 +18,7 @@ from chat import attachments
 from chat.composing import holds
 from chat.models import Attachment
 from chat.unread import Unread
-from chat.views import meant, named_files, place_of, refused, typed
+from chat.views import TYPED, meant, named_files, place_of, refused, typed
 from chat.wishes import MODEL_MAX
 from tenants.headers import POLICY
 from tenants.http import ApiError, TenantRequest
@@ -40,7 +40,7 @@ UPLOADS = Rate("files", burst=60, every=2.0, words="You have added a great many 
 
 
 @require_POST
-@needs(Action.CHAT)
+@needs(Action.CHAT, keeps=TYPED)
 def add(request: TenantRequest) -> HttpResponse:
     try:
         take(UPLOADS, request.tenant.pk, request.user.pk)
@@ -57,7 +57,7 @@ def add(request: TenantRequest) -> HttpResponse:
 
 
 @require_POST
-@needs(Action.CHAT)
+@needs(Action.CHAT, keeps=TYPED)
 def remove(request: TenantRequest, pk: int) -> HttpResponse:
     """One that is sent stays with its question, and no longer goes with the message that is being written."""
     if not attachments.remove(request.user, pk) and (_is_script(request) or pk not in named_files(request)):

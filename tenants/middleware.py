@@ -44,7 +44,7 @@ from tenants.sealing import SealedUnderAnotherKey
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
-_FORM_OF_A_PAGE = re.compile(r"(/settings/[^/]+/|/c/[0-9]+/|/prompts/).+")
+_FORM_OF_A_PAGE = re.compile(r"(/settings/[^/]+/|/c/[0-9]+/|/prompts/|/(?=c/files/)).+")
 
 
 def as_api_error(exc: Exception) -> ApiError | None:

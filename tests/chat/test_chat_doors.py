@@ -228,7 +228,7 @@ def test_the_address_of_a_form_alone_leads_to_the_page_that_it_is_on(workspace):
     browser = workspace.client(workspace.owner)
     for form, page in {
         "/c/7/rename/": "/c/7/", "/c/7/again/": "/c/7/", "/prompts/7/delete/": "/prompts/",
-        "/settings/workspace/titles/": "/settings/workspace/",
+        "/settings/workspace/titles/": "/settings/workspace/", "/c/files/": "/", "/c/files/7/remove/": "/",
     }.items():  # fmt: skip
         assert browser.get(form)["Location"] == page
         assert browser.put(form).status_code == 405

@@ -47,6 +47,19 @@ def test_a_message_sent_while_signed_out_waits_on_the_log_in_page_and_is_in_the_
     assert WORDS not in right["Location"]
 
 
+@pytest.mark.parametrize("button", ["/c/files/", "/c/files/7/remove/"])
+def test_the_message_waits_as_well_where_a_file_was_to_be_added_or_taken_away(acme, alice, button):
+    acme.client(alice)
+    client = acme.client()
+    # Without script the box's own form goes there, and a file that was refused is told on a page of that address.
+    asked = client.post(button, {"prompt": WORDS, "conversation_id": ""}, headers=here(acme, "/c/files/"))
+    assert asked.status_code == 401
+    way_in = {"email": alice.email, "password": PASSWORD, "draft": hidden(asked, "draft"), "next": "/c/files/"}
+    right = client.post("/login/", way_in, follow=True)
+    assert right.status_code == 200
+    assert "What is a ledger, &amp; why?</textarea>" in right.content.decode()
+
+
 def test_the_message_waits_through_a_second_step_too_and_so_does_a_log_in_link(acme):
     member = acme.member("two-steps@example.org")
     app, _ = set_up(acme.client(member))
