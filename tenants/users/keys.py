@@ -83,16 +83,40 @@ def create_key(
     request: HttpRequest | None = None,
     via: str = "job",
 ) -> tuple[ApiKey, str]:
-    """A new key and its secret: 256 random bits, shown once. `shown_later`: by `take_secret`, sealed until then.
+    """A new key and its secret: 256 random bits, shown once. `shown_later`: by `take_secret`, sealed until then. The
+    same asked for again before it was shown is the same key.
 
     `via` is for the trail, where there is no request.
     """
     with transaction.atomic():
-        limits = {"expires_at": expires_at, "allowed_models": allowed_models}
+        limits: dict[str, Any] = {"expires_at": expires_at, "allowed_models": allowed_models}
+        if shown_later and (key := _untaken(user, name=name, scopes=[str(scope) for scope in scopes], **limits)):
+            return key, unseal(key.sealed_secret)
         key, secret = insert_key(user, name=name, scopes=scopes, shown_later=shown_later, **limits)
         facts = facts_of(key) if allowed_models is None else {**facts_of(key), "models": allowed_models}
         record(Event.KEY_MADE, request=request, via="" if request else via, target=name, **facts)
     return key, secret
+
+
+def _untaken(user: User, *, expires_at: datetime | None, **facts: Any) -> ApiKey | None:
+    """The key that the same form has made just now and nobody was shown: after a second one, nobody would have it.
+
+    A form is sent twice by a double click without script, and once more where the answer to the first one was lost.
+    """
+    User.objects.select_for_update(no_key=True).get(pk=user.pk)  # of two at once the second finds the first one's
+    since = timezone.now() - SHOWN_WITHIN
+    made = ApiKey.objects.filter(user=user, replaces=None, revoked_at=None, created_at__gt=since)
+    for key in made.exclude(sealed_secret="").order_by("-pk"):
+        if all(getattr(key, name) == value for name, value in facts.items()) and _end_alike(key.expires_at, expires_at):
+            return key
+    return None
+
+
+def _end_alike(one: datetime | None, other: datetime | None) -> bool:
+    """Of the same choice of a life, made within the time in which a key may still be shown."""
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) < SHOWN_WITHIN
 
 
 def insert_key(user: User, *, shown_later: bool, scopes: Sequence[str], **fields: Any) -> tuple[ApiKey, str]:

@@ -1,14 +1,19 @@
 """Log-in, keys and the pages of a workspace, without script."""
 
 import re
+import uuid
 from datetime import timedelta
+from threading import Thread
 from unittest.mock import Mock
 
 import pytest
 from django.core.exceptions import PermissionDenied
+from django.db import connection
 from django.db.models import QuerySet
 from django.test import Client
+from django.utils import timezone
 
+from tenants.audit.models import AuditEvent
 from tenants.models import Tenant
 from tenants.users import keys
 from tenants.users.keys import create_key
@@ -149,6 +154,37 @@ def test_two_tabs_each_show_their_own_key(acme, alice):
     for secret, name in ((earlier, "One"), (later, "Two")):
         with acme.scope():
             assert ApiKey.objects.get(digest=keys.digest(secret)).name == name
+
+
+def test_a_form_sent_again_before_its_key_was_shown_makes_no_second_key(acme, alice):
+    """As by a double click without script, or once more after an answer that was lost: nobody would have the first."""
+    client = acme.client(alice)
+    form = wanted(f"Twice {uuid.uuid4().hex[:6]}")
+    seen = []
+
+    def click():
+        browser = acme.client()
+        browser.cookies = client.cookies
+        seen.append(browser.post("/settings/keys/", form)["Location"])
+        connection.close()
+
+    clicks = [Thread(target=click) for _ in range(3)]
+    for one in clicks:
+        one.start()
+    for one in clicks:
+        one.join()
+    assert len(set(seen)) == 1
+    others = [{"life": "never"}, {"life": "30"}, {"scopes": ["chat"]}]
+    assert not {client.post("/settings/keys/", form | other)["Location"] for other in others} & set(seen)
+    assert secrets_on(client.get(seen[0]))
+    again = client.post("/settings/keys/", form)["Location"]
+    assert again not in seen, "one that was shown is somebody's"
+    with acme.scope():
+        made = ApiKey.objects.filter(name=form["name"])
+        assert made.count() == 5
+        assert AuditEvent.objects.filter(event="keys.made", target=form["name"]).count() == 5
+        made.filter(pk=again.rpartition("=")[2]).update(revoked_at=timezone.now())
+    assert client.post("/settings/keys/", form)["Location"] != again
 
 
 def test_a_new_keys_secret_lies_sealed_and_is_no_one_elses(acme, alice):
