@@ -1,10 +1,12 @@
 """The site's own pages in a browser: readable by everybody, on a phone, in light and dark, and no dead ends."""
 
+from contextlib import contextmanager
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tests.support.factories import WorkspaceFactory
+from tests.support.factories import ConversationFactory, WorkspaceFactory, said
 from tests.support.web import WebProcess
 
 pytestmark = pytest.mark.browser
@@ -84,21 +86,45 @@ def test_sign_up_says_that_it_creates_and_goes_back_to_what_is_wrong(page, site,
     expect(button).to_have_text("Create workspace")
 
 
-@pytest.mark.parametrize(("width", "height"), [(360, 740), (1280, 800)])
-def test_without_script_the_refusal_of_a_first_message_is_in_the_window(browser, site, width, height):
-    workspace = WorkspaceFactory()
-    workspace.leave(0)
+@contextmanager
+def without_script(browser, site, workspace, width, height):
+    """The chat page of the workspace's owner."""
     context = browser.new_context(java_script_enabled=False, viewport={"width": width, "height": height})
     session = workspace.client(workspace.owner).cookies["sessionid"].value
     context.add_cookies([{"name": "sessionid", "value": session, "url": site.address(workspace.slug)}])
     page = context.new_page()
+    page.set_default_timeout(20_000)
     page.goto(site.address(workspace.slug) + "/")
-    page.locator("textarea[name=prompt]").fill("What is a ledger?")
-    page.get_by_role("button", name="Send", exact=True).click()
-    card, box = page.get_by_role("alert").bounding_box(), page.locator(".composer").bounding_box()
-    assert card["y"] >= 0
-    assert card["y"] + card["height"] <= box["y"]
+    yield page
     context.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (1280, 800)])
+def test_without_script_the_refusal_of_a_first_message_is_in_the_window(browser, site, width, height):
+    workspace = WorkspaceFactory()
+    workspace.leave(0)
+    with without_script(browser, site, workspace, width, height) as page:
+        page.locator("textarea[name=prompt]").fill("What is a ledger?")
+        page.get_by_role("button", name="Send", exact=True).click()
+        card, box = page.get_by_role("alert").bounding_box(), page.locator(".composer").bounding_box()
+        assert card["y"] >= 0
+        assert card["y"] + card["height"] <= box["y"]
+
+
+def test_without_script_a_search_on_a_phone_shows_what_it_has_found(browser, site):
+    workspace = WorkspaceFactory()
+    with workspace.scope():
+        said(ConversationFactory(owner=workspace.owner, title="Of books"), "What is a ledger?")
+    with without_script(browser, site, workspace, 360, 740) as page:
+        page.get_by_role("button", name="Conversations").click()
+        page.get_by_role("searchbox").fill("ledger")
+        page.get_by_role("searchbox").press("Enter")
+        found = page.get_by_role("link", name="Of books")
+        expect(found).to_be_visible()
+        assert found.bounding_box()["y"] < page.locator("textarea[name=prompt]").bounding_box()["y"] < 740
+        found.click()
+        expect(found).to_be_hidden()
+        expect(page.locator(".turn").first).to_be_visible()
 
 
 def test_a_brand_is_on_each_page_without_a_word_of_the_policy(page, app, database_url, authority, tmp_path):
