@@ -335,7 +335,7 @@ def test_what_a_job_writes_in_a_members_name_is_no_sessions(workspace):
 
 def test_nobody_floods_the_trail_by_forms(workspace, owner, monkeypatch):
     monkeypatch.setattr(access, "ACTS", Rate(f"acts-{uuid.uuid4().hex}", burst=3, every=3_600.0))
-    made = [owner.post("/settings/keys/", {"name": "k", "scopes": "chat", "life": "30"}) for _ in range(4)]
+    made = [owner.post("/settings/keys/", {"name": f"k{n}", "scopes": "chat", "life": "30"}) for n in range(4)]
     assert [one.status_code for one in made] == [302, 302, 302, 429]
     assert owner.get(FILE).status_code == 429
     assert owner.get(PAGE).status_code == 200
