@@ -87,14 +87,22 @@ def _change(tenant: Tenant, before: Tenant.Status, after: Tenant.Status) -> None
 # --- what a workspace is called -------------------------------------------------------------------------------------
 
 
-def change_name(tenant: Tenant, name: str) -> None:
-    Tenant.objects.filter(pk=tenant.pk).update(name=name)
+def change_name(tenant: Tenant, name: str) -> str:
+    """In the caller's transaction; the one of before."""
+    before: str = Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk).name
+    if name != before:
+        Tenant.objects.filter(pk=tenant.pk).update(name=name)
     tenant.name = name
+    return before
 
 
-def change_time_zone(tenant: Tenant, time_zone: str) -> None:
-    Tenant.objects.filter(pk=tenant.pk).update(time_zone=time_zone)
+def change_time_zone(tenant: Tenant, time_zone: str) -> str:
+    """In the caller's transaction; the one of before."""
+    before: str = Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk).time_zone
+    if time_zone != before:
+        Tenant.objects.filter(pk=tenant.pk).update(time_zone=time_zone)
     tenant.time_zone = time_zone
+    return before
 
 
 def change_origins(tenant: Tenant, origins: list[str]) -> list[str]:

@@ -30,12 +30,10 @@ def change_details(request: TenantRequest, *, name: str, time_zone: str) -> bool
     """Whether there was anything to change."""
     tenant = request.tenant
     with transaction.atomic(durable=True):
-        before = tenant.name, tenant.time_zone
-        if name != tenant.name:
-            services.change_name(tenant, name)
+        before = services.change_name(tenant, name), services.change_time_zone(tenant, time_zone)
+        if before[0] != name:
             record(Event.RENAMED, request=request, target=name, before=before[0], after=name)
-        if time_zone != tenant.time_zone:
-            services.change_time_zone(tenant, time_zone)
+        if before[1] != time_zone:
             record(Event.TIME_ZONE_CHANGED, request=request, target=time_zone, before=before[1], after=time_zone)
     return before != (name, time_zone)
 

@@ -3,10 +3,11 @@
 import re
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import Client
 from django.utils import timezone
 
@@ -34,6 +35,11 @@ def new_slug():
 def change_slug(tenant, slug):
     with transaction.atomic():
         return services.change_slug(tenant, slug)
+
+
+def change_time_zone(tenant, time_zone):
+    with transaction.atomic():
+        services.change_time_zone(tenant, time_zone)
 
 
 def trail(workspace):
@@ -69,6 +75,27 @@ def test_name_and_time_zone_are_changed_and_in_the_trail(workspace):
     assert len(trail(workspace)) == 2
 
 
+def test_of_two_names_at_once_the_trail_says_which_followed_which(workspace, monkeypatch):
+    client, other = workspace.client(workspace.owner), workspace.client()
+    other.cookies.load(client.cookies.output(header=""))
+    before, change, waiting = workspace.tenant.name, services.change_name, [other]
+
+    def rename(browser, name):
+        browser.post("/settings/workspace/", {"name": name, "time_zone": "UTC"})
+
+    def change_after_the_other(tenant, name):
+        if waiting:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(rename, waiting.pop(), "Second").result()
+                pool.submit(lambda: connection.close()).result()
+        return change(tenant, name)
+
+    monkeypatch.setattr(services, "change_name", change_after_the_other)
+    rename(client, "Third")
+    said = {(details["before"], details["after"]) for _, details in trail(workspace)}
+    assert said == {(before, "Second"), ("Second", "Third")}
+
+
 def test_what_cannot_be_used_changes_nothing_and_loses_nothing(workspace):
     client = workspace.client(workspace.owner)
     page = client.post("/settings/workspace/", {"name": "Typed anew", "time_zone": "Mars/Olympus"})
@@ -95,7 +122,7 @@ def test_a_member_may_not_and_an_admin_may_not_delete(workspace):
 
 def test_pages_show_times_in_the_workspaces_zone_and_the_api_in_utc(workspace, acme):
     at = datetime(2026, 7, 1, 22, 30, tzinfo=UTC)
-    services.change_time_zone(workspace.tenant, "Asia/Kolkata")
+    change_time_zone(workspace.tenant, "Asia/Kolkata")
     with workspace.scope():
         UsageLineFactory(created_at=at)
     client = workspace.client(workspace.owner)
@@ -108,7 +135,7 @@ def test_pages_show_times_in_the_workspaces_zone_and_the_api_in_utc(workspace, a
 
 
 def test_a_zone_that_this_machine_does_not_know_is_utc_and_is_kept(workspace):
-    services.change_time_zone(workspace.tenant, "Mars/Olympus")
+    change_time_zone(workspace.tenant, "Mars/Olympus")
     client = workspace.client(workspace.owner)
     assert b"Mars/Olympus" in client.get("/settings/workspace/").content
     assert client.post("/settings/workspace/", {"name": "Kept", "time_zone": "Mars/Olympus"}).status_code == 302
