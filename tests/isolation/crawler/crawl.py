@@ -416,8 +416,11 @@ def _owners(room: Room) -> list[Credential]:
 
 def _leads_to_its_page(request: Request, answer: Answer) -> bool:
     """The address of a form alone, opened: nothing is done, and its page says itself who may see it."""
-    found = re.search(rb"^Location: (/settings/[a-z]+/|/c/[0-9]+/|/prompts/)\r?$", answer.head, re.MULTILINE)
-    return request.method in ("GET", "HEAD") and found is not None and request.path.startswith(found[1].decode())
+    found = re.search(rb"^Location: (/settings/[a-z]+/|/c/[0-9]+/|/prompts/|/)\r?$", answer.head, re.MULTILINE)
+    if found is None or request.method not in ("GET", "HEAD"):
+        return False
+    page = found[1].decode()
+    return request.path.startswith("/c/files/" if page == "/" else page)
 
 
 def _works(statuses: set[int]) -> bool:
