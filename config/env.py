@@ -229,18 +229,22 @@ def envsubject(name: str) -> str:
 
 
 def envkey(name: str) -> str:
-    """A key for a header, where a line break would end it. No refusal quotes it."""
-    return _for_a_header(name, envstr(name))
+    """A key that a header says after `Bearer`, and so without spaces. No refusal quotes it."""
+    key = _for_a_header(name, envstr(name))
+    if " " in key:
+        raise ImproperlyConfigured(f"{name} is no key: write it without spaces, and without the word Bearer.")
+    return key
 
 
 def envsecretkey(name: str) -> str:
-    """A secret that is such a key."""
+    """A secret that is all of a header."""
     return _for_a_header(name, envsecret(name))
 
 
 def _for_a_header(name: str, key: str) -> str:
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ImproperlyConfigured(f"{name} is no key: write it in one line, in ASCII and without spaces.")
+    """A line break would end the header, and nothing but ASCII is sure to arrive."""
+    if not key.isascii() or not key.isprintable():
+        raise ImproperlyConfigured(f"{name} is no key: write it in one line and in ASCII.")
     return key
 
 
