@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from config.stack.front import front_environment
+from config.stack.front import Listener, front_environment
 from tenants.headers import policy
 from tenants.http import Invalid, TooLarge, Unavailable
 from tests.stack.conftest import Upstream, wait_until
@@ -137,15 +137,32 @@ def test_while_one_of_two_planes_is_started_anew_the_other_answers_each_call(fol
             assert [httpx.post(front.url + path, json={}).status_code for _ in range(12)] == [200] * 12
 
 
-@pytest.mark.parametrize("path", ["/api/chat/", "/login/"])
-def test_who_asks_while_a_part_is_started_anew_waits_for_it(front, web, plane, path):
-    part = plane if path == "/api/chat/" else web
-    part.stop()
+def answer_of_one_that_is_back_soon(where: Path, ask):
+    """Asked while nobody listens at `where`, a socket's file; from a moment later on somebody does."""
+    away = where.rename(where.with_suffix(".away"))
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(where))  # it leaves its file
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(httpx.post, front.url + path, json={})
-        part.start()
-        assert answer.result().status_code == 200
-    assert part.seen() == [path]
+        answer = pool.submit(ask)
+        try:
+            answer.result(0.3)
+        except TimeoutError:
+            pass
+        finally:
+            away.rename(where)
+        return answer.result()
+
+
+@pytest.mark.parametrize("size", [2, 1_000_000])
+@pytest.mark.parametrize("path", ["/api/chat/", "/login/"])
+def test_who_asks_while_a_part_is_started_anew_waits_for_it_and_loses_nothing(front, web, plane, path, size):
+    part = plane if path == "/api/chat/" else web
+    for content in (b"x" * size, iter([b"x" * size])):
+        answer = answer_of_one_that_is_back_soon(
+            part.listener.path, lambda content=content: httpx.post(front.url + path, content=content)
+        )
+        assert (answer.status_code, answer.json()["length"]) == (200, size)
+    assert part.seen() == [path, path]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -158,6 +175,54 @@ def test_what_was_passed_on_is_never_sent_to_the_next_one(folder, web, plane, me
         assert plane.listener.answers() != other.listener.answers()  # one of them died, and one alone
     finally:
         other.stop()
+
+
+@pytest.fixture
+def hangs_up(folder):
+    """A web that takes each request and hangs up: where it listens, and the methods that it was asked by."""
+    path, asked = folder / "hangs-up.sock", []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    with listener.accept()[0] as connection:
+                        asked.append(connection.recv(65_536).partition(b" ")[0].decode())
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(serve)
+            yield Listener(path=path), asked
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "NONE"])
+def test_what_was_passed_on_is_sent_once_whatever_its_method_is_called(folder, plane, hangs_up, method):
+    web, asked = hangs_up
+    with Front(folder, web=web, plane=plane.listener) as front:
+        assert httpx.request(method, f"{front.url}/login/").status_code == 503
+    assert asked == [method]
+
+
+@pytest.fixture
+def gone():
+    """An address at which nobody answers whoever wants to connect, as after a machine has died."""
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):  # more than it takes without being read
+            full = held.enter_context(socket.socket())
+            full.setblocking(False)
+            full.connect_ex(listener.getsockname())
+        yield "{}:{}".format(*listener.getsockname())
+
+
+def test_while_the_machine_of_one_of_two_planes_is_gone_the_other_answers_each_call(folder, web, plane, gone):
+    both = f"{plane.listener.for_caddy()} {gone}"
+    with Front(folder, web=web.listener, plane=plane.listener, PLANE_UPSTREAM=both) as front:
+        assert [httpx.post(f"{front.url}/api/chat/", json={}).status_code for _ in range(4)] == [200] * 4
 
 
 def test_who_sent_a_form_is_told_how_it_is_not_lost(front, web):
@@ -255,13 +320,8 @@ def test_after_a_kill_its_socket_file_is_in_nobodys_way(folder, web, plane):
 
 def test_a_body_without_a_length_waits_for_the_second_way_which_may_open_after_the_first(folder, front, web):
     inner = Path(front_environment(folder, front.port, web=web.listener, plane=web.listener)["FRONT_INNER"])
-    away = inner.rename(inner.with_suffix(".away"))
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(httpx.post, front.url, content=iter([b"{}"]))
-        with contextlib.suppress(TimeoutError):
-            answer.result(0.3)
-        away.rename(inner)
-        assert answer.result(10).json()["length"] == 2
+    answer = answer_of_one_that_is_back_soon(inner, lambda: httpx.post(front.url, content=iter([b"{}"])))
+    assert answer.json()["length"] == 2
 
 
 def test_at_term_nothing_new_is_taken_and_open_streams_have_their_end(front, plane):
