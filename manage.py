@@ -30,6 +30,9 @@ START_NOTHING = {
 }
 
 
+# How psycopg and its pool begin to say that a server cannot be reached, or lets nobody in. They quote no password.
+AWAY = ("connection failed: ", "connection timeout expired", "failed to resolve host ", "couldn't get a connection ")
+
 # What a command loads stays: looking through it for garbage, after every few hundred objects, was a sixth of the two
 # seconds of CPU that `check` took.
 COLLECT = (20_000, 20, 50)
@@ -77,8 +80,7 @@ def _execute() -> None:
     try:
         execute_from_command_line(sys.argv)
     except OperationalError as away:
-        # psycopg's words for a server that cannot be reached, or lets nobody in. They quote no password.
-        if "--traceback" in sys.argv or not str(away).startswith("connection failed: "):
+        if "--traceback" in sys.argv or not str(away).startswith(AWAY):
             raise
         sys.exit(f"The database cannot be used: {away}")
     except ImproperlyConfigured as nonsense:
