@@ -54,7 +54,8 @@ def main() -> int:
         for path in found:
             _delete(path)
     for folder in (state / "files", state, MOVED):
-        if folder.is_dir() and not any(folder.iterdir()):
+        # One that leads to another disk stays: it is whoever's made it.
+        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()
     print("Deleted. The next `make run` starts anew.")
     return 0

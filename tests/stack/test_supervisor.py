@@ -389,3 +389,14 @@ def test_clean_deletes_what_workspaces_uploaded_and_nothing_beside_it(state, kep
     assert process.returncode == 0, said
     left = {path.name for path in state.rglob("*") if path.suffix != ".lock"}
     assert left == ({"files", *kept} if kept else set())
+
+
+def test_clean_deletes_uploads_that_a_link_leads_to_and_leaves_the_link(state, folder):
+    (folder / "disk" / "t_0123456789abcdef0123").mkdir(parents=True)
+    state.mkdir()
+    (state / "files").symlink_to(folder / "disk")
+    process = start("-m", "config.stack.clean", state=state, stdin=subprocess.PIPE)
+    said, _ = process.communicate("yes\n", timeout=30)
+    assert process.returncode == 0, said
+    assert (state / "files").is_dir()
+    assert not any((folder / "disk").iterdir())
