@@ -127,6 +127,17 @@ def test_without_script_a_search_on_a_phone_shows_what_it_has_found(browser, sit
         expect(page.locator(".turn").first).to_be_visible()
 
 
+def test_without_script_the_drawer_opened_over_a_search_leaves_what_lies_under_it_where_it_is(browser, site):
+    workspace = WorkspaceFactory()
+    with without_script(browser, site, workspace, 820, 1180) as page:
+        page.goto(site.address(workspace.slug) + "/?q=ledger")
+        composer = page.locator(".composer")
+        before = composer.bounding_box()
+        page.get_by_role("button", name="Conversations").click()
+        expect(page.get_by_role("button", name="Close")).to_be_visible()
+        assert composer.bounding_box() == before
+
+
 def test_a_brand_is_on_each_page_without_a_word_of_the_policy(page, app, database_url, authority, tmp_path):
     (tmp_path / "logo.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
