@@ -138,6 +138,19 @@ def test_without_script_the_drawer_opened_over_a_search_leaves_what_lies_under_i
         assert composer.bounding_box() == before
 
 
+@pytest.mark.parametrize("width", [960, 1280])
+def test_without_script_no_button_of_the_message_lies_under_another(browser, site, width):
+    workspace = WorkspaceFactory()
+    with workspace.scope():
+        conversation = ConversationFactory(owner=workspace.owner)
+        said(conversation, "What is a ledger?")
+    with without_script(browser, site, workspace, width, 700) as page:
+        for path in ("/", f"/c/{conversation.pk}/"):
+            page.goto(site.address(workspace.slug) + path)
+            for name in ("Add", "Send"):
+                page.get_by_role("button", name=name, exact=True).click(trial=True)
+
+
 def test_a_brand_is_on_each_page_without_a_word_of_the_policy(page, app, database_url, authority, tmp_path):
     (tmp_path / "logo.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
