@@ -12,6 +12,8 @@ import time
 from config.stack import StackError
 
 LAST = 65535
+# The first that needs no rights of its own.
+FREE_FOR_ALL = 1_024
 ADDRESSES = (
     (socket.AF_INET, "127.0.0.1"),
     # Some systems let a narrow address be bound beside a wide one. Bound for a moment, never listened on.
@@ -35,8 +37,13 @@ def check_ports(ports: dict[str, int], patience: float = 0) -> None:
             if time.monotonic() < deadline:
                 time.sleep(0.1)
                 continue
-            other = port + 100 if port + 100 <= LAST else port - 100
-            raise StackError(f"Port {port} {trouble}: set {variable} to another one, e.g. {variable}={other}.")
+            raise StackError(f"Port {port} {trouble}: set {variable} to another one, e.g. {variable}={_other(port)}.")
+
+
+def _other(port: int) -> int:
+    if port < FREE_FOR_ALL:
+        return port + 8_000  # 8080 and 8443, as people know them
+    return port + 100 if port + 100 <= LAST else port - 100
 
 
 def _trouble_anywhere(port: int) -> str | None:

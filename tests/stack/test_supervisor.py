@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from config.stack import StackError, front, processes
+from config.stack import StackError, front, ports, processes
 from config.stack.checks import authority_is_embedded
 from config.stack.children import Part
 from config.stack.places import places_for, run_folder
@@ -323,6 +323,13 @@ def test_a_plane_after_the_last_port_is_refused_by_its_variable(state):
 def test_the_port_that_is_offered_in_a_busy_ones_place_is_one():
     with listening(65_500), pytest.raises(StackError, match="PORT=65400"):
         check_ports({"PORT": 65_500})
+
+
+@pytest.mark.parametrize(("port", "other"), [(80, 8080), (443, 8443)])
+def test_the_port_that_is_offered_where_rights_are_missing_needs_none(monkeypatch, port, other):
+    monkeypatch.setattr(ports, "_trouble", lambda *_: "needs more rights than this user has")
+    with pytest.raises(StackError, match=f"PORT={other}"):
+        check_ports({"PORT": port})
 
 
 @contextlib.contextmanager
