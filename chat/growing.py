@@ -63,11 +63,13 @@ class Growth(Generic[P]):
         tokens = min(tokens, terms.most_output)
         until = self._loop.time() + REACH_SECONDS
         self._note(reported)
-        while self.held_output < tokens:
-            if self._asked is None:
-                self._ask(tokens - self.held_output)
-            assert self._asked is not None
+        if self._asked is not None:
+            # As much as was thought to be wanted: where that is refused, there may be enough for what is.
             await asyncio.wait([self._asked])
+            self._harvest()
+        while self.held_output < tokens:
+            asked = self._ask(tokens - self.held_output)
+            await asyncio.wait([asked])
             if self._harvest():
                 continue
             if self.is_refused or self._loop.time() >= until:
@@ -87,9 +89,10 @@ class Growth(Generic[P]):
         used = cost(now, self._terms.price)
         self._call.note(used, tokens_input=now.tokens_input, tokens_output=now.tokens_output)
 
-    def _ask(self, more: int) -> None:
+    def _ask(self, more: int) -> asyncio.Task[bool]:
         held, self._more = self.held_output, more
         self._asked = self._engine.spawn(self._call.grow(self._terms.amount(held + more) - self._terms.amount(held)))
+        return self._asked
 
     def _harvest(self) -> bool:
         """Whether a slice that was asked for is there."""

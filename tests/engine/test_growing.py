@@ -175,6 +175,19 @@ def test_a_report_of_more_than_the_budget_has_is_charged_up_to_what_was_held(wor
     assert_books_agree(workspace, before=before)
 
 
+def test_what_a_report_counts_is_asked_for_though_a_longer_slice_was_refused(workspace, upstream, trusted):
+    """The slice that was under way as the answer ended was of 64 tokens more, and sixteen were missing."""
+    frame = b'data: {"choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":"stop"}]}\n\n' % (b"word " * 33)
+    upstream.raw = frame + b"data: %s\n\n" % json.dumps({"choices": [], "usage": reports(80)}).encode()
+    upstream.raw += b"data: [DONE]\n\n"
+    workspace.leave(AT_FIRST + 20 * OUTPUT)
+    before = workspace.ledger()["spent"]
+    assert workspace.api().chat("hello", max_tokens=512).json()["outcome"] == "exact"
+    (line,) = workspace.settled(lines=1)
+    assert (line.cost, line.overrun) == (10 * INPUT + 80 * OUTPUT, 0)
+    assert_books_agree(workspace, before=before)
+
+
 def test_a_report_of_more_than_was_asked_for_is_false_and_nothing_is_held_for_it(workspace, upstream, trusted):
     upstream.tokens, upstream.usage = ["word "], reports(100_000)
     assert workspace.api().chat("hello", max_tokens=512).json()["outcome"] == "overrun"
