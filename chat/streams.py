@@ -373,8 +373,8 @@ class Answering(Generic[P]):
         """Why the model is read no further, if it is not."""
         if self._model.answer.is_over:
             return "length"
-        if await self._growth.covers(self._model.answer):
-            return None
+        if await self._growth.covers(self._model.answer) or self._model.answer.is_done:
+            return None  # of what came whole nothing can be cut
         # Where nobody could be asked for more, the budget may have plenty, and a top-up mends nothing.
         return "budget" if self._growth.is_refused else "cancelled"
 

@@ -1,5 +1,7 @@
 """What only a report tells of is held once the answer has come: whatever happens then, it is paid for once."""
 
+import json
+
 import psycopg
 import pytest
 
@@ -27,6 +29,21 @@ def test_thoughts_are_asked_for_again_where_nobody_could_be_asked(workspace, ups
     assert workspace.api().chat("hello", max_tokens=512).json()["outcome"] == "exact"
     (line,) = workspace.settled(lines=1)
     assert (line.cost, line.overrun) == (10 * INPUT + 400 * OUTPUT, 0)
+    assert_books_agree(workspace)
+
+
+def test_an_answer_that_came_whole_in_one_read_is_not_cut_where_nobody_could_be_asked(
+    workspace, upstream, trusted, lossy, reaching
+):
+    """All its words were there, and its reader was told that they were not."""
+    frame = b'data: {"choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":"stop"}]}\n\n' % (b"word " * 300)
+    upstream.raw = frame + b"data: %s\n\n" % json.dumps({"choices": [], "usage": reports(300)}).encode()
+    upstream.raw += b"data: [DONE]\n\n"
+    reaching(lambda: lossy.refuse.update({"/reservations": 2}))
+    answer = workspace.api().chat("hello", max_tokens=512).json()
+    assert (answer["finish_reason"], answer["outcome"]) == ("stop", "exact")
+    (line,) = workspace.settled(lines=1)
+    assert (line.cost, line.overrun) == (10 * INPUT + 300 * OUTPUT, 0)
     assert_books_agree(workspace)
 
 
