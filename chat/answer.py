@@ -11,12 +11,11 @@ from typing import Any
 
 from billing.outcomes import Outcome
 from billing.prices import Usage
-from chat.chunks import bytes_of, choices_of, is_error, storable, texts_in, usages_of, words_of
+from chat.chunks import bytes_of, choices_of, is_error, storable, usages_of, words_of, written_in
 from chat.frames import Frames
 from chat.reports import Reports
 
-# Under any other name something that is not empty is output, also where no text is found in it.
-NO_OUTPUT = {"role", "content", "usage"}
+_CALLS = ("tool_calls", "function_call")  # of tools
 
 # How much is surely more than max_tokens: in pieces, unless they are single letters, or in bytes. A token of English
 # has four or five, but a line of dashes may be one.
@@ -76,8 +75,8 @@ class Answer:
         # Of the frames that were fed last, so many came before an error, or before what is past `max_tokens`. None: all
         self.good: int | None = None
         self.came = 0  # frames, with what was fed last
-        # Of those, by their number, what is new in a message that repeats what came before.
-        self.rests: dict[int, str] = {}
+        # Of those, by their number, what is new in a message of the first answer that repeats what came before.
+        self.rests: dict[int, dict[str, Any]] = {}
         self._number = 0
         self.error = False  # an error object came
         self.is_done = False  # nothing more is to be read
@@ -182,12 +181,14 @@ class Answer:
         if "refusal" in said:
             text += words_of(said["refusal"])
         if is_message and is_first:
+            so_far = self.text
+            self._words = [so_far]  # put together once, and not again for each of thousands of messages
+            # Some servers repeat the whole answer at its end, or at each step: its thoughts and calls of tools, too.
+            if text.startswith(so_far) and (so_far or (self._is_tool and not self._message_came)):
+                text = text[len(so_far) :]
+                calls = {} if self._is_tool else {name: said[name] for name in _CALLS if said.get(name)}
+                said = self.rests[self._number] = {"content": text, **calls}
             self._message_came = True
-            self._words = [self.text]  # put together once, and not again for each of thousands of messages
-            if (so_far := self.text) and text.startswith(so_far):
-                # Some servers repeat the whole answer at its end, or at each step.
-                text = self.rests[self._number] = text[len(so_far) :]
-                said = {"content": text}
         if not is_first:
             text = ""
         self._count(said, shown=text)
@@ -208,15 +209,10 @@ class Answer:
     def _count(self, said: dict[str, Any], *, shown: str) -> None:
         size = bytes_of(shown)
         if len(said) > 1 or said.get("content") != shown:
-            # The same thought under two names was written once.
-            every = sum(bytes_of(text) for text in set(texts_in(said)))
-            if not every:
-                every = int(
-                    any(type(said[name]) in (str, list, dict) and said[name] for name in said.keys() - NO_OUTPUT)
-                )
+            every = written_in(said)
             if every > size:
                 size, self._is_hidden = every, True
-                self._is_tool = self._is_tool or bool(said.get("tool_calls") or said.get("function_call"))
+                self._is_tool = self._is_tool or any(said.get(name) for name in _CALLS)
         if size:
             self.deltas += 1
             self.billed_bytes += size

@@ -11,6 +11,8 @@ from typing import Any
 # Fields that say what a thing is, not what the model wrote, unless a long text stands there.
 _LABELS = {"role", "id", "type", "index", "format"}
 LABEL_LENGTH = 64
+# Under any other name something that is not empty is output, also where no text is found in it.
+NO_OUTPUT = {"role", "content", "usage"}
 # What is said of tokens that stand elsewhere, and sounds: neither has as many tokens as its letters tell.
 _NOT_WRITTEN = {"logprobs", "data", "b64_json"}
 
@@ -104,6 +106,15 @@ def texts_in(said: Any) -> Iterable[str]:
                 yield str(numbers)
         elif type(item) is dict:
             todo.extend(value for name, value in item.items() if not _is_label(name, value))
+
+
+def written_in(said: dict[str, Any]) -> int:
+    """Bytes of all that a model wrote in it, by whatever name; 1 where there is something, but no text."""
+    # The same thought under two names was written once.
+    every = sum(bytes_of(text) for text in set(texts_in(said)))
+    if every:
+        return every
+    return int(any(type(said[name]) in (str, list, dict) and said[name] for name in said.keys() - NO_OUTPUT))
 
 
 def _is_label(name: str, value: Any) -> bool:

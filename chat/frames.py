@@ -192,9 +192,11 @@ class Frames:
     def _feed_lines(self, lines: list[bytes], values: list[Any]) -> None:
         for place, line in enumerate(lines):
             # Every other line is the blank one after a frame that was read already.
-            if line or self._lines or self._event:
+            if line:
                 self._line(line, values)
-            if not line:
+            else:
+                if self._lines or self._event:
+                    self._line(line, values)
                 self.is_open = False
             if self.is_done:
                 self._past = sum(map(len, lines[place:])) + len(lines) - place + len(self._rest)
@@ -297,13 +299,17 @@ class Frames:
             self.breaks_clients = True
         elif choices:
             for choice in choices:
-                if type(choice) is not dict or (type(said := choice.get("delta")) is not dict and "text" not in choice):
+                if type(choice) is not dict:
                     self.breaks_clients = True
-                elif not said and "message" in choice:
+                elif type(said := choice.get("delta")) is not dict:
+                    if said is not None or "text" not in choice or "message" in choice:
+                        self.breaks_clients = True
+                elif "message" in choice and not said.get("content"):
                     self.breaks_clients = True  # its words stand where nobody looks
-        # To them, what begins before the blank line is a part of the frame before it.
-        self.breaks_clients = self.breaks_clients or self.is_open
-        self.is_open = True
+        if self.is_open:
+            self.breaks_clients = True  # to them, what begins before the blank line is a part of the frame before it
+        else:
+            self.is_open = True
         values.append({"error": value or True} if self._event == b"error" else value)
         self.is_bare = self.is_bare or self._lines_are_bare
         return True

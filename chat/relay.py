@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from chat.answer import Answer
-from chat.chunks import choices_of
+from chat.chunks import choices_of, words_of, written_in
 from chat.frames import Frames
 
 # A frame that is longer is not searched for the lines that can be left in it, each of which is read several times.
@@ -31,15 +31,26 @@ class Relay:
     A message where they look for a delta is made one.
     """
 
-    __slots__ = ("_held", "_held_values", "_holds_lines", "_is_open", "_is_over", "_is_strict", "_looked_at_bytes")
+    __slots__ = (
+        "_held",
+        "_held_values",
+        "_holds_lines",
+        "_is_over",
+        "_is_strict",
+        "_looked_at_bytes",
+        "_open_end",
+        "_rests",
+    )
 
     def __init__(self, *, for_stock_client: bool = False) -> None:
         self._is_strict = for_stock_client
         self._held = bytearray()
         self._held_values = 0
+        self._rests: dict[int, dict[str, Any]] = {}  # as the answer has them, of the values that are held
         self._holds_lines = False  # of which some may be no event's
         self._is_over = False
-        self._is_open = False  # what was passed on last to a stock client has had no blank line yet
+        # The last byte of what was passed on to a stock client, where that has had no blank line yet.
+        self._open_end = b""
         self._looked_at_bytes = 0  # of what is held
 
     def feed(self, data: bytes, answer: Answer) -> bytes:
@@ -50,7 +61,8 @@ class Relay:
         if self._held or frames.unread:
             self._held += data
         elif answer.good is None and self._is_plain(frames):
-            self._is_open = self._is_strict and frames.is_open
+            if self._is_strict:
+                self._open_end = data[-1:] if frames.is_open else b""
             return data
         else:
             self._held = bytearray(data)
@@ -59,6 +71,7 @@ class Relay:
         # Where lines end with CR, it is not known from the end where [DONE] stands.
         is_plain = self._is_plain(frames) and not (frames.is_done and b"\r" in self._held)
         if answer.good is not None or self._holds_lines or not is_plain:
+            self._take_rests(answer)
             is_begun = not (self._is_between(frames) or frames.is_done or frames.is_broken)
             if self._holds_lines and is_begun and not answer.came:
                 return b""  # one more line of a frame in many, which are not looked at again for each
@@ -70,12 +83,18 @@ class Relay:
         passed = bytes(self._held[:end])
         del self._held[:end]
         self._is_over = frames.is_done
-        self._is_open = self._is_strict and frames.is_open
+        if self._is_strict:
+            self._open_end = passed[-1:] if frames.is_open else b""
         return passed
 
     def _is_plain(self, frames: Frames) -> bool:
-        breaks = frames.breaks_clients or frames.is_named or self._is_open
-        return frames.is_plain and not (self._is_strict and breaks)
+        if self._is_strict and (self._open_end or frames.breaks_clients or frames.is_named):
+            return False
+        return frames.is_plain
+
+    def _take_rests(self, answer: Answer) -> None:
+        for number, rest in answer.rests.items():
+            self._rests[self._held_values + number] = rest
 
     def _is_between(self, frames: Frames) -> bool:
         """An event's name alone breaks stock clients, where what it names is left out."""
@@ -91,6 +110,7 @@ class Relay:
         """What was held back although it was whole: the connection has ended, and `answer` was told so."""
         if self._is_over or not self._held:
             return b""
+        self._take_rests(answer)
         passed = self._looked_at(bytes(self._held), answer, is_end=True)
         self._is_over = True
         return passed
@@ -99,14 +119,16 @@ class Relay:
         """Line by line, by the same reading as the answer's own: it began where that one was between two frames."""
         # What is held may have brought a value already, as garbage before bare JSON does.
         frames, passed, unit, seen, left_out = Frames(), bytearray(), bytearray(), -self._held_values, False
-        good, is_open = answer.good, self._is_open
+        good, open_end = answer.good, self._open_end
         values: list[Any] = []  # of the lines in `unit`
         lines = data.splitlines(keepends=True)
         for number, line in enumerate(lines, start=1):
-            if is_open and not unit:
-                # Else the next frame is read as a part of the one before it.
-                passed += b"\n" if line.strip(b"\r\n") else b""
-                is_open = False
+            if open_end and not unit:
+                is_half = (open_end, line) == (b"\r", b"\n")  # of CRLF, and no blank line
+                if line.strip(b"\r\n"):
+                    # Else the next frame is read as a part of the one before it.
+                    passed += b"\n\n" if open_end == b"\r" else b"\n"
+                open_end = b"\n" if is_half else b""
             values += frames.feed(line)
             left_out = left_out or _leaves_out(frames, self._is_strict)
             is_last = is_end and number == len(lines)
@@ -119,15 +141,17 @@ class Relay:
             if not frames.is_done:
                 unit += line
             if frames.is_done or is_last or (self._is_between(frames) and not frames.unread):
+                if frames.is_bare or (left_out and self._is_strict):
+                    first = seen + self._held_values
+                    values = [_in_deltas(value, self._rests.get(at)) for at, value in enumerate(values, first)]
                 if frames.is_bare:
                     passed += _bare_as_events(values)
                 elif left_out:
-                    if self._is_strict:
-                        values = [_for_stock_client(one, answer.rests.get(seen + at)) for at, one in enumerate(values)]
                     passed += _without_what_is_left_out(bytes(unit), values, self._is_strict)
                 else:
                     passed += unit
-                is_open = self._is_strict and bool(values) and not passed.endswith(_BLANK_LINES)
+                if self._is_strict and values:
+                    open_end = b"" if passed.endswith(_BLANK_LINES) else bytes(passed[-1:])
                 seen += len(values)
                 unit, values = bytearray(), []
                 frames.is_bare = left_out = False
@@ -135,9 +159,12 @@ class Relay:
                 self._is_over = True
                 break
         self._held = bytearray() if self._is_over else unit
+        if self._rests:
+            first = seen + self._held_values
+            self._rests = {at - first: rest for at, rest in self._rests.items() if at >= first}
         self._held_values, self._looked_at_bytes = len(values), len(self._held)
         self._holds_lines = b"\n" in self._held or b"\r" in self._held
-        self._is_open = is_open
+        self._open_end = open_end
         return bytes(passed)
 
 
@@ -148,7 +175,7 @@ def _leaves_out(frames: Frames, is_strict: bool) -> bool:
 def _bare_as_events(values: list[Any]) -> bytes:
     every = [item for value in values for item in (value if type(value) is list else [value])]
     # Lists in the list are nobody's protocol.
-    return b"".join(_written_anew(as_chunk(item)) for item in every if type(item) is dict and _is_chunk(item))
+    return b"".join(_written_anew(item) for item in every if type(item) is dict and _is_chunk(item))
 
 
 def _without_what_is_left_out(unit: bytes, values: list[Any], is_strict: bool) -> bytes:
@@ -172,25 +199,35 @@ def _events_of(values: list[Any], is_strict: bool) -> bytes:
     return b"".join(_written_anew(item | {"choices": choices_of(item)} if is_strict else item) for item in items)
 
 
-def _for_stock_client(value: Any, rest: str | None) -> Any:
-    """A chunk with a delta in each choice. `rest`: what is new in the first answer's message."""
+def _in_deltas(value: Any, rest: dict[str, Any] | None) -> Any:
+    """A chunk with a delta in each choice, or a list of such, for clients of a stream look for nothing else.
+
+    `rest`: what is new in the first answer's message.
+    """
+    if type(value) is list:
+        return [_in_deltas(item, None) for item in value]
     if type(value) is not dict or "choices" not in value:
         return value
-    return {**value, "choices": [_with_delta(choice, rest) for choice in choices_of(value)]}
+    choices = []
+    for place, choice in enumerate(choices_of(value)):
+        index = choice.get("index")
+        is_first = (index if type(index) is int else place) == 0
+        choices.append(_with_delta(choice, rest if is_first else None))
+    kind = {"object": "chat.completion.chunk"} if any("message" in choice for choice in choices_of(value)) else {}
+    return {**value, **kind, "choices": choices}
 
 
-def _with_delta(choice: dict[str, Any], rest: str | None) -> dict[str, Any]:
-    said = choice.get("delta")
-    if type(said) is dict and said:
+def _with_delta(choice: dict[str, Any], rest: dict[str, Any] | None) -> dict[str, Any]:
+    """As chat.answer finds what it says: in the first of these in which something stands."""
+    said, message = choice.get("delta"), choice.get("message")
+    if type(said) is dict and (words_of(said.get("content")) or written_in(said)):
         return choice
-    if type(choice.get("message")) is dict:
-        found = _as_delta(choice)
-        if rest is not None and choice.get("index") in (None, 0):
-            found["delta"] = {**found["delta"], "content": rest}
-        return found
-    if type(said) is dict or "text" in choice:
-        return choice
-    return {**choice, "delta": {"content": said} if said else {}}
+    if said and type(said) is not dict:
+        return {**choice, "delta": {"content": said}}
+    if message:
+        message = message if type(message) is dict else {"content": message}
+        return _as_delta({**choice, "message": message if rest is None else rest})
+    return choice if type(said) is dict or (said is None and "text" in choice) else {**choice, "delta": {}}
 
 
 def _written_anew(value: Any) -> bytes:
@@ -222,14 +259,6 @@ def _values_of(data: bytes, is_strict: bool) -> list[Any]:
 
 def as_event(value: Any) -> bytes:
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
-
-
-def as_chunk(body: dict[str, Any]) -> dict[str, Any]:
-    """A whole answer as the one chunk of a stream: clients of a stream look for `delta` and for nothing else."""
-    choices = choices_of(body)
-    if not any("message" in choice for choice in choices):
-        return body
-    return {**body, "object": "chat.completion.chunk", "choices": [_as_delta(choice) for choice in choices]}
 
 
 def _as_delta(choice: dict[str, Any]) -> dict[str, Any]:

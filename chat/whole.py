@@ -118,10 +118,11 @@ class Whole(Answer):
         if self._joined is not None:
             # Once they are read, for the first ones grow by those that follow.
             try:
-                for frame in frames:
-                    for chunk in frame if type(frame) is list else (frame,):
+                for number, frame in enumerate(frames):
+                    is_list = type(frame) is list
+                    for chunk in frame if is_list else (frame,):
                         if type(chunk) is dict:
-                            self._joined.take(chunk)
+                            self._joined.take(chunk, None if is_list else self.rests.get(number))
             except RecursionError:
                 self.error = True
         return shown
@@ -225,7 +226,8 @@ class Joined:
     def has_begun(self) -> bool:
         return bool(self._answers) or "usage" in self._whole
 
-    def take(self, chunk: dict[str, Any]) -> None:
+    def take(self, chunk: dict[str, Any], rest: dict[str, Any] | None = None) -> None:
+        """`rest`: what is new in the first answer's message, where that is known."""
         self._whole |= {name: value for name, value in chunk.items() if value is not None and name != "choices"}
         for place, choice in enumerate(choices_of(chunk)):
             index = choice.get("index")
@@ -233,7 +235,7 @@ class Joined:
             # Numbers can be chosen so that each is compared with all that came before.
             if index in self._answers or len(self._answers) < MOST_ANSWERS:
                 answer = self._answers.setdefault(index, {})
-                _join(answer, _with_delta(choice, answer))
+                _join(answer, _with_delta(choice, answer, rest if index == 0 else None))
 
     def as_json(self) -> bytes:
         whole, answers = dict(self._whole), self._answers
@@ -284,11 +286,11 @@ class _Items(list[Any]):
                 self.by_index.setdefault(index, item)
 
 
-def _with_delta(choice: dict[str, Any], so_far: dict[str, Any]) -> dict[str, Any]:
+def _with_delta(choice: dict[str, Any], so_far: dict[str, Any], rest: dict[str, Any] | None) -> dict[str, Any]:
     """What it says as a delta, whatever its server calls it: as chat.answer finds it."""
     delta, message = (_as_object(choice.get(name)) for name in ("delta", "message"))
     if "message" in choice:
-        message = _without_repeat(message, so_far.get("delta"))
+        message = _without_repeat(message, so_far.get("delta"), rest)
         delta = {**message, **{name: value for name, value in delta.items() if value}}
     if not delta:
         return choice
@@ -301,17 +303,29 @@ def _as_object(said: Any) -> dict[str, Any]:
     return {"content": said} if said else {}
 
 
-def _without_repeat(message: dict[str, Any], so_far: Any) -> dict[str, Any]:
-    """Some servers repeat the whole answer at its end, or at each step."""
-    text: Any = message.get("content")
-    before: Any = so_far.get("content") if type(so_far) is dict else None
-    if type(text) is not str or type(before) not in (str, _Text):
+def _without_repeat(message: dict[str, Any], so_far: Any, rest: dict[str, Any] | None) -> dict[str, Any]:
+    """Some servers repeat the whole answer at its end, or at each step: its thoughts and calls of tools, too."""
+    if type(so_far) is not dict:
         return message
-    if type(before) is _Text:
-        if len(text) < before.length:
-            return message  # not put together for each of thousands of messages
-        before = before.whole()
-    return {**message, "content": text[len(before) :]} if text.startswith(before) else message
+    new = {name: value for name, value in message.items() if not so_far.get(name)}
+    if rest is not None:
+        return {**new, **rest}
+    for name in ("content", "refusal"):
+        text, before = message.get(name), so_far.get(name)
+        if type(text) is str and type(before) in (str, _Text) and before:
+            # Not put together for each of thousands of messages.
+            if type(before) is _Text:
+                before = before.whole() if len(text) >= before.length else None
+            return {**new, name: text[len(before) :]} if before and text.startswith(before) else message
+    calls, before = message.get("tool_calls"), so_far.get("tool_calls")
+    if isinstance(calls, list) and isinstance(before, list) and len(calls) >= len(before) > 0:
+        return new if _identities(before) == _identities(calls) != set() else message
+    return message
+
+
+def _identities(calls: list[Any]) -> set[str]:
+    found = (call.get("id") for call in calls if type(call) is dict)
+    return {name for name in found if type(name) is str}
 
 
 def _as_message(choice: dict[str, Any], index: int, *, is_chat: bool) -> dict[str, Any]:

@@ -402,3 +402,45 @@ def test_every_odd_answer_is_read_by_openai_s_own_client(case, size):
     pieces = [every[i : i + size] for i in range(0, len(every), size)] if size else case.pieces()
     passed = relayed(pieces, for_stock_client=True)
     assert read_by_stock_client(passed + b"\n\n" + DONE) == case.right["text"], case.about
+
+
+def chunk_of(said, **more):
+    return json.dumps({"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, **said}], **more})
+
+
+# A word said in each of these, and lines without a word.
+SHAPES = [
+    lambda word: ["data: " + chunk_of({"delta": {"content": word}})],
+    lambda word: ["data: " + chunk_of({"delta": word})],
+    lambda word: ["data: " + chunk_of({"delta": None, "message": {"content": word}})],
+    lambda word: ["data: " + chunk_of({"delta": {"role": "assistant"}, "message": {"content": word}})],
+    lambda word: ["event: message", "data: " + chunk_of({"message": {"content": word}})],
+    lambda word: ["event: message", "data: " + chunk_of({"delta": {"content": word}})],
+    lambda word: ["data: [" + chunk_of({"message": {"content": word}}) + ", " + chunk_of({"delta": {}}) + "]"],
+    lambda word: ["data: {", "data: " + chunk_of({"delta": {"content": word}})[1:]],
+    lambda word: ["data:" + chunk_of({"delta": {"content": word}}), ": ping"],
+    lambda word: ["id: 7", "data: " + chunk_of({"delta": {"content": word}})],
+    lambda word: [chunk_of({"delta": {"content": word}})],
+    lambda word: [chunk_of({"delta": word})],
+    lambda word: [": ping"],
+    lambda word: ["data: null"],
+    lambda word: ["data"],
+]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(SHAPES), st.sampled_from([b"", b"\n", b"\r\n", b"\r", b"\n\n"])), max_size=8),
+    st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    st.randoms(use_true_random=False),
+)
+@settings(deadline=None)
+def test_a_stock_client_reads_all_words_however_they_are_framed_and_split(frames, line_end, chance):
+    every = b""
+    for number, (shape, blank) in enumerate(frames):
+        every += b"".join(line.encode() + line_end for line in shape(f"w{number} ")) + blank
+    cuts = sorted(chance.choices(range(len(every) + 1), k=8))
+    pieces = [every[start:end] for start, end in zip([0, *cuts], [*cuts, len(every)], strict=True)]
+    answer = Answer()
+    words = "".join(answer.feed(piece) for piece in pieces) + answer.close()
+    passed = relayed([*pieces, b"\n\n" + DONE], for_stock_client=True)
+    assert read_by_stock_client(passed + b"\n\n" + DONE) == words, (every, passed)
