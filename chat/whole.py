@@ -79,7 +79,7 @@ class Whole(Answer):
         raw, self._parts = b"".join(self._parts), []
         text = raw.removeprefix(BOM).lstrip()
         found, read = _parsed(text) if len(raw) <= READ_BYTES else (_searched(text), Read.WELL)
-        if found is None:
+        if found is None or _is_chunk(found):
             if len(raw) <= READ_BYTES and _is_of_chunks(raw):
                 self._joined = Joined()
                 super().feed(raw)
@@ -150,6 +150,12 @@ class Whole(Answer):
     @property
     def is_ending(self) -> bool:
         return self.said_all if self._joined is None else super().is_ending
+
+
+def _is_chunk(found: dict[str, Any]) -> bool:
+    """A stream that ended after one: only what it says itself can tell whether that is all."""
+    choices = choices_of(found)
+    return any(choice.get("delta") for choice in choices) and not any("message" in choice for choice in choices)
 
 
 def _is_of_chunks(raw: bytes) -> bool:
