@@ -215,8 +215,12 @@ class Frames:
         elif not line:
             if self._lines and not self._lines_are_bare:
                 self._end_frame(values)
+            # To clients a name alone is an event, whose data is no JSON.
+            self.breaks_clients = self.breaks_clients or (bool(self._event) and not self.is_open)
             self._event = b""
-        elif not line.startswith(b":"):
+        elif line.startswith(b":"):
+            self.breaks_clients = self.breaks_clients or not _is_utf8(line)
+        else:
             # To some clients the mark is a part of the field's name, and they skip the first word.
             self.breaks_clients = self.breaks_clients or line.startswith(BOM)
             self._other(line.removeprefix(BOM).strip(), values)
@@ -227,6 +231,7 @@ class Frames:
             self._data(line[5:], values)
         elif line.startswith(b"event:"):
             self._event = line[6:].strip()
+            self.breaks_clients = self.breaks_clients or self.is_open or not _is_utf8(line)
         elif self._lines_are_bare or line.startswith(_OPENING):
             if not self._lines_are_bare:
                 self._end_frame(values)

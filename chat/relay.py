@@ -145,7 +145,7 @@ class Relay:
                     first = seen + self._held_values
                     values = [_in_deltas(value, self._rests.get(at)) for at, value in enumerate(values, first)]
                 if frames.is_bare:
-                    passed += _bare_as_events(values)
+                    passed += _bare_as_events(values, self._is_strict)
                 elif left_out:
                     passed += _without_what_is_left_out(bytes(unit), values, self._is_strict)
                 else:
@@ -172,10 +172,10 @@ def _leaves_out(frames: Frames, is_strict: bool) -> bool:
     return frames.left_out or (is_strict and frames.breaks_clients)
 
 
-def _bare_as_events(values: list[Any]) -> bytes:
+def _bare_as_events(values: list[Any], is_strict: bool) -> bytes:
     every = [item for value in values for item in (value if type(value) is list else [value])]
     # Lists in the list are nobody's protocol.
-    return b"".join(_written_anew(item) for item in every if type(item) is dict and _is_chunk(item))
+    return _events_of([item for item in every if type(item) is dict], is_strict)
 
 
 def _without_what_is_left_out(unit: bytes, values: list[Any], is_strict: bool) -> bytes:
