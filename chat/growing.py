@@ -64,7 +64,7 @@ class Growth(Generic[P]):
         until = self._loop.time() + REACH_SECONDS
         self._note(reported)
         if self._asked is not None:
-            # As much as was thought to be wanted: where that is refused, there may be enough for what is.
+            # It doubles what is held. Where that is refused, there may be enough for the little that is missing.
             await asyncio.wait([self._asked])
             self._harvest()
         while self.held_output < tokens:
