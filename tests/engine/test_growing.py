@@ -11,11 +11,13 @@ from billing.engine.store import LOCKED_SECONDS
 from billing.models import Hold
 from tenants.connections import own_connection_params
 from tests.support.money import (
+    AT_FIRST,
     INPUT,
     OUTPUT,
     assert_books_agree,
     eventually,
     first_hold,
+    reports,
     reservations_of,
     side_by_side,
     true_cost,
@@ -142,14 +144,6 @@ def test_an_answer_that_nobody_could_be_asked_for_more_for_is_not_said_to_have_u
 
 
 # --- what only a report tells of ---
-
-
-# What "hello" holds at first of a model that is trusted: what its template was seen to add, and 64 tokens of output.
-AT_FIRST = 40 * INPUT + 64 * OUTPUT
-
-
-def reports(tokens_output, **more):
-    return {"prompt_tokens": 10, "completion_tokens": tokens_output, "total_tokens": 10 + tokens_output, **more}
 
 
 def test_thoughts_that_only_the_reports_tell_of_are_held_before_they_are_charged(workspace, upstream, trusted):

@@ -7,8 +7,7 @@ import pytest
 
 from billing.engine.loop import here
 from tenants.connections import own_connection_params
-from tests.engine.test_growing import AT_FIRST, reports
-from tests.support.money import INPUT, OUTPUT, assert_books_agree, on_loop, trust
+from tests.support.money import AT_FIRST, INPUT, OUTPUT, assert_books_agree, on_loop, reports, trust
 
 
 @pytest.fixture

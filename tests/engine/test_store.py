@@ -7,14 +7,13 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from django.db import connection
 
 from billing.engine.loop import here, run
 from billing.engine.statements import in_schema
 from billing.engine.store import FAILURES, SchemaIsGone, Store
 from tenants.connections import own_connection_params
-from tests.support.jobs import rows
 from tests.support.money import assert_books_agree, eventually, is_settled
+from tests.support.only_reads import only_reads
 
 pytestmark = pytest.mark.usefixtures("app")
 
@@ -287,14 +286,9 @@ def read_only():
     @contextmanager
     def block():
         # The engine's sessions alone, by beginning them anew: the authority goes on.
-        role = 'ALTER ROLE CURRENT_USER IN DATABASE "{}" {} default_transaction_read_only'
-        database = connection.settings_dict["NAME"]
-        rows(role.format(database, "SET") + " = on")
-        run(anew())
-        try:
+        with only_reads():
+            run(anew())
             yield
-        finally:
-            rows(role.format(database, "RESET"))
 
     return block
 

@@ -82,6 +82,14 @@ def first_hold(prompt: str = "hello", *, output: int = 64) -> int:
     return prompt_bound([{"role": "user", "content": prompt}]) * INPUT + output * OUTPUT
 
 
+# What "hello" holds at first of a model that is trusted: what its template was seen to add, and 64 tokens of output.
+AT_FIRST = 40 * INPUT + 64 * OUTPUT
+
+
+def reports(tokens_output, **more):
+    return {"prompt_tokens": 10, "completion_tokens": tokens_output, "total_tokens": 10 + tokens_output, **more}
+
+
 def reservations_of(workspace: Workspace) -> list[dict[str, Any]]:
     """All that the authority knows of, oldest first."""
     params = {"tenant": workspace.account.subject_tenant, "limit": "200", "sort_by": "created_at_ms"}

@@ -1,6 +1,7 @@
 """Where people end up who took a wrong turn: each page has a way on, and none tells a stranger who is there."""
 
 import re
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -17,7 +18,7 @@ from tenants.connections import own_connection_params
 from tenants.http import Forbidden, Unavailable, error_response
 from tenants.models import Tenant
 from tests.support.cast import PASSWORD
-from tests.support.jobs import rows
+from tests.support.only_reads import only_reads
 
 pytestmark = pytest.mark.usefixtures("upstream")
 
@@ -104,16 +105,12 @@ def test_a_database_that_only_reads_is_said_to_be_away_and_no_defect(acme, alice
 
 def test_a_connection_of_the_time_when_the_database_only_read_is_not_kept(acme):
     """Web's pool went on refusing what was written for a quarter of an hour after the database wrote again."""
-    role = 'ALTER ROLE CURRENT_USER IN DATABASE "{}" {} default_transaction_read_only'
-    database = connection.settings_dict["NAME"]
-    rows(role.format(database, "SET") + " = on")
-    try:
-        pool = ConnectionPool(kwargs=own_connection_params(), min_size=1, max_size=1, reset=_reset_session, open=True)
-        with pool.connection() as kept, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            kept.execute("CREATE TABLE public.nobodys ()")
-    finally:
-        rows(role.format(database, "RESET"))
-    with pool:
+    pool = ConnectionPool(kwargs=own_connection_params(), min_size=1, max_size=1, reset=_reset_session, open=False)
+    with closing(pool):
+        with only_reads():
+            pool.open(wait=True)
+            with pool.connection() as kept, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                kept.execute("CREATE TABLE public.nobodys ()")
         for _ in range(2):
             with pool.connection() as kept:
                 kept.execute("CREATE TEMPORARY TABLE nobodys () ON COMMIT DROP")
