@@ -43,7 +43,10 @@ _NOT_TAKEN = {
 
 
 def top_up(account: Account, *, amount: int, key: str) -> TopUp:
-    """Credit `amount` microcents, once for each `key` of the account, however often it is called."""
+    """Credit `amount` microcents, once for each `key` of the account, however often it is called.
+
+    Raises TopUpKeyUnfit, TopUpConflict, TopUpRefused or a BudgetError.
+    """
     # A script's variable with nothing in it would be one key for all its payments: the second is then taken for the
     # first again, and called added.
     if not (1 <= len(key) <= LONGEST_KEY and key.isprintable() and key == key.strip()) or is_blank(key):
