@@ -74,7 +74,8 @@ menu.addEventListener("submit", (event) => {
 // The page that the server would lead to has all that has changed; of this one only that is put in.
 async function change(form) {
   const response = await fetch(form.action, { method: "POST", body: new FormData(form) }).catch(() => null);
-  const page = response && new DOMParser().parseFromString(await response.text(), "text/html");
+  const html = await response?.text().catch(() => null); // the line may be lost in the middle of the page
+  const page = html && new DOMParser().parseFromString(html, "text/html");
   const changed = page?.querySelector('[data-chat="menu"]');
   if (!changed) return location.assign(response?.url ?? location.href);
   menu.replaceChildren(...changed.childNodes);

@@ -9,9 +9,10 @@ document.querySelector("[data-prompts]")?.addEventListener("click", async (event
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
   const answer = await fetch(link.dataset.text).catch(() => null);
+  const text = answer?.ok && !answer.redirected ? await answer.text().catch(() => null) : null;
   // Whatever is wrong, the page that the link leads to says it.
-  if (!answer?.ok || answer.redirected) return location.assign(link.href);
-  fill(await answer.text());
+  if (text === null) return location.assign(link.href);
+  fill(text);
   link.closest("details").open = false;
   document.getElementById("options").hidePopover?.();
 });

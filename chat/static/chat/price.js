@@ -56,8 +56,12 @@ async function show(form, body) {
 async function priced(form, body) {
   const headers = { "Content-Type": "application/json", "X-CSRFToken": form.elements.csrfmiddlewaretoken.value };
   const given = { method: "POST", headers, body: JSON.stringify(body), signal: asking.signal };
-  const response = await fetch("/api/chat/price/", given).catch(() => null);
-  return response?.ok ? response.json() : null; // what refuses the message says so when it is sent
+  try {
+    const response = await fetch("/api/chat/price/", given);
+    return response.ok ? await response.json() : null; // what refuses the message says so when it is sent
+  } catch {
+    return null; // the line is lost, or somebody has typed on, also in the middle of the answer
+  }
 }
 
 function say(price) {

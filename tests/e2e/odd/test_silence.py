@@ -1,5 +1,6 @@
 """A network, or a server, that says nothing any more and does not say so either: no button waits for it for ever."""
 
+import json
 import re
 import signal
 import threading
@@ -10,7 +11,9 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from chat.models import SavedPrompt
 from tests.e2e.steps import ask, draft, last, shown
+from tests.support.money import eventually
 
 pytestmark = pytest.mark.browser
 LOST = "The connection is lost. What came of this answer is shown once it is back."
@@ -224,3 +227,59 @@ def test_who_asks_once_more_and_is_offline_keeps_the_answer_that_is_there(signed
     signed_in.get_by_role("alert").get_by_role("button", name="Send again").click()
     assert upstream.wait_until(lambda up: len(up.calls) == 2)
     signed_in.locator(".composer__send").wait_for()
+
+
+# The first answer from an address begins as ever and breaks off: once its request is given up, if it can be.
+BREAKING_OFF = """
+    const whole = window.fetch;
+    window.brokenOff = 0;
+    window.fetch = async (asked, given) => {
+      const answer = await whole(asked, given);
+      if (window.brokenOff || !new URL(asked, location).pathname.match(ADDRESS)) return answer;
+      window.brokenOff += 1;
+      const start = (line) => {
+        line.enqueue(new TextEncoder().encode("{"));
+        if (!given?.signal) line.error(new TypeError("network error"));
+        else given.signal.addEventListener("abort", () => line.error(given.signal.reason));
+      };
+      return new Response(new ReadableStream({ start }), answer);
+    };
+"""
+
+
+def breaking_off(page, address):
+    page.add_init_script(BREAKING_OFF.replace("ADDRESS", json.dumps(address)))
+    page.reload()
+
+
+def test_who_types_on_while_a_price_is_being_told_is_told_the_next_one(signed_in):
+    breaking_off(signed_in, "^/api/chat/price/$")
+    box, price = signed_in.locator("textarea[name=prompt]"), signed_in.locator("[data-chat=price-message]")
+    box.fill("hello")
+    assert eventually(lambda: signed_in.evaluate("window.brokenOff"), seconds=20)
+    expect(price).to_be_hidden()
+    box.fill("hello there")
+    expect(price).to_contain_text("at most $")
+
+
+def test_a_kept_prompt_whose_text_breaks_off_is_put_in_by_the_page_that_its_link_leads_to(signed_in, workspace):
+    with workspace.scope():
+        SavedPrompt.objects.create(owner=workspace.owner, title="Sum up", text="Summarize this:")
+    breaking_off(signed_in, "^/prompts/")
+    signed_in.locator("[data-prompts] summary").click()
+    signed_in.get_by_role("link", name="Sum up").click()
+    signed_in.wait_for_url(re.compile("prompt_id="))
+    assert draft(signed_in) == "Summarize this:"
+
+
+def test_a_menu_whose_new_page_breaks_off_is_shown_by_that_page(signed_in, upstream):
+    ask(signed_in, "hello")
+    shown(signed_in, "10 in / 4 out").wait_for()
+    breaking_off(signed_in, "^/c/[0-9]+/pin/$")
+    upstream.tokens, upstream.last_word_after = ["a word "] * 20, threading.Event()
+    ask(signed_in, "and?")
+    shown(signed_in, "a word a word").wait_for()
+    signed_in.locator("[data-chat=menu] > summary").click()
+    signed_in.get_by_role("button", name="Pin to the top").click()
+    expect(signed_in.get_by_role("button", name="Unpin", include_hidden=True)).to_have_count(1)
+    upstream.last_word_after.set()
