@@ -53,7 +53,8 @@ class Behaviour:
     html: bool = False  # a page, as a proxy in between would send one
     raw: bytes | None = None  # an event stream of exactly these bytes
     # Exactly these, in order, with `status` and `part_headers`: text or bytes to send, {"wait_s": n} a silence on the
-    # open connection, {"repeat": n, "frame": text} a text n times, {"drop": True} a reset.
+    # open connection, an event for one until it is set, {"repeat": n, "frame": text} a text n times, {"drop": True} a
+    # reset.
     parts: list[Any] | None = None
     part_headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "text/event-stream"})
 
@@ -154,7 +155,8 @@ class FakeUpstream(Behaviour):
         self.status, self.part_headers, self.parts = case.status, dict(case.headers), list(case.parts)
 
     def reset(self) -> None:
-        """Forget the calls and behave as a new one."""
+        """Forget the calls and behave as a new one. What is still left of them counts for nothing from here on."""
+        self.close_idle()
         for item in fields(Behaviour):
             setattr(self, item.name, getattr(Behaviour(), item.name))
         with self._lock:
@@ -207,9 +209,10 @@ class FakeUpstream(Behaviour):
             self._tokenized.append(body)
         return self.tokenizer(body) if callable(self.tokenizer) else self.tokenizer
 
-    def _left(self) -> None:
+    def _left(self, spent: list[int]) -> None:
+        """The caller of the call that used this; not of one before the last reset."""
         with self._lock:
-            self._aborted += 1
+            self._aborted += any(spent is each for each in self._spent)
 
     @contextmanager
     def _connected(self, connection: socket.socket) -> Iterator[None]:
@@ -303,7 +306,7 @@ class _Handler(BaseHTTPRequestHandler):
             if upstream.bills_after_cut:
                 self._spent[1] = len(upstream._words(body)[0])
             if not upstream._stopping.is_set():
-                upstream._left()
+                upstream._left(self._spent)
 
     def _tokenize(self, body: Body) -> None:
         if self.path == "/apply-template":
@@ -349,7 +352,9 @@ class _Handler(BaseHTTPRequestHandler):
         if (upstream.status or 200) == 200:
             self._spent[0] = PROMPT_TOKENS
         for part in parts:
-            if not isinstance(part, dict):
+            if isinstance(part, threading.Event):
+                self._wait_for(part)
+            elif not isinstance(part, dict):
                 self._send_part(part)
             elif "wait_s" in part:
                 self._wait(part["wait_s"])
