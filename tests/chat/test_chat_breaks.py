@@ -1,6 +1,7 @@
 """The money of a conversation's calls at the edge: the price before, the shorter answer, the title, the stop."""
 
 import json
+import threading
 from dataclasses import replace
 
 import pytest
@@ -74,13 +75,15 @@ def test_who_stops_an_answer_that_is_billed_to_its_end_pays_what_it_used_and_not
     workspace, upstream, settings
 ):
     settings.LLM_DIALECT = {settings.LLM_MODEL: {"bills_after_cut": True}}
-    upstream.tokens, upstream.delay_between, upstream.bills_after_cut = ["word "] * 20, 0.03, True
+    upstream.tokens, upstream.bills_after_cut = ["word "] * 20, True
+    upstream.last_word_after = threading.Event()
     api = workspace.api()
     response = api.chat("hello", stream=True)
     parts = iter(response.streaming_content)
     call = json.loads(next(parts).decode().partition("data: ")[2])["call"]
     next(parts)
     assert api.post(f"/api/chat/calls/{call}/stop/", {}).status_code == 202
+    upstream.last_word_after.set()
     facts = json.loads(b"".join(parts).decode().rpartition("event: done\ndata: ")[2])
     (line,) = workspace.settled(lines=1)
     assert (line.outcome, line.tokens_output) == ("exact", 20)
@@ -106,7 +109,7 @@ def test_a_title_is_none_of_the_requests_that_its_key_may_send(workspace):
 
 @pytest.mark.usefixtures("titled")
 def test_no_title_is_bought_for_an_answer_that_was_stopped(workspace, upstream):
-    upstream.tokens, upstream.delay_between = ["word "] * 100, 0.03
+    upstream.tokens, upstream.last_word_after = ["word "] * 100, threading.Event()
     response = workspace.api().chat("hello", stream=True)
     parts = iter(response.streaming_content)
     next(parts), next(parts)

@@ -49,10 +49,12 @@ def found(page):
 
 
 def test_the_list_is_by_the_workspaces_day_with_the_newest_activity_first_and_pinned_ones_above(workspace):
-    workspace.tenant.time_zone = "Pacific/Kiritimati"  # 14 hours ahead: its day is not the day of UTC
+    # 14 hours ahead, or 11 behind: its day is not the day of UTC. Whichever of them is not just about to end.
+    zones = [timezone.zoneinfo.ZoneInfo(name) for name in ("Pacific/Kiritimati", "Pacific/Pago_Pago")]
+    here = min((timezone.now().astimezone(zone) for zone in zones), key=lambda now: (now.hour, now.minute) > (23, 45))
+    workspace.tenant.time_zone = here.tzinfo.key
     workspace.tenant.save()
     browser = workspace.client(workspace.owner)
-    here = timezone.now().astimezone(timezone.zoneinfo.ZoneInfo("Pacific/Kiritimati"))
     midnight = here.replace(hour=0, minute=0, second=0, microsecond=0)
     made(workspace, title="early today", active_at=midnight)
     made(workspace, title="late yesterday", active_at=midnight - timedelta(seconds=1))
@@ -365,6 +367,18 @@ def switch(workspace, on="yes", user=None):
     return workspace.client(user or workspace.owner).post("/settings/workspace/titles/", {"on": on})
 
 
+def titles_wait(upstream):
+    """Set what this gives, and the model ends the titles that it writes; all else it answers as ever."""
+    goes_on = threading.Event()
+
+    def report(body):
+        assert body["max_tokens"] != 32 or goes_on.wait(20)
+        return {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
+
+    upstream.usage = report
+    return goes_on
+
+
 def test_a_title_by_the_model_is_bought_once_and_booked_as_titles(workspace, upstream):
     assert switch(workspace, user=workspace.member("carol@x.example")).status_code == 403
     assert switch(workspace).status_code == 302
@@ -391,9 +405,10 @@ def test_a_title_by_the_model_is_bought_once_and_booked_as_titles(workspace, ups
 
 def test_a_title_that_a_person_gave_meanwhile_stays(workspace, upstream):
     switch(workspace)
-    upstream.delay_between, upstream.tokens = 0.1, ["a", "b", "c", "d"]
+    is_renamed = titles_wait(upstream)
     pk = workspace.api().chat("first question").json()["conversation_id"]
     workspace.client(workspace.owner).post(f"/c/{pk}/rename/", {"title": "Mine"})
+    is_renamed.set()
     assert [line.app for line in workspace.settled(lines=2)] == ["chat", "titles"]
     assert (row(workspace, pk).title, row(workspace, pk).titled_by) == ("Mine", "person")
 
@@ -403,11 +418,15 @@ def test_a_page_is_told_the_title_at_the_end_of_its_stream_and_a_program_is_not_
     page = events_of(workspace.api().chat("first question", stream=True, rendered=True))
     assert [name for name, _ in page][-2:] == ["done", "title"]
     assert page[-1][1] == {"title": "Hello, world"} == {"title": row(workspace, page[-2][1]["conversation_id"]).title}
-    upstream.delay_between, upstream.tokens = 0.1, ["a", "b", "c", "d"]
+    is_renamed = titles_wait(upstream)
     stream = workspace.api().chat("second question", stream=True, rendered=True)
     with workspace.scope():
-        pending = iter(stream.streaming_content)
-        told = b"".join(part for part in pending if not Conversation.objects.update(title="Mine", titled_by="person"))
+        pending, told = iter(stream.streaming_content), b""
+        while b"event: done" not in told:
+            told += next(pending)
+        Conversation.objects.update(title="Mine", titled_by="person")
+    is_renamed.set()
+    told += b"".join(pending)
     assert b"event: title" not in told, "a person gave it another meanwhile"
     assert [name for name, _ in events_of(workspace.api().chat("third question", stream=True))][-1] == "done"
     workspace.settled(lines=6)

@@ -168,9 +168,15 @@ def test_such_a_refusal_says_what_would_fit(workspace, upstream, second, setting
 
 def test_whoever_waits_in_silence_is_told_so_and_then_no_other_is_asked(workspace, upstream, second, monkeypatch):
     monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.2)
-    upstream.parts = [{"wait_s": 0.6}, 'data: {"error": {"message": "overloaded"}}\n\n']
-    events = events_of(workspace.api().chat("hello", model="smart", stream=True))
-    assert [name for name, _ in events] == ["held", "error"]
+    was_told = threading.Event()
+    upstream.parts = [was_told, 'data: {"error": {"message": "overloaded"}}\n\n']
+    response = workspace.api().chat("hello", model="smart", stream=True)
+    parts = iter(response.streaming_content)
+    assert next(parts).startswith(b"event: held")
+    while next(parts) != b": waiting\n\n":
+        pass
+    was_told.set()
+    assert [name for name, _ in events_of(response)] == ["error"]
     assert second.calls == []
 
 

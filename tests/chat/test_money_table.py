@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -21,7 +20,7 @@ from tests.support.money import (
     true_cost,
     trust,
 )
-from tests.support.plane import PlaneProcess
+from tests.support.plane import PlaneProcess, PlaneResponse
 
 pytestmark = pytest.mark.usefixtures("model")
 
@@ -38,17 +37,21 @@ def error_frame(**more):
     return b'data: {"error": {"message": "overloaded", "code": 529}}\n\n'
 
 
+def read_so_far(response, *, words):
+    chunks, found = iter(response.streaming_content), 0
+    while found < words:
+        found += next(chunks).count(b"word")
+
+
 # --- a reader leaves ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("read", [0, 1, 5, 19])
 def test_a_reader_who_leaves_is_charged_about_what_was_used(workspace, upstream, read):
-    upstream.tokens, upstream.delay_between = ["word "] * 20, 0.1
+    # The model has said what is read, one word at least, and keeps its next one.
+    upstream.tokens, upstream.last_word_after = ["word "] * (max(read, 1) + 1), threading.Event()
     response = workspace.api().chat("hello", stream=True)
-    chunks = iter(response.streaming_content)
-    tokens = 0
-    while tokens < read:
-        tokens += next(chunks).count(b"event: token")
+    read_so_far(response, words=read)
     response.close()
     assert eventually(lambda: workspace.lines())
     assert upstream.wait_until(lambda up: up.aborted == 1)
@@ -61,13 +64,12 @@ def test_a_reader_who_leaves_is_charged_about_what_was_used(workspace, upstream,
 @pytest.mark.parametrize("read", [0, 5])
 def test_where_the_model_has_reported_before_it_is_nearer_still(workspace, upstream, settings, read):
     trust(settings.LLM_MODEL, tokens_output=20)
-    upstream.tokens, upstream.delay_between = ["word "] * 20, 0.1
+    upstream.tokens, upstream.last_word_after = ["word "] * (max(read, 1) + 1), threading.Event()
     response = workspace.api().chat("hello", stream=True)
-    chunks = iter(response.streaming_content)
-    for _ in range(read + 1):
-        next(chunks)
+    read_so_far(response, words=read)
     response.close()
     assert eventually(lambda: workspace.lines())
+    assert upstream.wait_until(lambda up: up.aborted == 1)
     (line,) = workspace.lines()
     assert 0.8 <= line.cost / true_cost(upstream.spent) <= 1.25, (line.cost, upstream.spent)
 
@@ -205,7 +207,9 @@ def test_an_answer_that_runs_on_is_cut_at_the_hold(workspace, upstream, settings
     if slices:
         trust(settings.LLM_MODEL)
     frame = f"data: {RUNAWAYS[name]}\n\n"
-    upstream.parts = [part for _ in range(300) for part in ({"repeat": 10, "frame": frame}, {"wait_s": 0.005})]
+    # Five times what may be asked for, and the rest to whoever is still there.
+    upstream.parts = [part for _ in range(30) for part in ({"repeat": 10, "frame": frame}, {"wait_s": 0.005})]
+    upstream.parts += [threading.Event(), {"repeat": 10_000, "frame": frame}]
     workspace.api().chat("hello", max_tokens=60)
     (line,) = workspace.lines()
     assert line.cost <= line.estimate <= first_hold(output=60)
@@ -237,6 +241,7 @@ def test_fifty_at_once_are_all_served_on_the_need_of_fifty_and_one_first_hold(wo
 
 
 def test_fifty_at_once_on_the_cost_of_ten_never_go_over_and_ten_are_served(workspace, upstream, settings):
+    settings.BUDGET_WAIT_SECONDS = PATIENCE
     trust(settings.LLM_MODEL, tokens_output=20)
     upstream.tokens, upstream.delay_first = ["word "] * 20, 0.2
     need = 10 * INPUT + 20 * OUTPUT
@@ -260,9 +265,10 @@ def test_fifty_at_once_by_two_planes_never_go_over_and_are_all_served_where_ther
     clients = [plane.client(workspace, key) for plane in planes]
     for number in range(22):  # past its twenty reports
         assert clients[number % 2].post("/api/chat/", json={"prompt": "hello"}).status_code == 200
+    assert all(eventually(lambda client=client: is_trusting(client), seconds=30) for client in clients)
+    workspace.settled()
     workspace.leave(50 * need + first_hold())
     before = workspace.ledger()["spent"] - sum(line.cost for line in workspace.lines())
-    time.sleep(6)  # each plane reads what the other has learned
     with ThreadPoolExecutor(50) as pool:
         asking = [pool.submit(clients[n % 2].post, "/api/chat/", json={"prompt": "hello"}) for n in range(50)]
         answers = [answer.result() for answer in asking]
@@ -277,6 +283,13 @@ def test_fifty_at_once_by_two_planes_never_go_over_and_are_all_served_where_ther
     assert statuses.count(200) >= 10, sorted(statuses)
     assert workspace.ledger()["remaining"] >= 0
     assert_books_agree(workspace, before=before)
+
+
+def is_trusting(client):
+    """Whether this plane holds a slice for a call, and not the whole: it has read what all have learned."""
+    with client.stream("POST", "/api/chat/", json={"prompt": "hello", "stream": True}) as answer:
+        _, held = [line for line in answer.iter_lines() if line.startswith(("event: held", "data: "))][:2]
+    return json.loads(held.removeprefix("data: "))["reserved"] < 512 * OUTPUT
 
 
 @pytest.fixture
@@ -309,18 +322,19 @@ def test_who_waits_too_long_for_a_conversation_is_told_that_it_is_busy(workspace
     settings.BUDGET_WAIT_SECONDS = 0.3
     api = workspace.api()
     conversation = api.chat("hello").json()["conversation_id"]
-    upstream.delay_first = 1.5
-    answers = side_by_side(api, 2, conversation_id=conversation)
-    assert sorted(answer.status_code for answer in answers) == [200, 409]
-    busy = next(answer for answer in answers if answer.status_code == 409)
-    assert busy.json()["error"] == "conversation_busy"
+    upstream.last_word_after = threading.Event()
+    under_way = api.plane.begin("POST", "/api/chat/", {"prompt": "hello", "conversation_id": conversation})
+    assert upstream.wait_until(lambda up: len(up.calls) == 2)
+    busy = api.chat("hello", conversation_id=conversation)
+    assert (busy.status_code, busy.json()["error"]) == (409, "conversation_busy")
+    upstream.last_word_after.set()
+    assert PlaneResponse(under_way).status_code == 200
     assert_books_agree(workspace)
     assert api.chat("again", conversation_id=conversation).status_code == 200
 
 
 def test_a_conversation_that_is_deleted_meanwhile_is_paid_all_the_same(workspace, upstream):
     from chat.models import Conversation
-    from tests.support.plane import PlaneResponse
 
     api = workspace.api()
     conversation = api.chat("hello").json()["conversation_id"]

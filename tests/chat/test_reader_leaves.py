@@ -34,9 +34,12 @@ def test_a_reader_who_leaves_pays_for_what_was_read(workspace, upstream, words):
     upstream.tokens = ["word "] * 20
     api = workspace.api()
     assert api.chat("hello").json()["outcome"] == "exact"  # what is estimated is learned from what was reported
-    upstream.delay_between = 0.05
+    # The model has said what is read, one word at least, and keeps its next one.
+    upstream.tokens, upstream.last_word_after = ["word "] * (max(words, 1) + 1), threading.Event()
     response = api.chat("hello", stream=True)
-    read(response, 1 + words)
+    said = read(response, 1)
+    while said.count(b"word") < words:
+        said += read(response, 1)
     response.close()
     _, line = workspace.settled(lines=2)
     assert (line.outcome, line.tokens_input) == ("estimated", 10)
@@ -108,8 +111,12 @@ def test_a_model_that_refused_unheard_costs_nothing(workspace, upstream):
 
 def test_a_silent_model_is_waited_for_with_comment_lines(workspace, upstream, monkeypatch):
     monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.2)
-    upstream.delay_first = 1.0
-    body = b"".join(workspace.api().chat("hello", stream=True).streaming_content)
+    upstream.tokens, upstream.last_word_after = ["Hello"], threading.Event()
+    parts, body = iter(workspace.api().chat("hello", stream=True).streaming_content), b""
+    while b": waiting" not in body:
+        body += next(parts)
+    upstream.last_word_after.set()
+    body += b"".join(parts)
     assert body.startswith(b"event: held")
     assert body.index(b"event: held") < body.index(b": waiting") < body.index(b"event: token")
     assert b"event: done" in body
@@ -119,7 +126,7 @@ def test_an_answer_is_cut_before_its_money_is_given_to_others(workspace, upstrea
     monkeypatch.setattr(engine, "HEARTBEAT_SECONDS", 0.5)
     upstream.tokens, upstream.delay_between = ["word "] * 1_000, 0.02
 
-    @guarded(2_000_000, app="story", ttl_ms=8_000)
+    @guarded(2_000_000, app="story", ttl_ms=12_000)
     def story():
         answer = calls.complete(ASK)
         assert current_reservation().lease_left() > 0
@@ -129,8 +136,8 @@ def test_an_answer_is_cut_before_its_money_is_given_to_others(workspace, upstrea
         proxy.refuse["/extend"] = 100
         settings.CYCLES_BASE_URL = proxy.url
         answer = story()
+        (line,) = workspace.settled()  # by the proxy, too
     assert (answer.finish_reason, answer.outcome) == ("cancelled", "estimated")
-    (line,) = workspace.settled()
     assert line.cost == workspace.ledger()["spent"] < line.estimate
 
 
@@ -145,7 +152,7 @@ def test_closing_twice_charges_once(workspace, upstream):
 
 def test_no_connection_and_no_thread_is_held_while_models_answer(workspace, upstream):
     """More answers at once than the engine has connections, and a call beside them is served."""
-    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.05
+    upstream.tokens, upstream.delay_between = ["word "] * 512, 0.05
     api = workspace.api()
     assert api.chat("warm up", max_tokens=1).status_code == 200
 
@@ -156,12 +163,12 @@ def test_no_connection_and_no_thread_is_held_while_models_answer(workspace, upst
     slow = [api.chat("hello", stream=True) for _ in range(12)]
     for response in slow:
         read(response, 2)
-    assert threads() == before
+    assert threads() <= before
     assert api.chat("beside them", max_tokens=1).status_code == 200
     for response in slow:
         response.close()
     assert len(workspace.settled(lines=14)) == 14
-    assert threads() == before
+    assert threads() <= before
     assert upstream.wait_until(lambda up: up.connections_open == 0)
 
 
