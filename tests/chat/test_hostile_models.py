@@ -1,6 +1,8 @@
 """Models that lie, flood and mix up their answers: nobody else pays for it, waits for it, or is shown it."""
 
+import asyncio
 import gzip
+import threading
 import time
 import zlib
 
@@ -51,29 +53,43 @@ at_each_door = pytest.mark.parametrize("door", ["/api/chat/", "/v1/"])
 good = answers(said("Hello"), STOP, report(10, 1), DONE)
 
 
+MUCH = 128 * 1024 * 1024
+
+
 def floods(noise, *before):
+    """A model's script, and a list of how many bytes it sent: on and on while it is listened to, up to MUCH."""
+    sent = []
+
     def script(line):
         line.send(HEAD, b"\r\n", *before)
-        while True:
+        while sum(sent) < MUCH:
             line.send(noise * 1_000)
+            sent.append(len(noise) * 1_000)
 
-    return script
+    return script, sent
 
 
 # --- what was said to one is not given to another -------------------------------------------------------------------
 
 
 def test_what_comes_on_a_connection_that_nobody_waits_on_is_no_answer_to_the_next_call(model):
+    was_read, has_come = threading.Event(), threading.Event()
+
     def script(line):
         good(line)
         if len(model.requests) == 1:
-            line.wait(0.2)
-            answers(said("of somebody else"), STOP, report(10, 3), DONE)(line)
+            assert was_read.wait(20)
+            try:
+                answers(said("of somebody else"), STOP, report(10, 3), DONE)(line)
+            finally:
+                has_come.set()
 
     model.script = script
     with Asked(ASK) as asked:
         assert asked.all() == "Hello"
-    time.sleep(0.5)
+    was_read.set()
+    assert has_come.wait(20)
+    run(asyncio.sleep(0.1))  # a turn of the loop, which hears of it
     with Asked(ASK) as asked:
         assert asked.all() == "Hello"
     assert (model.connections_made, len(model.requests)) == (2, 2)
@@ -109,19 +125,18 @@ NOISE = {
 
 @pytest.mark.parametrize("noise", NOISE)
 def test_a_flood_that_says_nothing_is_cut_long_before_its_time(model, noise):
-    model.script = floods(NOISE[noise])
-    began = time.monotonic()
+    model.script, sent = floods(NOISE[noise])
     assert Asked(ASK).failure().outcome == "unknown"
-    assert time.monotonic() - began < 20, "sixty seconds of it take all of a processor"
+    # By what could be sent and not by a clock: others work on the same cores. The sockets hold some of it.
+    assert sum(sent) < MUCH / 4, "sixty seconds of it take all of a processor"
     assert model.wait_until(lambda m: m.left == 1)
 
 
 @pytest.mark.parametrize("noise", NOISE)
 def test_a_flood_that_says_nothing_is_cut_at_v1_too_and_its_reader_told(workspace, model, noise):
-    model.script = floods(NOISE[noise])
-    began = time.monotonic()
+    model.script, sent = floods(NOISE[noise])
     assert b'"error"' in ask_at("/v1/", workspace, stream=True).content
-    assert time.monotonic() - began < 20
+    assert sum(sent) < MUCH / 4
     (line,) = workspace.settled(lines=1)
     assert line.outcome in ("unknown", "estimated")
     assert model.wait_until(lambda m: m.left == 1)
@@ -170,12 +185,12 @@ def test_what_comes_in_one_piece_is_not_all_looked_at_in_one_go(model):
     assert time.process_time() - began < 2  # seven seconds, in which nobody else was served
 
 
-def test_a_flood_after_all_was_said_is_the_end(model):
-    model.script = floods(NOISE["comments"], said("Hello"), STOP, report(10, 1))
-    began = time.monotonic()
+def test_a_flood_after_all_was_said_is_the_end(model, monkeypatch):
+    monkeypatch.setattr(llm, "LAST_FRAME_SECONDS", 60.0)
+    model.script, sent = floods(NOISE["comments"], said("Hello"), STOP, report(10, 1))
     with Asked(ASK) as asked:
         assert asked.all() == "Hello"
-    assert time.monotonic() - began < llm.LAST_FRAME_SECONDS
+    assert sum(sent) < MUCH / 4
 
 
 def test_a_report_before_the_first_word_does_not_end_the_waiting_for_it(model, monkeypatch):
@@ -228,7 +243,7 @@ def test_headers_without_an_end_behind_an_answer_keep_nobody_from_his(workspace,
     with Asked(ASK) as asked:
         assert asked.all() == "Hello"
     assert ask_at("/v1/", workspace).status_code == 200
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     assert model.wait_until(lambda m: m.left == 1)
 
 
@@ -241,19 +256,21 @@ def test_words_that_cannot_be_unpacked_were_written_all_the_same(model, how):
 
 
 def test_an_answer_that_is_compressed_although_nobody_asked_for_it_is_told_word_by_word(model):
-    press = zlib.compressobj(wbits=31)
+    press, was_told = zlib.compressobj(wbits=31), threading.Event()
 
     def script(connection):
         connection.send(HEAD, b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
         for words in (said("Hel"), said("lo") + STOP + report(10, 1) + DONE):
             connection.chunk(press.compress(words) + press.flush(zlib.Z_SYNC_FLUSH))
-            connection.wait(0.2)
+            assert was_told.wait(20)
         connection.chunk(press.flush())
         connection.end()
 
     model.script = script
     with Asked(ASK) as asked:
-        assert [asked.next(), asked.all()] == ["Hel", "lo"]
+        assert asked.next() == "Hel"
+        was_told.set()
+        assert asked.all() == "lo"
 
 
 # --- the figures ----------------------------------------------------------------------------------------------------
@@ -309,8 +326,19 @@ def test_words_that_cost_much_to_show_or_to_index_hold_up_nobody(workspace, glob
 
 def test_a_reader_hears_that_an_answer_is_under_way_while_the_model_thinks(workspace, model, monkeypatch):
     monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.3)
-    thought = frame({"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
-    model.script = answers(*[thought, 0.1] * 12, said("word"), STOP, report(10, 13), DONE)
-    body = b"".join(workspace.api().chat("hello", stream=True).streaming_content)
-    assert body.count(b": waiting") >= 2
-    assert body.count(b"event: token") == 1
+    thought, has_heard = frame({"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]}), threading.Event()
+
+    def script(line):
+        line.send(CHUNKED)
+        while not has_heard.is_set():
+            line.chunk(thought)
+            line.wait(0.1)
+        line.chunk(said("word"), STOP, report(10, 13), DONE)
+        line.end()
+
+    model.script = script
+    parts, body = iter(workspace.api().chat("hello", stream=True).streaming_content), b""
+    while body.count(b": waiting") < 2:
+        body += next(parts)
+    has_heard.set()
+    assert b"".join([body, *parts]).count(b"event: token") == 1
