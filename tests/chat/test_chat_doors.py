@@ -1,7 +1,7 @@
 """The doors of the chat: whatever a colleague, a neighbour or a stranger names of somebody else's is not there."""
 
 import re
-import time
+import threading
 from dataclasses import replace
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -126,14 +126,14 @@ def carol(workspace):
     return workspace.member("carol@x.example")
 
 
-def test_nobody_learns_that_anothers_conversation_is_answering_nor_waits_for_it(workspace, carol, upstream):
+def test_nobody_learns_that_anothers_conversation_is_answering_nor_waits_for_it(workspace, carol, upstream, settings):
+    settings.BUDGET_WAIT_SECONDS = 600  # longer than this test has patience
     api, hers = workspace.api(), workspace.api(workspace.key(carol))
     pk = api.chat("one").json()["conversation_id"]
     workspace.settled(lines=1)
-    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.05
+    upstream.last_word_after = threading.Event()
     stream = api.chat("two", conversation_id=pk, stream=True)
     next(iter(stream.streaming_content))
-    began = time.monotonic()
     for path, body in {
         "/api/chat/": {"prompt": "x"},
         "/api/chat/again/": {"message_id": 1},
@@ -144,7 +144,6 @@ def test_nobody_learns_that_anothers_conversation_is_answering_nor_waits_for_it(
         answers = [hers.post(path, {**body, "conversation_id": number}) for number in (pk, pk + 1000)]
         assert [answer.status_code for answer in answers] == [404, 404], path
         assert answers[0].content == answers[1].content
-    assert time.monotonic() - began < 2
     stream.close()
 
 
@@ -204,8 +203,9 @@ PHRASES = {
 def test_who_searches_or_asks_for_prices_without_end_is_told_to_wait_and_nobody_else(
     workspace, carol, globex, monkeypatch
 ):
-    monkeypatch.setattr(listing, "SEARCHES", replace(listing.SEARCHES, name=f"searches of {workspace.slug}", burst=2))
-    monkeypatch.setattr(async_api, "PRICES", replace(async_api.PRICES, name=f"prices of {workspace.slug}", burst=2))
+    few = {"burst": 2, "every": 600.0}  # none comes back while this test looks, however slow it is
+    monkeypatch.setattr(listing, "SEARCHES", replace(listing.SEARCHES, name=f"searches of {workspace.slug}", **few))
+    monkeypatch.setattr(async_api, "PRICES", replace(async_api.PRICES, name=f"prices of {workspace.slug}", **few))
     browser, key = workspace.client(workspace.owner), workspace.key()
     pages = [browser.get("/", {"q": "harbour"}) for _ in range(3)]
     assert [page.status_code for page in pages] == [200] * 3

@@ -119,9 +119,9 @@ def test_a_mark_beyond_a_cut_is_room_for_what_it_undoes(before):
 
 def test_a_prompt_of_marks_is_measured_in_a_moment():
     """One of 20,000 took 0.65 s of the plane's loop, and each later call of its conversation as much again."""
-    began = time.process_time()
+    began = time.thread_time()
     prompt_bound([{"role": "user", "content": "a" + "\u0301\u0316" * 9_999}])
-    assert time.process_time() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 @given(messages)
@@ -132,10 +132,10 @@ def test_the_bound_is_above_the_bytes(history):
 @pytest.mark.parametrize("letters", ["\u0300\u0316", "\uff9e\u0f71", "\ufdfa"])
 def test_the_bound_of_a_million_odd_letters_is_known_in_a_moment(letters):
     text = letters * (1_000_000 // len(letters))
-    began = time.process_time()
+    began = time.thread_time()
     bound = prompt_bound([{"role": "user", "content": text}])
     # By normal forms it took about a second.
-    assert time.process_time() - began < 0.5
+    assert time.thread_time() - began < 0.5
     assert bound >= len(text.encode())
 
 

@@ -367,11 +367,11 @@ def test_no_name_is_left_of_an_event_that_is_left_out(nothing, size):
 
 def test_names_without_blank_lines_are_not_looked_at_again_for_each():
     answer, relay = Answer(), Relay(for_stock_client=True)
-    piece, begun = b"event: message\n" + said("word").rstrip() + b"\n", time.process_time()
+    piece, begun = b"event: message\n" + said("word").rstrip() + b"\n", time.thread_time()
     for _ in range(20_000):
         answer.feed(piece)
         relay.feed(piece, answer)
-    assert time.process_time() - begun < 2
+    assert time.thread_time() - begun < 2
 
 
 def test_a_nest_that_cannot_be_written_anew_is_left_out():
