@@ -89,6 +89,7 @@ def openai() -> Any:
 @pytest.fixture(scope="session")
 def door(database_url: str, authority: Any, app: Any, upstream_server: Any) -> Iterator[Door]:
     variables = {
+        "DJANGO_SETTINGS_MODULE": "tests.support.patient_settings",
         "LLM_BASE_URL": upstream_server.base_url,
         "LLM_API_KEY": "sk-upstream-secret",
         "LLM_MODEL": "test-model",
