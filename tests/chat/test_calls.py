@@ -77,29 +77,31 @@ def test_a_hold_with_no_room_for_an_answer_is_said_so(workspace, upstream):
 
 
 def test_an_answer_that_is_left_early_under_a_hold_is_paid_up_to_there(workspace, upstream):
-    upstream.tokens, upstream.delay_between = ["word "] * 40, 0.02
+    upstream.tokens, upstream.last_word_after = ["word"] * 40, threading.Event()
 
     def first_word():
         return next(iter(stream(HELLO)))
 
-    assert bought(workspace, first_word) == "word "
+    assert bought(workspace, first_word).startswith("word")
     (line,) = workspace.settled()
     assert line.outcome == "estimated"
+    assert upstream.wait_until(lambda up: up.aborted == 1)
     assert 0 < line.cost <= true_cost(upstream.spent) + 2 * OUTPUT
 
 
 @pytest.mark.parametrize("later", [lambda: stream(HELLO), lambda: StreamingHttpResponse(stream(HELLO))])
 def test_an_answer_that_is_handed_on_unread_is_refused_and_cut(workspace, upstream, later):
-    upstream.tokens, upstream.delay_between = ["word "] * 40, 0.02
+    upstream.tokens, upstream.last_word_after = ["word "] * 2, threading.Event()
     with pytest.raises(TypeError, match="work for later"):
         bought(workspace, later)
     (line,) = workspace.settled()
     assert line.cost <= 10 * INPUT + 4 * OUTPUT
-    assert upstream.spent[0][1] < 40
+    assert upstream.wait_until(lambda up: up.aborted == 1)
+    assert upstream.spent[0][1] < 2
 
 
 def test_an_answer_that_fails_under_way_is_added_before_the_hold_is_settled(workspace, upstream):
-    upstream.tokens, upstream.delay_between = ["word "] * 40, 0.02
+    upstream.tokens, upstream.last_word_after = ["word"] * 40, threading.Event()
 
     def breaks():
         for _ in stream(HELLO):
@@ -108,6 +110,7 @@ def test_an_answer_that_fails_under_way_is_added_before_the_hold_is_settled(work
     with pytest.raises(ZeroDivisionError):
         bought(workspace, breaks)
     (line,) = workspace.settled()
+    assert upstream.wait_until(lambda up: up.aborted == 1)
     assert 0 < line.cost <= true_cost(upstream.spent) + 2 * OUTPUT
 
 
@@ -217,15 +220,17 @@ def pooled(app, monkeypatch):
 
 
 def test_a_pools_connection_is_given_back_while_a_model_answers(workspace, pooled, upstream):
-    upstream.delay_first = 0.4
     mine, seen = connections["default"], []
+
+    def answers(body):
+        seen.append(mine.connection)
+        return {"content": "Hello, world."}
+
+    upstream.message = answers
     for buy in (complete, lambda messages: "".join(stream(messages))):
         with workspace.scope():
             connection.ensure_connection()
-            timer = threading.Timer(0.2, lambda: seen.append(mine.connection))
-            timer.start()
             buy(HELLO)
-            timer.join()
     assert seen == [None, None]
 
 
@@ -292,7 +297,7 @@ def test_a_stream_on_a_loop_that_ends_before_it_is_settled_is_refused(workspace,
 
 
 def test_who_drops_the_words_leaves_the_answer(workspace, upstream):
-    upstream.tokens, upstream.delay_between = ["word "] * 40, 0.05
+    upstream.tokens, upstream.last_word_after = ["word "] * 2, threading.Event()
 
     async def one_word():
         bind(workspace.tenant)
@@ -337,6 +342,7 @@ def test_a_command_that_ends_with_its_answer_keeps_it(workspace, upstream, model
         "LLM_PRICES": json.dumps({model: {"input": 10, "output": 40}}),
     }
     upstream.tokens, upstream.delay_between = ["word "] * 10, 0.05
+    upstream.last_word_after = threading.Event() if how == "one" else None
     done = subprocess.run([sys.executable, "-c", COMMAND, workspace.slug, how], env=env, cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     assert len(workspace.settled(lines=1)) == 1

@@ -17,6 +17,7 @@ import pytest
 
 from billing.outcomes import Outcome
 from chat.dialect import dialect_for
+from chat.errors import ModelFailed
 from chat.history import Message, prompt_bound
 from chat.llm import count_tokens
 from chat.local_model import NAME
@@ -210,9 +211,11 @@ def test_it_is_gone_soon_after_it_is_told_so_even_in_the_middle_of_an_answer(ins
     settings.LLM_BASE_URL = f"http://127.0.0.1:{port}/v1"
     with serving(port) as process:
         wait_until_ready(f"http://127.0.0.1:{port}", process)
-        with writing(f"http://127.0.0.1:{port}"):
+        with writing(f"http://127.0.0.1:{port}") as asked:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(2) == 0
+            assert process.wait(20) == 0
+            with pytest.raises(ModelFailed):  # it did not write to its end first
+                asked.all()
 
 
 def test_it_is_not_ready_while_it_loads_and_can_be_told_to_go_then(installed):

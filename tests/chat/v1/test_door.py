@@ -201,8 +201,7 @@ def test_a_reader_who_leaves_before_the_first_byte_of_a_stream_pays_once(workspa
     upstream.delay_first = 0.5
     client = workspace.api(alone=True).plane
     reader = client.begin("POST", CHAT, {**ASK, "stream": True})
-    while not upstream.calls:
-        pass
+    assert upstream.wait_until(lambda up: up.calls)
     reader.leave()
     assert len(workspace.settled(lines=1)) == 1
     (ledger,) = ledgers_of([workspace.account.scope])
@@ -287,8 +286,7 @@ def test_an_answer_goes_on_when_its_first_reader_leaves(workspace, upstream):
     key = workspace.key()
     headers = {"host": "localhost", "authorization": f"Bearer {key}", "idempotency-key": "k-2"}
     reader = PlaneClient(headers=headers).begin("POST", CHAT, {**ASK, "stream": True})
-    while not upstream.calls:
-        pass
+    assert upstream.wait_until(lambda up: up.calls)
     reader.leave()
     repeat = again(workspace, key, {**ASK, "stream": True}, "k-2")
     assert b"world" in repeat.content

@@ -14,6 +14,7 @@ from tenants.models import Tenant
 from tenants.origins import NotAnOrigin, origin_of
 from tenants.users.allowing import allow_workspace
 from tests.support.clients import limit
+from tests.support.money import eventually
 from tests.support.plane import PlaneClient
 
 pytestmark = pytest.mark.usefixtures("upstream")
@@ -39,7 +40,7 @@ def test_a_small_body_without_a_length_takes_no_large_ones_room_while_it_streams
     upstream.last_word_after.set()
     for stream in streams:
         assert b"[DONE]" in stream.content
-    assert app._in_flight == {}
+    assert eventually(lambda: app._in_flight == {})
 
 
 def test_the_large_bodies_of_one_workspace_leave_room_for_anothers(workspace, globex, upstream, monkeypatch):
@@ -57,7 +58,7 @@ def test_the_large_bodies_of_one_workspace_leave_room_for_anothers(workspace, gl
     assert (streams[4]["Retry-After"], streams[4]["x-should-retry"]) == ("2", "true")
     for stream in streams:
         assert stream.status_code == 503 or b"[DONE]" in stream.content
-    assert app._in_flight == {}
+    assert eventually(lambda: app._in_flight == {})
 
 
 def test_a_large_body_is_read_beside_the_loop(workspace, upstream, monkeypatch):
@@ -79,12 +80,12 @@ def test_a_large_body_is_read_beside_the_loop(workspace, upstream, monkeypatch):
 def test_whoever_leaves_while_a_large_body_is_read_gives_its_room_back_with_its_memory(monkeypatch):
     from chat.v1 import app
 
-    is_read = threading.Event()
-    monkeypatch.setattr(app, "read", lambda *asked: is_read.wait(10))
+    is_begun, is_read = threading.Event(), threading.Event()
+    monkeypatch.setattr(app, "read", lambda *asked: is_begun.set() or is_read.wait(10))
 
     async def leave():
         reading = asyncio.create_task(app._passed(Kind.CHAT, b"{}" + b" " * app.SMALL_BYTES))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(is_begun.wait, 10)
         reading.cancel()
         await asyncio.wait([reading], timeout=0.05)
         assert not reading.done()

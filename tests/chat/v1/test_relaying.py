@@ -75,11 +75,16 @@ def assert_passed_on_right(response, case):
 
 
 @pytest.fixture
-def play(workspace, upstream, settings):
+def play(workspace, upstream, settings, monkeypatch):
     """Ask a model of its own, of which nothing is learned yet, that answers as a case says; the answer and its line."""
 
     def ask_for(case, **fields):
         upstream.play(case)
+        # Where more is to come it is waited for. Where nothing is, it is not, and all before comes at once.
+        stays_open = upstream.parts[-1:] == [{"wait_s": 40}]
+        monkeypatch.setattr(llm, "LAST_FRAME_SECONDS", 0.1 if stays_open else 60.0)
+        if stays_open:
+            upstream.parts = [b"".join(upstream.parts[:-1]), upstream.parts[-1]]
         price = settings.LLM_PRICES["test-model"]
         settings.LLM_PRICES = {**settings.LLM_PRICES, case.name: price}
         before = len(workspace.lines())
@@ -91,8 +96,7 @@ def play(workspace, upstream, settings):
     return ask_for
 
 
-def test_every_odd_answer_is_passed_on_as_it_came_and_paid_right(workspace, play, monkeypatch):
-    monkeypatch.setattr(llm, "LAST_FRAME_SECONDS", 0.1)
+def test_every_odd_answer_is_passed_on_as_it_came_and_paid_right(workspace, play):
     for case in STREAMED:
         response, line = play(case, stream=True)
         assert_passed_on_right(response, case)
@@ -100,8 +104,7 @@ def test_every_odd_answer_is_passed_on_as_it_came_and_paid_right(workspace, play
     assert_books_agree(workspace)
 
 
-def test_every_odd_answer_in_one_piece_is_passed_on_as_it_came_and_paid_right(workspace, play, monkeypatch):
-    monkeypatch.setattr(llm, "LAST_FRAME_SECONDS", 0.1)
+def test_every_odd_answer_in_one_piece_is_passed_on_as_it_came_and_paid_right(workspace, play):
     for case in WHOLE:
         response, line = play(case)
         if case.right["ends"] == "done":
@@ -114,8 +117,7 @@ def test_every_odd_answer_in_one_piece_is_passed_on_as_it_came_and_paid_right(wo
     assert_books_agree(workspace)
 
 
-def test_every_odd_stream_that_came_for_one_piece_is_one_answer_with_all_its_words(workspace, play, monkeypatch):
-    monkeypatch.setattr(llm, "LAST_FRAME_SECONDS", 0.1)
+def test_every_odd_stream_that_came_for_one_piece_is_one_answer_with_all_its_words(workspace, play):
     for case in OF_CHUNKS:
         response, line = play(case)
         assert response.status_code == 200, case.about
@@ -126,9 +128,8 @@ def test_every_odd_stream_that_came_for_one_piece_is_one_answer_with_all_its_wor
     assert_books_agree(workspace)
 
 
-def test_every_odd_stream_that_breaks_off_is_no_answer_in_one_piece(workspace, play, monkeypatch):
+def test_every_odd_stream_that_breaks_off_is_no_answer_in_one_piece(workspace, play):
     """A part of it would be taken for all."""
-    monkeypatch.setattr(llm, "LAST_FRAME_SECONDS", 0.1)
     for case in [case for case in STREAMED if case.right["ends"] == "error"]:
         response, line = play(case)
         assert response.status_code == 502, case.about

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 
 import pytest
@@ -27,10 +28,11 @@ from tests.support.raw_model import CHUNKED
 
 @pytest.mark.parametrize("parts", [0, 1, 3])
 def test_a_reader_who_leaves_a_stream_pays_what_came(workspace, model, ask, parts):
-    model.script = answers(*[x for word in WORDS for x in (word, 0.1)], 30)
-    response = ask(stream=True)
-    for _ in range(parts):
-        next(response.streaming_content)
+    words = WORDS[: max(parts, 1)]
+    model.script = answers(*words, 30)
+    response, came = ask(stream=True), b""
+    while parts and words[-1] not in came:
+        came += next(response.streaming_content)
     response.close()
     (line,) = workspace.settled(lines=1)
     assert (line.outcome, line.tokens_output <= parts + 2) == ("estimated", True)
@@ -51,8 +53,11 @@ def test_a_reader_who_leaves_with_the_last_word_has_paid_for_all_of_it(workspace
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_reader_who_leaves_before_the_answer_is_settled_once(workspace, model, settings, stream):
+    has_left = threading.Event()
+
     def script(line):
-        line.wait(0.4)
+        while not has_left.is_set():
+            line.wait(0.02)
         (answers(*WORDS, STOP, REPORT, DONE) if stream else gives(completion("Hello")))(line)
 
     model.script = script
@@ -61,6 +66,8 @@ def test_a_reader_who_leaves_before_the_answer_is_settled_once(workspace, model,
     )
     assert model.wait_until(lambda m: len(m.requests) == 1)
     request.leave()
+    if not stream:
+        has_left.set()
     (line,) = workspace.settled(lines=1)
     # Nobody can say what of an answer in one piece was written, and billed, before its reader left: it is read on.
     assert line.outcome == ("estimated" if stream else "exact")
@@ -127,8 +134,24 @@ def test_a_model_whose_limits_name_alone_says_that_it_may_think_is_cut_where_its
 
 def test_a_silent_model_is_waited_for_with_comments(workspace, model, ask, monkeypatch):
     monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.1)
-    model.script = answers(0.4, *WORDS[:1], 0.3, *WORDS[1:], STOP, REPORT, DONE)
-    body = ask(stream=True).content
+    was_told = [threading.Event(), threading.Event()]
+
+    def script(line):
+        line.send(CHUNKED)
+        for event, words in zip(was_told, (WORDS[:1], [*WORDS[1:], STOP, REPORT, DONE]), strict=True):
+            assert event.wait(20)
+            line.chunk(*words)
+        line.end()
+
+    model.script = script
+    parts, body = ask(stream=True).streaming_content, b""
+    while b": waiting\n\n" not in body:
+        body += next(parts)
+    was_told[0].set()
+    while WORDS[0] not in body or b": waiting\n\n" not in body.partition(WORDS[0])[2]:
+        body += next(parts)
+    was_told[1].set()
+    body += b"".join(parts)
     assert body.startswith(b": waiting\n\n")
     assert body.count(b": waiting\n\n", body.index(WORDS[0])) >= 1
     assert body.replace(b": waiting\n\n", b"").startswith(b"".join([*WORDS, STOP, REPORT]))
