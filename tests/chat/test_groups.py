@@ -14,7 +14,7 @@ from chat.calls import complete, stream
 from chat.models import Conversation, Message
 from tenants.http import Invalid
 from tests.support.cast import events_of
-from tests.support.money import assert_books_agree, eventually
+from tests.support.money import assert_books_agree, eventually, is_settled
 from tests.support.upstream import FakeUpstream
 
 DEAR, CHEAP = 20 * 1_000 * 10**6, 1_000 * 10**6  # microcents a million tokens of input and of output
@@ -89,6 +89,7 @@ def test_a_model_for_embeddings_alone_is_not_asked_to_chat(workspace, upstream, 
 def test_where_one_fails_and_bills_nothing_the_next_answers_at_its_own_price(
     workspace, globex, upstream, second, settings, failure, as_stream
 ):
+    eventually(lambda: is_settled(globex))
     before = globex.ledger()
     if failure == "unreachable":
         nobody_listens(settings)

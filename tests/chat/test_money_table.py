@@ -27,7 +27,8 @@ pytestmark = pytest.mark.usefixtures("model")
 
 @pytest.fixture(autouse=True)
 def _neighbour(workspace, globex):
-    """A neighbour's ledger never moves."""
+    """A neighbour's ledger never moves, once what earlier tests have left of it has ended."""
+    eventually(lambda: is_settled(globex))
     before = globex.ledger()
     yield
     assert globex.ledger() == before

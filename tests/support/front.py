@@ -31,7 +31,7 @@ class Front:
         self.process = subprocess.Popen(
             front_command(), cwd=BASE_DIR, env=self._env, stdout=self._log, stderr=self._log
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self.listens():
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()

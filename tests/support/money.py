@@ -53,7 +53,7 @@ def side_by_side(api: Api, many: int, **fields: Any) -> list[PlaneResponse]:
     return [PlaneResponse(exchange) for exchange in under_way]
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> bool:
+def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
     """Whether it came true in time."""
     until = time.monotonic() + seconds
     while not (true := bool(condition())) and time.monotonic() < until:

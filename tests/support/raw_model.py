@@ -125,7 +125,7 @@ class RawModel:
     def connections_open(self) -> int:
         return len(self._open)
 
-    def wait_until(self, condition: Callable[[RawModel], bool], seconds: float = 5.0) -> bool:
+    def wait_until(self, condition: Callable[[RawModel], bool], seconds: float = 20.0) -> bool:
         until = time.monotonic() + seconds
         while not (true := condition(self)) and time.monotonic() < until:
             time.sleep(0.01)

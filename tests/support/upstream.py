@@ -163,7 +163,7 @@ class FakeUpstream(Behaviour):
             self._calls, self._headers, self._aborted = [], [], 0
             self._spent, self._tokenized, self._connections_made = [], [], 0
 
-    def wait_until(self, condition: Callable[[FakeUpstream], bool], timeout: float = 5.0) -> bool:
+    def wait_until(self, condition: Callable[[FakeUpstream], bool], timeout: float = 20.0) -> bool:
         """`upstream.wait_until(lambda u: u.aborted == 1)`: whether it came true in time."""
         deadline = time.monotonic() + timeout
         while not (true := condition(self)) and time.monotonic() < deadline:
