@@ -7,6 +7,7 @@ table, a model that waits. `FakeUpstream` says what was truly used.
 from __future__ import annotations
 
 import socket
+import threading
 import uuid
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -45,7 +46,9 @@ def start_plane(database_url, authority, proxy, upstream, model):
     between = SimpleNamespace(runtime_url=proxy.url, admin_url=authority.admin_url)
 
     def start(**variables):
-        variables = {**model_variables(upstream, model), **variables}
+        # What waits for a lock of ours waits until it is killed.
+        patient = {"DJANGO_SETTINGS_MODULE": "tests.support.patient_settings"}
+        variables = {**model_variables(upstream, model), **patient, **variables}
         return PlaneProcess(database_url=database_url, authority=between, **variables)
 
     return start
@@ -141,7 +144,7 @@ def test_killed_before_the_model_has_the_request_the_estimated_input_is_charged(
 @pytest.mark.parametrize("words", [0, 5], ids=["before the first byte", "in the first slice"])
 def test_killed_under_a_stream_the_rows_word_is_charged(workspace, start_plane, upstream, words):
     key = workspace.key()
-    upstream.delay_first, upstream.delay_between = (0 if words else 60), 0.1
+    upstream.delay_first, upstream.last_word_after = (0 if words else 60), threading.Event()
     with start_plane() as plane:
         reader = Reader(plane, workspace, key)
         assert upstream.wait_until(lambda up: up.spent and up.spent[0][1] >= words, timeout=20)
