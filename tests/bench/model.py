@@ -5,6 +5,7 @@ shares the machine with what is measured. It ends when its standard input does.
 
     python -m tests.bench.model --count 7878 --count 7979    prints {"port": …, "counted": [ports of the proxies]}
     POST /control {"chunks": 20, "delay": 0.0}               how the next answers are written; counts begin at zero
+    POST /go_on                                              those that wait say their last word
     GET /counts                                              {"calls": …, "cost": …, "requests": […], …}
 """
 
@@ -35,6 +36,7 @@ class Behaviour:
     chunks: int = 4  # of an answer, a token each
     delay_first: float = 0.0  # seconds before the first
     delay: float = 0.0  # seconds between two
+    waits: bool = False  # before the last word of a stream, until it is told to go on
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Counts:
 
 
 behaviour, counts = Behaviour(), Counts()
+goes_on = asyncio.Event()
 
 
 async def app(scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Send) -> None:
@@ -74,6 +77,9 @@ async def app(scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, A
     elif path == "/control":
         control(json.loads(body))
         await answer(send, {})
+    elif path == "/go_on":
+        goes_on.set()
+        await answer(send, {})
     elif path == "/counts":
         await answer(send, asdict(counts))
     else:
@@ -83,6 +89,7 @@ async def app(scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, A
 def control(wanted: dict[str, Any]) -> None:
     global behaviour, counts
     behaviour, counts = Behaviour(**wanted), Counts()
+    goes_on.clear()
 
 
 async def complete(asked: dict[str, Any], receive: Any, send: Send) -> None:
@@ -103,12 +110,16 @@ async def complete(asked: dict[str, Any], receive: Any, send: Send) -> None:
         choice = {"index": 0, "message": message, "finish_reason": reason}
         await answer(send, {"id": "c", "object": "chat.completion", "model": NAME, "choices": [choice], "usage": usage})
         return
-    gone = asyncio.ensure_future(_gone(receive)) if mine.delay or mine.delay_first else None
+    gone = asyncio.ensure_future(_gone(receive)) if mine.delay or mine.delay_first or mine.waits else None
     try:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         for number in range(tokens_output):
             if pause := mine.delay if number else mine.delay_first:
                 await asyncio.sleep(pause)
+            if mine.waits and number == tokens_output - 1 and gone is not None:
+                waiting = asyncio.ensure_future(goes_on.wait())
+                await asyncio.wait([gone, waiting], return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
             if gone is not None and gone.done():
                 book.left += 1
                 return

@@ -41,6 +41,10 @@ class SlowModel:
         self._process.stdin.close()
         self._process.wait(10)
 
+    def go_on(self) -> None:
+        """Of `waits=True`: those that wait with their last word say it."""
+        httpx.post(f"{self.url}/go_on").raise_for_status()
+
     def counts(self) -> dict[str, Any]:
         """Since it was told how to behave: calls, finished, left, tokens_input, tokens_output, cost."""
         found: dict[str, Any] = httpx.get(f"{self.url}/counts").json()
