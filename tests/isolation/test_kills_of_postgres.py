@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,12 +69,13 @@ def own(state):
 
 
 def test_lines_are_kept_and_readers_told_when_postgres_is_killed_under_streams(request, state, own, upstream):
-    upstream.tokens, upstream.delay_between = ["word "] * 20, 0.1
+    upstream.tokens, upstream.last_word_after = ["word "] * 20, threading.Event()
     variables = {**own.variables, **model_variables(upstream)}
     with PlaneProcess(database_url=own.url, authority=own.authority, **variables) as plane:
         readers = [Reader(plane, own.demo, own.demo.key) for _ in range(STREAMS)]
         assert upstream.wait_until(lambda up: len([used for used in up.spent if used[1] > 1]) == STREAMS, timeout=20)
         kill_server(state)
+        upstream.last_word_after.set()
         for reader in readers:
             reader.join(30)
         assert {reader.last[0] for reader in readers} == {"done"}
@@ -86,7 +88,7 @@ def test_lines_are_kept_and_readers_told_when_postgres_is_killed_under_streams(r
             def read(sql):
                 return database.execute(sql).fetchall()
 
-            until(lambda: read("SELECT count(*) FROM billing_hold") == [(0,)], seconds=15)
+            until(lambda: read("SELECT count(*) FROM billing_hold") == [(0,)])
             print(f"settled {time.monotonic() - back:.1f} s after it was back")
             ((schema,),) = read("SELECT schema_name FROM tenants_tenant")
             lines = read(f'SELECT outcome, cost FROM "{schema}".usage_usageline')  # noqa: S608
