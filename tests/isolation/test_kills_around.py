@@ -28,8 +28,8 @@ STREAMS = 5
 
 @pytest.fixture
 def slow_model(upstream):
-    """Two seconds for twenty words."""
-    upstream.tokens, upstream.delay_between = ["word "] * 20, 0.1
+    """Twenty words; the last one once the test says so."""
+    upstream.tokens, upstream.last_word_after = ["word "] * 20, threading.Event()
     return model_variables(upstream)
 
 
@@ -73,7 +73,8 @@ def test_streams_outlive_an_authority_that_is_killed_and_comes_back(
     with PlaneProcess(database_url=database_url, authority=authority, **slow_model) as plane:
         readers = [Reader(plane, workspace, key) for _ in range(STREAMS)]
         under_way(upstream)
-        authority.crash()
+        crash(authority)
+        upstream.last_word_after.set()
         try:
             for reader in readers:
                 reader.join(30)
@@ -83,7 +84,7 @@ def test_streams_outlive_an_authority_that_is_killed_and_comes_back(
             assert workspace.holds() == STREAMS
         finally:
             authority.start()
-        until(lambda: not workspace.holds(), seconds=15)
+        until(lambda: not workspace.holds())
     assert_all_exact(workspace, upstream)
 
 
@@ -131,18 +132,19 @@ def test_the_jobs_process_settles_what_a_killed_plane_left_in_25_seconds(
 def test_streams_end_and_are_settled_by_what_came_when_the_front_is_killed(
     workspace, database_url, authority, upstream, tmp_path
 ):
-    upstream.tokens, upstream.delay_between = ["word "] * 400, 0.05
+    upstream.tokens, upstream.last_word_after = ["word "] * 20, threading.Event()
     key = workspace.key()
     model = model_variables(upstream)
     with PlaneProcess(database_url=database_url, authority=authority, **model) as plane:
         web, at = Listener(port=free_port()), Listener(port=plane.port)
         with Front(tmp_path, web=web, plane=at) as front:
             readers = [Reader(plane, workspace, key, at=front.url) for _ in range(STREAMS)]
-            under_way(upstream)
+            # Each has all that its model has said.
+            until(lambda: all("".join(reader.lines).count("word") == 19 for reader in readers))
             kill(front.process)
             for reader in readers:
                 reader.join(30)
-        until(lambda: not workspace.holds(), seconds=5)
+        until(lambda: not workspace.holds())
         lines = workspace.lines()
         assert [line.outcome for line in lines] == ["estimated"] * STREAMS
         assert upstream.wait_until(lambda up: up.aborted == STREAMS)
@@ -153,11 +155,15 @@ def test_streams_end_and_are_settled_by_what_came_when_the_front_is_killed(
     assert (ledger["spent"], ledger["reserved"]) == (sum(line.cost for line in lines), 0)
 
 
-def crash_and_come_back(authority):
+def crash(authority):
     """Its planes end a moment after it: their ports are taken until then."""
     authority.crash()
     for port in (authority.runtime_port, authority.admin_port):
-        until(lambda port=port: is_free(port), seconds=10)
+        until(lambda port=port: is_free(port))
+
+
+def crash_and_come_back(authority):
+    crash(authority)
     authority.start()
 
 
@@ -176,11 +182,11 @@ def test_plain_calls_around_an_authority_that_is_killed_again_and_again_are_each
     key, model = workspace.key(), model_variables(upstream)
     asked = {"model": model["LLM_MODEL"], "max_tokens": 5, "messages": [{"role": "user", "content": "hello"}]}
     answered: list[int] = []
-    ends = time.monotonic() + 8
+    is_over = threading.Event()
 
     def call_on():
         with plane.client(workspace, key) as client:
-            while time.monotonic() < ends:
+            while not is_over.is_set():
                 answered.append(client.post("/v1/chat/completions", json=asked).status_code)
 
     with PlaneProcess(database_url=database_url, authority=authority, **model) as plane:
@@ -188,8 +194,10 @@ def test_plain_calls_around_an_authority_that_is_killed_again_and_again_are_each
         for caller in callers:
             caller.start()
         for _ in range(2):
-            time.sleep(1.5)
+            many = answered.count(200) + 30
+            until(lambda many=many: answered.count(200) >= many)
             crash_and_come_back(authority)
+        is_over.set()
         for caller in callers:
             caller.join(60)
         # At rest, so that each kept connection is dead and nobody has noticed under a request.

@@ -33,7 +33,9 @@ def proxy(authority):
 @pytest.fixture
 def plane(database_url, authority, proxy, upstream):
     between = SimpleNamespace(runtime_url=proxy.url, admin_url=authority.admin_url)
-    with PlaneProcess(database_url=database_url, authority=between, **model_variables(upstream)) as plane:
+    # What waits for a lock of ours waits until it is killed.
+    variables = {"DJANGO_SETTINGS_MODULE": "tests.support.patient_settings", **model_variables(upstream)}
+    with PlaneProcess(database_url=database_url, authority=between, **variables) as plane:
         yield plane
 
 
