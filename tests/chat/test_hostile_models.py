@@ -316,7 +316,7 @@ def test_words_that_cost_much_to_show_or_to_index_hold_up_nobody(workspace, glob
     assert events[-1][1]["html"].startswith('<p class="words__plain"')
     model.script = good
     assert globex.api().chat().status_code == 200
-    assert time.monotonic() - began < 8  # half a minute in Postgres alone
+    assert time.monotonic() - began < 20  # half a minute in Postgres alone
     assert workspace.holds() == 0
     assert_books_agree(workspace)
 

@@ -36,6 +36,7 @@ def slow_model(upstream, goes_on, settings):
         line.send(OVERLOADED)
 
     upstream.tokens = ["second"]
+    settings.BUDGET_WAIT_SECONDS = 30  # whoever waits for money waits for as long as a test takes to go on
     with RawModel(late) as slow:
         settings.MODELS = {
             "slow": _model(slow.base_url),
