@@ -27,7 +27,7 @@ def site(app, database_url, authority, tmp_path_factory):
 
 def ask(site, path, *, method="GET", headers=(), **sent):
     pairs = [("Host", "localhost"), *(headers.items() if isinstance(headers, dict) else headers)]
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=30) as client:
         request = client.build_request("GET", site.url + path, headers=pairs, **sent)
         request.method = method  # httpx would write it in capitals
         return client.send(request)

@@ -255,7 +255,7 @@ def test_a_workspace_that_is_being_migrated_makes_nobody_else_wait(doors, acme, 
 
             def ask(workspace, key, door=door):
                 headers = {"Host": "localhost", "X-Tenant-ID": workspace.slug, **bearer(key)}
-                return httpx.get(f"http://127.0.0.1:{door.port}{PATH}", headers=headers, timeout=6, trust_env=False)
+                return httpx.get(f"http://127.0.0.1:{door.port}{PATH}", headers=headers, timeout=20, trust_env=False)
 
             asking = [strangers.submit(ask, acme, "tk_wrong") for _ in range(5)]
             time.sleep(0.2)

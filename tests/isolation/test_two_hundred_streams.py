@@ -84,7 +84,8 @@ async def asked_meanwhile(planes, workspace, key, neighbours, change, upstream):
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(limits=limits, timeout=60, trust_env=False) as client:
         readers = [asyncio.create_task(streamed(client, planes[at % 2], key)) for at in range(STREAMS)]
-        while len(upstream.calls) < STREAMS:  # noqa: ASYNC110  # the fake model has no event to wait for
+        while len(upstream.calls) < STREAMS:  # the fake model has no event to wait for
+            assert not any(reader.done() for reader in readers), "one of them was refused"
             await asyncio.sleep(0.02)
         await asyncio.to_thread(change, workspace, key)
         await asyncio.sleep(1.0)

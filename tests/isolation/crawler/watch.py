@@ -81,7 +81,8 @@ class Watch:
         for alias in settings.CACHES:
             cache = caches[alias]
             if isinstance(cache, LocMemCache):
-                found |= {f"{alias} {key}": value for key, value in cache._cache.items()}  # type: ignore[attr-defined]
+                with cache._lock:  # type: ignore[attr-defined]  # other threads may write into it meanwhile
+                    found |= {f"{alias} {key}": value for key, value in cache._cache.items()}  # type: ignore[attr-defined]
         return found
 
     def _filed(self) -> dict[str, bytes]:
