@@ -26,7 +26,7 @@ def pooled():
     options = connections.settings["default"]["OPTIONS"]
     connection.close()
     del connections["default"]
-    options["pool"] = {"min_size": 2, "max_size": SLOTS, "timeout": 5, "reset": _reset_session}
+    options["pool"] = {"min_size": 2, "max_size": SLOTS, "timeout": 20, "reset": _reset_session}
     try:
         yield
     finally:
