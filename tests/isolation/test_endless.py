@@ -22,7 +22,9 @@ from tests.support.web import WebProcess
 
 pytestmark = pytest.mark.slow
 
-GRACE = 10.0
+# Ten seconds are the grace, of which web waits seven before it cuts; the rest is for a machine that does other things
+# as well. Whoever was killed at its end has told its reader nothing, which the other tests would see.
+GRACE = 10.0 + 15.0
 STREAMS = ("writing", "silent", "through the front", "of two workers")
 # Once all is done uvicorn ends as the signal would have ended it.
 GOOD_EXITS = (0, -signal.SIGTERM)
@@ -70,7 +72,7 @@ def ended(app, database_url, authority, upstream_server, tmp_path_factory):
         until(lambda: readers["writing"].lines)
         took = stop(plane.process, workers.process, web.process)
         for reader in readers.values():
-            reader.join(5)
+            reader.join(30)
         assert upstream.wait_until(lambda up: up.aborted == len(readers))
     return SimpleNamespace(took=took, readers=readers, workspaces=workspaces)
 
@@ -82,7 +84,7 @@ def stop(*servers: subprocess.Popen[bytes]) -> list[float]:
         server.send_signal(signal.SIGTERM)
     took = []
     for server in servers:
-        assert server.wait(15) in GOOD_EXITS
+        assert server.wait(40) in GOOD_EXITS
         took.append(time.monotonic() - began)
     return took
 
@@ -107,7 +109,7 @@ def test_the_reader_of_an_endless_stream_is_told_its_end_and_its_cost(ended, str
     assert data["cost"]["microcents"] == line.cost < line.estimate
     assert data["budget"]["reserved"] == 0
     if stream != "silent":
-        words = sum(said.startswith("event: token") for said in ended.readers[stream].lines)
+        words = "".join(ended.readers[stream].lines).count("word ")
         assert words <= line.tokens_output <= words * 1.3
 
 
