@@ -29,7 +29,8 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 def count_act(request: TenantRequest) -> None:
     """Raises RateLimited. Also for a page to call that writes a line when it is only looked at."""
-    take(ACTS, request.tenant.pk, request.user.pk)
+    # On the bare host an operator acts, who has none.
+    take(ACTS, request.tenant.pk if request.tenant else 0, request.user.pk)
 
 
 def needs(action: Action, *, to_send: Action | None = None, keeps: tuple[str, ...] = ()) -> Callable[[View], View]:

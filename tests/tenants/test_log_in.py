@@ -13,7 +13,9 @@ import time
 import types
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
+from importlib import import_module
 from itertools import islice
+from pathlib import Path
 
 import pyotp
 import pytest
@@ -23,18 +25,16 @@ from django.db import connection
 from django.db.models import F
 from django.http import HttpResponse
 from django.test import Client
-from django.urls import path
+from django.urls import include, path
 from django.utils import timezone
 
 from tenants.context import public_scope
 from tenants.limits import key_of, take
 from tenants.models import Limit
-from tenants.sealing import seal
 from tenants.users import guesses, hashers
 from tenants.users.guesses import ACCOUNT, ADDRESS, PAIR
 from tenants.users.hashers import HashingBusy, InTurn, OneAtATime
 from tenants.users.models import Totp, User
-from tenants.users.pages import second_step, signing_in
 from tests.support.cast import PASSWORD
 
 
@@ -404,30 +404,58 @@ def test_hashes_are_djangos_own_and_none_is_made_elsewhere(settings, monkeypatch
 # --- operators ---
 
 
-def test_an_operator_logs_in_on_the_bare_host_by_the_same_pages_with_a_second_step(app, settings, monkeypatch):
-    """As README says of Django's admin, whose own form knows no limits and no second step."""
-    urls = types.ModuleType("operators_urls")
-    urls.urlpatterns = [
-        path("login/", signing_in.log_in, name="login"),
-        path("login/code/", second_step.code, name="second_step"),
-        path("admin/", login_required(lambda request: HttpResponse(request.user.email))),
+@pytest.mark.parametrize("place", ["before ours", "after ours"])
+def test_an_operator_comes_into_djangos_admin_as_the_readme_says_and_customers_log_in_as_before(
+    app, settings, monkeypatch, place
+):
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    block = re.search(r"<!-- a test logs in by this block -->\n```python\n(.*?)```", readme, re.DOTALL)[1]
+    # The admin itself wants a table; how one comes to it is what is tried.
+    site = types.SimpleNamespace(login=lambda request: pytest.fail("Django's own form"))
+    pages = [
+        path("", login_required(lambda request: HttpResponse(request.user.email), login_url="/admin/login/")),
+        path("login/", lambda request: site.login(request)),
     ]
+    site.urls = (pages, "admin", "admin")
+    recipe, urls = types.ModuleType("operators_recipe"), types.ModuleType("operators_urls")
+    vars(recipe)["admin"] = types.SimpleNamespace(site=site)
+    exec(block.replace("from django.contrib import admin\n", ""), vars(recipe))
+    ours = import_module(settings.PUBLIC_SCHEMA_URLCONF).urlpatterns
+    theirs = [path("", include(recipe.urlpatterns))]
+    urls.urlpatterns = [*theirs, *ours] if place == "before ours" else [*ours, *theirs]
     monkeypatch.setitem(sys.modules, "operators_urls", urls)
     settings.PUBLIC_SCHEMA_URLCONF = "operators_urls"
-    name, secret = f"{secrets.token_hex(4)}@site.example", pyotp.random_base32()
+    # A button for a provider has an address on workspaces' hosts alone.
+    about = {"kind": "oidc", "issuer": "https://sso.example.com", "scopes": ["openid"]}
+    settings.LOGIN_PROVIDERS = {"sso": {**about, "name": "Acme SSO", "client_id": "x", "client_secret": "y"}}
+    name = f"{secrets.token_hex(4)}@site.example"
     with public_scope():
         operator = User.objects.create_superuser(name, PASSWORD)
-    browser, typed = Client(headers={"host": "localhost"}), {"email": name, "password": PASSWORD, "next": "/admin/"}
-    assert browser.get("/admin/")["Location"] == "/login/?next=/admin/"
-    assert browser.post("/login/", {**typed, "password": "wrong"}).status_code == 400
-    assert browser.post("/login/", typed)["Location"] == "/admin/"
-    assert browser.get("/admin/").content.decode() == name
-    with public_scope():
-        Totp.objects.create(user=operator, sealed_secret=seal(secret), confirmed_at=timezone.now())
-        User.objects.filter(pk=operator.pk).update(second_step_at=timezone.now())
+
     browser = Client(headers={"host": "localhost"})
-    assert browser.post("/login/", typed)["Location"].startswith("/login/code/")
+    assert 'name="slug"' in browser.get("/login/").content.decode()
+    led = browser.get(browser.get("/admin/")["Location"])["Location"]
+    assert led.startswith("/login/operator/?next=/admin/login/")
+    form = browser.get(led).content.decode()
+    assert ('action="/login/operator/"' in form, "Acme SSO" in form) == (True, False)
+    typed = {"email": name, "password": PASSWORD, "next": "/admin/"}
+    assert browser.post("/login/operator/", {**typed, "password": "wrong"}).status_code == 400
+    assert browser.post("/login/operator/", typed)["Location"] == "/admin/"
+    assert browser.get("/admin/").content.decode() == name
+
+    two_step = "/settings/security/two-step/"
+    assert browser.post(two_step, {"begin": "yes"})["Location"] == two_step
+    shown = re.search(r'id="typed">([A-Z2-7 ]+)<', browser.get(two_step).content.decode())[1]
+    app_ = pyotp.TOTP(shown.replace(" ", ""))
+    assert browser.post(two_step, {"code": app_.now()})["Location"] == two_step + "codes/"
+    assert "-" in browser.get(two_step + "codes/").content.decode()
+    with public_scope():
+        Totp.objects.filter(user=operator).update(last_interval=0)
+    browser = Client(headers={"host": "localhost"})
+    assert browser.get("/login/code/?next=/admin/")["Location"] == "/login/operator/?next=%2Fadmin%2F"
+    asked = browser.post("/login/operator/", typed)["Location"]
+    assert asked.startswith("/login/code/")
     assert browser.get("/admin/").status_code == 302
-    code = pyotp.TOTP(secret).now()
-    assert browser.post("/login/code/", {"code": code, "next": "/admin/"})["Location"] == "/admin/"
+    assert browser.get(asked).status_code == 200
+    assert browser.post("/login/code/", {"code": app_.now(), "next": "/admin/"})["Location"] == "/admin/"
     assert browser.get("/admin/").status_code == 200

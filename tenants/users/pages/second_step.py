@@ -9,6 +9,7 @@ import segno
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_http_methods
 
@@ -52,7 +53,7 @@ def _without_a_first_step(request: TenantRequest, target: str) -> HttpResponse:
         response: HttpResponse = redirect(safe_target(target))
     else:
         messages.error(request, AGAIN)
-        response = redirect(on_the_way("/login/", target))
+        response = redirect(on_the_way(reverse("login"), target))
     forget_first_step(response)
     return response
 
