@@ -10,7 +10,7 @@ a tenant); and unbound, on a thread that nobody told anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
@@ -120,15 +120,40 @@ def unbound(parts: Iterable[bytes]) -> Iterator[bytes]:
     """
     there = iter(parts)
     while True:
-        before = _current.get()
-        _current.set(_UNBOUND)
-        try:
-            part = next(there)
-        except StopIteration:
-            return
-        finally:
-            _current.set(before)
+        with _nothing_bound():
+            try:
+                part = next(there)
+            except StopIteration:
+                return
         yield part
+
+
+async def unbound_async(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The same of an async stream, which Django reads on a loop of its own."""
+    there = aiter(parts)
+    try:
+        while True:
+            with _nothing_bound():
+                try:
+                    part = await anext(there)
+                except StopAsyncIteration:
+                    return
+            yield part
+    finally:
+        # Django closes what it was given, which is this one.
+        if (aclose := getattr(there, "aclose", None)) is not None:
+            with _nothing_bound():
+                await aclose()
+
+
+@contextmanager
+def _nothing_bound() -> Iterator[None]:
+    before = _current.get()
+    _current.set(_UNBOUND)
+    try:
+        yield
+    finally:
+        _current.set(before)
 
 
 @contextmanager

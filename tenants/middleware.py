@@ -24,7 +24,7 @@ from django.shortcuts import redirect
 from django.utils.module_loading import import_string
 
 from tenants.bodies import FORMS, check_form
-from tenants.context import enter, unbound
+from tenants.context import enter, unbound, unbound_async
 from tenants.hosts import url_for
 from tenants.http import (
     ApiError,
@@ -157,8 +157,9 @@ class TenantMiddleware:
         if response.streaming:
             response._resource_closers.append(lambda: enter(None))  # type: ignore[attr-defined]
             # A file is handed to the server as one.
-            if not response.is_async and getattr(response, "file_to_stream", None) is None:  # type: ignore[attr-defined]
-                response.streaming_content = unbound(response.streaming_content)  # type: ignore[attr-defined]
+            if getattr(response, "file_to_stream", None) is None:
+                alone = unbound_async if response.is_async else unbound  # type: ignore[attr-defined]
+                response.streaming_content = alone(response.streaming_content)  # type: ignore[attr-defined]
         mark_varying(response)
         if request.tenant is not None or wants_json(request):  # type: ignore[attr-defined]
             mark_private(response)

@@ -3,13 +3,14 @@
 import ast
 import asyncio
 import threading
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from django.core.management import call_command, get_commands
 from django.db import ProgrammingError, connection, transaction
 from django.http import StreamingHttpResponse
@@ -101,7 +102,7 @@ def test_no_thread_is_started_that_the_list_does_not_explain():
         "import concurrent.futures\nconcurrent.futures.ThreadPoolExecutor(4).submit(work)",
         "async def view(request):\n    from asyncio import to_thread\n    await to_thread(work)",
         "loop.run_in_executor(None, work)",
-        "from asgiref.sync import sync_to_async\nwork = sync_to_async(work, thread_sensitive=False)",
+        "from asgiref.sync import async_to_sync, sync_to_async\nwork = sync_to_async(work, thread_sensitive=False)",
     ],
 )
 def test_a_bare_thread_is_found_however_it_is_spelt(source):
@@ -236,6 +237,56 @@ def test_a_stream_that_asks_the_database_after_its_tenant_was_left_raises(acme):
         next(parts)
     answer.close()
     User.objects.exists()  # whoever works on this thread next is where it was
+
+
+@pytest.mark.parametrize("server", ["wsgi", "asgi"])
+def test_an_async_stream_of_web_does_so_too(acme, server):
+    """Django reads it on a loop of its own when the tenant has been left: the answer had been public's users."""
+
+    async def words(tenant):
+        yield b"first "
+        yield str(await User.objects.acount()).encode()
+
+    request = RequestFactory(headers={"host": acme.host}).get("/")
+    answer = TenantMiddleware(lambda request: StreamingHttpResponse(words(request.tenant)))(request)
+
+    async def read():
+        return [part async for part in answer]
+
+    with pytest.raises(NoContext, match="stream"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of reading it whole, as every WSGI server does
+        list(answer) if server == "wsgi" else async_to_sync(read)()
+    answer.close()
+    User.objects.exists()
+
+
+def test_an_async_streams_parts_come_and_its_end_is_told_to_who_made_it(acme):
+    ended = []
+
+    async def words():
+        try:
+            yield b"a"
+            yield b"b"
+            yield b"c"
+        finally:
+            with pytest.raises(NoContext):
+                await User.objects.aexists()
+            ended.append("told")
+
+    async def read(answer, parts):
+        found = []
+        async for part in answer:
+            found.append(part)
+            if len(found) == parts:
+                break
+        await answer._iterator.aclose()
+        return found
+
+    for parts, said in ((9, [b"a", b"b", b"c"]), (1, [b"a"])):
+        request = RequestFactory(headers={"host": acme.host}).get("/")
+        answer = TenantMiddleware(lambda request: StreamingHttpResponse(words()))(request)
+        assert async_to_sync(read)(answer, parts) == said
+    assert ended == ["told", "told"]
 
 
 def test_runservers_thread_is_bound_to_public_like_any_commands(app, monkeypatch):
