@@ -39,15 +39,36 @@ class Plan:
                 )
 
 
-PLANS = {
-    plan.name: plan
-    for plan in [
-        Plan(name="trial", allowance=1 * MICROCENTS_PER_USD, overdraft=0, max_tokens=1_024, by_sign_up=True),
-    ]
-}
-DEFAULT_PLAN = "trial"
 # The operator's own budget: no plan of ours caps it, only the authority's ledgers and caps do.
 HOUSE = Plan(name="house", allowance=0, overdraft=0, max_tokens=2**31 - 1)
+
+
+def by_name(plans: list[Plan]) -> dict[str, Plan]:
+    """Refused where one would be taken for another: accounts know their plan by its name alone."""
+    names = [plan.name for plan in plans]
+    for name in names:
+        if name == HOUSE.name or names.count(name) > 1:
+            why = "is the house's own" if name == HOUSE.name else "is two plans' here"
+            raise ValueError(f"PLANS: the name {name!r} {why}, so that accounts would have another plan: rename it.")
+    return {plan.name: plan for plan in plans}
+
+
+def default_of(plans: dict[str, Plan], name: str) -> str:
+    """The plan of a sign-up that names none. Of another than these, a stranger would get what is sold, uncounted."""
+    if name not in plans or not plans[name].by_sign_up:
+        raise ValueError(
+            f"DEFAULT_PLAN is {name!r}: write one of PLANS that says by_sign_up=True, for any stranger gets it. "
+            "Where nobody is to sign up by themselves, set TRIAL_POOL_USD=0."
+        )
+    return name
+
+
+PLANS = by_name(
+    [
+        Plan(name="trial", allowance=1 * MICROCENTS_PER_USD, overdraft=0, max_tokens=1_024, by_sign_up=True),
+    ]
+)
+DEFAULT_PLAN = default_of(PLANS, "trial")
 
 
 def plans_by_sign_up() -> list[Plan]:

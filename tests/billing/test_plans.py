@@ -3,7 +3,7 @@
 import pytest
 
 from billing.models import Account
-from billing.plans import HOUSE, PLANS, Plan, plan_of
+from billing.plans import HOUSE, PLANS, Plan, by_name, default_of, plan_of
 from chat.calls import complete
 from tenants.http import Forbidden
 
@@ -30,6 +30,23 @@ def test_a_plan_that_cannot_be_is_refused_where_it_is_written(odd):
     assert Plan(**GOOD).name == "pro"
     with pytest.raises(ValueError, match=r"Plan .*(whole number|1 to 20 letters)"):
         Plan(**{**GOOD, **odd})
+
+
+def test_a_plan_that_would_be_taken_for_another_is_refused_where_it_is_written():
+    """Accounts of a plan `house` had no cap and no allowance, whatever it said; of two of a name one counted."""
+    for plans in ([Plan(**{**GOOD, "name": "house"})], [Plan(**GOOD), Plan(**{**GOOD, "allowance": 2})]):
+        with pytest.raises(ValueError, match=r"'(house|pro)' .* rename it"):
+            by_name(plans)
+    assert by_name(list(PLANS.values())) == PLANS
+
+
+def test_who_names_no_plan_gets_none_that_is_sold():
+    """Such workspaces were made without end: TRIAL_POOL_USD counts those of the plans by sign-up alone."""
+    plans = by_name([Plan(**GOOD), Plan(**{**GOOD, "name": "free", "by_sign_up": True})])
+    assert default_of(plans, "free") == "free"
+    for name in ("pro", "trial"):
+        with pytest.raises(ValueError, match=f"DEFAULT_PLAN is '{name}': write one of PLANS that says by_sign_up"):
+            default_of(plans, name)
 
 
 def test_an_account_whose_plan_is_gone_buys_nothing_and_the_error_says_what_to_do(workspace, upstream, monkeypatch):
