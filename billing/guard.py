@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
+from django.http import StreamingHttpResponse
 
 from billing.client import WhoPays, refuse_unless_payer
 from billing.engine.call import NotDispatched
@@ -135,10 +136,19 @@ def _run(reservation: Reservation, function: Callable[P, R], *args: P.args, **kw
         _record_failure(reservation, exc)
         raise
     # An answer that is handed on unread would be settled before its first word.
-    if reservation.end_parts() or inspect.isawaitable(result) or inspect.isgenerator(result):
+    if reservation.end_parts() or inspect.isawaitable(result) or _is_unread(result):
         name = getattr(function, "__qualname__", repr(function))
         raise TypeError(f"{name} returned work for later, unpaid. Read answers to their end inside, or use stream().")
     return result
+
+
+def _is_unread(result: Any) -> bool:
+    """Whether what it gives is made only when it is asked for: a generator, a provider's stream, a page of either."""
+    if isinstance(result, StreamingHttpResponse):
+        result = getattr(result, "file_to_stream", None) or result._iterator  # type: ignore[attr-defined]
+    # What is there already knows how much it is, and a file has been written.
+    is_there = hasattr(result, "__length_hint__") or hasattr(result, "read")
+    return isinstance(result, AsyncIterator) or (isinstance(result, Iterator) and not is_there)
 
 
 def _record_failure(reservation: Reservation, exc: Exception) -> None:

@@ -1,6 +1,7 @@
 """The guard: settled once, by what was used, however the block ended."""
 
 import gc
+import io
 import json
 import threading
 import time
@@ -8,6 +9,7 @@ from decimal import Decimal
 
 import pytest
 from django.db import connection, transaction
+from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.test import RequestFactory
 from ninja import Router
 from procrastinate import App
@@ -276,13 +278,50 @@ def test_a_reservation_knows_how_long_its_money_is_held(workspace):
         assert 50 < paid.lease_left() <= 60
 
 
-def test_a_function_that_returns_work_for_later_is_refused(workspace):
-    def words():
-        yield 1
+class ProvidersStream:
+    """As the clients of providers give one: no generator, and nothing is asked before its first piece."""
 
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+
+async def awords():
+    yield b"1"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda: (word for word in "1"),
+        lambda: map(str, [1]),
+        ProvidersStream,
+        awords,
+        lambda: StreamingHttpResponse(word for word in "1"),
+        lambda: StreamingHttpResponse(ProvidersStream()),
+        lambda: StreamingHttpResponse(awords()),
+    ],
+    ids=["generator", "map", "stream", "async generator", "page", "page of a stream", "async page"],
+)
+def test_a_function_that_returns_work_for_later_is_refused(workspace, result):
     with workspace.scope(), pytest.raises(TypeError, match="for later"):
-        guarded(10)(lambda: words())()
+        guarded(10)(lambda: result())()
     assert workspace.ledger()["reserved"] == 0
+
+
+def test_a_function_may_return_what_is_there_already(workspace):
+    answers = [
+        iter(["a", "b"]),
+        io.BytesIO(b"a picture"),
+        FileResponse(io.BytesIO(b"a picture")),
+        StreamingHttpResponse([b"a", b"b"]),
+        HttpResponse(b"a"),
+    ]
+    with workspace.scope():
+        assert [guarded(10)(lambda answer: answer)(answer) for answer in answers] == answers
+    assert workspace.ledger()["spent"] == 50
 
 
 # --- guarded --------------------------------------------------------------------------------------------------------
