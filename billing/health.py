@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from billing.keys import unseal
 from billing.models import Account, Process
-from tenants.context import enter
+from tenants.context import public_scope
 from tenants.hosts import host_for
 
 DEMO_SLUG = "demo"
@@ -37,8 +37,8 @@ def authority_ready() -> str | None:
 def keys_ready() -> str | None:
     """One account's key stands for all: they were sealed under one."""
     try:
-        enter(None)
-        sealed = Account.objects.exclude(sealed_key="").order_by("-pk").values_list("sealed_key", flat=True).first()
+        with public_scope():
+            sealed = Account.objects.exclude(sealed_key="").order_by("-pk").values_list("sealed_key", flat=True).first()
         if sealed is not None:
             unseal(sealed)
     except DatabaseError:
@@ -60,9 +60,9 @@ def demo_ready() -> str | None:
     if not settings.EXPECT_DEMO:
         return None
     try:
-        enter(None)
-        # Deleted by its owner it is as it should be, too.
-        ready = demo_accounts().exclude(status=Account.Status.PENDING).exists()
+        with public_scope():
+            # Deleted by its owner it is as it should be, too.
+            ready = demo_accounts().exclude(status=Account.Status.PENDING).exists()
     except DatabaseError:
         return "demo: the database does not answer"
     finally:
@@ -73,8 +73,8 @@ def demo_ready() -> str | None:
 def jobs_ready() -> str | None:
     """Some jobs process is alive: without one, interrupted sign-ups and what dead processes left stay as they are."""
     try:
-        enter(None)
-        seen = Process.objects.filter(kind=JOBS, seen_at__gte=Now() - timedelta(seconds=SILENT_SECONDS)).exists()
+        with public_scope():
+            seen = Process.objects.filter(kind=JOBS, seen_at__gte=Now() - timedelta(seconds=SILENT_SECONDS)).exists()
     except DatabaseError:
         return "jobs: the database does not answer"
     finally:

@@ -41,8 +41,9 @@ class NoContext(RuntimeError):
     def __init__(self) -> None:
         super().__init__(
             "Nothing says which tenant this code works for: it runs on a thread that was started without its own, or "
-            "makes a stream after its request's tenant was left. Start threads with tenants.threads.TenantExecutor "
-            "or carrying(); or enter tenant_scope(tenant) there, or public_scope() where the public schema is meant."
+            "makes a stream after its request's tenant was left, or is MIDDLEWARE above "
+            "tenants.middleware.TenantMiddleware. Start threads with tenants.threads.TenantExecutor or carrying(); or "
+            "enter tenant_scope(tenant) there, or public_scope() where the public schema is meant."
         )
 
 
@@ -76,6 +77,18 @@ def enter(tenant: Tenant | None, *, alone: bool = False) -> None:
         connection.set_schema_to_public()  # type: ignore[attr-defined]  # django-tenants adds both
     else:
         connection.set_tenant(tenant, include_public=not alone)  # type: ignore[attr-defined]
+
+
+def is_bound() -> bool:
+    """Whether to a tenant, or to public on purpose."""
+    return _current.get() is not _UNBOUND
+
+
+def leave(*, unbound: bool) -> None:
+    """Back on public; and with `unbound` for nobody, as on a thread that nobody told anything."""
+    enter(None)
+    if unbound:
+        _current.set(_UNBOUND)
 
 
 def refuse_another_schema(connection: Any) -> None:

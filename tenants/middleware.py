@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -24,7 +25,7 @@ from django.shortcuts import redirect
 from django.utils.module_loading import import_string
 
 from tenants.bodies import FORMS, check_form
-from tenants.context import enter, unbound, unbound_async
+from tenants.context import enter, is_bound, leave, unbound, unbound_async
 from tenants.hosts import url_for
 from tenants.http import (
     ApiError,
@@ -136,12 +137,17 @@ class HealthMiddleware:
 
 
 class TenantMiddleware:
-    """Enters the tenant that tenants.resolve finds, and leaves the thread on public afterwards."""
+    """Enters the tenant that tenants.resolve finds, and leaves the thread on public afterwards.
+
+    A thread of the server's is for nobody then. Middleware above that goes on with the request's rows would otherwise
+    read public's, and `request.user.save()` write over the operator who has the member's number.
+    """
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        back = partial(leave, unbound=not is_bound())
         try:
             enter(None)
             moved_to = self._enter(request)
@@ -153,9 +159,9 @@ class TenantMiddleware:
             response = error_response(request, error)
         finally:
             # The thread serves another customer next; whatever runs after us must not find this one.
-            enter(None)
+            back()
         if response.streaming:
-            response._resource_closers.append(lambda: enter(None))  # type: ignore[attr-defined]
+            response._resource_closers.append(back)  # type: ignore[attr-defined]
             # A file is handed to the server as one.
             if getattr(response, "file_to_stream", None) is None:
                 alone = unbound_async if response.is_async else unbound  # type: ignore[attr-defined]

@@ -14,17 +14,20 @@ from asgiref.sync import sync_to_async
 from django.contrib.sessions.backends.signed_cookies import SessionStore
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import ProgrammingError, connection, connections
-from django.http import HttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.test import Client, RequestFactory
 from django_tenants.middleware import TenantMainMiddleware
 from django_tenants.models import TenantMixin
 from django_tenants.postgresql_backend.base import is_valid_schema_name
 from django_tenants.utils import schema_exists
 
+from billing.health import demo_ready, jobs_ready, keys_ready
 from billing.provisioning import sign_up
 from tenants import services
 from tenants.context import NoContext, WrongSchema, bind, current_tenant, public_scope, tenant_scope
+from tenants.health import database_ready
 from tenants.http import TenantNotReady
+from tenants.middleware import TenantMiddleware
 from tenants.models import Tenant
 from tenants.slugs import slug_problem
 from tenants.threads import carrying
@@ -240,6 +243,36 @@ def test_h4_closed_the_thread_is_on_public_after_every_answer(acme, alice):
     for path in ("/", "/nothing/", "/api/budget/", "/static/site.css"):
         client.get(path)
         assert (current_tenant(), connection.schema_name) == (None, "public")
+
+
+def test_h4_closed_too_for_middleware_above_which_would_write_the_members_row_over_an_operators(acme, settings):
+    """`request.user.save()` after the answer: the operator with the member's number had her password then."""
+    settings.EXPECT_DEMO = True
+    member, said = acme.owner, []
+
+    def served(request):
+        for look in (database_ready, keys_ready, demo_ready, jobs_ready):  # as /readyz does on any thread
+            look()
+        answer = TenantMiddleware(lambda request: HttpResponse())(request)
+        try:
+            member.save()
+        except NoContext as exc:
+            said.append(str(exc))
+        return answer
+
+    def thread_of_web():
+        try:
+            for host in (acme.host, acme.host, "localhost"):
+                served(RequestFactory(headers={"host": host}).get("/"))
+                streamed = TenantMiddleware(lambda request: StreamingHttpResponse([b"words"]))
+                streamed(RequestFactory(headers={"host": host}).get("/")).close()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(thread_of_web).result()
+    assert len(said) == 3
+    assert all("MIDDLEWARE" in text for text in said)
 
 
 # --- H5: on an event loop all tenants have one cache ------------------------------------------------------------------
