@@ -18,7 +18,7 @@ from django_tenants.migration_executors.base import run_migrations
 from tenants import grants, schema_versions
 from tenants.context import enter
 from tenants.locks import one_at_a_time, schema_lock
-from tenants.migrating import one_schema_at_a_time
+from tenants.migrating import one_schema_at_a_time, refuse_missing_tables
 from tenants.models import SchemaVersion, Tenant
 from tenants.schema_template import statements_for
 
@@ -55,6 +55,8 @@ class BuiltSchemasExecutor(StandardExecutor):  # type: ignore[misc]
         try:
             with one_at_a_time(schema_lock(name)), one_schema_at_a_time():
                 run_migrations(self.args, self.options, self.codename, name, idx=place, count=count)
+                if not wished:
+                    refuse_missing_tables(name)
         except (Exception, SystemExit):  # `--check` ends the process by the latter
             logger.exception("Not migrated: schema=%s", name)
             connection.close()

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from django.apps import AppConfig, apps
+from django.conf import settings
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, router
 from django.db.backends.postgresql.introspection import TableInfo
 from django.db.migrations.recorder import MigrationRecorder
 from django_tenants.postgresql_backend.introspection import DatabaseSchemaIntrospection
@@ -43,6 +45,39 @@ def one_schema_at_a_time() -> Iterator[None]:
         yield
     finally:
         connection.introspection = before
+
+
+class TablesMissing(Exception):
+    """A tenant's schema lacks a table of its own, where public's of the same name would be read and written for it."""
+
+
+def refuse_missing_tables(schema_name: str) -> None:
+    """Each schema writes down the migrations of all apps, and makes the tables of its own: those of an app that is
+    moved into TENANT_APPS later are taken for made. Leaves Django's connection on public.
+    """
+    try:
+        connection.set_schema(schema_name)  # type: ignore[attr-defined]
+        with connection.cursor() as cursor:
+            there = {table.name for table in OneSchemaIntrospection(connection).get_table_list(cursor)}
+        missing = {
+            model._meta.db_table: model._meta.app_label
+            for label in {AppConfig.create(name).label for name in settings.TENANT_APPS}
+            for model in apps.get_app_config(label).get_models(include_auto_created=True)
+            if model._meta.can_migrate(connection)
+            and router.allow_migrate_model(connection.alias, model)
+            and model._meta.db_table not in there
+        }
+    finally:
+        connection.set_schema_to_public()  # type: ignore[attr-defined]
+    if missing:
+        labels = sorted(set(missing.values()))
+        moved = "; ".join(f"manage.py migrate_schemas --tenant --fake {label} zero" for label in labels)
+        raise TablesMissing(
+            f"{', '.join(sorted(missing))}: not in schema {schema_name}, so that public's would be taken for it. Where "
+            f"no migration makes it yet: manage.py makemigrations {' '.join(labels)}. Where the app was moved into "
+            f"TENANT_APPS, or its migrations were faked, end the jobs process, or it writes them down again: "
+            f"{moved}; then manage.py migrate_schemas."
+        )
 
 
 def migrate_schema(schema_name: str) -> None:

@@ -23,7 +23,7 @@ from tenants import grants, schema_template, schema_versions
 from tenants.context import enter, public_scope
 from tenants.hosts import host_for
 from tenants.locks import one_at_a_time, schema_lock
-from tenants.migrating import migrate_schema
+from tenants.migrating import migrate_schema, refuse_missing_tables
 from tenants.models import Domain, Membership, Tenant
 
 logger = logging.getLogger(__name__)
@@ -285,6 +285,7 @@ def _ensure_migrated(tenant: Tenant) -> None:
         schema_pre_migration.send(Tenant, schema_name=tenant.schema_name)
         with _waiting_briefly():
             migrate_schema(tenant.schema_name)
+            refuse_missing_tables(tenant.schema_name)
         grants.on_schema(tenant.schema_name)
         schema_versions.note_migrated(tenant.schema_name)
         schema_migrated.send(Tenant, schema_name=tenant.schema_name)

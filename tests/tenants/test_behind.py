@@ -9,6 +9,7 @@ from django.test import Client
 
 from chat.models import Conversation
 from tenants import health, resolve, schema_versions, services
+from tenants.migrating import TablesMissing
 from tenants.models import SchemaVersion, Tenant
 from tenants.tasks import catch_up, catch_up_all
 from tests.support import job_tasks
@@ -194,3 +195,19 @@ def test_migrating_all_leaves_out_who_is_current_and_one_that_fails_stops_no_oth
     rows(f'ALTER TABLE "{failing.schema_name}".users_apikey DROP COLUMN sealed_secret')
     call_command("migrate_schemas", verbosity=0)
     assert is_current(failing)
+
+
+def test_a_schema_that_lacks_a_table_of_its_own_is_not_served_publics_in_its_place(behind, caplog):
+    """As an app that is moved into TENANT_APPS leaves it, whose migrations are written down in each schema already."""
+    schema = behind.tenant.schema_name
+    rows(f'ALTER TABLE "{schema}".chat_savedprompt RENAME TO elsewhere')
+    with pytest.raises(CommandError, match=f"^Failed for {behind.slug};"):
+        call_command("migrate_schemas", verbosity=0)
+    assert f"chat_savedprompt: not in schema {schema}" in caplog.text
+    assert "manage.py migrate_schemas --tenant --fake chat zero; then" in caplog.text
+    with pytest.raises(TablesMissing):
+        services.ensure_schema(behind.tenant)
+    assert not is_current(behind.tenant)
+    rows(f'ALTER TABLE "{schema}".elsewhere RENAME TO chat_savedprompt')
+    call_command("migrate_schemas", verbosity=0)
+    assert is_current(behind.tenant)
