@@ -146,8 +146,18 @@ def shared_tables_refer_to_no_tenants(app_configs: Any, **kwargs: Any) -> list[C
             "tenants.E012 in SILENCED_SYSTEM_CHECKS.",
             id="tenants.E012",
         )
+        if not is_djangos
+        else Warning(
+            f"{model._meta.label}.{field.name} refers from rows that all tenants share to "
+            f"{field.remote_field.model._meta.label}: a member who is deleted in some workspace takes those of the "
+            "operator with the same number along.",
+            hint=f"Name {app} in TENANT_APPS, too, and not in SHARED_ON_PURPOSE: each workspace then has a table "
+            "of its own.",
+            id="tenants.W004",
+        )
         for label in sorted(_labels(settings.SHARED_APPS) - apart)
-        if not apps.get_app_config(label).name.startswith("django.contrib.")
+        for app in [apps.get_app_config(label).name]
+        for is_djangos in [app.startswith("django.contrib.")]
         for model in apps.get_app_config(label).get_models(include_auto_created=True)
         for field in model._meta.local_fields
         if isinstance(field, ForeignKey) and field.remote_field.model._meta.app_label in apart

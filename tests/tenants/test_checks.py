@@ -79,11 +79,16 @@ def test_a_builders_app_in_the_wrong_place_is_refused_before_its_table_is_made(t
     assert said in done.stderr
 
 
-def test_djangos_own_apps_are_for_operators_and_may_be_shared(tmp_path):
-    """As the README adds the admin to the bare host: its log names the operators who changed a row."""
+@pytest.mark.parametrize(
+    ("placed", "is_warned"),
+    [("SHARED_ON_PURPOSE.append('django.contrib.admin')", True), ("TENANT_APPS.append('django.contrib.admin')", False)],
+    ids=["shared alone", "on both sides, as the README says"],
+)
+def test_djangos_own_apps_are_for_operators_and_shared_alone_lose_rows_with_a_member(tmp_path, placed, is_warned):
+    """The admin's log names the operators who changed a row: members' numbers are the same."""
     (tmp_path / "with_admin.py").write_text(
-        "from config.settings import *\nSHARED_APPS.insert(0, 'django.contrib.admin')\n"
-        "SHARED_ON_PURPOSE.append('django.contrib.admin')\nINSTALLED_APPS.insert(0, 'django.contrib.admin')\n"
+        f"from config.settings import *\nSHARED_APPS.insert(0, 'django.contrib.admin')\n{placed}\n"
+        "INSTALLED_APPS.insert(0, 'django.contrib.admin')\n"
     )
     env = os.environ | {
         "PYTHONPATH": str(tmp_path), "DJANGO_SETTINGS_MODULE": "with_admin", "DATABASE_URL": "postgresql://u:p@h/n",
@@ -92,3 +97,4 @@ def test_djangos_own_apps_are_for_operators_and_may_be_shared(tmp_path):
         [sys.executable, "manage.py", "check", "--tag", "security"], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert ("tenants.W004" in done.stderr) == is_warned
