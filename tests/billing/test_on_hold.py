@@ -111,7 +111,7 @@ def test_unknown_figures_are_null_in_refusals_and_claim_nothing(workspace, upstr
 def test_pages_say_that_they_do_not_know(workspace, app, authority, settings):
     browser = workspace.client(workspace.owner)
     before = settings.CYCLES_ADMIN_URL
-    with Gate(authority.admin_url) as gate:
+    with Gate(authority.admin_url, only=[workspace]) as gate:
         settings.CYCLES_ADMIN_URL = gate.url
         gate.act = lambda came: (500, b"{}") if came.path == "/v1/admin/budgets" else None
         page = browser.get("/budget/")

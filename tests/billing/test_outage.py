@@ -160,7 +160,7 @@ def test_an_admin_plane_that_hangs_takes_no_places_from_those_who_pay(workspace,
     api, neighbour = workspace.api(), globex.api()
     assert neighbour.chat("hello").status_code == 200
     workspace.leave(0)
-    with Gate(settings.CYCLES_ADMIN_URL) as gate:
+    with Gate(settings.CYCLES_ADMIN_URL, only=[workspace]) as gate:
         settings.CYCLES_ADMIN_URL = gate.url
         gate.act = lambda came: time.sleep(1.5)
         # Each asks there for the figures of its refusal.

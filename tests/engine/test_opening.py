@@ -170,7 +170,7 @@ def test_who_was_denied_first_is_served_first_though_its_ledgers_are_read_more_s
             paid.dispatch(lambda: None)
             paid.record(cost=0)
 
-    with Gate(settings.CYCLES_ADMIN_URL) as gate, TenantExecutor(2) as pool:
+    with Gate(settings.CYCLES_ADMIN_URL, only=[workspace]) as gate, TenantExecutor(2) as pool:
         settings.CYCLES_ADMIN_URL = gate.url
         gate.act = lambda came: time.sleep(slow.pop() if slow else 0)
         with reserve(workspace.tenant, **asked):
@@ -274,7 +274,7 @@ def test_a_reserve_that_is_never_answered_is_given_up_in_the_end_with_an_error(w
     ids=["deep", "surrogate", "null", "long", "for ever"],
 )
 def test_an_answer_to_a_reserve_that_cannot_be_kept_is_no_grant(workspace, upstream, model, settings, answer):
-    with Gate(settings.CYCLES_BASE_URL) as gate:
+    with Gate(settings.CYCLES_BASE_URL, only=[workspace]) as gate:
         settings.CYCLES_BASE_URL = gate.url
         left = [answer]
         gate.act = lambda came: (200, left.pop()) if left else None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+from urllib.parse import unquote
 
 import httpx
 
 from billing.client import default_client
+from billing.keys import unseal
 from tests.support.cast import Workspace
 
 
@@ -30,10 +32,14 @@ class Came:
 class Gate:
     """`with Gate(authority.runtime_url) as gate:` passes all on. `gate.act(came)` is called first; it may take time, or
     return (status, body) to answer itself. `gate.came`: all so far.
+
+    `only`: the workspaces that this is about. Its address is the whole process's, and calls of earlier tests may still
+    give money back or settle in the background: those of other workspaces are passed on, and neither seen nor acted on.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, only: Iterable[Workspace] | None = None) -> None:
         self.came: list[Came] = []
+        self.only = only
         self.act: Callable[[Came], tuple[int, bytes] | None] = lambda came: None
         self.onward = httpx.Client(base_url=target, timeout=20, trust_env=False, limits=httpx.Limits())
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -43,6 +49,13 @@ class Gate:
 
     def asked(self, method: str, path: str) -> list[Came]:
         return [came for came in self.came if (came.method, came.path) == (method, path)]
+
+    def is_about(self, key: str, address: str) -> bool:
+        """`address`: with its query. The admin plane's requests name the tenant there, and come under no key of its."""
+        return self.only is None or any(
+            key == unseal(one.account.sealed_key) if key else one.account.subject_tenant in unquote(address)
+            for one in self.only
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -93,9 +106,12 @@ def _handler(gate: Gate) -> type[BaseHTTPRequestHandler]:
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             key = self.headers.get("X-Cycles-API-Key", "")
             name = self.headers.get("X-Idempotency-Key", "")
-            came = Came(self.command, self.path.partition("?")[0], key, name, time.monotonic())
-            gate.came.append(came)
-            if (own := gate.act(came)) is None:
+            own = None
+            if gate.is_about(key, self.path):
+                came = Came(self.command, self.path.partition("?")[0], key, name, time.monotonic())
+                gate.came.append(came)
+                own = gate.act(came)
+            if own is None:
                 headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
                 answer = gate.onward.request(self.command, self.path, content=content, headers=headers)
                 own = (answer.status_code, answer.content)

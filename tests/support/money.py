@@ -54,7 +54,7 @@ def side_by_side(api: Api, many: int, **fields: Any) -> list[PlaneResponse]:
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
-    """Whether it came true in time."""
+    """Whether it came true in time: the usual one is only there for what never comes, however busy the machine is."""
     until = time.monotonic() + seconds
     while not (true := bool(condition())) and time.monotonic() < until:
         time.sleep(0.02)
