@@ -54,11 +54,14 @@ async def test_an_answer_that_comes_byte_by_byte_is_the_same_one(said):
 async def test_a_kept_connection_is_looked_at_although_the_loop_had_no_time_to_hear_what_came(unasked):
     """Its next caller would be given an answer to another's question, or be charged for what nobody worked on."""
 
+    released, came = threading.Event(), threading.Event()
+
     def script(line):
         line.send(OK)
         if len(model.requests) == 1:
-            time.sleep(0.05)
+            released.wait(20)
             line.send(OK.replace(b"ok", b"no")) if unasked == "an answer" else line.close()
+            came.set()
 
     with RawModel(script) as model:
         async with client() as http:
@@ -66,7 +69,8 @@ async def test_a_kept_connection_is_looked_at_although_the_loop_had_no_time_to_h
                 answer = await http.ask("POST", model.base_url, "/", {}, b"{}")
                 assert await answer.read(MOST) == b"ok"
                 answer.release()
-                time.sleep(0.2)  # noqa: ASYNC251 - the loop is busy
+                released.set()
+                assert came.wait(20)  # the loop is busy
         assert (model.connections_made, len(model.requests)) == (2, 2)
 
 
@@ -192,10 +196,10 @@ async def test_what_follows_a_body_does_not_change_its_head():
 @on_both_loops
 async def test_a_flood_of_one_header_keeps_nobody_waiting(said):
     async with serving(floods(b"a:b\r\n" * 20_000, said)) as server, client() as http:
-        began = time.process_time()
+        began = time.thread_time()
         with pytest.raises(Broken, match="much that says nothing"):
-            await asyncio.wait_for(asked(http, server), 10.0)
-        assert time.process_time() - began < 1.0  # a minute, where each was put to those before
+            await asyncio.wait_for(asked(http, server), 60)
+        assert time.thread_time() - began < 10  # a minute, where each was put to those before
 
 
 @on_both_loops
@@ -270,7 +274,7 @@ async def test_a_compressed_stream_is_told_word_by_word():
     async with serving(word_by_word) as server, client() as http:
         answer = await http.ask("GET", server.base, "/", {})
         words = []
-        while word := await asyncio.wait_for(answer.read_some(), 2.0):
+        while word := await asyncio.wait_for(answer.read_some(), 20):
             words.append(word)
             going_on.set()
         assert words == [b"one ", b"two ", b"three"]
@@ -341,10 +345,10 @@ FLOODS = {
 async def test_a_compressed_flood_that_says_nothing_is_cut(flood):
     before, again = FLOODS[flood]
     async with serving(floods(again, before)) as server, client() as http:
-        began = time.process_time()
+        began = time.thread_time()
         with pytest.raises(Broken):
-            await asyncio.wait_for(asked(http, server), 10.0)
-        assert time.process_time() - began < 1.0
+            await asyncio.wait_for(asked(http, server), 60)
+        assert time.thread_time() - began < 10
 
 
 @on_both_loops

@@ -105,7 +105,7 @@ def floods(flood: bytes, *before: bytes) -> Script:
 
 @asynccontextmanager
 async def client(**options) -> AsyncIterator[Http]:
-    http = Http(**{"keep_seconds": 5.0, "connect_seconds": 2.0, **options})
+    http = Http(**{"keep_seconds": 60.0, "connect_seconds": 60.0, **options})
     try:
         yield http
     finally:
@@ -124,6 +124,13 @@ async def asked(
             answer.release()
         else:
             answer.close()
+
+
+async def until(so: Callable[[], object]) -> None:
+    """Wait for it, however busy the machine is."""
+    async with asyncio.timeout(20):
+        while not so():  # noqa: ASYNC110 - what is waited for knows no event
+            await asyncio.sleep(0.01)
 
 
 # --- TLS ------------------------------------------------------------------------------------------------------------
