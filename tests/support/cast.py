@@ -114,7 +114,7 @@ class Workspace:
     def holds(self) -> int:
         return Hold.objects.filter(account=self.account).count()
 
-    def settled(self, *, lines: int | None = None, seconds: float = 10.0) -> list[UsageLine]:
+    def settled(self, *, lines: int | None = None, seconds: float = 30.0) -> list[UsageLine]:
         """The lines, once no call of the workspace is held or under way. Settling belongs to no request, so that a
         reader who left must wait for it; with `lines`, for so many of them too.
         """

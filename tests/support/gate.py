@@ -50,13 +50,6 @@ class Gate:
     def asked(self, method: str, path: str) -> list[Came]:
         return [came for came in self.came if (came.method, came.path) == (method, path)]
 
-    def is_about(self, key: str, address: str) -> bool:
-        """`address`: with its query. The admin plane's requests name the tenant there, and come under no key of its."""
-        return self.only is None or any(
-            key == unseal(one.account.sealed_key) if key else one.account.subject_tenant in unquote(address)
-            for one in self.only
-        )
-
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -66,6 +59,15 @@ class Gate:
         self._server.server_close()
         self._thread.join()
         self.onward.close()
+
+
+def is_about(only: Iterable[Workspace] | None, key: str, address: str) -> bool:
+    """Whether a request is one of these workspaces'; None: of all. `key` is the one that it came under, and `address`
+    has its query: the admin plane's requests name the tenant there, and come under no key of its.
+    """
+    return only is None or any(
+        key == unseal(one.account.sealed_key) if key else one.account.subject_tenant in unquote(address) for one in only
+    )
 
 
 class SlowKeys:
@@ -107,7 +109,7 @@ def _handler(gate: Gate) -> type[BaseHTTPRequestHandler]:
             key = self.headers.get("X-Cycles-API-Key", "")
             name = self.headers.get("X-Idempotency-Key", "")
             own = None
-            if gate.is_about(key, self.path):
+            if is_about(gate.only, key, self.path):
                 came = Came(self.command, self.path.partition("?")[0], key, name, time.monotonic())
                 gate.came.append(came)
                 own = gate.act(came)

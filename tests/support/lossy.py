@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 import httpx
+
+from tests.support.cast import Workspace
+from tests.support.gate import is_about
 
 
 class LossyProxy:
@@ -18,9 +21,12 @@ class LossyProxy:
     `proxy.delay["/commit"] = 0.5` keeps each of them back for so many seconds.
     `proxy.before["/commit"] = act` calls `act()` once when the next request to such a path has come, and `after` when
     it has been worked on: to kill the caller just there, for example.
+
+    `only`: as a Gate's. What others ask for is passed on, and neither counted nor lost.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, only: Iterable[Workspace] | None = None) -> None:
+        self.only = only
         self.lose: dict[str, int] = {}
         self.refuse: dict[str, int] = {}
         self.delay: dict[str, float] = {}
@@ -66,12 +72,15 @@ def _handler(proxy: LossyProxy, target: str) -> type[BaseHTTPRequestHandler]:
 
         def _pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            if not is_about(proxy.only, self.headers.get("X-Cycles-API-Key", ""), self.path):
+                answer = httpx.request(self.command, target + self.path, content=body, headers=headers, timeout=20)
+                return self._say(answer.status_code, answer.content)
             proxy.seen.append((self.command, self.path))
             time.sleep(next((seconds for end, seconds in proxy.delay.items() if self.path.endswith(end)), 0))
             proxy.act(proxy.before, self.path)
             if proxy.taken(proxy.refuse, self.path):
                 return self._say(500, b'{"error": "INTERNAL_ERROR", "message": "refused on the way"}')
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
             answer = httpx.request(self.command, target + self.path, content=body, headers=headers, timeout=20)
             proxy.act(proxy.after, self.path)
             if proxy.taken(proxy.lose, self.path):

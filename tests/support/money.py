@@ -46,11 +46,18 @@ def trust(model: str, *, app: str = "chat", tokens_output: int = 4) -> None:
     on_loop(learn)
 
 
-def side_by_side(api: Api, many: int, **fields: Any) -> list[PlaneResponse]:
-    """`many` calls at once, and their answers once each is there."""
+def side_by_side(
+    api: Api, many: int, *, under_way: int = 0, end: Callable[[], object] | None = None, **fields: Any
+) -> list[PlaneResponse]:
+    """`many` calls at once, and their answers once each is there. With `end`, which lets the model end its answers:
+    once all but `under_way` are answered.
+    """
     body = json.dumps({"prompt": "hello", **fields})
-    under_way = [api.plane.begin("POST", "/api/chat/", body) for _ in range(many)]
-    return [PlaneResponse(exchange) for exchange in under_way]
+    begun = [api.plane.begin("POST", "/api/chat/", body) for _ in range(many)]
+    if end is not None:
+        assert eventually(lambda: sum(not exchange.is_over for exchange in begun) == under_way)
+        end()
+    return [PlaneResponse(exchange) for exchange in begun]
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
@@ -123,10 +130,13 @@ def trusted(model):
 
 
 @pytest.fixture
-def lossy(app, authority, settings):
-    """A proxy before the authority's runtime plane that can lose, refuse or delay what the test says."""
+def lossy(request, app, authority, settings):
+    """A proxy before the authority's runtime plane that can lose, refuse or delay what the test says: of `workspace`
+    alone where it has one, for calls of earlier tests may still be given back or settled.
+    """
     before = settings.CYCLES_BASE_URL
-    with LossyProxy(authority.runtime_url) as proxy:
+    only = [request.getfixturevalue("workspace")] if "workspace" in request.fixturenames else None
+    with LossyProxy(authority.runtime_url, only=only) as proxy:
         settings.CYCLES_BASE_URL = proxy.url
         yield proxy
         settings.CYCLES_BASE_URL = before

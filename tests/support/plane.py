@@ -132,6 +132,10 @@ class _Exchange:
         loop().call_soon_threadsafe(self._room.release)
         return message
 
+    @property
+    def is_over(self) -> bool:
+        return self._done.done()
+
     def leave(self) -> None:
         loop().call_soon_threadsafe(self._left.set)
         self._done.result(WAIT)
