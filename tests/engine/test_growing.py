@@ -1,6 +1,7 @@
 """Slices: little is held at first, more before it is used up, and never is more used than is held."""
 
 import json
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 
@@ -26,12 +27,23 @@ from tests.support.money import (
 from tests.support.plane import PlaneResponse
 
 
+class Words:
+    """So many, and `act()` before the first of them: by then the first slice is held, and no other."""
+
+    def __init__(self, many, act):
+        self.many, self.act = many, act
+
+    def __iter__(self):
+        self.act()
+        return iter(["word "] * self.many)
+
+
 @pytest.mark.on_standin
 def test_an_answer_longer_than_its_first_slice_is_whole_and_exact(workspace, upstream, trusted):
     upstream.tokens, upstream.delay_between = ["word "] * 300, 0.002
     answer = workspace.api().chat("hello", max_tokens=512).json()
     assert (answer["usage"]["output_tokens"], answer["finish_reason"], answer["outcome"]) == (300, "stop", "exact")
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert (line.cost, line.overrun) == (10 * INPUT + 300 * OUTPUT, 0)
     assert_books_agree(workspace)
 
@@ -40,7 +52,7 @@ def test_an_answer_that_comes_in_one_burst_is_held_in_full(workspace, upstream, 
     upstream.tokens = ["word "] * 300
     answer = workspace.api().chat("hello", max_tokens=512).json()
     assert (answer["usage"]["output_tokens"], answer["outcome"]) == (300, "exact")
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert (line.cost, line.overrun) == (10 * INPUT + 300 * OUTPUT, 0)
     assert_books_agree(workspace)
 
@@ -50,17 +62,19 @@ def test_an_answer_in_one_piece_is_held_in_full(workspace, upstream, trusted):
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":300,"total_tokens":310}}\n\n'
     upstream.raw = frame + usage + b"data: [DONE]\n\n"
     assert workspace.api().chat("hello", max_tokens=512).json()["outcome"] == "exact"
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert (line.cost, line.overrun) == (10 * INPUT + 300 * OUTPUT, 0)
 
 
 def test_slices_are_named_after_the_hold_and_settled_in_order(workspace, upstream, trusted):
-    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.005
+    upstream.tokens, upstream.delay_between, upstream.last_word_after = ["word "] * 200, 0.005, threading.Event()
     exchange = workspace.api().plane.begin("POST", "/api/chat/", {"prompt": "hello", "max_tokens": 512})
     assert eventually(lambda: (row := Hold.objects.filter(account=workspace.account).first()) and len(row.slices) >= 2)
     row = Hold.objects.get(account=workspace.account)
     assert [part["n"] for part in row.slices] == list(range(2, 2 + len(row.slices)))
+    upstream.last_word_after.set()
     assert PlaneResponse(exchange).json()["outcome"] == "exact"
+    assert_books_agree(workspace)
     slices = reservations_of(workspace)
     assert [one["idempotency_key"] for one in slices] == [str(row.pk), *(f"{row.pk}:{n}" for n in (2, 3, 4))]
     charged = [(one.get("committed") or {"amount": 0})["amount"] for one in slices]
@@ -69,18 +83,13 @@ def test_slices_are_named_after_the_hold_and_settled_in_order(workspace, upstrea
     assert used[:-1] == full[: len(used) - 1]
     assert sum(charged) == 10 * INPUT + 200 * OUTPUT
     assert {one["status"] for one in slices} <= {"COMMITTED", "RELEASED"}
-    assert_books_agree(workspace)
 
 
 def test_a_slice_whose_answer_was_lost_is_not_taken_for_held(workspace, upstream, trusted, lossy):
-    upstream.tokens, upstream.delay_between = ["word "] * 300, 0.01
-    api = workspace.api()
-    exchange = api.plane.begin("POST", "/api/chat/", {"prompt": "hello", "max_tokens": 512})
-    assert eventually(lambda: len(upstream.calls) == 1)
-    lossy.lose["/reservations"] = 1
-    answer = PlaneResponse(exchange).json()
+    upstream.tokens, upstream.delay_between = Words(300, lambda: lossy.lose.update({"/reservations": 1})), 0.01
+    answer = workspace.api().chat("hello", max_tokens=512).json()
     assert lossy.lose["/reservations"] == 0
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert (answer["outcome"], line.outcome, line.overrun) == ("exact", "exact", 0)
     assert line.cost == true_cost(upstream.spent)
     assert_books_agree(workspace)
@@ -93,10 +102,11 @@ def test_where_no_slice_is_to_be_had_the_answer_ends_paid_for_what_came(workspac
     before = workspace.ledger()["spent"]
     answer = api.chat("hello", max_tokens=512).json()
     assert answer["finish_reason"] == "budget"
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert (line.outcome, line.overrun) == ("estimated", 0)
     assert line.cost <= line.estimate
-    assert 0.8 <= line.cost / true_cost(upstream.spent) <= 1.25
+    came = answer["response"].count("word")
+    assert 0.8 <= line.cost / true_cost([(10, came)]) <= 1.25
     assert_books_agree(workspace, before=before)
 
 
@@ -123,18 +133,17 @@ def test_an_answer_that_nobody_could_be_asked_for_more_for_is_not_said_to_have_u
     workspace, upstream, trusted, away, what
 ):
     """An authority that was restarted ended all long answers with the word that their budget was at its end."""
-    upstream.tokens, upstream.delay_between = ["word "] * 400, 0.01
+    upstream.delay_between = 0.01
     trust(trusted, app="api")
     api = workspace.api(alone=True)
 
     def ask(path, **asked):
-        made = len(upstream.calls)
-        exchange = api.plane.begin("POST", path, {"max_tokens": 512, **asked})
-        assert eventually(lambda: len(upstream.calls) > made)
-        with away(what):
-            return PlaneResponse(exchange).content.decode()
+        with ExitStack() as stack:
+            upstream.tokens = Words(400, lambda: stack.enter_context(away(what)))
+            return api.post(path, {"max_tokens": 512, **asked}).content.decode()
 
     assert json.loads(ask("/api/chat/", prompt="hello"))["finish_reason"] == "cancelled"
+    assert workspace.settled(lines=1)
     time.sleep(LOCKED_SECONDS)
     told = ask("/v1/chat/completions", model=trusted, messages=[{"role": "user", "content": "hello"}], stream=True)
     assert '"code":"unavailable"' in told

@@ -7,6 +7,7 @@ import pytest
 
 from billing.engine import recovery
 from billing.engine.loop import here
+from billing.engine.store import LOCKED_SECONDS
 from billing.errors import BudgetDenied
 from billing.guard import reserve
 from billing.models import Hold
@@ -27,6 +28,11 @@ from tests.support.money import (
 from tests.support.plane import PlaneResponse
 
 
+def waiting_in(workspace):
+    """How many of its calls are in line for money."""
+    return on_loop(lambda: len(here().lines._lines.get(workspace.account.scope, ())))
+
+
 def test_a_lost_answer_to_a_reserve_is_503_now_and_the_money_is_back_at_once(workspace, upstream, model, lossy):
     api = workspace.api()
     workspace.leave(first_hold(output=512) + 1)  # for one call, and not for two
@@ -35,7 +41,7 @@ def test_a_lost_answer_to_a_reserve_is_503_now_and_the_money_is_back_at_once(wor
     refused = api.chat("hello")
     assert (refused.status_code, refused.json()["error"]) == (503, "authority_unavailable")
     assert upstream.calls == []
-    assert eventually(lambda: is_settled(workspace), 2.0), workspace.ledger()
+    assert eventually(lambda: is_settled(workspace)), workspace.ledger()
     assert api.chat("hello").status_code == 200
     assert_books_agree(workspace, before=before)
 
@@ -43,17 +49,18 @@ def test_a_lost_answer_to_a_reserve_is_503_now_and_the_money_is_back_at_once(wor
 def test_a_reserve_whose_repeats_are_lost_too_is_given_back_in_the_end(workspace, upstream, model, lossy):
     lossy.lose["/reservations"], lossy.lose["/release"] = 4, 1
     assert workspace.api().chat("hello").status_code == 503
-    assert eventually(lambda: is_settled(workspace), 8.0), workspace.ledger()
+    assert eventually(lambda: is_settled(workspace)), workspace.ledger()
     assert {one["status"] for one in reservations_of(workspace)} == {"RELEASED"}
 
 
 def test_a_reader_who_goes_while_the_money_is_asked_for_leaves_none_of_it_held(workspace, upstream, model, lossy):
-    lossy.delay["/reservations"] = 0.6
+    go_on = threading.Event()
+    lossy.before["/reservations"] = lambda: go_on.wait(60)
     exchange = workspace.api().plane.begin("POST", "/api/chat/", {"prompt": "hello"})
     assert eventually(lambda: lossy.seen)
     exchange.leave()
-    time.sleep(1.0)  # the authority has granted it by now
-    assert eventually(lambda: reservations_of(workspace) and is_settled(workspace), 3.0), workspace.ledger()
+    go_on.set()  # the authority grants it now
+    assert eventually(lambda: reservations_of(workspace) and is_settled(workspace)), workspace.ledger()
     assert {one["status"] for one in reservations_of(workspace)} == {"RELEASED"}
     assert upstream.calls == []
     assert workspace.lines() == []
@@ -66,14 +73,14 @@ def test_a_reader_who_goes_while_waiting_for_money_is_asked_for_no_more(workspac
     first = api.plane.begin("POST", "/api/chat/", {"prompt": "hello"})
     assert eventually(lambda: len(upstream.calls) == 1)
     second = api.plane.begin("POST", "/api/chat/", {"prompt": "hello", "max_tokens": 500})
-    time.sleep(0.3)
+    assert eventually(lambda: waiting_in(workspace) == 1)
     second.leave()
     upstream.last_word_after.set()
     assert PlaneResponse(first).status_code == 200
     time.sleep(0.5)
     assert len(upstream.calls) == 1
-    assert is_settled(workspace)
-    assert on_loop(lambda: here().lines.is_empty(workspace.account.subject_tenant))
+    assert eventually(lambda: is_settled(workspace)), workspace.ledger()
+    assert waiting_in(workspace) == 0
 
 
 def test_a_row_that_was_written_for_a_reader_who_left_does_not_keep_the_conversation_busy(workspace, upstream, model):
@@ -103,33 +110,36 @@ def test_a_row_that_was_written_for_a_reader_who_left_does_not_keep_the_conversa
     exchange.leave()
     locker.join()
     assert eventually(lambda: is_settled(workspace))
+    time.sleep(LOCKED_SECONDS)  # the row may have waited for so long that the workspace is taken for locked
     assert api.chat("again", conversation_id=conversation).status_code == 200
     assert_books_agree(workspace)
 
 
 def test_no_more_calls_of_a_tenant_are_under_way_than_it_may_have(workspace, upstream, model, settings):
     settings.TENANT_STREAMS_MAX = 5
-    upstream.delay_first = 0.5
-    answers = side_by_side(workspace.api(), 20, max_tokens=8)
+    upstream.last_word_after = threading.Event()
+    answers = side_by_side(workspace.api(), 20, max_tokens=8, end=upstream.last_word_after.set, under_way=5)
     statuses = sorted(answer.status_code for answer in answers)
     assert (statuses.count(200), statuses.count(429)) == (5, 15), statuses
     assert len(upstream.calls) == 5
     said = next(answer.json() for answer in answers if answer.status_code == 429)
     assert said["limit"] == 5
     assert_books_agree(workspace)
-    assert on_loop(lambda: workspace.account.subject_tenant not in here().under_way)
+    assert eventually(lambda: on_loop(lambda: workspace.account.subject_tenant not in here().under_way))
 
 
 @pytest.mark.on_standin
-def test_money_that_others_hold_is_waited_for_first_come_first_served(workspace, upstream, model):
-    upstream.delay_first = 0.6
+def test_money_that_others_hold_is_waited_for_first_come_first_served(workspace, upstream, model, settings):
+    settings.BUDGET_WAIT_SECONDS = 30
+    upstream.last_word_after = threading.Event()
     api = workspace.api()
     workspace.leave(first_hold(output=512) + 3 * (10 * INPUT + 4 * OUTPUT))
     before = workspace.ledger()["spent"]
     exchanges = []
     for number in range(4):
         exchanges.append(api.plane.begin("POST", "/api/chat/", {"prompt": f"hell{number}"}))
-        time.sleep(0.2)
+        assert eventually(lambda number=number: len(upstream.calls) == 1 and waiting_in(workspace) == number)
+    upstream.last_word_after.set()
     answers = [PlaneResponse(exchange) for exchange in exchanges]
     assert [answer.status_code for answer in answers] == [200] * 4
     assert [call["messages"][-1]["content"] for call in upstream.calls] == [f"hell{number}" for number in range(4)]
@@ -153,16 +163,17 @@ def test_who_stands_behind_a_larger_call_and_is_covered_is_not_refused_with_it(w
 
     with TenantExecutor(11) as pool, reserve(workspace.tenant, **asked, estimate=6_000):
         large = pool.submit(buy, 9_000)
-        assert eventually(lambda: not on_loop(lambda: here().lines.is_empty(workspace.account.scope)))
+        assert eventually(lambda: waiting_in(workspace))
         small = [pool.submit(buy, 100) for _ in range(10)]
         assert [one.result() for one in small] == ["bought"] * 10
         assert large.result() == "held_by_others"
 
 
 def test_who_was_denied_first_is_served_first_though_its_ledgers_are_read_more_slowly(workspace, model, settings):
+    settings.BUDGET_WAIT_SECONDS = 30
     workspace.leave(10_000)
     asked = {"app": "test", "action_kind": "test.call", "action_name": "unit", "estimate": 9_000}
-    served, slow = [], [0.4]
+    served, go_on = [], threading.Event()
 
     def buy(name):
         with reserve(workspace.tenant, **asked) as paid:
@@ -170,16 +181,20 @@ def test_who_was_denied_first_is_served_first_though_its_ledgers_are_read_more_s
             paid.dispatch(lambda: None)
             paid.record(cost=0)
 
+    def slowly_at_first(came):
+        if came is gate.came[0]:
+            go_on.wait(60)
+
     with Gate(settings.CYCLES_ADMIN_URL, only=[workspace]) as gate, TenantExecutor(2) as pool:
         settings.CYCLES_ADMIN_URL = gate.url
-        gate.act = lambda came: time.sleep(slow.pop() if slow else 0)
+        gate.act = slowly_at_first
         with reserve(workspace.tenant, **asked):
             first = pool.submit(buy, "first")
             assert eventually(lambda: gate.came)  # denied, and its ledgers are being read
             second = pool.submit(buy, "second")
-            assert eventually(lambda: not on_loop(lambda: here().lines.is_empty(workspace.account.scope)))
-            assert slow == []
-            time.sleep(0.6)
+            assert eventually(lambda: waiting_in(workspace) == 1)
+            go_on.set()
+            assert eventually(lambda: waiting_in(workspace) == 2)
         first.result(), second.result()
     assert served == ["first", "second"]
 
@@ -192,7 +207,7 @@ def test_what_does_not_fit_is_fitted_and_says_so(workspace, upstream, model):
     body = answer.json()
     assert (body["fitted"], answer["X-Budget-Fitted"], body["finish_reason"]) == (True, "20", "budget")
     assert upstream.calls[0]["max_tokens"] == 20
-    assert workspace.lines()[0].cost == true_cost(upstream.spent)
+    assert workspace.settled(lines=1)[0].cost == true_cost(upstream.spent)
     assert_books_agree(workspace, before=before)
 
 
@@ -237,7 +252,8 @@ def test_input_is_counted_where_the_model_s_server_counts(workspace, upstream, m
     assert answer.json()["fitted"] is False
 
 
-def test_input_is_counted_also_for_those_who_wait_in_line(workspace, upstream, model):
+def test_input_is_counted_also_for_those_who_wait_in_line(workspace, upstream, model, settings):
+    settings.BUDGET_WAIT_SECONDS = 30
     upstream.tokenizer, upstream.delay_first = 10, 0.4
     need = (10 + 16) * INPUT + 8 * OUTPUT
     workspace.leave(need + 4 * (10 * INPUT + 4 * OUTPUT))

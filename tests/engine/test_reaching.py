@@ -61,7 +61,8 @@ def test_an_answer_that_came_whole_is_not_said_to_be_stopped_while_its_thoughts_
             on_loop(lambda: here().cut_all())
         else:
             with psycopg.connect(**own_connection_params()) as own:
-                (hold,) = own.execute("SELECT id FROM public.billing_hold").fetchone()
+                its = "SELECT id FROM public.billing_hold WHERE account_id = %s"
+                (hold,) = own.execute(its, [workspace.account.pk]).fetchone()
             stops.append(workspace.api(key).plane.post(f"/api/chat/calls/{hold}/stop/").status_code)
 
     reaching(stop)

@@ -61,8 +61,8 @@ def test_a_call_of_a_tenant_suspended_while_it_streams_is_paid_once(workspace, u
     assert (answer["cost"]["microcents"], answer["budget"]) == (TRUE, None)
     assert under_way(workspace)
     operator.change_tenant(workspace.account.subject_tenant, status="ACTIVE")
-    assert eventually(lambda: is_settled(workspace), 12)
-    (line,) = workspace.lines()
+    assert eventually(lambda: is_settled(workspace), 30)
+    (line,) = workspace.settled(lines=1)
     assert (line.outcome, line.cost) == ("exact", TRUE)
     assert_books_agree(workspace)
 
@@ -98,7 +98,7 @@ def test_a_row_that_was_written_unheard_is_gone_before_the_authority_takes_its_m
     response = workspace.api().post("/api/chat/", {"prompt": "hello"}, headers=headers)
     assert (response.status_code, upstream.calls) == (503, [])
     # Dying now, the process would leave a row that says that a model was called, and the sweep would charge for it.
-    assert eventually(lambda: not under_way(workspace), 1)
+    assert eventually(lambda: not under_way(workspace))
     assert workspace.ledger()["reserved"] > 0
     assert workspace.api().post("/api/chat/", {"prompt": "hello"}, headers=headers).status_code == 200
     lossy.refuse.clear()
@@ -109,16 +109,16 @@ def test_a_row_that_was_written_unheard_is_gone_before_the_authority_takes_its_m
 def test_a_commit_past_the_lease_is_an_event_once(workspace, upstream, lossy):
     lossy.refuse["/extend"] = 1_000
     hold = reserve(
-        workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=1_000, grace_period_ms=0
+        workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=3_000, grace_period_ms=0
     )
     hold.dispatch(lambda: None)
     hold.record(cost=3_000)
-    assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 15)
+    assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 30)
     assert workspace.ledger()["reserved"] == 0
     lossy.lose["/events"] = 1  # its first answer is lost: the repeat must not book it again
     hold.settle()
     assert eventually(lambda: not under_way(workspace))
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert (line.cost, line.outcome) == (3_000, "exact")
     assert workspace.ledger()["spent"] == 3_000
 
@@ -128,16 +128,16 @@ def test_a_late_event_that_the_ledger_cannot_take_is_loss_and_the_tenant_can_go_
     workspace.leave(5_000)
     before = workspace.ledger()["spent"]
     hold = reserve(
-        workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=1_000, grace_period_ms=0
+        workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=3_000, grace_period_ms=0
     )
     hold.dispatch(lambda: None)
     hold.record(cost=4_000)
-    assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 15)
+    assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 30)
     workspace.leave(1_000)  # sold to another meanwhile
     spent = workspace.ledger()["spent"]
     hold.settle()
     assert eventually(lambda: not under_way(workspace))
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert (line.cost, line.overrun) == (1_000, 3_000)
     assert workspace.ledger()["spent"] == spent + 1_000 == before + 5_000
     from billing.topups import top_up
@@ -149,18 +149,17 @@ def test_a_late_event_that_the_ledger_cannot_take_is_loss_and_the_tenant_can_go_
 def test_a_late_commit_on_a_frozen_ledger_waits_for_the_thaw(workspace, upstream, lossy, operator):
     lossy.refuse["/extend"] = 1_000
     hold = reserve(
-        workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=1_000, grace_period_ms=0
+        workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=3_000, grace_period_ms=0
     )
     hold.dispatch(lambda: None)
     hold.record(cost=3_000)
-    assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 15)
+    assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 30)
     operator.freeze(workspace.account.scope)
     hold.settle()
-    assert under_way(workspace)
+    assert eventually(lambda: Hold.objects.get(account=workspace.account).is_final)
     assert workspace.lines() == []
-    assert Hold.objects.get(account=workspace.account).is_final
     operator.freeze(workspace.account.scope, frozen=False)
-    assert eventually(lambda: not under_way(workspace), 12)
+    assert eventually(lambda: not under_way(workspace), 30)
     assert [line.cost for line in workspace.lines()] == [3_000]
     assert workspace.ledger()["spent"] == 3_000
 
@@ -172,7 +171,7 @@ def test_a_commit_whose_answer_is_lost_is_charged_once(workspace, upstream, mode
     answer = workspace.api().chat("hello").json()
     assert answer["cost"]["microcents"] == TRUE
     assert_books_agree(workspace)
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert (line.outcome, line.cost) == ("exact", TRUE)
 
 
@@ -180,7 +179,7 @@ def test_what_is_released_is_free_though_its_release_is_lost_at_first(workspace,
     upstream.status = 503
     lossy.refuse["/release"] = 2
     assert workspace.api().chat("hello").status_code == 503
-    assert eventually(lambda: is_settled(workspace), 3), workspace.ledger()
+    assert eventually(lambda: is_settled(workspace)), workspace.ledger()
     assert [line.outcome for line in workspace.lines()] == ["none"]
 
 
@@ -189,17 +188,17 @@ def test_a_dropped_reservation_is_free_though_its_release_is_lost_at_first(works
     hold = reserve(workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000)
     del hold
     gc.collect()
-    assert eventually(lambda: is_settled(workspace), 3), workspace.ledger()
+    assert eventually(lambda: is_settled(workspace)), workspace.ledger()
 
 
 def test_a_commit_that_takes_long_leaves_the_last_event_without_balances(workspace, upstream, model, lossy):
     api = workspace.api()
     api.chat("hello")  # a key's first call may be slow
-    lossy.delay["/commit"] = 1.6
-    began = time.monotonic()
+    go_on = threading.Event()
+    lossy.before["/commit"] = lambda: go_on.wait(60)
     name, facts = events_of(api.chat("hello", stream=True))[-1]
     assert (name, facts["budget"], facts["cost"]["microcents"]) == ("done", None, TRUE)
-    assert time.monotonic() - began < 1.5
+    go_on.set()
     assert_books_agree(workspace)
 
 
@@ -209,8 +208,8 @@ def test_a_failed_extension_does_not_end_a_call(workspace, upstream, model, loss
     lapsed = []
     hold.on_lapse = lambda: lapsed.append(True)
     hold.dispatch(lambda: None)
-    assert eventually(lambda: [path for _, path in lossy.seen if path.endswith("/extend")][1:], 20)
-    assert eventually(lambda: hold.lease_left() > 8, 2)
+    assert eventually(lambda: [path for _, path in lossy.seen if path.endswith("/extend")][1:], 40)
+    assert eventually(lambda: hold.lease_left() > 8)
     assert lapsed == []
     hold.record(cost=1_000)
     hold.settle()
@@ -242,7 +241,7 @@ def test_settling_twice_charges_once(workspace, upstream):
     hold.record(cost=5_000)
     hold.settle()
     hold._call.settle(hold._use.final())
-    assert [line.cost for line in workspace.lines()] == [2_000]
+    assert [line.cost for line in workspace.settled(lines=1)] == [2_000]
     assert_books_agree(workspace)
 
 
@@ -281,13 +280,13 @@ def test_a_keep_that_raises_changes_neither_money_nor_answer(workspace, upstream
 
 
 def test_an_iterator_of_words_that_is_closed_is_paid_up_to_there(workspace, upstream, model):
-    upstream.tokens, upstream.delay_between = ["word "] * 200, 0.02
+    upstream.tokens, upstream.last_word_after = ["word "] * 2, threading.Event()
     with workspace.scope():
         words = calls.stream(MESSAGES, app="haiku")
         assert next(words).startswith("word")
         words.close()
     assert eventually(lambda: workspace.lines())
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert line.outcome == "estimated"
     assert 0.6 <= line.cost / true_cost(upstream.spent) <= 1.5
     assert_books_agree(workspace)
@@ -300,7 +299,7 @@ def test_an_iterator_of_words_that_is_dropped_cuts_its_model(workspace, upstream
         next(words)
         del words
         gc.collect()
-    assert upstream.wait_until(lambda up: up.aborted == 1)
+    assert upstream.wait_until(lambda up: up.aborted == 1, 20)
     assert_books_agree(workspace)
 
 
@@ -324,7 +323,7 @@ def test_two_answers_in_one_guarded_function_are_added_up(workspace, upstream, m
 
     with workspace.scope():
         haiku()
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert (line.cost, line.outcome, line.tokens_output) == (2 * TRUE, "exact", 8)
     assert_books_agree(workspace)
 
@@ -337,7 +336,7 @@ def test_what_an_answer_used_is_kept_when_the_function_fails_after_it(workspace,
 
     with workspace.scope(), pytest.raises(KeyError):
         haiku()
-    assert [line.cost for line in workspace.lines()] == [TRUE]
+    assert [line.cost for line in workspace.settled(lines=1)] == [TRUE]
 
 
 def test_the_second_model_call_gets_no_more_than_the_first_left(workspace, upstream, model):
@@ -351,7 +350,7 @@ def test_the_second_model_call_gets_no_more_than_the_first_left(workspace, upstr
 
     with workspace.scope():
         haiku()
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert line.cost <= estimate
     assert (line.overrun, line.outcome) == (0, "exact")
     assert_books_agree(workspace)
@@ -391,7 +390,7 @@ def test_a_line_is_written_when_the_database_is_back(workspace, upstream, model)
     async def lose_connections():
         await here().store.fetch(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> 'nobody'"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> 'authority'"
             " AND query NOT LIKE '%%authority%%' AND state = 'idle'"
         )
 
@@ -400,6 +399,6 @@ def test_a_line_is_written_when_the_database_is_back(workspace, upstream, model)
     upstream.last_word_after.set()
     answer = PlaneResponse(exchange).json()
     assert answer["cost"]["microcents"] == TRUE
-    assert eventually(lambda: is_settled(workspace), 10)
-    assert [line.cost for line in workspace.lines()] == [TRUE]
+    assert eventually(lambda: is_settled(workspace), 30)
+    assert [line.cost for line in workspace.settled(lines=1)] == [TRUE]
     assert workspace.lines()[0].outcome == Outcome.EXACT

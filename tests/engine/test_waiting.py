@@ -16,7 +16,7 @@ def test_a_key_is_given_to_those_who_wait_in_their_order():
         exclusive, order = Exclusive(), []
 
         async def one(number):
-            assert await exclusive.acquire("a conversation", 1)
+            assert await exclusive.acquire("a conversation", 60)
             order.append(number)
             await asyncio.sleep(0.01)
             exclusive.release("a conversation")
@@ -60,8 +60,8 @@ def test_who_is_cancelled_while_waiting_passes_the_key_on():
     async def story():
         exclusive = Exclusive()
         assert await exclusive.acquire("key", 1)
-        second = asyncio.create_task(exclusive.acquire("key", 1))
-        third = asyncio.create_task(exclusive.acquire("key", 1))
+        second = asyncio.create_task(exclusive.acquire("key", 60))
+        third = asyncio.create_task(exclusive.acquire("key", 60))
         await asyncio.sleep(0)
         exclusive.release("key")  # it is the second's now, who is cancelled before it hears of it
         second.cancel()
@@ -79,14 +79,14 @@ def test_only_the_first_of_a_line_acts_and_a_wake_reaches_it():
         async def one(name):
             async with lines.join("a tenant", lines.number()) as place:
                 while not place.is_first:
-                    await place.wait(1)
+                    await place.wait(60)
                 served.append(name)
                 await asyncio.sleep(0.01)
 
         began = time.monotonic()
         await asyncio.gather(one("first"), one("second"), one("third"))
         assert served == ["first", "second", "third"]
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 30
         assert lines.is_empty("a tenant")
 
     asyncio.run(story())
@@ -100,13 +100,16 @@ def test_who_asked_first_stands_in_front_however_late_they_join():
         async def one(name, *, joins_after):
             await asyncio.sleep(joins_after)
             async with lines.join("a tenant", numbers[name]) as place:
+                joined.append(name)
+                if len(joined) == 3:
+                    asyncio.get_running_loop().call_soon(free.set)
                 while not (place.is_first and free.is_set()):
                     await place.wait(0.05)
                 served.append(name)
 
-        free = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.1, free.set)
+        free, joined = asyncio.Event(), []
         await asyncio.gather(one(2, joins_after=0), one(0, joins_after=0.02), one(1, joins_after=0.04))
+        assert joined == [2, 0, 1]
         assert served == [0, 1, 2]
         assert lines.is_empty("a tenant")
 
@@ -120,19 +123,19 @@ def test_a_place_left_by_a_cancelled_caller_is_the_next_ones():
         async def one():
             async with lines.join("a tenant", lines.number()) as place:
                 while not place.is_first:
-                    await place.wait(5)
+                    await place.wait(60)
                 return True
 
         async def first():
             async with lines.join("a tenant", lines.number()):
-                await asyncio.sleep(5)
+                await asyncio.sleep(60)
 
         ahead = asyncio.create_task(first())
         await asyncio.sleep(0)
         behind = asyncio.create_task(one())
         await asyncio.sleep(0)
         ahead.cancel()
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(20):
             assert await behind
         assert lines.is_empty("a tenant")
 
@@ -145,10 +148,10 @@ def test_a_wait_ends_at_its_time_and_leaves_the_line_to_others():
         async with lines.join("a tenant", lines.number()) as place:
             began = time.monotonic()
             await place.wait(0.05)
-            assert 0.04 < time.monotonic() - began < 0.5
+            assert 0.04 < time.monotonic() - began < 20
             asyncio.get_running_loop().call_later(0.05, lines.wake, ["a tenant"])
-            await place.wait(5)
-            assert time.monotonic() - began < 1
+            await place.wait(60)
+            assert time.monotonic() - began < 50
         lines.wake(["a tenant"])  # nobody waits, which is nothing to complain of
 
     asyncio.run(story())
