@@ -70,7 +70,9 @@ def test_it_reads_the_same_in_every_call_the_api_and_on_the_pages(workspace, glo
     for page in (browser.get("/budget/"), browser.post("/", {"prompt": "hello"})):
         assert SENTENCE in page.content.decode().replace("&#x27;", "'")
     assert upstream.calls == []
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == [], "not ours to mend"
+    # Calls of earlier tests may still be settled, and say what went wrong with theirs.
+    ours = [record for record in caplog.records if getattr(record, "tenant", workspace.slug) == workspace.slug]
+    assert [record for record in ours if record.levelno >= logging.ERROR] == [], "not ours to mend"
     assert globex.api().chat("hello").status_code == 200
 
 

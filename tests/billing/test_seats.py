@@ -25,7 +25,7 @@ from tests.support.money import eventually, is_settled, side_by_side
 from tests.support.periods import Killed, Steps, age, killed
 from tests.support.threads import at_once
 
-pytestmark = pytest.mark.usefixtures("upstream")
+pytestmark = pytest.mark.usefixtures("upstream", "patient")
 
 CENT = 1_000_000
 ROOM = "0.10"  # more than a call of these tests holds, less than the workspace has

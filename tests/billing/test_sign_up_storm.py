@@ -22,7 +22,9 @@ from tests.support.web import WebProcess
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("app")]
 THREADS, WORKERS = 16, 2
 # Of those who are refused. A machine that runs two sides of tests takes its time; the winner waits for a hash besides.
-SECONDS = 5.0
+SECONDS = 20.0
+# What is told at once costs little, on a busy machine too: a password's hash for each would be more than twice this.
+CPU_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +101,16 @@ def test_of_many_who_want_one_slug_at_once_one_gets_it_and_the_others_are_told_a
         answers = all_at_once(web, [form(slug, email) for email in emails])
     refused = [(text, seconds) for status, text, seconds in answers if status == 409]
     (won,) = [answer for answer in answers if answer[0] in (201, 202)]
+    worked = cpu(web) - before
     print(
         f"{count}: slowest refusal {max(seconds for _, seconds in refused):.2f} s, winner {won[2]:.2f} s, "
-        f"{cpu(web) - before:.2f} CPU-s of web, {watch.most} backends"
+        f"{worked:.2f} CPU-s of web, {watch.most} backends"
     )
     assert [answer for answer in answers if answer[0] not in (201, 202, 409)] == []
     assert len(refused) == count - 1
     assert len({text for text, _ in refused}) == 1
     assert max(seconds for _, seconds in refused) < SECONDS
+    assert worked < CPU_SECONDS
     assert watch.most <= WORKERS * THREADS
     account = Account.objects.select_related("tenant").get(tenant__slug=slug)
     until(lambda: Account.objects.get(pk=account.pk).status == Account.Status.ACTIVE, seconds=90)
