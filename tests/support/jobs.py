@@ -50,7 +50,7 @@ class JobsProcess:
     def terminate(self) -> int:
         """Ask it to end, as a supervisor does; give its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(15)
+        return self.process.wait(60)
 
     def kill(self) -> None:
         self.process.kill()
@@ -86,16 +86,16 @@ class SignUpWorker(threading.Thread):
     def __enter__(self) -> Self:
         procrastinate_app.perform_import_paths()
         self.start()
-        assert self._begun.wait(10)
+        assert self._begun.wait(60)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._worker.stop()
-        self.join(10)
+        self.join(60)
         assert not self.is_alive()
 
 
-def until(seen, *, seconds: float = 30, said=lambda: "") -> None:
+def until(seen, *, seconds: float = 60, said=lambda: "") -> None:
     """Wait for something to be so."""
     deadline = time.monotonic() + seconds
     while not seen():
