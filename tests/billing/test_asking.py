@@ -18,6 +18,7 @@ from billing.asking import BEFORE, AskingConnection, _numbered
 from billing.authority import database
 from billing.engine import statements
 from tenants import resolve
+from tests.support.databases import begun
 
 TIMES = BEFORE + 3
 
@@ -68,7 +69,7 @@ async def connected(url):
 
 
 async def number(connection, n):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return (await connection.rows("SELECT %s::bigint", [n]))[0][0]
 
 
@@ -188,6 +189,7 @@ def test_a_statement_that_is_cancelled_in_the_middle_leaves_no_rows_to_the_next(
             await number(connection, 0)
         for n in range(4):
             reading = asyncio.create_task(connection.rows(slow, [30_000]))
+            await begun(connection, database_url)
             await asyncio.sleep(0.1)
             reading.cancel()
             with pytest.raises(asyncio.CancelledError):
