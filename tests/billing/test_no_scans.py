@@ -38,7 +38,7 @@ def gates(app, authority, settings):
 
 
 def test_no_call_no_page_no_sign_up_and_no_top_up_goes_through_the_whole_store(
-    gates, workspace, upstream, model, settings, client, sign_ups
+    gates, workspace, upstream, model, settings, client, sign_ups, patient
 ):
     api, browser, spent = workspace.api(), workspace.client(workspace.owner), 10 * INPUT + 4 * OUTPUT
 
@@ -61,6 +61,7 @@ def test_no_call_no_page_no_sign_up_and_no_top_up_goes_through_the_whole_store(
 
     # Money: added, waited for, refused.
     top_up(workspace.account, amount=1_000, key="one")
+    settings.BUDGET_WAIT_SECONDS = 30
     workspace.leave(first_hold(output=512) + spent)
     upstream.delay_first = 0.5
     waiting = [api.plane.begin("POST", "/api/chat/", {"prompt": "hello"}) for _ in range(2)]

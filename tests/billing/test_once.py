@@ -13,6 +13,8 @@ from tenants.http import Invalid
 from tenants.resolve import Asker
 from tests.support.money import eventually
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -59,7 +61,7 @@ def test_an_answer_that_cannot_be_kept_leaves_no_call_unsettled(workspace, tell)
 
 
 def test_a_block_that_bought_nothing_leaves_its_key_free(workspace, monkeypatch):
-    monkeypatch.setattr(repeats, "WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(repeats, "WAIT_SECONDS", 20.0)
     with workspace.scope():
         for _ in range(2):
             with once(request(workspace)) as found:

@@ -17,7 +17,8 @@ from tests.support.plane import PlaneResponse
 
 pytestmark = pytest.mark.usefixtures("upstream")
 
-PATIENCE = 2.0  # the default of production
+# Half of production's: a machine that stands still for two seconds is no reason to be later than five.
+PATIENCE = 1.0
 PATHS = [("/api/chat/", {"prompt": "hello"}), ("/api/summarize/", {"text": "hello"})]
 
 
@@ -122,7 +123,7 @@ def test_a_sign_up_waits_for_the_authority_and_goes_on_by_itself(
     assert (again.status_code, again.json()["error"]) == (409, "slug_taken")
     assert status() == {"status": "pending"}
     settings.CYCLES_BASE_URL, settings.CYCLES_ADMIN_URL = authority.runtime_url, authority.admin_url
-    assert eventually(lambda: Account.objects.get(tenant__slug="patient").status == Account.Status.ACTIVE, seconds=20)
+    assert eventually(lambda: Account.objects.get(tenant__slug="patient").status == Account.Status.ACTIVE, seconds=60)
     assert status()["api_key"].startswith("tk_")
 
 
@@ -156,15 +157,21 @@ def test_an_authority_that_is_frozen_in_its_tracks_is_503(workspace, upstream, a
 
 
 def test_an_admin_plane_that_hangs_takes_no_places_from_those_who_pay(workspace, globex, upstream, settings):
-    settings.CYCLES_READ_TIMEOUT, settings.BUDGET_WAIT_SECONDS = 1.0, 0.2
+    settings.BUDGET_WAIT_SECONDS = 0.2
     api, neighbour = workspace.api(), globex.api()
     assert neighbour.chat("hello").status_code == 200
     workspace.leave(0)
     with Gate(settings.CYCLES_ADMIN_URL, only=[workspace]) as gate:
         settings.CYCLES_ADMIN_URL = gate.url
-        gate.act = lambda came: time.sleep(1.5)
+        go_on = threading.Event()
+
+        def hang(came):
+            go_on.wait(60)
+
+        gate.act = hang
         # Each asks there for the figures of its refusal.
         asked = [api.plane.begin("POST", "/api/chat/", {"prompt": "hello"}) for _ in range(AT_ONCE + 6)]
         assert eventually(lambda: len(gate.came) >= AT_ONCE)
         assert neighbour.chat("hello").status_code == 200
+        go_on.set()
         assert {PlaneResponse(exchange).status_code for exchange in asked} == {402}
