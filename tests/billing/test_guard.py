@@ -16,7 +16,7 @@ from procrastinate import App
 from procrastinate.testing import InMemoryConnector
 from runcycles import cycles
 
-from billing import guard
+from billing import guard, reservations
 from billing.client import KeyRing, current_subject_tenant, default_client
 from billing.errors import AuthorityUnavailable, BudgetDenied, NoTenantBound, NotProvisioned, OnHold
 from billing.guard import Metrics, current_reservation, get_context, guarded, reserve
@@ -25,8 +25,9 @@ from billing.money import UNIT
 from billing.settlement import sweep
 from billing.subjects import scopes_of, subject_for
 from tenants.http import Unavailable
+from tests.support.money import eventually
 
-pytestmark = pytest.mark.usefixtures("app")
+pytestmark = pytest.mark.usefixtures("app", "patient")
 
 ASK = {"app": "test", "action_kind": "test.call", "action_name": "unit"}
 
@@ -482,6 +483,7 @@ def test_plain_cycles_books_to_the_tenant_that_is_bound(workspace, globex):
     def call():
         return "ok"
 
+    globex.settled()  # of another test's calls
     before = globex.ledger()["spent"]
     with workspace.scope():
         assert call() == "ok"
@@ -581,13 +583,15 @@ def nowhere(settings):
     move(False)
 
 
-def test_a_commit_that_could_not_be_delivered_is_repeated_until_it_lands(workspace, nowhere):
+def test_a_commit_that_could_not_be_delivered_is_repeated_until_it_lands(workspace, nowhere, monkeypatch):
+    monkeypatch.setattr(reservations, "SETTLE_SECONDS", 1.0)
     paid = reserve(workspace.tenant, **ASK, estimate=1_000)
     paid.dispatch(lambda: None)
     paid.record(cost=250)
     nowhere(True)
     paid.settle()
     # Until the authority has it, the row stays and knows all: nobody else would know that something is owed.
+    assert eventually(lambda: Hold.objects.get(account=workspace.account).is_final)
     (hold,) = Hold.objects.filter(account=workspace.account)
     assert (hold.used, hold.outcome, hold.is_final) == (250, "exact", True)
     assert workspace.lines() == []

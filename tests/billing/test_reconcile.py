@@ -19,6 +19,8 @@ from tests.support.authority import AuthorityProbe, RuntimeCaller
 from tests.support.money import eventually, is_settled, reservations_of
 from tests.support.periods import age
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 
 def reconcile(workspace):
     """(exit code, what it said)."""
@@ -127,11 +129,11 @@ def test_a_plain_cycles_commit_is_told_from_one_of_ours(workspace, runtime):
 def test_a_late_call_is_no_difference(workspace, lossy):
     lossy.refuse["/extend"] = 1_000
     hold = reserve(
-        workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=1_000, grace_period_ms=0
+        workspace.tenant, app="a", action_kind="k", action_name="n", estimate=5_000, ttl_ms=3_000, grace_period_ms=0
     )
     hold.dispatch(lambda: None)
     hold.record(cost=3_000)
-    assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 15)
+    assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 30)
     hold.settle()
     assert eventually(lambda: workspace.lines())
     code, said = reconcile(workspace)

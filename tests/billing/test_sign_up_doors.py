@@ -216,16 +216,17 @@ def test_a_second_click_that_finds_no_place_leaves_the_first_its_claim_and_leads
     assert eventually(lambda: Account.objects.get(pk=first.pk).status == Account.Status.ACTIVE, seconds=30)
 
 
-def test_a_claim_that_was_given_up_holds_no_place_at_the_worker(caplog):
+def test_a_claim_that_was_given_up_holds_no_place_at_the_worker(caplog, monkeypatch):
     """Three of them held all three places, and each was tried six times: one address delayed everybody by a minute."""
     data = form()
     account = signing_up._claim(
         **{name: data[name] for name in ("name", "slug", "email")}, plan="trial", asked_by=signing_up.digest("its own")
     )
     signing_up._give_up(account)
+    monkeypatch.setattr(provisioning, "PASSWORD_WITHIN", timedelta(seconds=25))
     began = time.monotonic()
     provision_account(account_id=account.pk)  # and does not ask to be tried again
-    assert time.monotonic() - began < provisioning.PASSWORD_WITHIN.total_seconds() / 2
+    assert time.monotonic() - began < 20
     # Said here or by the worker, whichever was first.
     assert eventually(lambda: "broken off" in caplog.text, seconds=30)
 
@@ -255,7 +256,7 @@ def test_a_slug_whose_sign_up_died_before_its_password_was_kept_is_free_after_ha
     assert Client(headers=host).post("/login/", login).status_code == 302
 
 
-def test_a_sign_up_that_was_broken_off_keeps_no_worker_waiting_for_its_password():
+def test_a_sign_up_that_was_broken_off_keeps_no_worker_waiting_for_its_password(monkeypatch):
     """Three of them kept all three workers: for a minute nobody's workspace was ready at once."""
     data = form()
     account = signing_up._claim(
@@ -263,9 +264,10 @@ def test_a_sign_up_that_was_broken_off_keeps_no_worker_waiting_for_its_password(
     )
     signing_up._give_up(account)
     began = time.monotonic()
+    monkeypatch.setattr(provisioning, "PASSWORD_WITHIN", timedelta(seconds=25))
     with pytest.raises(provisioning.PasswordMissing):
         eventually(lambda: not provisioning.provision(account))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
