@@ -112,7 +112,7 @@ def test_the_first_period_begins_with_the_account_and_nothing_is_asked_before_it
 def test_it_starts_anew_with_its_allowance_and_its_unspent_top_ups(
     workspace, globex, runtime, topped_up, spent, carried
 ):
-    assert globex.settled() is not None  # of another test's calls
+    eventually(lambda: is_settled(globex))  # of another test's calls
     neighbours = globex.ledger(), periods_of(globex)
     if topped_up:
         top_up(workspace.account, amount=topped_up, key="k")
