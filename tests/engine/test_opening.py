@@ -98,11 +98,11 @@ def test_a_row_that_was_written_for_a_reader_who_left_does_not_keep_the_conversa
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("LOCK TABLE billing_hold IN SHARE ROW EXCLUSIVE MODE")
             held.set()
-            go_on.wait(10)
+            go_on.wait(60)
 
     locker = threading.Thread(target=carrying(lock))
     locker.start()
-    held.wait(10)
+    assert held.wait(60)
     exchange = api.plane.begin("POST", "/api/chat/", {"prompt": "again", "conversation_id": conversation})
     assert eventually(lambda: len(reservations_of(workspace)) == 2)
     time.sleep(0.1)
