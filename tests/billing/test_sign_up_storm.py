@@ -70,8 +70,8 @@ class Watch(threading.Thread):
         self.join()
 
 
-def all_at_once(web, forms):
-    """(status, answer, seconds) of each, in no order."""
+def all_at_once(web, forms, *, tries=1):
+    """(status, answer, seconds) of each, in no order. Who is told that web is busy asks again, so many times in all."""
     together = threading.Barrier(len(forms))
 
     def post(form):
@@ -79,7 +79,11 @@ def all_at_once(web, forms):
             client.get("/healthz")
             together.wait(30)
             began = time.perf_counter()
-            answer = client.post("/api/signup/", json=form, headers={"host": f"localhost:{web.port}"})
+            for left in reversed(range(tries)):
+                answer = client.post("/api/signup/", json=form, headers={"host": f"localhost:{web.port}"})
+                if answer.status_code != 503 or not left:
+                    break
+                time.sleep(float(answer.headers["Retry-After"]))
             return answer.status_code, json.dumps(answer.json()), time.perf_counter() - began
 
     with ThreadPoolExecutor(len(forms)) as pool:
@@ -98,7 +102,8 @@ def test_of_many_who_want_one_slug_at_once_one_gets_it_and_the_others_are_told_a
     emails = ["one@storm.example"] * count if same else [f"{number}@storm.example" for number in range(count)]
     before = cpu(web)
     with Watch() as watch:
-        answers = all_at_once(web, [form(slug, email) for email in emails])
+        # On a busy machine, two seconds may not be enough to come to one's turn.
+        answers = all_at_once(web, [form(slug, email) for email in emails], tries=5)
     refused = [(text, seconds) for status, text, seconds in answers if status == 409]
     (won,) = [answer for answer in answers if answer[0] in (201, 202)]
     worked = cpu(web) - before
