@@ -38,7 +38,7 @@ class Receiver:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_port}/hook"
 
-    def wait_for(self, count: int, seconds: float = 8) -> list[tuple[dict[str, str], bytes]]:
+    def wait_for(self, count: int, seconds: float = 30) -> list[tuple[dict[str, str], bytes]]:
         until = time.monotonic() + seconds
         while len(self.got) < count and time.monotonic() < until:
             time.sleep(0.05)
@@ -56,7 +56,7 @@ def signature(secret: str, body: bytes) -> str:
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
-def eventually(condition, seconds: float = 8) -> bool:
+def eventually(condition, seconds: float = 30) -> bool:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if condition():
