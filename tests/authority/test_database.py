@@ -16,6 +16,7 @@ from billing.authority.database import BY_INDEX, GATHERED, STATEMENTS
 from billing.authority.keys import digest_of, prefix_of
 from tests.authority.conftest import Account
 from tests.support.authority import ROOT, UNIT
+from tests.support.receiver import eventually
 
 
 def test_four_sweepers_give_each_hold_back_once(authority, acme, sql):
@@ -37,7 +38,7 @@ def test_four_sweepers_give_each_hold_back_once(authority, acme, sql):
         list(pool.map(sweep, range(4)))
     while sql("SELECT sweep(1000)") != [(0,)]:
         pass
-    assert acme.figures()["reserved"] == 0
+    assert eventually(lambda: acme.figures()["reserved"] == 0)  # the authority's own sweeper may have some in hand
     assert acme.figures()["remaining"] == 1_000
 
 
@@ -99,6 +100,8 @@ def test_a_month_after_its_end_a_reservation_is_forgotten_and_no_other(acme, glo
             hold,
         )
     sql("SELECT purge(1000)")
+    # The authority's own sweeper may have it in hand.
+    assert eventually(lambda: ended not in {row[0] for row in sql(left, acme.tenant_id)})
     assert {row[0] for row in sql(left, acme.tenant_id)} == {recent, held}
     assert sql(left, globex.tenant_id) == neighbours != []
 
@@ -199,7 +202,8 @@ def test_no_operation_reads_more_where_a_tenant_has_thousands_of_ledgers(operati
         _, _, after = operations.read()["ledger"]
         return int(after - before)
 
-    execute("TRUNCATE ledger, fund_operation, reservation, replay")  # rolled back, as all of it
+    # Rolled back, as all of it. In the order in which a sweep and a purge lock them: those go on beside it.
+    execute("TRUNCATE replay, reservation, ledger, fund_operation")
     add_ledgers("%s", "WHERE tenant_id = %s", acme.scope, acme.tenant_id)
     add_ledgers("'few-' || n", ", generate_series(1, 39) AS n WHERE tenant_id = %s", acme.tenant_id)
     if analyzed == "when there were forty":

@@ -290,7 +290,7 @@ def test_a_lost_connection_loses_and_doubles_nothing(authority, acme, sql):
         await asyncio.gather(*(plane.reserve(acme, 1) for _ in range(5)))
         await asyncio.to_thread(
             sql,
-            """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            """SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity
             WHERE query LIKE '%%FROM gathered(%%' AND pid <> pg_backend_pid() AND datname = current_database()""",
         )
         return await asyncio.gather(*(plane.reserve(acme, 1) for _ in range(5)))

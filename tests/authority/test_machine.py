@@ -79,7 +79,8 @@ class Machine(RuleBasedStateMachine):
         key = uuid.uuid4().hex
         if kind == "reserve":
             names, policy = rest
-            body = self.subject(amount, names, idempotency_key=key, overage_policy=policy)
+            # None ends by itself, however slow the machine is.
+            body = self.subject(amount, names, idempotency_key=key, overage_policy=policy, ttl_ms=3_600_000)
             self.last = (key, body)
             return key, ("/v1/reservations", body), lambda model: model.reserve(key, amount, names, policy)
         number, same_key = rest

