@@ -30,19 +30,38 @@ def slow(authority):
 
 
 @pytest.fixture
-def caller(slow):
-    """A fresh tenant's app. Its key has never been used."""
-    probe, tenant = AuthorityProbe(slow), f"cold-{uuid.uuid4().hex[:10]}"
-    probe.create_tenant(tenant)
-    probe.create_budget(tenant, 1_000)
-    yield RuntimeCaller(slow.runtime_url, tenant, probe.create_key(tenant)["key_secret"])
+def new_caller(slow):
+    """Makes a fresh tenant's app. Its key has never been used."""
+    probe = AuthorityProbe(slow)
+
+    def make():
+        tenant = f"cold-{uuid.uuid4().hex[:10]}"
+        probe.create_tenant(tenant)
+        probe.create_budget(tenant, 1_000)
+        return RuntimeCaller(slow.runtime_url, tenant, probe.create_key(tenant)["key_secret"])
+
+    yield make
     probe.close()
+
+
+@pytest.fixture
+def caller(new_caller):
+    return new_caller()
 
 
 def taken(act):
     began = time.monotonic()
     act()
     return time.monotonic() - began
+
+
+def is_quick(act, seconds, *, before=lambda: None):
+    """Whether it takes less: at the best of a few tries, for a machine may stand still in any of them."""
+    for _ in range(5):
+        before()
+        if taken(act) < seconds:
+            return True
+    return False
 
 
 @pytest.mark.parametrize(
@@ -58,11 +77,18 @@ def test_it_answers_as_the_real_servers_do_their_quirks_included(quick, name, ot
     assert report.fitted
 
 
-def test_each_request_that_meets_a_cold_key_pays_for_itself_on_two_cores(caller):
-    with ThreadPoolExecutor(4) as pool:
-        # 4 checks on 2 cores: twice 0.4 s. Shared, it would be 0.4 s.
-        assert 0.75 < taken(lambda: list(pool.map(lambda _: caller.hold(1), range(4)))) < 1.5
-    assert taken(lambda: caller.hold(1)) < 0.35
+def test_each_request_that_meets_a_cold_key_pays_for_itself_on_two_cores(caller, new_caller):
+    def hold_four(app):
+        with ThreadPoolExecutor(4) as pool:
+            return taken(lambda: list(pool.map(lambda _: app.hold(1), range(4))))
+
+    # 4 checks on 2 cores: twice 0.4 s. Shared, it would be 0.4 s; one after the other, 1.6 s. What a machine adds that
+    # stands still is in one of a few tries, and not in each.
+    tries = [hold_four(caller)]
+    while tries[-1] >= 1.5 and len(tries) < 5:
+        tries.append(hold_four(new_caller()))
+    assert 0.75 < min(tries) < 1.5, tries
+    assert is_quick(lambda: caller.hold(1), 0.35)
     time.sleep(1.1)
     assert taken(lambda: caller.hold(1)) > 0.4
 
@@ -70,8 +96,7 @@ def test_each_request_that_meets_a_cold_key_pays_for_itself_on_two_cores(caller)
 def test_a_dead_key_is_refused_without_being_compared_and_costs_nothing(caller):
     caller.http.headers["X-Cycles-API-Key"] = f"cyc_live_{uuid.uuid4().hex}"
     assert caller.reserve(1).status_code == 401
-    time.sleep(1.1)
-    assert taken(lambda: caller.reserve(1)) < 0.35
+    assert is_quick(lambda: caller.reserve(1), 0.35, before=lambda: time.sleep(1.1))
 
 
 def test_lists_are_slow_and_the_look_up_is_not(caller, slow):
@@ -79,7 +104,7 @@ def test_lists_are_slow_and_the_look_up_is_not(caller, slow):
     for path in ("/v1/balances", "/v1/reservations"):
         assert taken(lambda path=path: caller.http.get(path, params={"tenant": caller.tenant_id})) > 0.8
     probe = AuthorityProbe(slow)
-    assert taken(lambda: probe.figures(f"tenant:{caller.tenant_id}")) < 0.4
+    assert is_quick(lambda: probe.figures(f"tenant:{caller.tenant_id}"), 0.4)
     probe.close()
 
 
