@@ -101,12 +101,14 @@ def test_nothing_is_lost_and_nothing_counts_twice(request, own, open_account, pr
     assert seen["reserve 409"] > 0
 
 
-def start_load(request, port: int, accounts, seed: int) -> subprocess.Popen[str]:
+def start_load(request, port: int, accounts, seed: int, *, until_lost: bool = False) -> subprocess.Popen[str]:
+    """With `until_lost` it goes on past its last lifecycle until an answer has failed it."""
     orders = {
         "port": port,
         "seed": seed,
         "clients": CLIENTS,
         "lifecycles": LIFECYCLES // PROCESSES,
+        "until_lost": until_lost,
         "keys": {account.tenant_id: account.app.key for account in accounts},
     }
     load = subprocess.Popen(

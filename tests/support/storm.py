@@ -7,6 +7,7 @@ a caller may believe: the sums that were answered as charged. Looks into no tabl
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import sys
@@ -131,7 +132,12 @@ async def storm(orders: dict[str, Any]) -> dict[str, Any]:
     pick = random.Random(orders["seed"])
     seen: Counter[str] = Counter()
     charged: Counter[str] = Counter()
-    numbers = iter(range(orders["lifecycles"]))
+
+    def goes_on(number: int) -> bool:
+        waits = orders["until_lost"] and not (seen["lost"] or seen["500"])
+        return number < orders["lifecycles"] or bool(waits)
+
+    numbers = itertools.takewhile(goes_on, itertools.count())
     tenants = sorted(orders["keys"])
 
     async def work() -> None:
