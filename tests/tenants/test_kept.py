@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -37,13 +39,50 @@ from tests.tenants.test_resolve import asked, request
 pytestmark = pytest.mark.usefixtures("keeping")
 # Of every worker. A listener that says nothing counts for half a second.
 SOON = 1.0
+# For what nobody promises to be quick.
+PATIENCE = 30.0
+_late: list[bool] = []
 
 
 def until(holds, *, seconds=SOON):
+    """What it gives once it is true. The last look begins after the time is over: a process that stood still looks."""
     deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not so within {seconds} s"
+    while True:
+        is_over = time.monotonic() > deadline
+        if found := holds():
+            return found
+        assert not is_over, f"not so within {seconds} s"
         time.sleep(0.005)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """What is done in it shows something only if it is done in so many seconds."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        if time.monotonic() - began >= seconds:
+            _late.append(True)
+
+
+def again_where_it_was_late(test: Callable[..., None]) -> Callable[..., None]:
+    """A kept row counts for half a second after the listener was heard of. A test that took longer between the two, for
+    the machine stood still, says nothing by its failure and is run again.
+    """
+
+    @functools.wraps(test)
+    def run_it(*args: Any, **fixtures: Any) -> None:
+        for _ in range(5):
+            _late.clear()
+            try:
+                return test(*args, **fixtures)
+            except AssertionError:
+                if not _late:
+                    raise
+        return test(*args, **fixtures)
+
+    return run_it
 
 
 def hears():
@@ -53,7 +92,7 @@ def hears():
 @pytest.fixture
 def keeping(app, settings):
     settings.LOOKUPS_KEPT_SECONDS = 30.0
-    until(hears, seconds=10)
+    until(hears, seconds=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +132,13 @@ def reads() -> Iterator[list[str]]:
             seen.append(sql)
         return execute(sql, params, many, context)
 
-    with connection.execute_wrapper(note):
-        yield seen
+    heard_at = kept._rows._heard_at
+    try:
+        with connection.execute_wrapper(note):
+            yield seen
+    finally:
+        if time.monotonic() - heard_at >= kept.PROVEN_SECONDS:
+            _late.append(True)
 
 
 def who_asks(host, secret, **headers):
@@ -133,7 +177,9 @@ def is_error(answer):
 
 
 @pytest.mark.parametrize("spelled", ["host", "header", "key"])
+@again_where_it_was_late
 def test_what_is_asked_for_again_is_not_read_again(home, key, spelled):
+    kept._rows.forget()
     host = home.host if spelled == "host" else "localhost"
     headers = {"x-tenant-id": home.slug} if spelled == "header" else {}
     counts = []
@@ -142,7 +188,6 @@ def test_what_is_asked_for_again_is_not_read_again(home, key, spelled):
             asker = who_asks(host, key, **headers)
         counts.append(len(seen))
         assert (asker.tenant, asker.user) == (home.tenant, home.owner)
-    # Reading for another spelling may have kept the row before.
     assert counts[0] in (1, 2)
     assert counts[1:] == [0, 0]
 
@@ -151,7 +196,7 @@ def test_what_is_asked_for_again_is_not_read_again(home, key, spelled):
 def test_who_asks_again_at_v1_is_not_made_again(home, key, spelled):
     host = home.host if spelled == "host" else "localhost"
     headers = {"x-tenant-id": home.slug} if spelled == "header" else {}
-    until(lambda: who_asks_at_v1(host, key, **headers) is who_asks_at_v1(host, key, **headers))
+    until(lambda: who_asks_at_v1(host, key, **headers) is who_asks_at_v1(host, key, **headers), seconds=PATIENCE)
     asker = who_asks_at_v1(host, key, **headers)
     assert (asker.tenant, asker.user) == (home.tenant, home.owner)
     # Each by its own facts alone.
@@ -177,26 +222,22 @@ def test_not_more_is_made_than_is_kept_of_it(home, key, monkeypatch):
     monkeypatch.setattr(kept, "MOST_MADE", 2)
     kept._rows.forget()
     keep = kept.Keep(tags=lambda row: ("tenant:1",), seconds=lambda row: 30)
-    row = kept._rows.keep(kept.Query("SELECT 1", (), keep), (1,), kept._rows.mark())
+    query = kept.Query("SELECT 1", (), keep)
+    row = until(lambda: kept._rows.keep(query, (1,), kept._rows.mark()), seconds=PATIENCE)
     for name in range(4):
         kept.keep_made(name, f"made {name}", [row])
     kept.keep_made("of no row", "x", [])
     kept.keep_made("of a row that is not kept", "x", [row, None])
-    until(hears)
-    assert [kept.made(name) for name in (0, 1, 2, 3, "of no row", "of a row that is not kept")] == [
-        None,
-        None,
-        "made 2",
-        "made 3",
-        None,
-        None,
-    ]
+    names = (0, 1, 2, 3, "of no row", "of a row that is not kept")
+    of_the_newest = [None, None, "made 2", "made 3", None, None]
+    until(lambda: [kept.made(name) for name in names] == of_the_newest, seconds=PATIENCE)
 
 
+@again_where_it_was_late
 def test_who_pays_is_not_read_again(home, key):
     with home.scope():
         key_id = ApiKey.objects.get(digest=digest(key)).pk
-    until(lambda: _counted_fetches(home, key_id) == 0)
+    until(lambda: _counted_fetches(home, key_id) == 0, seconds=PATIENCE)
     account_of(home.tenant)
     with reads() as seen:
         account = account_of(home.tenant)
@@ -278,6 +319,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("who_asks", [who_asks, who_asks_at_v1])
 @pytest.mark.parametrize("change", CHANGES)
+@again_where_it_was_late
 def test_a_change_by_hand_is_known_within_a_second(home, key, change, who_asks):
     sql, is_seen = CHANGES[change]
 
@@ -305,6 +347,7 @@ def test_a_change_by_hand_is_known_within_a_second(home, key, change, who_asks):
         until(lambda: not is_error(who_asks(home.host, key)))
 
 
+@again_where_it_was_late
 def test_a_neighbours_change_ends_no_row_of_ours(home, key, neighbour):
     who_asks(home.host, key)
     with neighbour.scope():
@@ -331,13 +374,13 @@ def test_a_row_that_was_read_before_a_change_is_not_kept_after_it(home):
     def read_and_be_late(sql, params):
         found, told = read(sql, params), kept._rows._changes
         Tenant.objects.filter(pk=tenant.pk).update(name="Changed meanwhile")
-        until(lambda: kept._rows._changes > told)
+        until(lambda: kept._rows._changes > told, seconds=PATIENCE)
         return found
 
     assert kept.fetched(query, read_and_be_late) != ("Changed meanwhile",)
     assert kept._rows.get(query) is None
     assert kept.fetched(query, read) == ("Changed meanwhile",)
-    assert kept._rows.get(query) == ("Changed meanwhile",)
+    until(lambda: kept.fetched(query, read) == kept._rows.get(query) == ("Changed meanwhile",), seconds=PATIENCE)
 
 
 def backend():
@@ -351,14 +394,15 @@ def backend():
         return pid
 
 
+@again_where_it_was_late
 def test_a_listener_that_lost_its_connection_keeps_nothing_and_comes_back(home, key):
-    who_asks(home.host, key)
-    assert kept._rows._kept
+    until(lambda: who_asks(home.host, key) and kept._rows._kept, seconds=PATIENCE)
+    forgotten = kept._rows._all_changed
     by_hand(home, f"SELECT pg_terminate_backend({backend()})")
-    until(lambda: not hears())
+    until(lambda: kept._rows._all_changed > forgotten, seconds=PATIENCE)
     row_of(home, key).update(scopes=["budget"])
     assert who_asks(home.host, key).scopes == ["budget"]
-    until(hears, seconds=5)
+    until(hears, seconds=PATIENCE)
     row_of(home, key).update(last_used_at=timezone.now())
     who_asks(home.host, key)
     with reads() as seen:
@@ -382,12 +426,12 @@ def test_while_the_listener_is_frozen_rows_are_read(home, key):
             assert len(seen) >= 2
     finally:
         os.kill(pid, signal.SIGCONT)
-    until(hears, seconds=5)
+    until(hears, seconds=PATIENCE)
 
 
 def test_others_hear_what_is_theirs_on_the_same_connection_until_they_stop(home, key):
     who_asks(home.host, key)
-    until(hears)
+    until(hears, seconds=PATIENCE)
     session, heard = backend(), []
     stops = [kept.hear("somebodys", heard.append), kept.hear("somebodys", heard.append)]
     with psycopg.connect(**own_connection_params(), autocommit=True) as own:
@@ -396,19 +440,20 @@ def test_others_hear_what_is_theirs_on_the_same_connection_until_they_stop(home,
             own.execute("SELECT pg_notify('somebodys', %s)", [words])
             return words in heard
 
-        until(lambda: told("first"))
+        forgotten = kept._rows._all_changed
+        until(lambda: told("first"), seconds=PATIENCE)
         assert backend() == session
-        assert hears(), "what is somebody else's forgets no rows"
+        assert kept._rows._all_changed == forgotten, "what is somebody else's forgets no rows"
         # It lives as long as somebody hears, also where nobody asks for rows.
         kept._rows.asked_at = float("-inf")
         by_hand(home, f"SELECT pg_terminate_backend({session})")
-        until(lambda: told("second"), seconds=5)
+        until(lambda: told("second"), seconds=PATIENCE)
         for stop in stops:
             stop()
         before = len(heard)
         told("third")
         who_asks(home.host, key)
-        until(hears)
+        until(hears, seconds=PATIENCE)
         assert len(heard) == before
 
 
@@ -418,6 +463,7 @@ def test_a_session_that_is_not_told_is_found_out(home, monkeypatch):
     with psycopg.connect(**own_connection_params(), autocommit=True) as own:
         with pytest.raises(kept._Deaf):
             kept._prove(own, {**own_connection_params(), "autocommit": True})
+        monkeypatch.setattr(kept, "PROOF_SECONDS", PATIENCE)
         own.execute(f"LISTEN {kept.CHANNEL}")
         kept._prove(own, {**own_connection_params(), "autocommit": True})
         listener, session = kept._Listener(kept.Rows()), own.execute(kept._HEARS).fetchone()
@@ -442,6 +488,7 @@ def test_a_key_is_answered_by_its_own_tenants_row_alone(home, key, neighbour):
     assert who_asks(neighbour.host, old).email != who_asks(home.host, old).email
 
 
+@again_where_it_was_late
 def test_the_time_tells_no_stranger_who_is_known(home, key, neighbour):
     """The tenant's row is kept, for its own key is in use; whoever names it without one reads as much as ever."""
     for headers in ({"x-tenant-id": home.slug}, {}):
@@ -462,20 +509,24 @@ def _strangers_reads(secret, **headers):
     return len(seen)
 
 
+@again_where_it_was_late
 def test_a_kept_keys_use_is_noted_once_a_minute_and_its_end_is_kept(home, key):
-    row_of(home, key).update(last_used_at=timezone.now() - timedelta(seconds=59.7))
-    assert not is_error(who_asks(home.host, key))
+    with within(0.3):
+        row_of(home, key).update(last_used_at=timezone.now() - timedelta(seconds=59.7), expires_at=None)
+        assert not is_error(who_asks(home.host, key))
     time.sleep(0.35)
     asks = request(home.host, key)
     _, statements = asked(find_member(asks, home.tenant))
     assert [sql.split()[0] for sql, _ in statements] == ["SELECT", "UPDATE"]
-    row_of(home, key).update(expires_at=timezone.now() + timedelta(seconds=0.4))
-    until(lambda: who_asks(home.host, key).user == home.owner)
-    assert not is_error(who_asks(home.host, key))
+    with within(0.4):
+        row_of(home, key).update(expires_at=timezone.now() + timedelta(seconds=0.4))
+        assert who_asks(home.host, key).user == home.owner
+        assert not is_error(who_asks(home.host, key))
     time.sleep(0.4)
     assert is_error(who_asks(home.host, key))
 
 
+@again_where_it_was_late
 def test_a_use_that_is_noted_and_a_log_in_tell_nobody(home, key):
     who_asks(home.host, key)
     row_of(home, key).update(last_used_at=timezone.now())
@@ -497,13 +548,16 @@ def test_nothing_is_kept_that_was_not_there(home):
 
 def test_not_more_is_kept_than_a_few_thousand(monkeypatch):
     monkeypatch.setattr(kept, "MOST", 3)
-    kept._rows.forget()
     keep = kept.Keep(tags=lambda row: ("tenant:1",), seconds=lambda row: 30)
     queries = [kept.Query("SELECT %s", (number,), keep) for number in range(5)]
-    for query in queries:
-        kept.fetched(query, lambda sql, params: params)
-    assert [kept._rows.get(query) for query in queries[2:]] == [(2,), (3,), (4,)]
-    assert kept._rows.get(queries[1]) is None
+
+    def the_newest_alone_are_kept():
+        kept._rows.forget()
+        for query in queries:
+            kept.fetched(query, lambda sql, params: params)
+        return [kept._rows.get(query) for query in queries] == [None, None, (2,), (3,), (4,)]
+
+    until(the_newest_alone_are_kept, seconds=PATIENCE)
 
 
 def test_a_list_of_a_kept_row_is_its_readers_own():
@@ -517,7 +571,7 @@ def test_a_list_of_a_kept_row_is_its_readers_own():
 
 
 def test_a_fork_keeps_nothing_of_its_parent(home, key):
-    until(lambda: who_asks_at_v1(home.host, key) is who_asks_at_v1(home.host, key))
+    until(lambda: who_asks_at_v1(home.host, key) is who_asks_at_v1(home.host, key), seconds=PATIENCE)
     assert kept._rows._kept
     child = os.fork()
     if child == 0:
@@ -527,6 +581,7 @@ def test_a_fork_keeps_nothing_of_its_parent(home, key):
     assert kept._rows._listener.is_alive()
 
 
+@again_where_it_was_late
 def test_in_a_schema_that_was_dropped_by_hand_nobody_is_shown_publics_rows(upstream):
     """Nothing tells of it, so the host's row and the key's are kept: each door finds out by what it does anyway."""
     gone = WorkspaceFactory()
@@ -594,20 +649,21 @@ def test_other_codes_state_is_known(home, key):
         version = SchemaVersion.objects.create(fingerprint="x" * 64)
         told = kept._rows._all_changed
         version.delete()
-    until(lambda: kept._rows._all_changed > told)
+    until(lambda: kept._rows._all_changed > told, seconds=PATIENCE)
     assert not isinstance(who_asks(home.host, key), AccountOnHold)
 
 
 @contextmanager
 def engine_reads() -> Iterator[list[str]]:
-    """The statements of paid calls on the engine's connections."""
+    """The statements of paid calls on the engine's connections, once they are done."""
     seen: list[str] = []
     store = here_of_loop().store
     fetch = store.fetch
 
     async def noting(sql, params=None):
+        found = await fetch(sql, params)
         seen.append(sql)
-        return await fetch(sql, params)
+        return found
 
     store.fetch = noting
     try:
@@ -628,9 +684,9 @@ def statements_of(workspace, path, body, key):
     with CaptureQueriesContext(connection) as ours, engine_reads() as engines:
         answer = workspace.api(key).post(path, body)
         assert answer.status_code == 200, answer.content
+        # Before the test looks at what was settled, or it would look more than once.
+        until(lambda: any("DELETE FROM public.billing_hold" in sql for sql in engines), seconds=PATIENCE)
         workspace.settled()
-        while not any("DELETE FROM public.billing_hold" in sql for sql in engines):
-            time.sleep(0.01)
     return len(ours), len(engines)
 
 
@@ -639,7 +695,7 @@ def test_a_chat_makes_two_statements_and_a_summary_three(workspace, upstream, se
     key, counts = workspace.key(), {}
     for seconds in (0.0, 30.0):
         settings.LOOKUPS_KEPT_SECONDS = seconds
-        until(lambda: hears() or not settings.LOOKUPS_KEPT_SECONDS, seconds=5)
+        until(lambda: hears() or not settings.LOOKUPS_KEPT_SECONDS, seconds=PATIENCE)
         for path, body in (
             ("/api/chat/", {"prompt": "hello", "max_tokens": 20}),
             ("/api/summarize/", {"text": "a long text", "max_tokens": 20}),
