@@ -22,6 +22,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 CLIENT_ID, CLIENT_SECRET = "tenantry-at-sso", "the-secret/of:tests"
+HANGS_SECONDS = 30  # when it is slow, unless `given_up` is set
 
 
 class IdentityProvider:
@@ -35,6 +36,7 @@ class IdentityProvider:
         self.reset()
 
     def reset(self) -> None:
+        self.given_up = threading.Event()
         self.person: dict[str, Any] = {"sub": "alice-at-sso", "email": "alice@acme.example", "email_verified": True}
         self.lies = ""
         # Whoever has agreed before is led back at once.
@@ -48,6 +50,7 @@ class IdentityProvider:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.given_up.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -213,7 +216,7 @@ def _handler_of(provider: IdentityProvider) -> type[BaseHTTPRequestHandler]:
                 self._go(provider.agreed(form) if "agree" in form else self._denied(form))
                 return
             if provider.lies == "slow":
-                time.sleep(2)
+                provider.given_up.wait(HANGS_SECONDS)
             if provider.lies == "500":
                 self._json(500, {"error": "server_error", "error_description": "a secret of the provider"})
             elif provider.lies.startswith("drips"):
@@ -230,9 +233,10 @@ def _handler_of(provider: IdentityProvider) -> type[BaseHTTPRequestHandler]:
             head = "HTTP/1.1 200 OK\r\n"
             self.wfile.write(head.encode() if provider.lies == "drips its head" else f"{head}\r\n".encode())
             with suppress(OSError):
-                for _ in range(25):
+                for _ in range(10 * HANGS_SECONDS):
                     self.wfile.write(b"x: y\r\n" if provider.lies == "drips its head" else b" ")
-                    time.sleep(0.1)
+                    if provider.given_up.wait(0.1):
+                        return
 
         def _denied(self, form: dict[str, str]) -> str:
             return f"{form['redirect_uri']}?{urlencode({'error': 'access_denied', 'state': form['state']})}"

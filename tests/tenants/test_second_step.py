@@ -136,10 +136,12 @@ def test_a_password_that_is_asked_again_is_guessed_no_more_freely_than_at_log_in
     client = home.client(carol)
     real = time.time
     monkeypatch.setattr("tenants.users.auth.time.time", lambda: real() + 601)
+    # After the fifth the waits are 1, 2, 4 … seconds: a slow machine may let one through.
     found = [client.post(SET_UP, {"begin": "yes", "password": "wrong"}) for _ in range(8)]
     assert [answer.status_code for answer in found[:5]] == [400] * 5
-    assert found[-1].status_code == 429
-    assert int(found[-1]["Retry-After"]) >= 1
+    refused = [answer for answer in found[5:] if answer.status_code == 429]
+    assert refused
+    assert int(refused[0]["Retry-After"]) >= 1
 
 
 def test_a_secret_that_somebody_began_in_another_tab_does_not_replace_the_one_that_was_confirmed(home, carol, with_app):
@@ -311,7 +313,11 @@ def test_who_has_the_password_keeps_nobody_out_who_typed_a_code_at_home_before(h
     guesser = first_step(home, carol)
     for number in range(2 * second_step.CODES.free):
         # Whatever its address: they share what there is to guess.
-        there = guesser.post("/login/code/", {"code": f"{number:06}"}, headers={"x-real-ip": f"192.0.2.{number}"})
+        guesser.post("/login/code/", {"code": f"{number:06}"}, headers={"x-real-ip": f"192.0.2.{number}"})
+    # The wait was a second at least; a minute, so that it is not over on a slow machine.
+    row = Limit.objects.filter(key=key_of(second_step.CODES.name, (home.tenant.pk, carol.pk)))
+    assert row.update(free_at=timezone.now() + timedelta(seconds=60)) == 1
+    there = guesser.post("/login/code/", {"code": "000000"}, headers={"x-real-ip": "192.0.2.99"})
     assert there.status_code == 429
     assert first_step(home, carol).post("/login/code/", {"code": next_code(app)}).status_code == 302
 
