@@ -160,8 +160,8 @@ def test_each_minute_those_that_nobody_asks_for_are_caught_up(behind, acme):
 
 def test_catching_up_gives_way_to_a_lock_that_lasts(behind, database_url, monkeypatch):
     """A backup's, for example. Its job comes again, and keeps no worker from the others until then."""
-    monkeypatch.setattr(services, "LOCK_SECONDS", 0.2)
-    with psycopg.connect(database_url) as backup:
+    with psycopg.connect(database_url) as backup, monkeypatch.context() as patch:
+        patch.setattr(services, "LOCK_SECONDS", 0.2)
         backup.execute(f"LOCK TABLE {behind.tenant.schema_name}.users_apikey IN ACCESS SHARE MODE")
         backup.execute(f"LOCK TABLE {behind.tenant.schema_name}.users_user IN ACCESS SHARE MODE")
         with pytest.raises(OperationalError, match="lock timeout"):

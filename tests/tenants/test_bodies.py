@@ -64,10 +64,16 @@ def doors(app):
     }
 
 
-def cpu_seconds(ask):
-    began = time.process_time()
-    ask()
-    return time.process_time() - began
+def is_cheap(ask):
+    """Whether it costs a moment of the processor, at the best of a few tries: a first request may load what later ones
+    find loaded, and other threads of this process go on meanwhile.
+    """
+    for _ in range(5):
+        began = time.process_time()
+        ask()
+        if time.process_time() - began < 0.25:
+            return True
+    return False
 
 
 @pytest.mark.parametrize("door", ["signup", "summarize", "chat"])
@@ -76,14 +82,11 @@ def test_no_body_costs_more_than_a_moment(doors, door, kind):
     """0.03 s at most where this was written; the bound is for slow machines. The worst was 24 s."""
     body = HOSTILE[kind].encode()
     assert len(body) <= MIB
-    began = time.process_time()
     response = doors[door](body)
-    spent = time.process_time() - began
     assert (response.status_code, response.json()["error"]) == (400, "invalid")
     assert len(response.json()["fields"]) <= 20
     assert len(response.content) < 10_000
-    # A first request may load what later ones find loaded.
-    assert spent < 0.25 or cpu_seconds(lambda: doors[door](body)) < 0.25
+    assert is_cheap(lambda: doors[door](body))
 
 
 def test_twenty_wrong_fields_are_named_and_no_more(doors):
@@ -222,12 +225,10 @@ def test_no_form_costs_more_than_a_moment(form_doors, kind):
     assert len(body) <= MIB
     content_type = MULTIPART if is_multipart else ENCODED
     for path, post in form_doors.items():
-        began = time.process_time()
         response = post(body, content_type)
-        spent = time.process_time() - began
         assert response.status_code == 400, path
         assert b"too many parts" in response.content
-        assert spent < 0.25 or cpu_seconds(lambda post=post: post(body, content_type)) < 0.25, path
+        assert is_cheap(lambda post=post: post(body, content_type)), path
 
 
 @pytest.mark.parametrize(
@@ -270,9 +271,8 @@ def test_what_is_called_something_unreadable_is_no_json(acme, kind):
 
     api = acme.api()
     content_type = UNREADABLE_TYPES[kind]
-    began = time.process_time()
     on_plane = api.plane.post("/api/chat/", '{"prompt": "a"}', content_type=content_type)
-    assert time.process_time() - began < 0.25
+    assert is_cheap(lambda: api.plane.post("/api/chat/", '{"prompt": "a"}', content_type=content_type))
     assert (on_plane.status_code, on_plane.json()["error"]) == (415, "not_json")
     environ = RequestFactory(headers=api.plane.headers).post("/api/summarize/").environ
     environ |= {"wsgi.input": io.BytesIO(b"{}"), "CONTENT_LENGTH": "2"}
@@ -287,8 +287,8 @@ def test_a_cookie_of_backslashes_costs_nothing_and_the_others_are_read(acme, bro
     session = browser.cookies["sessionid"].value
     header = 'a="{}"; sessionid={}; csrftoken={}'.format("\\" * 30_000, session, "a" * 32)
     headers = {"cookie": header, "x-csrftoken": "a" * 32}
-    began = time.process_time()
-    response = acme.plane(acme.client()).post("/api/chat/", "{}", headers=headers)
-    assert time.process_time() - began < 0.25
+    plane = acme.plane(acme.client())
+    response = plane.post("/api/chat/", "{}", headers=headers)
+    assert is_cheap(lambda: plane.post("/api/chat/", "{}", headers=headers))
     assert (response.status_code, response.json()["error"]) == (400, "invalid")  # known, and asked for a prompt
     assert "prompt" in response.json()["fields"]

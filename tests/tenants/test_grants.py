@@ -148,7 +148,7 @@ def test_the_jobs_process_does_not_start_as_a_role_that_can_build_no_workspace(a
     # Started so, it took each sign-up and failed it, for ever, and /readyz called the site ready.
     served = {**os.environ, "DATABASE_URL": serving_url(database_url), "DATABASE_OWNER_URL": ""}
     command = [sys.executable, "manage.py", "jobs"]
-    done = subprocess.run(command, cwd=ROOT, env=served, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=ROOT, env=served, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
     assert done.stderr.startswith("CommandError: DATABASE_OWNER_URL is not the owner's")
     assert len(done.stderr.splitlines()) == 1

@@ -19,7 +19,7 @@ def program(plane, acme):
 
 
 def until(said, last):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while (said or [""])[-1] != last:
         assert time.monotonic() < deadline, said
         time.sleep(0.01)

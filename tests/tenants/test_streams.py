@@ -80,7 +80,7 @@ def test_slow_streams_leave_threads_for_pages_and_their_readers_leave_places(app
     with ExitStack() as readers:
         web = readers.enter_context(WebProcess(database_url=database_url, authority=authority, **options))
         address = {"base_url": f"http://127.0.0.1:{web.port}", "headers": {"Host": "localhost"}}
-        with httpx.Client(**address, timeout=5) as client:
+        with httpx.Client(**address, timeout=30) as client:
             leave = []
             for name in ("one", "two"):
                 leave.append(readers.enter_context(ExitStack()))
@@ -94,4 +94,4 @@ def test_slow_streams_leave_threads_for_pages_and_their_readers_leave_places(app
                 with client.stream("GET", "/api/stream/three/") as response:
                     return bool(response.status_code == 200)
 
-            until(streams, seconds=10)
+            until(streams)
