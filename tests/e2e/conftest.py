@@ -26,6 +26,8 @@ from tests.support.plane import PlaneProcess
 from tests.support.ports import free_port
 from tests.support.web import ROOT, WebProcess
 
+# A small model on a machine that does other things as well.
+PATIENCE_MS = 90_000
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 # The first is the same engine without a browser's own pages around it, and takes half of the time.
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -47,8 +49,9 @@ def hash_of_password() -> str:
 def browser():
     if CHROMIUM is None:
         pytest.skip("There is no Chromium on this machine: install Debian's package chromium to run the browser tests.")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)  # a page's own does not count for it, and it would be 5 s
     # Playwright keeps a loop on this thread; Django would take that for async code and refuse the ORM.
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     with sync_playwright() as playwright:
@@ -78,14 +81,14 @@ def model():
 
 
 def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         try:
             if httpx.get(url, timeout=1).status_code == 200:
                 return
         except httpx.HTTPError:
             time.sleep(0.2)
-    raise RuntimeError(f"{url} did not answer in 60 s")
+    raise RuntimeError(f"{url} did not answer in 180 s")
 
 
 class Stack:
@@ -155,12 +158,11 @@ def page(browser):
     """A new person's browser. A script error on any page fails the test, and so does what its policy forbids."""
     # Colours on their way from one to the other have a contrast that nobody chose.
     context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     context.on("console", lambda said: errors.append(said.text) if "Security Policy" in said.text else None)
-    # A small model on a machine that does other things as well.
-    page.set_default_timeout(90_000)
     yield page
     context.close()
     assert errors == []

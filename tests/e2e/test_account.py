@@ -35,7 +35,6 @@ def ask(page, words):
 
 
 def test_an_owner_confirms_and_can_buy_and_a_forgotten_password_is_set_anew(confirming, page):
-    page.set_default_timeout(20_000)
     slug = f"co-{uuid.uuid4().hex[:8]}"
     base, email = confirming.address(slug), f"owner@{slug}.example"
     page.goto(f"{confirming.url}/signup/")

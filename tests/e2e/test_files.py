@@ -4,6 +4,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from tests.e2e.conftest import PATIENCE_MS
 from tests.e2e.steps import ask, draft
 from tests.e2e.test_signed_out import log_in, newcomer
 
@@ -16,7 +17,7 @@ LARGE = {"name": "large.csv", "mimeType": "text/csv", "buffer": b"1,2;" * 400_00
 
 
 def open_chat(page, web, acme):
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(PATIENCE_MS)
     page.goto(web.address(acme.slug) + "/")
     log_in(page, newcomer(acme).email)
     page.locator("textarea[name=prompt]").wait_for()

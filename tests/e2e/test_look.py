@@ -6,6 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from tests.e2e.conftest import PATIENCE_MS
 from tests.support.factories import ConversationFactory, WorkspaceFactory, said
 from tests.support.web import WebProcess
 
@@ -93,7 +94,7 @@ def without_script(browser, site, workspace, width, height):
     session = workspace.client(workspace.owner).cookies["sessionid"].value
     context.add_cookies([{"name": "sessionid", "value": session, "url": site.address(workspace.slug)}])
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(PATIENCE_MS)
     page.goto(site.address(workspace.slug) + "/")
     yield page
     context.close()

@@ -6,6 +6,7 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import expect
 
+from tests.e2e.conftest import PATIENCE_MS
 from tests.support.cast import PASSWORD
 from tests.support.factories import WorkspaceFactory
 from tests.support.oidc import IdentityProvider
@@ -67,6 +68,7 @@ def test_without_script_too_a_member_links_an_account_of_another_address(browser
     provider.person |= {"sub": "private", "email": "private@elsewhere.example"}
     here = site.address(workspace.slug)
     context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(f"{here}/login/?next=/settings/account/identities/acme-sso/")
     page.get_by_label("E-mail").fill("alice@acme.example")
@@ -78,6 +80,7 @@ def test_without_script_too_a_member_links_an_account_of_another_address(browser
     context.close()
 
     context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(f"{here}/login/")
     page.get_by_role("button", name="Log in with Acme SSO").click()

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from tenants.mail.models import OutgoingMail
 from tenants.users import directory
-from tests.e2e.conftest import hash_of_password
+from tests.e2e.conftest import PATIENCE_MS, hash_of_password
 from tests.support.cast import PASSWORD
 from tests.support.jobs import until
 
@@ -35,7 +35,6 @@ def message(page):
 
 def test_a_tab_that_was_signed_out_keeps_the_draft_through_log_in_for_its_own_member(page, web, acme):
     member, other = newcomer(acme), newcomer(acme)
-    page.set_default_timeout(20_000)
     home = web.address(acme.slug) + "/"
     page.goto(home)
     log_in(page, member.email)
@@ -88,6 +87,7 @@ def test_a_tab_that_was_signed_out_keeps_the_draft_through_log_in_for_its_own_me
 def test_without_script_the_message_waits_on_the_log_in_page(browser, web, acme):
     member = newcomer(acme)
     context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(web.address(acme.slug) + "/")
     log_in(page, member.email)

@@ -9,7 +9,8 @@ from billing.client import account_of, default_client
 from billing.ledgers import ledgers_of
 from billing.seats import seat_scope
 from billing.subjects import seat_of
-from tests.e2e.test_walk import settled
+from tests.e2e.conftest import PATIENCE_MS
+from tests.e2e.test_walk import SETTLED_SECONDS, settled
 from tests.support.cast import PASSWORD
 from tests.support.factories import WorkspaceFactory
 
@@ -29,7 +30,7 @@ def person(browser, web):
             session = workspace.client(user).cookies["sessionid"].value
             context.add_cookies([{"name": "sessionid", "value": session, "url": web.address(workspace.slug)}])
         page = context.new_page()
-        page.set_default_timeout(90_000)
+        page.set_default_timeout(PATIENCE_MS)
         page.goto(web.address(workspace.slug) + "/")
         return page
 
@@ -92,7 +93,7 @@ def test_who_is_invited_comes_in_meets_their_limit_and_goes_on_once_an_owner_has
 
     send(page, "Say hello.")
     settled(page).wait_for()
-    workspace.settled(lines=1)
+    workspace.settled(lines=1, seconds=SETTLED_SECONDS)
     use_up(workspace, member)
     send(page, "And once more, please.")
     alert = page.get_by_role("alert")
@@ -106,7 +107,7 @@ def test_who_is_invited_comes_in_meets_their_limit_and_goes_on_once_an_owner_has
     page.goto(web.address(workspace.slug) + "/")
     send(page, "And once more, please.")
     settled(page).wait_for()
-    assert len(workspace.settled(lines=2)) == 2
+    assert len(workspace.settled(lines=2, seconds=SETTLED_SECONDS)) == 2
 
 
 def test_a_key_is_rotated_and_both_open_until_the_old_one_is_revoked(web, person):
@@ -115,7 +116,7 @@ def test_a_key_is_rotated_and_both_open_until_the_old_one_is_revoked(web, person
 
     def status(key):
         headers = {"Authorization": f"Bearer {key}"}
-        return httpx.get(web.url + "/api/budget/", headers=headers, trust_env=False).status_code
+        return httpx.get(web.url + "/api/budget/", headers=headers, trust_env=False, timeout=60).status_code
 
     page.goto(web.address(workspace.slug) + "/settings/keys/")
     page.get_by_label("Name").fill("Server")

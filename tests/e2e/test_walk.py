@@ -10,9 +10,13 @@ from django.core.management import call_command
 from playwright.sync_api import expect
 
 from billing.models import Account
+from tests.e2e.conftest import PATIENCE_MS
 from tests.support.cast import PASSWORD, Workspace
+from tests.support.jobs import until
 
 pytestmark = pytest.mark.browser
+# The page says how an answer ended before its line is written.
+SETTLED_SECONDS = 60.0
 
 
 def sign_up(page, web, slug):
@@ -48,8 +52,8 @@ def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, w
     facts = ask(page, "Name three things a small robot can do.")
     facts.wait_for()
     assert re.search(r"\$0\.\d+ · \d+ in / \d+ out · smollm2", facts.inner_text())
-    ledger = workspace.ledger()
-    assert ledger["spent"] == sum(line.cost for line in workspace.lines()) > 0
+    lines = workspace.settled(lines=1, seconds=SETTLED_SECONDS)
+    assert workspace.ledger()["spent"] == sum(line.cost for line in lines) > 0
 
     # A reload shows the conversation, and says the same of its answer.
     said = facts.inner_text()
@@ -71,6 +75,7 @@ def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, w
         assert program.post("/api/chat/", json={"prompt": "hi", "max_tokens": 4}).status_code == 200
         assert program.post("/api/summarize/", json={"text": "Robots help.", "max_tokens": 4}).status_code == 200
 
+    workspace.settled(lines=3, seconds=SETTLED_SECONDS)
     page.goto(web.address(slug) + "/budget/")
     assert page.locator("tbody tr").count() == 3
     picture(page, "budget")
@@ -109,8 +114,7 @@ def test_the_walk_from_sign_up_to_a_paid_answer_and_past_an_empty_budget(page, w
     assert workspace.ledger()["remaining"] == 25_000_000
     page.get_by_role("button", name="Send").click()
     settled(page).wait_for()
-    assert len(workspace.lines()) == calls + 1
-    assert workspace.ledger()["reserved"] == 0
+    assert len(workspace.settled(lines=calls + 1, seconds=SETTLED_SECONDS)) == calls + 1
 
 
 def test_a_waiting_room_looks_without_loading_itself_anew(page, web):
@@ -141,23 +145,23 @@ def test_stopping_an_answer_pays_for_what_came(page, web):
     workspace = Workspace(Account.objects.select_related("tenant").get(tenant__slug=slug))
     page.locator("textarea[name=prompt]").fill("Write a very long story about a lighthouse.")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator(".turn__text").nth(1)).to_contain_text(re.compile(r"[\s\S]{40}"), timeout=90_000)
+    expect(page.locator(".turn__text").nth(1)).to_contain_text(re.compile(r"[\s\S]{40}"))
     page.get_by_role("button", name="Stop").click()
     # The page says how it ended and what that cost, in the words of the line.
     page.locator(".turn").get_by_text("not reported, estimated").wait_for()
     assert page.locator(".turn__end:not(:empty)").inner_text() == "Stopped before its end."
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1, seconds=SETTLED_SECONDS)
     assert f"{line.tokens_input} in / {line.tokens_output} out" in settled(page).inner_text()
     assert line.outcome == "estimated"
     assert 0 < line.tokens_output < 512
     assert workspace.ledger()["spent"] == line.cost < line.estimate
-    assert workspace.ledger()["reserved"] == 0
     assert re.search(r"/c/\d+/$", page.url)
 
 
 def test_without_script_all_but_streaming_works(browser, web):
     slug = f"plain-{uuid.uuid4().hex[:8]}"
     context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     sign_up(page, web, slug)
     page.get_by_role("button", name=re.compile("create|sign up", re.IGNORECASE)).click()
@@ -168,6 +172,8 @@ def test_without_script_all_but_streaming_works(browser, web):
     page.get_by_role("button", name="Send").click()
     page.wait_for_url(re.compile(r"/c/\d+/$"))
     assert page.locator(".turn__text").count() >= 2
+    workspace = Workspace(Account.objects.select_related("tenant").get(tenant__slug=slug))
+    workspace.settled(lines=1, seconds=SETTLED_SECONDS)
     page.get_by_role("link", name="Budget").click()
     assert page.locator("tbody tr").count() == 1
     page.get_by_role("button", name=re.compile("log out|sign out", re.IGNORECASE)).click()
@@ -182,6 +188,7 @@ def test_without_script_all_but_streaming_works(browser, web):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_scrolls_sideways_on_a_small_screen(browser, web, acme, scheme):
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     for address in (
         web.address(),
@@ -212,6 +219,7 @@ def test_every_page_is_reached_by_keyboard_and_nothing_comes_from_elsewhere(page
 
 def test_what_got_into_a_page_neither_runs_nor_sends_forms_away(browser, web, acme):
     context = browser.new_context()
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     forbidden = []
     page.on("console", lambda said: forbidden.append(said.text) if "Security Policy" in said.text else None)
@@ -232,6 +240,9 @@ def test_what_got_into_a_page_neither_runs_nor_sends_forms_away(browser, web, ac
             action,
         )
         page.wait_for_timeout(100)
+    # The browser says each a moment later; what it would say beyond them, too.
+    until(lambda: page.wait_for_timeout(100) or len(forbidden) >= 5, said=lambda: str(forbidden))
+    page.wait_for_timeout(100)
     assert page.evaluate("window.ran") is None
     assert page.url == web.address("acme") + "/login/"
     assert len(forbidden) == 5, forbidden
@@ -239,6 +250,6 @@ def test_what_got_into_a_page_neither_runs_nor_sends_forms_away(browser, web, ac
 
 
 def test_the_stack_answers_its_health_through_the_front(web):
-    assert httpx.get(f"{web.url}/healthz").status_code == 200
-    ready = httpx.get(f"{web.url}/readyz")
+    assert httpx.get(f"{web.url}/healthz", timeout=60).status_code == 200
+    ready = httpx.get(f"{web.url}/readyz", timeout=60)
     assert (ready.status_code, ready.json()["not_ready"]) == (200, [])
