@@ -104,7 +104,7 @@ def start(*command: str, state: Path, **options: object) -> subprocess.Popen[str
 
 def run(*command: str, state: Path, **options: object) -> tuple[int, str]:
     process = start(*command, state=state, **options)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=180)[0]
     return process.returncode, output
 
 
@@ -125,7 +125,7 @@ def ask(url: str, sql: str) -> object:
         return cursor.fetchone()[0] if cursor.description else None  # type: ignore[index]
 
 
-def wait_until(true: Callable[[], object], seconds: float = 15) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not come about in time"

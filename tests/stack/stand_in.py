@@ -49,6 +49,7 @@ def serve(part: str, *places: str) -> None:
         os._exit(0)
 
     signal.signal(signal.SIGTERM, leave)
+    print(f"{part} begins")  # not before: who waits for it may tell it to end
     for place in places:
         server = ThreadingHTTPServer(("127.0.0.1", int(place)), Ready) if place.isdigit() else OnSocket(place, Ready)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -75,7 +76,6 @@ def main(arguments: list[str]) -> int:
         facts = {"slug": "demo", "email": "alice@demo.example", "password": "pass", "api_key": "key"}
         (Path(os.environ["STATE_DIR"]) / "demo.json").write_text(json.dumps(facts))
     elif part != "migrate_schemas":
-        print(f"{part} begins")
         places = [option.removeprefix("unix:").removeprefix("127.0.0.1:") for option in options]
         serve(part, *(place for place in places if place.endswith(".sock") or (place.isdigit() and int(place) > 1024)))
     return 0

@@ -73,8 +73,11 @@ def test_nobody_else_may_reach_the_socket(warm):
         assert places_for(warm).home.stat().st_mode & 0o077 == 0
 
 
-def test_four_processes_in_a_cold_race_share_one_server(state):
-    racers = [start(*LAUNCHER, "run", "--", "sleep", "0.5", state=state) for _ in range(4)]
+def test_four_processes_in_a_cold_race_share_one_server(folder, state):
+    # Each holds the server until all four have it: one that came after the others would rightly start another.
+    (up := folder / "up").mkdir()
+    hold = f"touch {up}/$$; for _ in $(seq 1000); do [ $(ls {up} | wc -l) = 4 ] && exit; sleep 0.05; done; exit 1"
+    racers = [start(*LAUNCHER, "run", "--", "sh", "-c", hold, state=state) for _ in range(4)]
     said = [racer.communicate(timeout=60)[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * 4, said
     starts = (state / "logs" / "postgres.log").read_text().count("starting PostgreSQL")
