@@ -37,7 +37,6 @@ def upstream(upstream_server):
 @pytest.fixture
 def signed_in(page, odd, workspace):
     """The owner's browser on the chat page, with the session of a log-in in this process. tests/e2e has the form's."""
-    page.set_default_timeout(20_000)
     enter(page, odd, workspace)
     return page
 

@@ -107,7 +107,7 @@ def test_another_tab_of_a_conversation_waits_and_shows_the_turn(signed_in, upstr
     upstream.last_word_after.set()
     expect(other.locator(".turn[id]")).to_have_count(4)
     assert texts(other)[2:] == ["second", "slow slow slow slow slow slow"]
-    assert not other.get_by_text("Another tab is asking…").is_visible()
+    expect(other.get_by_text("Another tab is asking…")).to_be_hidden()
     assert draft(other) == "not sent yet"
 
 

@@ -110,13 +110,13 @@ def test_a_refused_message_is_in_the_box_again(signed_in, upstream, workspace, s
     signed_in.locator(".composer__send").wait_for()
     assert draft(signed_in) == "will you?"
     assert signed_in.locator(".turn").count() == 0
-    assert workspace.ledger()["reserved"] == 0
+    workspace.settled()
     # What may succeed later has a button for it.
     assert alert.get_by_role("button", name="Send again").is_visible() is (status == 429)
     upstream.status = None
     signed_in.locator("textarea[name=prompt]").press("Enter")
     shown(signed_in, "Hello, world.").wait_for()
-    assert not alert.is_visible()
+    expect(alert).to_be_hidden()
 
 
 def test_an_answer_that_breaks_off_stays_with_what_its_line_says(signed_in, upstream, workspace):
@@ -127,7 +127,7 @@ def test_an_answer_that_breaks_off_stays_with_what_its_line_says(signed_in, upst
     shown(signed_in, "not reported, estimated").wait_for()
     assert last(signed_in, "text").inner_text().strip() == "one two"
     assert signed_in.locator(".turn--user .turn__text").inner_text() == "count"
-    (line,) = workspace.lines()
+    (line,) = workspace.settled(lines=1)
     assert line.outcome == "estimated"
 
 
@@ -142,7 +142,7 @@ def test_a_conversation_that_is_busy_in_another_tab_is_waited_for(signed_in, ups
     ask(signed_in, "third")
     shown(signed_in, "this conversation is still giving another answer").wait_for()
     upstream.last_word_after.set()
-    expect(signed_in.locator(".turn[id]")).to_have_count(6, timeout=20_000)
+    expect(signed_in.locator(".turn[id]")).to_have_count(6)
     asked = signed_in.locator(".turn--user .turn__text").all_inner_texts()
     assert asked == ["first", "second", "third"]
 
@@ -155,7 +155,7 @@ def test_a_reload_under_an_answer_keeps_the_question_in_view(signed_in, upstream
     assert signed_in.locator(".turn--user .turn__text").inner_text() == "do not lose me"
     shown(signed_in, "Stopped before its end.").wait_for()
     assert re.search(r"/c/\d+/$", signed_in.url)
-    assert workspace.ledger()["reserved"] == 0
+    workspace.settled(lines=1)
     signed_in.reload()
     assert signed_in.locator(".turn--user .turn__text").inner_text() == "do not lose me"
 
@@ -165,7 +165,7 @@ def test_a_reload_before_the_answer_began_gives_the_message_back(signed_in, upst
     ask(signed_in, "nobody answered me")
     signed_in.locator(".turn[aria-busy]").wait_for()
     signed_in.reload()
-    expect(signed_in.locator("textarea[name=prompt]")).to_have_value("nobody answered me", timeout=20_000)
+    expect(signed_in.locator("textarea[name=prompt]")).to_have_value("nobody answered me")
     assert signed_in.locator(".turn").count() == 0
 
 

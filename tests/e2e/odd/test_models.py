@@ -9,6 +9,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from chat.models import SavedPrompt
+from tests.e2e.conftest import PATIENCE_MS
 from tests.e2e.steps import ask, draft, shown
 
 pytestmark = pytest.mark.browser
@@ -115,8 +116,8 @@ def test_on_a_phone_without_script_a_prompt_is_a_link_and_the_model_is_posted(
     context = browser.new_context(
         java_script_enabled=False, viewport={"width": 360, "height": 740}, storage_state=state, color_scheme="dark"
     )
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
-    page.set_default_timeout(20_000)
     page.goto(odd.address(workspace.slug) + "/")
     page.get_by_role("button", name="Options").click()
     page.get_by_text("Prompts", exact=True).click()

@@ -27,7 +27,6 @@ def full(workspace):
 
 @pytest.fixture
 def signed_in(page, odd, workspace, full):
-    page.set_default_timeout(20_000)
     enter(page, odd, workspace, f"/c/{full}/")
     return page
 
@@ -61,7 +60,7 @@ def wrong_with(page):
 
 def eventually(page, script):
     """Asked again and again from here: the page's policy lets nobody evaluate a string in it."""
-    for _ in range(100):
+    for _ in range(600):
         if page.evaluate(script):
             return
         page.wait_for_timeout(50)
