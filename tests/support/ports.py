@@ -6,18 +6,21 @@ may be taken by any client in the moment between asking for it and listening on 
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 
 _FIRST, _LAST = 16_000, 31_000
+# Each worker has ports of its own: what one has given to a server that takes seconds to come up is still free to all.
+SLICES = 8
 _given: set[int] = set()
-_random = random.Random()  # by the system's own entropy, so each worker draws others
+_random = random.Random()  # by the system's own entropy, so that each run draws others
 
 
 def free_port() -> int:
-    """One on loopback that nobody listens on, and that this process was not given before."""
+    """One on loopback that nobody listens on, and that neither this process nor another worker was given before."""
     while True:
-        port = _random.randint(_FIRST, _LAST)
+        port = _random.randrange(_FIRST + _slice(), _LAST, SLICES)
         if port not in _given and _is_free(port):
             _given.add(port)
             return port
@@ -25,6 +28,12 @@ def free_port() -> int:
 
 def free_ports(count: int) -> list[int]:
     return [free_port() for _ in range(count)]
+
+
+def _slice() -> int:
+    """By the number of the worker, gw0 and so on. Whoever is none, such as the run on the stand-in, has the last."""
+    number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    return int(number) % (SLICES - 1) if number.isdigit() else SLICES - 1
 
 
 def _is_free(port: int) -> bool:
