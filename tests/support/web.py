@@ -13,7 +13,7 @@ from typing import Self
 
 import httpx
 
-from tests.support.authority import START_SECONDS, authority_variables
+from tests.support.authority import authority_variables
 from tests.support.ports import free_port
 from tests.support.roles import serving_url
 from tests.support.said import said_so_far
