@@ -10,7 +10,7 @@ import { chosenModel } from "./options.js";
 import { forgetDraft, keep, keepDraft, takeDraft } from "./draft.js";
 import { events } from "./events.js";
 import { filesField, giveFiles, isAdding, showFiles, takeFilesBack } from "./files.js";
-import { stayingIn } from "./focus.js";
+import { goingOnAt, stayingIn } from "./focus.js";
 import { showLeftOut } from "./left_out.js";
 import { excess, keepOut } from "./length.js";
 import { ANSWER, within } from "./patience.js";
@@ -86,13 +86,14 @@ async function askOf(kind, message, fits) {
   const turns = [addTurn("assistant", "")];
   const gone = [];
   let turn = document.getElementById(`m${message}`);
-  if (kind === "again") {
+  const clear = () => {
     for (let after = turn; after && after !== turns[0]; after = turn) {
       turn = after.nextElementSibling;
       after.remove();
       gone.push(after);
     }
-  }
+  };
+  if (kind === "again") goingOnAt(prompt, clear);
   const body = { message_id: message, ...(fits && { max_tokens: fits }) };
   if (await ask({ path: `/api/chat/${kind}/`, body, turns, gone })) refused = [kind, message];
 }
@@ -268,7 +269,7 @@ function tell(answer, name) {
 
 function begin(answer) {
   running = new AbortController();
-  form.toggleAttribute("data-running", true); // shows Stop in the place of Send
+  goingOnAt(prompt, () => form.toggleAttribute("data-running", true)); // shows Stop in the place of Send
   answer.setAttribute("aria-busy", "true");
 }
 

@@ -1,6 +1,8 @@
 // The list of conversations and the menu of the one that is open, while its page stays: an answer moves it up, a new one
 // gets into the list, and a change does not leave an answer that is under way.
 
+import { closing } from "./focus.js";
+
 const part = (name) => document.querySelector(`[data-chat="${name}"]`);
 const rail = document.getElementById("rail");
 const menu = part("menu");
@@ -91,14 +93,7 @@ async function change(form) {
   menu.querySelector(menu.open ? "[aria-invalid]" : "summary")?.focus();
 }
 
-menu.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || !menu.open) return;
-  menu.open = false;
-  menu.querySelector("summary").focus();
-});
-document.addEventListener("click", ({ target }) => {
-  if (!menu.contains(target)) menu.open = false;
-});
+closing(menu);
 
 // --- the drawer ---
 

@@ -1,10 +1,14 @@
 // The composer's options: which model is asked, and a kept prompt that is put into the box. Without this script the
 // form posts the model, and a prompt is a link that opens the page with it.
 
+import { closing } from "./focus.js";
+
 // Undefined where there is nothing to choose.
 export const chosenModel = (form) => form.elements.model?.value || undefined;
 
-document.querySelector("[data-prompts]")?.addEventListener("click", async (event) => {
+const picker = document.querySelector("[data-prompts]");
+if (picker) closing(picker);
+picker?.addEventListener("click", async (event) => {
   const link = event.target.closest("a[data-text]");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
