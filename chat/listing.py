@@ -50,6 +50,11 @@ class Listing:
     problem: str = ""
 
     @property
+    def is_asked(self) -> bool:
+        """Whether somebody has searched in it or turned its page, and so looks at it first."""
+        return bool(self.query or self.before)
+
+    @property
     def has_any(self) -> bool:
         return any(group.items for group in self.groups)
 

@@ -82,3 +82,15 @@ def test_what_is_open_over_the_page_closes_as_the_focus_goes_on_to_what_it_cover
     page.keyboard.press("Escape")
     expect(picker.locator("summary")).to_be_focused()
     expect(page.locator("#options")).to_be_visible()
+
+
+def test_after_a_search_the_focus_is_before_what_it_has_found(chat, talk):
+    page = chat
+    page.get_by_role("searchbox").fill("ledger")
+    page.keyboard.press("Enter")
+    page.get_by_text("Found: “ledger”").wait_for()
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Of books")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/c/{talk}/?at=*")
