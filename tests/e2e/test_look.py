@@ -1,5 +1,6 @@
 """The site's own pages in a browser: readable by everybody, on a phone, in light and dark, and no dead ends."""
 
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -108,6 +109,9 @@ def test_without_script_the_refusal_of_a_first_message_is_in_the_window(browser,
         page.locator("textarea[name=prompt]").fill("What is a ledger?")
         page.get_by_role("button", name="Send", exact=True).click()
         card, box = page.get_by_role("alert").bounding_box(), page.locator(".composer").bounding_box()
+        assert page.title().startswith("Error: ")
+        expect(page.locator("textarea[name=prompt]")).to_be_focused()
+        expect(page.locator("textarea[name=prompt]")).to_have_accessible_description(re.compile("used up"))
         assert card["y"] >= 0
         assert card["y"] + card["height"] <= box["y"]
 

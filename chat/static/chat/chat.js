@@ -15,7 +15,7 @@ import { showLeftOut } from "./left_out.js";
 import { excess, keepOut } from "./length.js";
 import { ANSWER, within } from "./patience.js";
 import { forget, watch as watchPrice } from "./price.js";
-import { showRefusal } from "./refusal.js";
+import { forgetWhatCame, showRefusal } from "./refusal.js";
 import { answering, settled, titled, watch } from "./tabs.js";
 import { addTurn, announce, append, ending, markWordless, say, sentence, words } from "./turns.js";
 
@@ -103,6 +103,7 @@ async function ask(asked) {
   const answer = asked.turns.at(-1);
   begin(answer);
   refuse(null);
+  forgetWhatCame(prompt);
   refused = null;
   forgetDraft();
   remember(asked, {});

@@ -82,7 +82,7 @@ async function change(form) {
   if (!changed) return location.assign(response?.url ?? location.href);
   menu.replaceChildren(...changed.childNodes);
   menu.open = changed.open;
-  document.title = page.title;
+  if (response.ok) document.title = page.title;
   for (const same of ["#talk", '[data-chat="rail-scroll"]']) {
     document.querySelector(same).replaceChildren(...page.querySelector(same).childNodes);
   }

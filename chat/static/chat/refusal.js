@@ -12,6 +12,14 @@ function here() {
   return [location.pathname, asked].filter(String).join("?");
 }
 
+// What the page came with, such as that something is renamed, or what refused it: it is read out with the page's title and
+// with its box, until the next message is sent.
+export function forgetWhatCame(prompt) {
+  const told = `Error: ${document.getElementById("talk").textContent}`;
+  if (document.title.startsWith(told)) document.title = document.title.replace("Error: ", "");
+  prompt.setAttribute("aria-describedby", "price");
+}
+
 // `failure` is an error of the API, or null; `message` what is said of it.
 export function showRefusal(failure, message, { signedOut, lost }) {
   const { status, error, reason, budget, confirm_email: waits, retry_after_ms: later } = failure ?? {};

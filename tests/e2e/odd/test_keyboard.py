@@ -94,3 +94,29 @@ def test_after_a_search_the_focus_is_before_what_it_has_found(chat, talk):
     expect(page.get_by_role("link", name="Of books")).to_be_focused()
     page.keyboard.press("Enter")
     page.wait_for_url(f"**/c/{talk}/?at=*")
+
+
+def told(page):
+    """What is read out with the box, where the focus is after a page has come."""
+    expect(box(page)).to_be_focused()
+    return box(page).evaluate(
+        """box => box.getAttribute("aria-describedby").split(" ")
+            .map(id => document.getElementById(id).textContent.trim().replace(/\\s+/g, " ")).join(" ")"""
+    )
+
+
+def test_what_a_page_came_to_say_is_read_out_with_the_box_until_the_next_message(chat, upstream):
+    page = chat
+    assert told(page).startswith("$")
+    page.locator(".menu summary").click()
+    page.get_by_role("button", name="Pin to the top").click()
+    page.get_by_role("status").get_by_text("Pinned.").wait_for()
+    assert told(page).startswith("Pinned. $")
+    box(page).fill("go on")
+    page.keyboard.press("Enter")
+    page.locator(".turn__facts", has_text=" 10 in").wait_for()
+    assert "Pinned." not in told(page)
+    page.locator(".menu summary").click()
+    page.locator(".menu").get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Undo").wait_for()
+    assert told(page).startswith("Deleted: Of books. It can be taken back for 30 days.")
