@@ -6,7 +6,7 @@ that a message was refused for so much: the other figures are read here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.contrib import messages
@@ -20,7 +20,7 @@ from billing.ledgers import Ledger, figures_for
 from tenants.fields import focus_on_error
 from tenants.hosts import url_for
 from tenants.http import RateLimited, TenantRequest, say_when
-from tenants.limits import Rate, take
+from tenants.limits import Rate, is_known, remember, take
 from tenants.mail.outbox import send
 from tenants.roles import Action, Role
 from tenants.spelling import number_in
@@ -31,6 +31,8 @@ from tenants.users.models import User
 # Of one member, and of all of a workspace together: an owner's mailbox is theirs.
 ASKED = Rate("ask-owner", burst=2, every=3_600.0, words="You have asked the owners just now.")
 ASKED_BY_ALL = Rate("ask-owner-all", burst=20, every=600.0, words="The owners were asked a great many times just now.")
+# What was asked is remembered for so long, and asked for again it is one mail.
+SENT, SENT_SECONDS = "ask-owner-sent", 60
 KEPT = ("note", "needed")
 # What no message costs: a figure above it was typed by hand.
 MOST = 10**15
@@ -49,22 +51,37 @@ def ask(request: TenantRequest) -> HttpResponse:
     form = AskForm(request.POST)
     if not form.is_valid():
         return _page(request, form, owners, figures, needed, status=400)
+    facts = {"needed": needed, "note": form.cleaned_data["note"]}
     try:
-        take(ASKED, request.tenant.pk, request.user.pk)
-        take(ASKED_BY_ALL, request.tenant.pk)
+        if not _is_sent(request, facts):
+            take(ASKED, request.tenant.pk, request.user.pk)
+            take(ASKED_BY_ALL, request.tenant.pk)
+            _write(request, owners, facts, figures=figures)
     except RateLimited as refusal:
         form.add_error(None, refusal.message)
         response = _page(request, form, owners, figures, needed, status=refusal.status)
         say_when(response, refusal)
         return response
-    _write(request, owners, figures=figures, needed=needed, note=form.cleaned_data["note"])
     messages.success(request, "The owners get a mail that you ask for more budget.")
     return redirect("home")
 
 
-def _write(request: TenantRequest, owners: Sequence[User], **facts: Any) -> None:
+def _is_sent(request: TenantRequest, facts: Mapping[str, Any]) -> bool:
+    """Whether the same was asked just now: without script a double click sends the form twice."""
+    return is_known(SENT, *_same(request, facts))
+
+
+def _same(request: TenantRequest, facts: Mapping[str, Any]) -> tuple[str | int, ...]:
+    return request.tenant.pk, request.user.pk, facts["needed"] or 0, facts["note"]
+
+
+def _write(request: TenantRequest, owners: Sequence[User], facts: Mapping[str, Any], *, figures: Ledger | None) -> None:
     slug, asker = request.tenant.slug, request.user.email
     with transaction.atomic(durable=True):
+        User.objects.select_for_update(no_key=True).get(pk=request.user.pk)  # of two at once the second waits
+        if _is_sent(request, facts):
+            return
+        remember(SENT, *_same(request, facts), seconds=SENT_SECONDS)
         for owner in owners:
             send(
                 owner.email,
@@ -73,6 +90,7 @@ def _write(request: TenantRequest, owners: Sequence[User], **facts: Any) -> None
                 asker=asker,
                 url=url_for(slug, "/budget/"),
                 members_url=url_for(slug, "/settings/members/"),
+                figures=figures,
                 **facts,
             )
 

@@ -2,9 +2,12 @@
 
 import json
 import re
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
+from django.db import connection
+from django.test import Client
 
 from billing.templatetags.money import usd_short_filter
 from chat.dialect import says_too_long
@@ -132,13 +135,33 @@ def test_a_member_asks_the_owners_by_a_mail_with_the_facts_and_not_without_end(w
         assert words in mails[0].txt, mails[0].txt
     assert "For the &lt;launch&gt;." in mails[0].html
     assert browser.post("/budget/ask/", {"needed": "-1e9"}).status_code == 302
-    refused = browser.post("/budget/ask/", sent)
+    refused = browser.post("/budget/ask/", {**sent, "note": "For the <launch>!"})
     assert (refused.status_code, "Retry-After" in refused.headers) == (429, True)
-    assert "For the &lt;launch&gt;.</textarea>" in refused.content.decode()
+    assert "For the &lt;launch&gt;!</textarea>" in refused.content.decode()
     assert "needed up to" not in mails_of(workspace)[-1].txt
     assert (len(mails_of(workspace)), mails_of(globex)) == (4, [])
     assert workspace.client(dave).get("/budget/ask/")["Location"] == "/budget/"
     assert workspace.client(workspace.member("eve@x.example", "viewer")).get("/budget/ask/").status_code == 403
+
+
+def test_what_is_asked_twice_is_one_mail_also_at_the_same_moment(workspace):
+    """As a double click without script sends it, whose second answer alone is shown."""
+    browser = workspace.client(workspace.member("carol@x.example"))
+    sent, seen = {"needed": "40000", "note": "For the launch."}, []
+
+    def click():
+        client = Client(headers={"host": workspace.host})
+        client.cookies = browser.cookies
+        seen.append(client.post("/budget/ask/", sent)["Location"])
+        connection.close()
+
+    clicks = [Thread(target=click) for _ in range(2)]
+    for one in clicks:
+        one.start()
+    for one in clicks:
+        one.join()
+    assert browser.post("/budget/ask/", sent)["Location"] == "/"
+    assert (seen, len(mails_of(workspace))) == (["/", "/"], 1)
 
 
 def test_the_shorter_answer_is_bought_with_what_the_button_says(workspace, upstream):
