@@ -14,7 +14,7 @@ from chat.models import SavedPrompt
 from tenants.audit.events import Event
 from tenants.audit.trail import record
 from tenants.fields import NameField, TextField
-from tenants.http import TenantRequest
+from tenants.http import ApiError, NotFound, TenantRequest
 from tenants.roles import Action
 from tenants.users import drafts
 from tenants.users.access import needs
@@ -47,13 +47,18 @@ def prompts(request: TenantRequest) -> HttpResponse:
         else:
             messages.success(request, "The prompt is kept.")
             return redirect("prompts")
+    return _page(request, form)
+
+
+def _page(request: TenantRequest, form: SavedPromptForm, refusal: ApiError | None = None) -> HttpResponse:
     context = {
         "form": form,
+        "refusal": refusal,
         "own": library.own_of(request.user),
         "shared": library.shared_with(request.user)[: library.SHARED_SHOWN],
         "may_tidy": request.user.may(Action.EDIT_WORKSPACE),
     }
-    return answer(request, "chat/prompts.html", context, form)
+    return answer(request, "chat/prompts.html", context, form, refusal)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -83,7 +88,10 @@ def text(request: TenantRequest, pk: int) -> HttpResponse:
 def delete(request: TenantRequest, pk: int) -> HttpResponse:
     with transaction.atomic(durable=True):
         # Locked: its owner may stop sharing it just now, and then it is theirs alone.
-        found = get_object_or_404(library.deletable_by(request.user).select_for_update(), pk=pk)
+        found = library.deletable_by(request.user).select_for_update().filter(pk=pk).first()
+        if found is None:
+            # Such as for the second click of a double click without script: the first one's answer is not shown.
+            return _page(request, SavedPromptForm(), NotFound("This prompt is not here any more. Nothing was changed."))
         if found.owner_id != request.user.pk:
             owner = User.objects.get(pk=found.owner_id)
             record(Event.PROMPT_DELETED, request=request, target=found.title, owner=owner.email)

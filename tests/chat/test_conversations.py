@@ -224,6 +224,9 @@ def test_a_deleted_conversation_is_taken_back_until_it_is_dropped(workspace):
     assert "Deleted: " in page.content.decode()
     assert f'action="/c/{talk.pk}/restore/"' in page.content.decode()
     assert listed(page) == {}
+    at, again = row(workspace, talk.pk).deleted_at, browser.post(f"/c/{talk.pk}/delete/", follow=True)
+    assert f'action="/c/{talk.pk}/restore/"' in again.content.decode(), "a second click leads to the same"
+    assert row(workspace, talk.pk).deleted_at == at
     assert browser.get(f"/c/{talk.pk}/").status_code == 404
     assert browser.get(f"/c/{talk.pk}/export/").status_code == 404
     assert "Precious" in browser.post(f"/c/{talk.pk}/restore/", follow=True).content.decode()

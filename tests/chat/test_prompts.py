@@ -43,6 +43,16 @@ def test_a_prompt_is_kept_changed_put_into_the_box_and_deleted(workspace):
     assert there(workspace, pk) is None
 
 
+def test_the_second_click_on_delete_comes_to_the_library_and_says_that_the_prompt_is_gone(workspace):
+    browser, pk = workspace.client(workspace.owner), kept(workspace)
+    kept(workspace, title="Another")
+    assert browser.post(f"/prompts/{pk}/delete/").status_code == 302
+    page = browser.post(f"/prompts/{pk}/delete/")
+    assert page.status_code == 404
+    assert "This prompt is not here any more." in page.content.decode()
+    assert "Another" in page.content.decode()
+
+
 def test_only_what_is_shared_is_seen_by_others_and_only_its_owner_changes_it(workspace, bob):
     mine, shared = kept(workspace, title="Mine alone"), kept(workspace, title="For all", is_shared=True)
     browser = workspace.client(bob)
