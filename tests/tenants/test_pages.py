@@ -143,6 +143,11 @@ def test_a_key_is_shown_once_and_its_hash_is_kept(acme, alice):
         assert ApiKey.objects.get(pk=key.pk).last_used_at is not None
     # A reload, by this address or by the plain one.
     assert secrets_on(client.get(made["Location"])) == secrets_on(client.get("/settings/keys/")) == []
+    # Nor is it by the page of a form that was sent again as the secret was taken; whoever has not seen it is told.
+    says = b"The secret of Server is shown once, and not"
+    assert says in client.get(made["Location"]).content
+    assert says not in client.get("/settings/keys/").content
+    assert says not in acme.client(acme.member("carol@acme.example")).get(made["Location"]).content
     with acme.scope():
         assert ApiKey.objects.count() == count
 

@@ -113,8 +113,10 @@ def _page(
     forget_untaken(request.user)
     keys = list(keys_for(request.user).select_related("user").order_by("-created_at", "-pk")[:SHOWN_KEYS])
     _describe(request, keys, {rotated: rotating} if rotating else {})
+    new_secret = _new_secret(request)
     context = {
-        "new_secret": _new_secret(request),
+        "new_secret": new_secret,
+        "shown_before": None if new_secret else _just_made(request, keys),
         "form": form,
         "models": models or _models_form(request),
         "refusal": refusal,
@@ -144,6 +146,15 @@ def _describe(request: TenantRequest, keys: Sequence[Any], posted: dict[Any, Rot
         is_own = key.user_id == request.user.pk
         if is_own and key.is_active and key.replacement is None:
             key.rotate_form = posted.get(key.pk) or RotateForm(key=key)
+
+
+def _just_made(request: TenantRequest, keys: Sequence[ApiKey]) -> ApiKey | None:
+    """The key whose page this is, where its secret was taken by another request: of a form that was sent twice, or of
+    this page before a reload. Whoever has not seen it is to know that it does not come.
+    """
+    new = number_in(request.GET.get("new", ""))
+    own = (key for key in keys if key.pk == new and key.user_id == request.user.pk and key.is_active)
+    return next(own, None)
 
 
 def _new_secret(request: TenantRequest) -> str | None:
