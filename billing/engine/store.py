@@ -9,11 +9,12 @@ import asyncio
 import re
 import select
 import time
+from collections import deque
 from contextlib import suppress
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from billing.asking import AskingConnection, Params, Row
 from tenants.connections import own_connection_params
@@ -61,11 +62,12 @@ class Store:
         self._pool: Pool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the pool's
         self._opening = asyncio.Lock()
-        # Of a connection that is left out of the pool for the next statement, where none waits for one: to give it
-        # back and to take it again costs half as much as a statement.
-        self._aside: Connection | None = None
+        # Left out of the pool for the next statements: to give one back and to take it again costs half as much as a
+        # statement, and more where somebody waits for it.
+        self._aside: list[Connection] = []
         self._aside_until = 0.0
-        self._waiting = 0
+        self._out = 0  # of the pool: in use, or aside
+        self._turns: deque[asyncio.Future[Connection | None]] = deque()
         self._putting: set[asyncio.Task[None]] = set()  # a loop keeps no task that nobody else does
         self._locked: dict[str, float] = {}  # until when a schema is taken for locked
 
@@ -93,22 +95,27 @@ class Store:
             self._give_back(pool, connection)
 
     async def _taken(self, pool: Pool) -> Connection:
-        aside, self._aside = self._aside, None
-        if aside is not None:
+        while self._aside:
+            aside = self._aside.pop()
             try:
                 await _refuse_lost(aside)
                 return aside
             except psycopg.OperationalError:
                 self._put(pool, aside)
+        while self._out >= self._size:
+            handed_over = await self._turn(pool)
+            if handed_over is not None:
+                return handed_over
         task = asyncio.current_task()
         assert task is not None  # a coroutine runs in one
         cancelled = task.cancelling()
-        self._waiting += 1
+        self._out += 1
         try:
             # Not `pool.connection()`, which would look for a transaction to end: each statement is one of its own.
             connection = await pool.getconn()
-        finally:
-            self._waiting -= 1
+        except BaseException:
+            self._come_in(pool)
+            raise
         # Up to Python 3.11 the pool loses a cancellation that comes with the connection: the reader had left, and the
         # answer was written, and paid for, to its end.
         if task.cancelling() > cancelled:
@@ -116,16 +123,54 @@ class Store:
             raise asyncio.CancelledError
         return connection
 
+    async def _turn(self, pool: Pool) -> Connection | None:
+        """A connection whose statement is over, or None where the pool has one for whoever asks it. Who came first is
+        next. Raises PoolTimeout.
+        """
+        turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        clock = turn.get_loop().call_later(WAIT_SECONDS, _too_late, turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                # It came in the same moment, and is the next one's.
+                if (connection := turn.result()) is not None:
+                    self._give_back(pool, connection)
+                else:
+                    self._call_next(None)
+            raise
+        finally:
+            clock.cancel()
+
+    def _call_next(self, connection: Connection | None) -> bool:
+        """Whether somebody waits who takes it."""
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():  # who has left, or was told that it takes too long
+                turn.set_result(connection)
+                return True
+        return False
+
     def _give_back(self, pool: Pool, connection: Connection) -> None:
         is_usable = connection.pgconn.transaction_status == TransactionStatus.IDLE
-        if is_usable and self._aside is None and not self._waiting and pool is self._pool:
+        if is_usable and pool is self._pool:
             now = time.monotonic()
             if now < self._aside_until:
-                self._aside = connection
+                if not self._call_next(connection):
+                    self._aside.append(connection)
                 return
             # Now and then in any case: the pool knows which are too old.
             self._aside_until = now + ASIDE_SECONDS
+            while self._aside:
+                self._put(pool, self._aside.pop())
         self._put(pool, connection)
+
+    def _come_in(self, pool: Pool) -> None:
+        """One less is out. Whoever waits asks the pool."""
+        if pool is self._pool:
+            self._out -= 1
+            self._call_next(None)
 
     def _put(self, pool: Pool, connection: Connection) -> None:
         """Into the pool, by a task that nobody cancels: the pool waits in the middle of it where others are at it too,
@@ -135,6 +180,7 @@ class Store:
             # The statement is thrown away after its loop has ended, and with it all that waited.
             connection.pgconn.finish()
             return
+        self._come_in(pool)
         task = asyncio.create_task(pool.putconn(connection))
         self._putting.add(task)
         task.add_done_callback(self._putting.discard)
@@ -177,13 +223,21 @@ class Store:
     async def close(self) -> None:
         async with self._opening:
             pool, self._pool = self._pool, None
-            aside, self._aside = self._aside, None
+            aside, self._aside, self._out = self._aside, [], 0
+            while self._turns:
+                if not (turn := self._turns.popleft()).done():
+                    turn.set_exception(PoolClosed("this process ends"))
             if pool is not None:
                 with suppress(*FAILURES):
-                    if aside is not None:
-                        self._put(pool, aside)
+                    for connection in aside:
+                        self._put(pool, connection)
                     await asyncio.gather(*self._putting)
                     await pool.close(timeout=2.0)
+
+
+def _too_late(turn: asyncio.Future[Connection | None]) -> None:
+    if not turn.done():
+        turn.set_exception(PoolTimeout(f"no connection came free in {WAIT_SECONDS} s"))
 
 
 def _is_here(loop: asyncio.AbstractEventLoop | None) -> bool:

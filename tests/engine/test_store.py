@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from psycopg_pool import PoolTimeout
 
 from billing.engine import store as store_module
 from billing.engine.loop import here, run
@@ -59,30 +60,30 @@ async def filled(store):
         await pool.putconn(connection)
 
 
-def test_one_connection_stays_out_for_the_next_statement_and_keeps_nobody_waiting(asked, monkeypatch):
+def test_connections_stay_out_for_the_next_statements_and_keep_nobody_waiting(asked, monkeypatch):
     store = Store(size=2)
 
     async def ask():
         try:
             await filled(store)
             (first,) = [*await asked(store, 1), *await asked(store, 1)][1:]
-            out = store._aside
-            assert out is not None
+            (out,) = store._aside
             assert out.info.backend_pid == first
             # Those beside have the pool's, and all of them wait for either.
             both = await asked(store, 6)
             assert first in both
             assert len(set(both)) == 2
-            assert store._aside is not None
-            # Now and then the pool sees it, and ends what is too old.
+            assert {one.info.backend_pid for one in store._aside} == set(both)
+            # Now and then the pool sees them, and ends what is too old.
             monkeypatch.setattr(store, "_aside_until", 0.0)
-            store._aside._expire_at = 0.0
-            (last,) = await asked(store, 1)
-            assert store._aside is None
-            assert last not in await asked(store, 1)
+            for one in store._aside:
+                one._expire_at = 0.0
+            assert (await asked(store, 1))[0] in both
+            assert store._aside == []
+            assert not set(both) & set(await asked(store, 4))
         finally:
             await store.close()
-        assert store._aside is None
+        assert store._aside == []
 
     run(ask())
 
@@ -94,7 +95,7 @@ def test_a_statement_that_is_thrown_away_when_its_loop_has_ended_ends_its_connec
     async def begin():
         for _ in range(2):
             await store.fetch("SELECT 1")
-        connection = store._aside
+        (connection,) = store._aside
         statement = store.fetch("SELECT pg_sleep(1)")
         statement.send(None)
         return connection, statement
@@ -121,13 +122,13 @@ def test_what_is_kept_of_each_statement_is_not_its_rows_and_the_connection_keeps
             for count in (1, 2, 3):
                 assert await store.fetch(kept, [count]) == [(count,)]
             assert await store.fetch("DROP TABLE IF EXISTS public.there_is_no_such_table") == []
-            known = store._aside._asked
+            (out,) = store._aside
+            known = out._asked
             assert known[kept, False].names
-            assert store._aside._values.pgresult is None
-            store._put(store._pool, store._aside)
-            store._aside = None
+            assert out._values.pgresult is None
+            store._put(store._pool, store._aside.pop())
             await store.fetch(kept, [1])
-            assert store._aside._asked is known
+            assert store._aside[0]._asked is known
         finally:
             await store.close()
 
@@ -150,8 +151,8 @@ def test_a_connection_that_was_lost_while_it_was_out_is_given_up_for_another(ask
     run(ask())
 
 
-def test_connections_that_were_lost_in_the_pool_are_given_up_for_others(asked):
-    """While one is out they are asked nothing, and a crowd would meet them all at once."""
+def test_connections_that_were_lost_out_of_the_pool_are_given_up_for_others(asked):
+    """They are asked nothing meanwhile, and a crowd would meet them all at once."""
     store = Store(size=4)
 
     async def ask():
@@ -160,7 +161,7 @@ def test_connections_that_were_lost_in_the_pool_are_given_up_for_others(asked):
             await asked(store, 8)
             pids = set(await asked(store, 8))
             assert len(pids) > 1
-            out = store._aside.info.backend_pid
+            out = store._aside[-1].info.backend_pid
             with psycopg.connect(**own_connection_params(), autocommit=True) as other:
                 for pid in pids - {out}:
                     other.execute("SELECT pg_terminate_backend(%s, 20000)", [pid])
@@ -211,6 +212,74 @@ def test_a_connection_is_not_lost_with_a_reader_who_leaves_while_it_is_given_bac
                 assert len(await asked(store, 4)) == 4
         finally:
             await store.close()
+
+    run(ask())
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_connection_that_is_handed_over_is_not_lost_with_a_reader_who_leaves_just_then(asked, turns):
+    store = Store(size=1)
+
+    async def ask():
+        try:
+            await asked(store, 2)
+            before = asyncio.create_task(store.fetch("SELECT pg_sleep(0.02)"))
+            await asyncio.sleep(0)
+            leaving, after = (asyncio.create_task(store.fetch(f"SELECT pg_sleep({s}), 7")) for s in (30, 0))
+            await before
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            async with asyncio.timeout(20):
+                assert (await after)[0][1] == 7
+        finally:
+            await store.close()
+
+    run(ask())
+
+
+def test_who_waits_for_a_connection_is_served_in_turn_or_told_that_it_takes_too_long(asked, monkeypatch):
+    store, served = Store(size=1), []
+
+    async def one(n):
+        await store.fetch("SELECT 1")
+        served.append(n)
+
+    async def ask():
+        try:
+            await asked(store, 2)
+            await asyncio.gather(*(one(n) for n in range(40)))
+            assert served == list(range(40))
+            monkeypatch.setattr(store_module, "WAIT_SECONDS", 0.1)
+            hanging = asyncio.create_task(store.fetch("SELECT pg_sleep(30)"))
+            await asyncio.sleep(0)
+            with pytest.raises(PoolTimeout):
+                await one("too late")
+            monkeypatch.setattr(store_module, "WAIT_SECONDS", 20.0)
+            hanging.cancel()
+            # Its connection cannot be used any more, and another takes its place.
+            async with asyncio.timeout(20):
+                await asyncio.gather(hanging, one("next"), return_exceptions=True)
+            assert served[40:] == ["next"]
+        finally:
+            await store.close()
+
+    run(ask())
+
+
+def test_who_waits_for_a_connection_when_the_process_ends_is_told_so(asked):
+    store = Store(size=1)
+
+    async def ask():
+        await asked(store, 2)
+        hanging, waiting = (asyncio.create_task(store.fetch("SELECT pg_sleep(0.5)")) for _ in range(2))
+        await asyncio.sleep(0.05)
+        await store.close()
+        with pytest.raises(FAILURES):
+            await waiting
+        await hanging
 
     run(ask())
 
