@@ -24,7 +24,7 @@ from billing.engine.full_keys import FullKeys
 from billing.engine.habits import Habits
 from billing.engine.http import Http
 from billing.engine.statements import FORGET_PROCESS, REGISTER, TELL
-from billing.engine.store import FAILURES, SchemaIsGone, Store
+from billing.engine.store import CONNECTIONS, FAILURES, PLANE_CONNECTIONS, SchemaIsGone, Store
 from billing.engine.waiting import Elsewhere, Exclusive, Lines
 from billing.errors import TooManyCalls
 from tenants.kept import hear
@@ -50,7 +50,7 @@ class Engine:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.process_id = uuid4()
-        self.store = Store()
+        self.store = Store(size=PLANE_CONNECTIONS if kind == "plane" else CONNECTIONS)
         # A connection that no call can take. Behind a crowd of them a process would seem dead, and be swept alive.
         self._own_store = Store(size=1)
         self.authority = Authority()
