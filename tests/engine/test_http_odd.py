@@ -199,7 +199,7 @@ async def test_a_flood_of_one_header_keeps_nobody_waiting(said):
         began = time.thread_time()
         with pytest.raises(Broken, match="much that says nothing"):
             await asyncio.wait_for(asked(http, server), 60)
-        assert time.thread_time() - began < 10  # a minute, where each was put to those before
+        assert time.thread_time() - began < 1.0  # a minute, where each was put to those before
 
 
 @on_both_loops
@@ -348,7 +348,7 @@ async def test_a_compressed_flood_that_says_nothing_is_cut(flood):
         began = time.thread_time()
         with pytest.raises(Broken):
             await asyncio.wait_for(asked(http, server), 60)
-        assert time.thread_time() - began < 10
+        assert time.thread_time() - began < 1.0
 
 
 @on_both_loops

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
 import pytest
@@ -17,6 +17,15 @@ from tests.support.money import assert_books_agree, eventually, is_settled
 from tests.support.only_reads import only_reads
 
 pytestmark = pytest.mark.usefixtures("app")
+
+
+@asynccontextmanager
+async def opened(size):
+    store = Store(size=size)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 async def _cancelled_after(turns: int) -> str:
@@ -61,10 +70,8 @@ async def filled(store):
 
 
 def test_connections_stay_out_for_the_next_statements_and_keep_nobody_waiting(asked, monkeypatch):
-    store = Store(size=2)
-
     async def ask():
-        try:
+        async with opened(2) as store:
             await filled(store)
             (first,) = [*await asked(store, 1), *await asked(store, 1)][1:]
             (out,) = store._aside
@@ -81,8 +88,6 @@ def test_connections_stay_out_for_the_next_statements_and_keep_nobody_waiting(as
             assert (await asked(store, 1))[0] in both
             assert store._aside == []
             assert not set(both) & set(await asked(store, 4))
-        finally:
-            await store.close()
         assert store._aside == []
 
     run(ask())
@@ -109,10 +114,8 @@ def test_a_statement_that_is_thrown_away_when_its_loop_has_ended_ends_its_connec
 
 
 def test_what_is_kept_of_each_statement_is_not_its_rows_and_the_connection_keeps_it_out_and_in():
-    store = Store(size=1)
-
     async def ask():
-        try:
+        async with opened(1) as store:
             for n in range(40):
                 statement = f"SELECT n, %s::text FROM generate_series({n}, {n + n % 2}) AS n"  # noqa: S608
                 for word in ("a", None, "b"):
@@ -129,34 +132,27 @@ def test_what_is_kept_of_each_statement_is_not_its_rows_and_the_connection_keeps
             store._put(store._pool, store._aside.pop())
             await store.fetch(kept, [1])
             assert store._aside[0]._asked is known
-        finally:
-            await store.close()
 
     run(ask())
 
 
 def test_a_connection_that_was_lost_while_it_was_out_is_given_up_for_another(asked):
-    store = Store(size=1)
-
     async def ask():
-        try:
+        async with opened(1) as store:
             pids = [*await asked(store, 1), *await asked(store, 1)]
             with psycopg.connect(**own_connection_params(), autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(%s, 20000)", [pids[1]])
             # A statement that was sent on it would be lost; this one is not.
             assert (await asked(store, 1))[0] not in pids
-        finally:
-            await store.close()
 
     run(ask())
 
 
 def test_connections_that_were_lost_out_of_the_pool_are_given_up_for_others(asked):
     """They are asked nothing meanwhile, and a crowd would meet them all at once."""
-    store = Store(size=4)
 
     async def ask():
-        try:
+        async with opened(4) as store:
             await filled(store)
             await asked(store, 8)
             pids = set(await asked(store, 8))
@@ -166,18 +162,14 @@ def test_connections_that_were_lost_out_of_the_pool_are_given_up_for_others(aske
                 for pid in pids - {out}:
                     other.execute("SELECT pg_terminate_backend(%s, 20000)", [pid])
             assert set(await asked(store, 8)) & pids == {out}
-        finally:
-            await store.close()
 
     run(ask())
 
 
 @pytest.mark.parametrize("turns", range(6))
 def test_a_connection_that_is_out_is_not_lost_with_a_reader_who_leaves(asked, turns):
-    store = Store(size=1)
-
     async def ask():
-        try:
+        async with opened(1) as store:
             await asked(store, 1)
             await asked(store, 1)
             leaving = asyncio.create_task(store.fetch("SELECT pg_sleep(30)"))
@@ -188,18 +180,15 @@ def test_a_connection_that_is_out_is_not_lost_with_a_reader_who_leaves(asked, tu
                 await leaving
             async with asyncio.timeout(20):
                 assert len(await asked(store, 4)) == 4
-        finally:
-            await store.close()
 
     run(ask())
 
 
 def test_a_connection_is_not_lost_with_a_reader_who_leaves_while_it_is_given_back(asked):
     """One after the other they were, until every call of the process waited for one that never came back."""
-    store = Store(size=1)
 
     async def ask():
-        try:
+        async with opened(1) as store:
             pool = await store._open()
             leaving = asyncio.create_task(store.fetch("SELECT pg_sleep(0.05)"))
             await asyncio.sleep(0.02)
@@ -210,18 +199,14 @@ def test_a_connection_is_not_lost_with_a_reader_who_leaves_while_it_is_given_bac
                 await asyncio.gather(leaving, return_exceptions=True)
             async with asyncio.timeout(20):
                 assert len(await asked(store, 4)) == 4
-        finally:
-            await store.close()
 
     run(ask())
 
 
 @pytest.mark.parametrize("turns", range(4))
 def test_a_connection_that_is_handed_over_is_not_lost_with_a_reader_who_leaves_just_then(asked, turns):
-    store = Store(size=1)
-
     async def ask():
-        try:
+        async with opened(1) as store:
             await asked(store, 2)
             before = asyncio.create_task(store.fetch("SELECT pg_sleep(0.02)"))
             await asyncio.sleep(0)
@@ -234,8 +219,6 @@ def test_a_connection_that_is_handed_over_is_not_lost_with_a_reader_who_leaves_j
                 await leaving
             async with asyncio.timeout(20):
                 assert (await after)[0][1] == 7
-        finally:
-            await store.close()
 
     run(ask())
 

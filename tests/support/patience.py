@@ -7,6 +7,7 @@ and a statement without a lock. A test whose subject is one of these clocks must
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from django.apps import AppConfig
@@ -22,7 +23,20 @@ def patience(request: pytest.FixtureRequest) -> Iterator[None]:
     """
     if "app" not in request.fixturenames or "lossy" in request.fixturenames:
         yield
-        return
+    else:
+        with _long_clocks():
+            yield
+
+
+@pytest.fixture
+def patient() -> Iterator[None]:
+    """The same for those who ask for it."""
+    with _long_clocks():
+        yield
+
+
+@contextmanager
+def _long_clocks() -> Iterator[None]:
     from billing import reservations
     from chat import llm
     from chat.streams import Answering

@@ -13,14 +13,12 @@ from typing import Self
 
 import httpx
 
-from tests.support.authority import authority_variables
+from tests.support.authority import START_SECONDS, authority_variables
 from tests.support.ports import free_port
 from tests.support.roles import serving_url
 from tests.support.said import said_so_far
 
 ROOT = Path(__file__).resolve().parents[2]
-# It loads all of the product: some 20 s where several workers' tests keep two cores busy.
-START_SECONDS = 120.0
 
 
 class Served:
