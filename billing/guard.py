@@ -145,6 +145,7 @@ def _run(reservation: Reservation, function: Callable[P, R], *args: P.args, **kw
 def _is_unread(result: Any) -> bool:
     """Whether what it gives is made only when it is asked for: a generator, a provider's stream, a page of either."""
     if isinstance(result, StreamingHttpResponse):
+        # What it was given: its streaming_content is a map of Django's, whatever that is made of.
         result = getattr(result, "file_to_stream", None) or result._iterator  # type: ignore[attr-defined]
     # What is there already knows how much it is, and a file has been written.
     is_there = hasattr(result, "__length_hint__") or hasattr(result, "read")

@@ -27,13 +27,15 @@ export function goingOnAt(next, change) {
 // stands in a row with the rest stays: closed by a press below it, it would take that away from under the finger.
 export function closing(details) {
   const isOver = () => getComputedStyle(details.lastElementChild).position === "absolute";
-  const leave = ({ target }) => details.contains(target) || !isOver() || (details.open = false);
+  const leave = (next) => {
+    if (isOver() && !details.contains(next)) details.open = false;
+  };
   details.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || !details.open) return;
     event.preventDefault(); // what it stands in, such as the sheet of options, stays
     details.open = false;
     details.querySelector("summary").focus();
   });
-  details.addEventListener("focusout", ({ relatedTarget: next }) => next && leave({ target: next }));
-  document.addEventListener("click", leave);
+  details.addEventListener("focusout", ({ relatedTarget: next }) => next && leave(next));
+  document.addEventListener("click", ({ target }) => leave(target));
 }
