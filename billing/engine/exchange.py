@@ -271,6 +271,8 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.whose = ""  # its last request
         self.is_open = True
+        self.is_answered = False  # once, at least
+        self.when_over: Callable[[], None] | None = None  # told once
         self.line = line  # below TLS, and below a tunnel
         self.transport: asyncio.Transport | None = None
         self._answer: Answer | None = None
@@ -326,8 +328,14 @@ class Connection(asyncio.Protocol):
         # An answer may come before all was sent. Its server will take the rest for the next request, or never read it.
         return not self._unsent and not self.transport.get_write_buffer_size()
 
-    def close(self) -> None:
+    def _no_longer_open(self) -> None:
         self.is_open, self._unsent = False, None
+        when_over, self.when_over = self.when_over, None
+        if when_over is not None:
+            when_over()
+
+    def close(self) -> None:
+        self._no_longer_open()
         if self.transport is not None:
             # Not `close`, which would first send what waits to be sent.
             self.transport.abort()
@@ -374,7 +382,7 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_open, self._unsent = False, None
+        self._no_longer_open()
         transport, self.transport = self.transport, None
         if exc is not None and transport is not None and transport.get_extra_info("sslcontext") is None:
             self._read_what_came()

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import math
 import os
 import re
 import socket
 import ssl
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # no stub
@@ -64,6 +66,60 @@ class Server:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@dataclass(slots=True)
+class _Lines:
+    """The connections to one server."""
+
+    # Those that nobody uses, by whose they are. Who used one last is at the end.
+    idle: dict[str, list[Connection]] = field(default_factory=dict)
+    open: int = 0
+    answered: int = 0  # of these: one that was never answered may wait for another one's end
+    # So many it was seen to have at once. Many servers have a thread for each connection, and few of those: one more
+    # would wait for as long as an idle one is kept.
+    served: int = 1
+
+    def opened(self, connection: Connection) -> None:
+        if connection.is_open:
+            self.open += 1
+            connection.when_over = functools.partial(self._over, connection)
+
+    def was_answered(self, connection: Connection) -> None:
+        if connection.is_open and not connection.is_answered:
+            connection.is_answered = True
+            self.answered += 1
+            self.served = max(self.served, self.answered)
+
+    def _over(self, connection: Connection) -> None:
+        self.open -= 1
+        self.answered -= connection.is_answered
+
+    def make_room(self) -> None:
+        """For one more: others' idle ones give way to it."""
+        while self.idle and self.open >= self.served:
+            owner, connections = next(iter(self.idle.items()))
+            connections.pop(0).drop()
+            if not connections:
+                del self.idle[owner]
+
+    def keep(self, connection: Connection) -> None:
+        theirs = self.idle.pop(connection.whose, [])
+        theirs.append(connection)
+        self.idle[connection.whose] = theirs
+
+    def close_idle(self, *, since: float) -> None:
+        """Those that nobody has used since."""
+        idle, self.idle = self.idle, {}
+        for owner, connections in idle.items():
+            young: list[Connection] = []
+            for connection in connections:
+                if connection.is_open and connection.idle_since > since:
+                    young.append(connection)
+                else:
+                    connection.close()
+            if young:
+                self.idle[owner] = young
+
+
 class Http:
     """Connections of one event loop to any number of servers."""
 
@@ -76,7 +132,7 @@ class Http:
         self._connect_seconds = connect_seconds
         # Once: reading the environment takes a quarter of a millisecond.
         self._proxies = getproxies_environment() if goes_by_proxy else {}
-        self._idle: dict[str, list[Connection]] = {}  # by their server's URL
+        self._lines: defaultdict[str, _Lines] = defaultdict(_Lines)  # by their server's URL
         self._sweep: asyncio.TimerHandle | None = None
         self._addresses: dict[tuple[str, int], asyncio.Future[list[Any]]] = {}  # also those that are being looked up
         self._is_closed = False
@@ -104,27 +160,28 @@ class Http:
         server = _server(base)
         proxy = self._proxy_to(server) if self._proxies else None
         head = _head(server, method, path, headers, body, proxy)
-        connection = self._kept(base, whose)
+        lines = self._lines[base]
+        connection = self._kept(lines, whose)
         if connection is None:
-            connection = await self._opened(server, proxy)
+            connection = await self._new(lines, server, proxy)
         elif method == "GET":
             # Its server may just be closing it. What only reads can be asked again, on a new one.
             with suppress(Broken):
-                return await self._asked(base, connection, head, body, until)
-            connection = await self._opened(server, proxy)
+                return await self._asked(lines, connection, head, body, until)
+            connection = await self._new(lines, server, proxy)
         connection.whose = whose
-        return await self._asked(base, connection, head, body, until, sent)
+        return await self._asked(lines, connection, head, body, until, sent)
 
     async def _asked(
         self,
-        base: str,
+        lines: _Lines,
         connection: Connection,
         head: bytes,
         body: bytes | None,
         until: float | None,
         sent: Callable[[], None] | None = None,
     ) -> Answer:
-        answer = connection.ask(head, body or b"", functools.partial(self._keep, base))
+        answer = connection.ask(head, body or b"", functools.partial(self._keep, lines))
         if sent is not None:
             sent()
         try:
@@ -132,6 +189,7 @@ class Http:
         except BaseException:
             answer.close()
             raise
+        lines.was_answered(connection)
         return answer
 
     def close(self) -> None:
@@ -140,63 +198,58 @@ class Http:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        idle, self._idle = self._idle, {}
-        for connections in idle.values():
-            for connection in connections:
-                connection.close()
+        for lines in self._lines.values():
+            lines.close_idle(since=math.inf)
         for looked_up in list(self._addresses.values()):
             looked_up.cancel()
         self._addresses.clear()
 
     # --- keeping ---
 
-    def _kept(self, base: str, whose: str) -> Connection | None:
+    def _kept(self, lines: _Lines, whose: str) -> Connection | None:
         """Of theirs the one that was used last: those that nobody needs grow old."""
-        connections = self._idle.get(base)
-        if connections is None:
+        if not lines.idle:
             return None
         oldest = asyncio.get_running_loop().time() - self._keep_seconds
-        for place in range(len(connections) - 1, -1, -1):
-            if connections[place].whose != whose:
-                continue
-            connection = connections.pop(place)
+        theirs = lines.idle.pop(whose, [])
+        while theirs:
+            connection = theirs.pop()
             if connection.idle_since > oldest and connection.is_quiet:
+                if theirs:
+                    lines.idle[whose] = theirs
                 return connection
             connection.close()
-        if connections:
-            # Another's gives way to the new one: many servers have a thread for each connection, and few of those.
-            connections.pop(0).drop()
+        lines.make_room()
         return None
 
-    def _keep(self, base: str, connection: Connection) -> None:
+    def _keep(self, lines: _Lines, connection: Connection) -> None:
         if self._is_closed:
             connection.close()
             return
         loop = asyncio.get_running_loop()
         connection.idle_since = loop.time()
-        self._idle.setdefault(base, []).append(connection)
+        lines.keep(connection)
         if self._sweep is None:
             self._sweep = loop.call_later(self._keep_seconds, self._close_old)
 
     def _close_old(self) -> None:
         self._sweep = None
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._keep_seconds
-        for base, connections in list(self._idle.items()):
-            young: list[Connection] = []
-            for connection in connections:
-                if connection.is_open and connection.idle_since > oldest:
-                    young.append(connection)
-                else:
-                    connection.close()
-            if young:
-                self._idle[base] = young
-            else:
-                del self._idle[base]
-        if self._idle:
+        for lines in self._lines.values():
+            lines.close_idle(since=loop.time() - self._keep_seconds)
+        if any(lines.idle for lines in self._lines.values()):
             self._sweep = loop.call_later(self._keep_seconds, self._close_old)
 
     # --- opening ---
+
+    async def _new(self, lines: _Lines, server: Server, proxy: Server | None) -> Connection:
+        try:
+            connection = await self._opened(server, proxy)
+        except NotSent:
+            lines.served = 1  # it may be another, once it is there again
+            raise
+        lines.opened(connection)
+        return connection
 
     async def _opened(self, server: Server, proxy: Server | None) -> Connection:
         try:

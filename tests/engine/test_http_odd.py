@@ -92,7 +92,7 @@ async def test_a_connection_that_answered_before_all_was_sent_is_not_used_again(
             assert (answer.status, await answer.read(MOST)) == (413, b"")
             answer.release()
         assert server.connections == 2
-        assert not http._idle
+        assert not any(lines.idle for lines in http._lines.values())
         listening.close()
 
 
