@@ -8,6 +8,7 @@ import pytest
 from django.db import connection, transaction
 from psycopg import OperationalError
 
+from billing.engine.call import Call
 from billing.engine.loop import run
 from billing.engine.store import Store
 from billing.guard import Outcome, current_reservation, guarded, reserve
@@ -256,6 +257,27 @@ def test_a_reservation_that_is_dropped_is_settled_by_what_it_said(workspace, ups
     assert eventually(lambda: is_settled(workspace))
     assert [line.cost for line in workspace.lines()] == ([1_000] if dispatched else [])
     assert_books_agree(workspace)
+
+
+def test_a_call_that_is_over_leaves_nothing_that_only_the_collector_frees(workspace, upstream, model):
+    """The plane collects rarely, for what it costs: all that a call knew, its prompt too, would stay until then."""
+    api, bare = workspace.api(), workspace.api(alone=True)
+    gc.collect()
+    gc.disable()
+    try:
+        for stream in (False, True):
+            assert api.chat("hello", stream=stream).content
+            body = {"model": model, "messages": MESSAGES, "stream": stream}
+            assert bare.post("/v1/chat/completions", body).content
+        workspace.settled(lines=4)
+        whose = workspace.account.subject_tenant
+        assert eventually(lambda: not [one for one in gc.get_objects() if isinstance(one, Call) and is_of(one, whose)])
+    finally:
+        gc.enable()
+
+
+def is_of(call, subject_tenant):
+    return call.payer.subject_tenant == subject_tenant
 
 
 # --- the builder's own -----------------------------------------------------------------------------------------------
