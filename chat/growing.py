@@ -16,6 +16,12 @@ from chat.answer import Answer
 from chat.terms import Bought, P
 
 GROW_AGAIN_SECONDS = 0.2
+# Where a slice is refused, half of it may still be paid for. Below so many tokens it is not worth a hold of its own.
+LEAST_MORE = 8
+# So long none is asked for that is as long as the one that was refused.
+SHORTER_SECONDS = 1.0
+# So long shorter ones are asked for while the answer waits: its model writes on meanwhile, and bills.
+SHORTEN_SECONDS = 0.5
 # Its reader waits for the last event meanwhile. An authority that is restarted is back within this.
 REACH_SECONDS = 2.0
 
@@ -33,10 +39,12 @@ class Growth(Generic[P]):
         self._ask_again_at = 0.0
         # The last slice that was asked for was refused, and there is somebody who said so.
         self.is_refused = False
+        self._shorter, self._shorter_until = 0, 0.0  # tokens that a slice has at most since then, and how long
 
     async def covers(self, answer: Answer) -> bool:
         """Whether the answer may go on: what it used is below what is held, and more is asked for in time."""
         most = self._terms.most_output
+        shorten_until: float | None = None
         while self.held_output < most:
             counted = answer.counted()
             self._harvest()
@@ -50,7 +58,9 @@ class Growth(Generic[P]):
             assert self._asked is not None
             await asyncio.wait([self._asked])
             if not self._harvest():
-                return False
+                shorten_until = shorten_until or self._loop.time() + SHORTEN_SECONDS
+                if not self.is_refused or self._shorter < LEAST_MORE or self._loop.time() >= shorten_until:
+                    return False
         return True
 
     async def reach(self, reported: Usage) -> None:
@@ -83,7 +93,9 @@ class Growth(Generic[P]):
         terms = self._terms
         # By the learned ratio, as an answer is charged that nobody reports: what is held goes by the safer count.
         self._note(Usage(terms.likely, min(answer.counted(terms.habit.output_ratio), self.held_output)))
-        self._ask(next_output(self.held_output, terms.most_output))
+        more = next_output(self.held_output, terms.most_output)
+        # Cut where twice as much was not to be had, an answer left up to half of its budget unspent.
+        self._ask(min(more, self._shorter) if self._loop.time() < self._shorter_until else more)
 
     def _note(self, now: Usage) -> None:
         used = cost(now, self._terms.price)
@@ -106,5 +118,8 @@ class Growth(Generic[P]):
         if granted:
             self.held_output += self._more
         else:
-            self._ask_again_at = self._loop.time() + GROW_AGAIN_SECONDS
+            now = self._loop.time()
+            self._ask_again_at = now + GROW_AGAIN_SECONDS
+            if self.is_refused:
+                self._shorter, self._shorter_until = self._more // 2, now + SHORTER_SECONDS
         return granted

@@ -110,6 +110,31 @@ def test_where_no_slice_is_to_be_had_the_answer_ends_paid_for_what_came(workspac
     assert_books_agree(workspace, before=before)
 
 
+def test_an_answer_that_the_budget_pays_for_is_whole_though_a_longer_slice_is_refused(workspace, upstream, trusted):
+    """Money for 964 tokens was there, and an answer of 420 was cut at 326: each slice was as long as all before it."""
+    upstream.tokens, upstream.delay_between = ["word "] * 420, 0.002
+    api = workspace.api()
+    workspace.leave(AT_FIRST + 900 * OUTPUT)
+    before = workspace.ledger()["spent"]
+    answer = api.chat("hello", max_tokens=1_000).json()
+    assert (answer["usage"]["output_tokens"], answer["finish_reason"], answer["outcome"]) == (420, "stop", "exact")
+    (line,) = workspace.settled(lines=1)
+    assert (line.cost, line.overrun) == (10 * INPUT + 420 * OUTPUT, 0)
+    assert_books_agree(workspace, before=before)
+
+
+@pytest.mark.parametrize("more", [0, 7, 150])
+def test_a_budget_is_used_up_to_a_few_tokens_before_an_answer_ends_for_it(workspace, upstream, trusted, more):
+    upstream.tokens, upstream.last_word_after = ["word "] * 400, threading.Event()
+    api = workspace.api()
+    workspace.leave(AT_FIRST + more * OUTPUT)
+    assert api.chat("hello", max_tokens=1_000).json()["finish_reason"] == "budget"
+    (line,) = workspace.settled(lines=1)
+    held = sum(one["reserved"]["amount"] for one in reservations_of(workspace))
+    assert held == line.estimate
+    assert AT_FIRST + more * OUTPUT - held < 8 * OUTPUT
+
+
 @pytest.fixture
 def away(lossy):
     """`with away("database"):` it answers nobody for that time."""
