@@ -319,7 +319,9 @@ class Call:
         written_final = attempts = 0
         while True:
             if not settled.is_landed:
-                settled = await settling.settle_at_the_authority(self._engine.authority, self.hold, final)
+                settled = await settling.settle_at_the_authority(
+                    self._engine.authority, self.hold, final, say_first=self._say_first
+                )
                 if not self._engine.lines.are_empty:
                     self._engine.lines.wake(scopes_of(self.hold.subject))
             try:
@@ -368,14 +370,22 @@ class Call:
         params = {"most_tokens": rates.tokens, "tokens_more": used - self.order.tokens}
         return Keep("", params, first=TOKENS_CORRECTED) if params["tokens_more"] else None
 
-    async def _write_final(self, settled: Settled) -> None:
+    async def _say_first(self, final: Final) -> bool | None:
+        """What the row says from now on, before an event says it. None where it cannot be written now."""
+        try:
+            return await self._write_final(Settled(final, is_landed=False))
+        except psycopg.Error:
+            return None
+
+    async def _write_final(self, settled: Settled) -> bool:
+        """Whether there is a row to write it into: a sweep may have settled the call."""
         figures = settling.line_figures(settled.final)
         figures["used"] = figures.pop("cost")
         params = {"id": self.id, "slices": settling.slices_as_json(self.hold.slices), **figures}
         # In one statement: a repeat must neither wait for the authority, nor see an answer without what it costs.
         answer = self._answer(settled) or Keep("", {})
         statement = in_schema(FINAL.replace("{keep}", answer.sql), self.payer.schema)
-        await self._engine.store.fetch(statement, {**params, **answer.params})
+        return bool(await self._engine.store.fetch(statement, {**params, **answer.params}))
 
     def _log(self, settled: Settled) -> None:
         final, whose = settled.final, self.payer.in_logs

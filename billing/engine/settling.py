@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import operator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -119,7 +120,14 @@ class _Part:
 # --- at the authority -----------------------------------------------------------------------------------------------
 
 
-async def settle_at_the_authority(authority: Authority, hold: Open, final: Final) -> Settled:
+# Of a living process: writes into the hold's row what an event is about to say. Whether the row is there; None where it
+# cannot be written now.
+SayFirst = Callable[[Final], Awaitable[bool | None]]
+
+
+async def settle_at_the_authority(
+    authority: Authority, hold: Open, final: Final, *, say_first: SayFirst | None = None
+) -> Settled:
     """Commit each slice up to its amount, release the rest. Not landed: repeat it with the same arguments.
 
     A process may have died between two of its commits. Then the first is believed, and the rest goes by its word too.
@@ -127,7 +135,7 @@ async def settle_at_the_authority(authority: Authority, hold: Open, final: Final
     asked, parts = final, []
     for at, part in enumerate(hold.slices):
         share = shares(final.cost, [part.amount for part in hold.slices])[at]
-        parts.append(done := await _settle_slice(authority, hold, part, share, final))
+        parts.append(done := await _settle_slice(authority, hold, part, share, final, say_first))
         if done.believed is not None:
             final = _believed(final, done.believed)
     if not all(part.is_landed for part in parts):
@@ -176,7 +184,9 @@ def _newest_budget(parts: list[_Part], scope: str) -> dict[str, Any] | None:
     return None
 
 
-async def _settle_slice(authority: Authority, hold: Open, part: Slice, share: int, final: Final) -> _Part:
+async def _settle_slice(
+    authority: Authority, hold: Open, part: Slice, share: int, final: Final, say_first: SayFirst | None
+) -> _Part:
     if part.reservation_id is None:
         # Its grant was never written down. Where it was refused, nothing is held under its name.
         response = await authority.reserve(hold.payer, reserve_body(hold, part))
@@ -202,7 +212,7 @@ async def _settle_slice(authority: Authority, hold: Open, part: Slice, share: in
     if meaning == Landed.ENDED:
         return await _what_stands(authority, hold, part, share)
     if meaning == Landed.LATE:
-        return await _late(authority, hold, part, share, final) if share > 0 else _Part(is_landed=True)
+        return await _late(authority, hold, part, share, final, say_first) if share > 0 else _Part(is_landed=True)
     if meaning == Landed.GONE or await _tenant_is_closed(authority, hold, response.status):
         logger.error(
             "A call of a closed account cannot be booked: hold=%s microcents=%d",
@@ -275,8 +285,17 @@ async def _what_stands(authority: Authority, hold: Open, part: Slice, share: int
     return _not_yet(response)
 
 
-async def _late(authority: Authority, hold: Open, part: Slice, share: int, final: Final) -> _Part:
-    """The hold is gone, the work was done: an event books it, once, under the slice's own key."""
+async def _late(
+    authority: Authority, hold: Open, part: Slice, share: int, final: Final, say_first: SayFirst | None
+) -> _Part:
+    """The hold is gone, the work was done: an event books it, once, under the slice's own key.
+
+    What an event has booked cannot be asked for, as a commit can. So the row says it first: a sweep that finds its
+    process dead sends the same bytes. Where a sweep has been there already, its row is gone.
+    """
+    is_there = await say_first(final) if say_first is not None else True
+    if not is_there:
+        return _Part(is_landed=is_there is False, charged=share)
     body = {
         "idempotency_key": part.key(hold.id),
         "subject": hold.subject,

@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 
+import psycopg
 import pytest
 from django.db import connection, transaction
 from psycopg import OperationalError
@@ -16,6 +17,7 @@ from billing.models import Hold
 from billing.usage.models import UsageLine
 from chat import calls
 from chat.errors import ModelFailed
+from tenants.connections import own_connection_params
 from tests.support.authority import AuthorityProbe
 from tests.support.cast import events_of
 from tests.support.money import (
@@ -117,11 +119,21 @@ def test_a_commit_past_the_lease_is_an_event_once(workspace, upstream, lossy):
     assert eventually(lambda: reservations_of(workspace)[0]["status"] == "EXPIRED", 30)
     assert workspace.ledger()["reserved"] == 0
     lossy.lose["/events"] = 1  # its first answer is lost: the repeat must not book it again
+    said = []
+
+    def look():
+        """Dying here, the process leaves what its row says: the sweep repeats the event, and it must be the same."""
+        with psycopg.connect(**own_connection_params()) as own:
+            query = "SELECT is_final, used, outcome FROM public.billing_hold WHERE id = %s"
+            said.extend(own.execute(query, [hold.id]).fetchall())
+
+    lossy.before["/events"] = look
     hold.settle()
     assert eventually(lambda: not under_way(workspace))
     (line,) = workspace.settled(lines=1)
     assert (line.cost, line.outcome) == (3_000, "exact")
     assert workspace.ledger()["spent"] == 3_000
+    assert said == [(True, 3_000, "exact")]
 
 
 def test_a_late_event_that_the_ledger_cannot_take_is_loss_and_the_tenant_can_go_on(workspace, upstream, model, lossy):

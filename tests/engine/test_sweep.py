@@ -13,13 +13,14 @@ import pytest
 from django.utils import timezone
 
 from billing import settlement
+from billing.engine.loop import here
 from billing.guard import reserve
 from billing.keys import unseal
 from billing.models import Hold, Process
 from billing.settlement import sweep
 from tenants.threads import carrying
 from tests.support.authority import AuthorityProbe, RuntimeCaller
-from tests.support.money import INPUT, OUTPUT, assert_books_agree, eventually, reservations_of, true_cost
+from tests.support.money import INPUT, OUTPUT, assert_books_agree, eventually, on_loop, reservations_of, true_cost
 from tests.support.plane import PlaneProcess
 
 ESTIMATE = 5_000
@@ -118,6 +119,11 @@ def test_an_expired_reservation_is_one_event_however_often_it_is_swept(workspace
     (line,) = swept(workspace)
     assert (line.outcome, line.cost) == ("swept", 1_500)
     assert swept(workspace) == [line]
+    # The process was only asleep, such as with its whole machine, and says something else of the same call.
+    hold.record(cost=4_000)
+    hold.settle()
+    assert eventually(lambda: not on_loop(lambda: here().under_way[workspace.account.subject_tenant]))
+    assert workspace.lines() == [line]
     assert workspace.ledger()["spent"] == 1_500
 
 
