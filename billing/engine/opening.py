@@ -163,6 +163,11 @@ async def _tightened(engine: Engine, order: Order) -> Call | None:
 
 
 async def _fit_or_refuse(engine: Engine, order: Order, denied: str, ledgers: list[Ledger] | None) -> Call:
+    # Whoever was never the first in the line has not counted yet, and would be refused by a bound far above its need.
+    if ledgers and 0 < room_in(ledgers) < order.amount:
+        call = await _tightened(engine, order)
+        if call is not None:
+            return call
     for _ in range(FIT_ATTEMPTS):
         amount = _fitting(order, ledgers)
         if amount <= 0:

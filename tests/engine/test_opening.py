@@ -261,6 +261,25 @@ def test_input_is_counted_also_for_those_who_wait_in_line(workspace, upstream, m
     assert [answer.status_code for answer in answers] == [200] * 4
 
 
+def test_input_is_counted_also_for_whoever_was_never_the_first_in_line(workspace, upstream, model, settings):
+    """Behind a larger call they were refused what the budget covered: by a bound ten times as high as their input."""
+    # A model's server that is some way off: meanwhile the time of those behind ends.
+    settings.BUDGET_WAIT_SECONDS, upstream.tokenizer, many = 0.4, lambda body: time.sleep(0.3) or 10, 4
+    api, need, held = workspace.api(), (10 + 16) * INPUT + 8 * OUTPUT, first_hold()
+    workspace.leave(many * need + held)
+    before = workspace.ledger()["spent"]
+    asked = {"app": "test", "action_kind": "test.call", "action_name": "unit"}
+    with TenantExecutor(1) as pool, reserve(workspace.tenant, **asked, estimate=held):
+        large = pool.submit(reserve, workspace.tenant, **asked, estimate=many * need + held)
+        assert eventually(lambda: waiting_in(workspace))
+        answers = side_by_side(api, many, max_tokens=8)
+        assert [answer.status_code for answer in answers] == [200] * many
+        assert not any(answer.json()["fitted"] for answer in answers)
+        with pytest.raises(BudgetDenied):
+            large.result()
+    assert_books_agree(workspace, before=before)
+
+
 def test_the_last_of_a_budget_can_be_spent_but_for_one_first_hold(workspace, upstream, trusted):
     upstream.tokens = ["word "] * 20
     api = workspace.api()
