@@ -10,6 +10,7 @@ import pytest
 
 from billing.engine.store import LOCKED_SECONDS
 from billing.models import Hold
+from chat import growing
 from tenants.connections import own_connection_params
 from tests.support.money import (
     AT_FIRST,
@@ -110,6 +111,13 @@ def test_where_no_slice_is_to_be_had_the_answer_ends_paid_for_what_came(workspac
     assert_books_agree(workspace, before=before)
 
 
+@pytest.fixture
+def unhurried(monkeypatch):
+    """However slow the machine is, shorter slices are asked for until there are none."""
+    monkeypatch.setattr(growing, "SHORTEN_SECONDS", 30.0)
+
+
+@pytest.mark.usefixtures("unhurried")
 def test_an_answer_that_the_budget_pays_for_is_whole_though_a_longer_slice_is_refused(workspace, upstream, trusted):
     """Money for 964 tokens was there, and an answer of 420 was cut at 326: each slice was as long as all before it."""
     upstream.tokens, upstream.delay_between = ["word "] * 420, 0.002
@@ -123,6 +131,7 @@ def test_an_answer_that_the_budget_pays_for_is_whole_though_a_longer_slice_is_re
     assert_books_agree(workspace, before=before)
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("more", [0, 7, 150])
 def test_a_budget_is_used_up_to_a_few_tokens_before_an_answer_ends_for_it(workspace, upstream, trusted, more):
     upstream.tokens, upstream.last_word_after = ["word "] * 400, threading.Event()
