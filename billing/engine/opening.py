@@ -54,7 +54,11 @@ async def open_call(engine: Engine, order: Order) -> Call:
             return call
         ledgers = await _ledgers(engine, order)
         if ledgers is not None and not may_wait(ledgers, order):
-            return await _fit_or_refuse(engine, order, denied, ledgers)
+            call, denied, ledgers = await _fitted(engine, order, denied, ledgers)
+            if call is not None:
+                return call
+            if not _may_come_free(ledgers, order):
+                raise _refusal(order, denied, ledgers)
         # Behind a seat that is short only its own calls wait, not the whole tenant's.
         line = worth_waiting_for(ledgers, needed=order.amount) or scopes_of(order.subject)[0]
     # From here: an authority that takes its time over a cold key takes it from nobody's wait for money.
@@ -75,9 +79,17 @@ async def open_call(engine: Engine, order: Order) -> Call:
                     tell()
                     ledgers = await _ledgers(engine, order)
                     if ledgers is not None and not may_wait(ledgers, order):
-                        break  # what was held has been spent meanwhile: nothing comes free any more
+                        # What was held has been spent meanwhile.
+                        call, denied, ledgers = await _fitted(engine, order, denied, ledgers)
+                        if call is not None:
+                            return call
+                        if not _may_come_free(ledgers, order):
+                            raise _refusal(order, denied, ledgers)
             was_woken = await place.wait(min(left, LOOK_AGAIN_SECONDS) if place.is_first else left)
-    return await _fit_or_refuse(engine, order, denied, await _ledgers(engine, order))
+    call, denied, ledgers = await _fitted(engine, order, denied, await _ledgers(engine, order))
+    if call is not None:
+        return call
+    raise _refusal(order, denied, ledgers)
 
 
 @asynccontextmanager
@@ -162,12 +174,15 @@ async def _tightened(engine: Engine, order: Order) -> Call | None:
     return (await _try(engine, order, counted))[0]
 
 
-async def _fit_or_refuse(engine: Engine, order: Order, denied: str, ledgers: list[Ledger] | None) -> Call:
+async def _fitted(
+    engine: Engine, order: Order, denied: str, ledgers: list[Ledger] | None
+) -> tuple[Call | None, str, list[Ledger] | None]:
+    """The call, for as much as there is; else the code of a denial, and the ledgers as they are by then."""
     # Whoever was never the first in the line has not counted yet, and would be refused by a bound far above its need.
     if ledgers and 0 < room_in(ledgers) < order.amount:
         call = await _tightened(engine, order)
         if call is not None:
-            return call
+            return call, "", ledgers
     for _ in range(FIT_ATTEMPTS):
         amount = _fitting(order, ledgers)
         if amount <= 0:
@@ -175,9 +190,18 @@ async def _fit_or_refuse(engine: Engine, order: Order, denied: str, ledgers: lis
         call, denied = await _try(engine, order, amount)
         if call is not None:
             call.is_fitted = amount < order.amount
-            return call
+            return call, "", ledgers
         ledgers = await _ledgers(engine, order)
-    raise refusal_of(
+    return None, denied, ledgers
+
+
+def _may_come_free(ledgers: list[Ledger] | None, order: Order) -> bool:
+    """Whether others took what was left for a shorter answer while it was asked for: it is waited for as well."""
+    return ledgers is not None and (may_wait(ledgers, order) or _fitting(order, ledgers) > 0)
+
+
+def _refusal(order: Order, denied: str, ledgers: list[Ledger] | None) -> BudgetError:
+    return refusal_of(
         denied,
         ledgers,
         needed=order.amount,

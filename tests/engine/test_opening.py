@@ -10,8 +10,10 @@ from billing.engine.loop import here
 from billing.engine.store import LOCKED_SECONDS
 from billing.errors import BudgetDenied
 from billing.guard import reserve
+from billing.keys import unseal
 from billing.models import Hold
 from tenants.threads import TenantExecutor, carrying
+from tests.support.authority import RuntimeCaller
 from tests.support.gate import Gate
 from tests.support.money import (
     INPUT,
@@ -229,6 +231,27 @@ def test_money_for_a_shorter_answer_that_others_hold_is_said_to_be_held(workspac
         assert (refused.status_code, answer["reason"]) == (402, "held_by_others"), answer
     assert upstream.calls == []
     assert api.post(path, ask).status_code == 200
+
+
+def test_money_for_a_shorter_answer_that_another_takes_first_is_waited_for(
+    workspace, upstream, model, settings, lossy, authority
+):
+    """It was refused at once as held by others, which is to be said only to who has waited."""
+    settings.BUDGET_WAIT_SECONDS = 30
+    account = workspace.account
+    other = RuntimeCaller(authority.runtime_url, account.subject_tenant, unseal(account.sealed_key))
+    api, taken = workspace.api(), []
+    workspace.leave(left := first_hold(output=20))
+    # Between its look at the ledgers and what it asks for by them.
+    take = {"/reservations": lambda: taken.append(other.hold(left))}
+    lossy.after["/reservations"] = lambda: lossy.before.update(take)
+    exchange = api.plane.begin("POST", "/api/chat/", {"prompt": "hello"})
+    assert eventually(lambda: taken and (waiting_in(workspace) or exchange.is_over))
+    assert not exchange.is_over, PlaneResponse(exchange).json()
+    assert other.release(taken[0]).status_code == 200
+    answer = PlaneResponse(exchange)
+    assert (answer.status_code, answer["X-Budget-Fitted"]) == (200, "20")
+    workspace.settled(lines=1)
 
 
 def test_a_plan_that_does_not_fit_refuses(workspace, upstream, model, monkeypatch):
