@@ -228,11 +228,13 @@ def hand_over(account: Account) -> str | None:
 
 
 def _once(account: Account, column: str, make: Callable[[User], str]) -> str | None:
-    """What `make` makes for the owner, for the first caller in time; None for all others."""
+    """What `make` makes for the owner, for the first caller in time; None for all others.
+
+    Also for a caller whose account has become another's while they waited: their own sign-up was broken off.
+    """
     now = timezone.now()
-    unclaimed = Account.objects.filter(
-        **{"pk": account.pk, "status": Account.Status.ACTIVE, "activated_at__gt": now - FIRST_WITHIN, column: None}
-    )
+    theirs = Account.objects.filter(pk=account.pk, asked_by=account.asked_by, status=Account.Status.ACTIVE)
+    unclaimed = theirs.filter(**{"activated_at__gt": now - FIRST_WITHIN, column: None})
     # Looked at first, for a deleted workspace may have no schema any more.
     owner = owner_of(account.tenant) if unclaimed.exists() else None
     if owner is None:

@@ -28,8 +28,9 @@ from tenants.limits import address_of
 from tenants.roles import Action
 from tenants.users.access import needs
 
-# The waiting room belongs to the browser that signed up, so its address needs no secret.
-SESSION_ACCOUNT = "signup_account"
+# The waiting room belongs to the browser that signed up, so its address needs no secret. The account alone does not say
+# who that was: one whose sign-up was broken off becomes whoever's asks for its slug next.
+SESSION_ACCOUNT, SESSION_ASKED_BY = "signup_account", "signup_asked_by"
 WAIT_SECONDS = 2
 # A room in which somebody has waited so long says so, and looks less often.
 LONG = timedelta(minutes=1)
@@ -60,7 +61,7 @@ def sign_up(request: HttpRequest) -> HttpResponse:
         form.add_error("slug" if isinstance(refusal, SlugTaken) else None, refusal.message)
         return _sign_up_page(request, form, mark, refusal)
     request.session.cycle_key()
-    request.session[SESSION_ACCOUNT] = account.pk
+    request.session[SESSION_ACCOUNT], request.session[SESSION_ASKED_BY] = account.pk, account.asked_by
     return redirect("sign_up_wait")
 
 
@@ -90,8 +91,8 @@ def sign_up_wait(request: HttpRequest) -> HttpResponse:
 
     Whoever comes too late for that, such as a waiting room that was left open, logs in there instead.
     """
-    pk = request.session.get(SESSION_ACCOUNT, 0)
-    account = Account.objects.select_related("tenant").filter(pk=pk).first()
+    pk, asked_by = request.session.get(SESSION_ACCOUNT, 0), request.session.get(SESSION_ASKED_BY, "")
+    account = Account.objects.select_related("tenant").filter(pk=pk, asked_by=asked_by).first()
     if account is None:
         return redirect("sign_up")
     if not signing_up.wait_until_ready(account):

@@ -234,21 +234,33 @@ def test_a_claim_that_was_given_up_holds_no_place_at_the_worker(caplog, monkeypa
 # --- a sign-up that was broken off ------------------------------------------------------------------------------------
 
 
-def test_a_slug_whose_sign_up_died_before_its_password_was_kept_is_free_after_half_a_minute(settings):
-    """Nobody could ever log in to it."""
+def test_a_slug_whose_sign_up_died_before_its_password_was_kept_is_free_after_half_a_minute(
+    bare, settings, monkeypatch
+):
+    """Nobody could ever log in to it. And whoever still waits for it does not get what has become another's."""
     settings.SIGN_UP_FORM_RATE = (1000, 0.001)
-    lost, data = form(), form()
+    lost, data = form(mark=mark_of(bare)), form()
     account = signing_up._claim(
-        **{name: lost[name] for name in ("name", "slug", "email")}, plan="trial", asked_by=signing_up.digest("lost")
+        **{name: lost[name] for name in ("name", "slug", "email")},
+        plan="trial",
+        asked_by=signing_up.digest(lost["mark"]),
     )
+    with monkeypatch.context() as patch:
+        patch.setattr(signing_up, "make_password", busy)
+        assert bare.post("/signup/", lost)["Location"] == "/signup/wait/"
     data["slug"] = lost["slug"]
     assert by_api(data).status_code == 409
     Account.objects.filter(pk=account.pk).update(created_at=timezone.now() - timedelta(seconds=31))
+    looking = Account.objects.get(pk=account.pk)  # as a waiting room that has begun to look has it
     assert by_api(data).status_code == 201
     account.refresh_from_db()
     assert account.owner_email == data["email"]
+    room = bare.get("/signup/wait/")
+    assert (room.status_code, room["Location"]) == (302, "/signup/")
+    assert provisioning.hand_over(looking) is None
+    assert provisioning.hand_over(account) is not None
     # The first process was only slow: its password opens nothing.
-    account.asked_by = signing_up.digest("lost")
+    account.asked_by = signing_up.digest(lost["mark"])
     with pytest.raises(SlugTaken):
         signing_up._keep_password(account, "!")
     host = {"host": f"{data['slug']}.localhost"}
