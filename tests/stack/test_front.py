@@ -367,8 +367,10 @@ def until_the_end(front, sent: bytes) -> bytes:
     with front.connect() as client:
         client.sendall(sent)
         answers = b""
-        while piece := client.recv(65_536):
-            answers += piece
+        # Of what was sent some is left unread.
+        with contextlib.suppress(ConnectionResetError):
+            while piece := client.recv(65_536):
+                answers += piece
     return answers
 
 
@@ -377,17 +379,19 @@ MALFORMED = {
     "no number": b"0x2\r\n{}\r\n0\r\n\r\n",
     "a line without CR": b"2\n{}\n0\n\n",
     "a trailer that is none": b"2\r\n{}\r\n0\r\n bad\r\n",
+    "a trailer that is too long": b"2\r\n{}\r\n0\r\nX-Long: " + b"t" * 5_000 + b"\r\n\r\n",
+    "a size that is too long a line": b"2;" + b"x" * 5_000 + b"\r\n{}\r\n0\r\n\r\n",
 }
 
 
-@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
 @pytest.mark.parametrize("path", ["/api/chat/", "/api/summarize/"])
-def test_chunks_that_are_none_are_400_and_nothing_after_them_is_taken_for_a_request(front, web, plane, path, body):
+def test_chunks_that_are_none_are_400_and_nothing_after_them_is_taken_for_a_request(front, web, plane, path):
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-    answers = until_the_end(front, head + body + b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert answers.count(b"HTTP/1.1 ") == 1
-    assert answers.startswith(b"HTTP/1.1 400 ")
-    assert json.loads(answers.partition(b"\r\n\r\n")[2]) == UNREADABLE.body()
+    for name, body in MALFORMED.items():
+        answers = until_the_end(front, head + body + b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answers.count(b"HTTP/1.1 ") == 1, name
+        assert answers.startswith(b"HTTP/1.1 400 "), name
+        assert json.loads(answers.partition(b"\r\n\r\n")[2]) == UNREADABLE.body(), name
     assert web.seen() + plane.seen() == []
 
 
