@@ -236,7 +236,7 @@ def _once(account: Account, column: str, make: Callable[[User], str]) -> str | N
     theirs = Account.objects.filter(pk=account.pk, asked_by=account.asked_by, status=Account.Status.ACTIVE)
     unclaimed = theirs.filter(**{"activated_at__gt": now - FIRST_WITHIN, column: None})
     # Looked at first, for a deleted workspace may have no schema any more.
-    owner = owner_of(account.tenant) if unclaimed.exists() else None
+    owner = founder_of(account.tenant) if unclaimed.exists() else None
     if owner is None:
         return None
     # Together: what could not be made must not count as given.
@@ -261,6 +261,10 @@ def account_for_status(token: str) -> Account | None:
     return Account.objects.select_related("tenant").filter(pk=int(pk)).first()
 
 
-def owner_of(tenant: Tenant) -> User | None:
+def founder_of(tenant: Tenant) -> User | None:
+    """Whoever signed up, the first member ever, while they own it: of a workspace that was handed over within minutes,
+    what is theirs to ask for must not be given to them as its new owner.
+    """
     with tenant_scope(tenant, alone=True):
-        return User.objects.filter(role=Role.OWNER, is_active=True).order_by("pk").first()
+        first = User.objects.order_by("pk").first()
+        return first if first and first.is_active and first.is_owner else None

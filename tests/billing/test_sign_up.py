@@ -13,8 +13,11 @@ from django.utils import timezone
 from billing import provisioning, signing_up
 from billing.models import Account
 from billing.provisioning import provision, sign_up, status_token
+from tenants.context import tenant_scope
 from tenants.limits import is_known
+from tenants.roles import Role
 from tenants.users.guesses import KNOWN
+from tenants.users.models import User
 from tests.support.cast import PASSWORD
 
 pytestmark = pytest.mark.usefixtures("app", "sign_ups")
@@ -280,11 +283,19 @@ def test_a_hand_over_that_failed_is_not_lost(waiting, monkeypatch):
     assert hidden(browser.get("/signup/wait/"), "token")
 
 
-def test_a_frozen_workspace_hands_nobody_over(waiting):
+def test_a_frozen_workspace_hands_nobody_over_and_no_founder_comes_in_as_whoever_owns_it_now(waiting):
     account, room = waiting
     provision(account)
-    Account.objects.filter(pk=account.pk).update(status=Account.Status.FROZEN)
+    accounts = Account.objects.filter(pk=account.pk)
+    accounts.update(status=Account.Status.FROZEN)
     assert room().get("/signup/wait/")["Location"].endswith("/login/")
+    accounts.update(status=Account.Status.ACTIVE)
+    with tenant_scope(account.tenant):
+        User.objects.update(role=Role.ADMIN)
+        User.objects.create_user("bob@example.com", PASSWORD, role=Role.OWNER)
+    assert room().get("/signup/wait/")["Location"].endswith("/login/")
+    status = Client(headers={"host": "localhost"}).get(f"/api/signup/{status_token(account)}/")
+    assert status.json()["api_key"] is None
 
 
 def test_a_post_from_elsewhere_is_refused(app):
