@@ -185,7 +185,7 @@ class Door:
         allowed = cors.allowed(self._headers, self._tenant)
         if "vary" in allowed:
             allowed["vary"] = f"{said[b'vary'].decode()}, {allowed['vary']}"
-        for name, value in {**allowed, **headers, "x-request-id": self._id}.items():
+        for name, value in {**headers, **allowed, "x-request-id": self._id}.items():
             said[name.encode("ascii")] = value.encode("latin1", "replace")
         await self._send({"type": "http.response.start", "status": status, "headers": list(said.items())})
 
