@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -193,3 +194,38 @@ def test_a_connection_without_a_request_is_not_kept_for_ever():
     for server in adapted["apps"]["http"]["servers"].values():
         assert server["idle_timeout"] == 75_000_000_000
         assert server["read_header_timeout"] == 10_000_000_000
+
+
+# --- HTTP/2, where the front has TLS ----------------------------------------------------------------------------------
+
+
+def test_a_length_that_comes_twice_by_http_2_is_400_as_by_http_1(folder, busy_web, plane):
+    """Clients do not send one. It was a 500 without a word."""
+    with Front(folder, web=busy_web.listener, plane=plane.listener, by_tls=True) as front:
+        status, body = by_http_2(front, "/v1/models", ("content-length", "2"), ("content-length", "3"), body=b"{}")
+    assert (status, json.loads(body)["error"]["code"]) == (BAD_REQUEST_OF_HPACK, "invalid")
+    assert busy_web.asked() + len(plane.seen()) == 0
+
+
+BAD_REQUEST_OF_HPACK = 0x80 + 12  # :status 400 has a number in its table
+
+
+def by_http_2(front, path: str, *more: tuple[str, str], body: bytes) -> tuple[int, bytes]:
+    """The first byte of the answer's head, and its body. As no client that is installed here would send it."""
+    head = [(":method", "POST"), (":scheme", "https"), (":path", path), (":authority", "localhost"), *more]
+    with front.connect_by_tls("h2") as client:
+        named = b"".join(b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in pair) for pair in head)
+        frames = [(4, 0, 0, b""), (1, 4, 1, named), (0, 1, 1, body)]  # settings, head, body with the end
+        sent = (
+            struct.pack(">I", len(of))[1:] + struct.pack(">BBI", kind, flags, at) + of for kind, flags, at, of in frames
+        )
+        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"".join(sent))
+        stream, status, said = client.makefile("rb"), 0, b""
+        while len(start := stream.read(9)) == 9:
+            of = stream.read(int.from_bytes(start[:3], "big"))
+            kind, is_last = start[3], start[4] & 1
+            status = of[0] if kind == 1 else status
+            said += of if kind == 0 else b""
+            if kind in (0, 1) and is_last:
+                break
+    return status, said
