@@ -151,6 +151,7 @@ class Frames:
         rest, self._rest = bytes(self._rest), bytearray()
         self._line(rest, values)
         self._end_frame(values)
+        self._note_name_alone()
         return values
 
     @property
@@ -215,15 +216,21 @@ class Frames:
         elif not line:
             if self._lines and not self._lines_are_bare:
                 self._end_frame(values)
-            # To clients a name alone is an event, whose data is no JSON.
-            self.breaks_clients = self.breaks_clients or (bool(self._event) and not self.is_open)
+            self._note_name_alone()
             self._event = b""
         elif line.startswith(b":"):
             self.breaks_clients = self.breaks_clients or not _is_utf8(line)
         else:
             # To some clients the mark is a part of the field's name, and they skip the first word.
             self.breaks_clients = self.breaks_clients or line.startswith(BOM)
-            self._other(line.removeprefix(BOM).strip(), values)
+            text = line.removeprefix(BOM)
+            # As a blank is to all of them.
+            self.left_out = self.left_out or (text.startswith((b" ", b"\t")) and text.lstrip().startswith(b"data:"))
+            self._other(text.strip(), values)
+
+    def _note_name_alone(self) -> None:
+        """To clients it is an event, whose data is no JSON. Behind data that was read it is a part of that."""
+        self.breaks_clients = self.breaks_clients or (bool(self._event) and not self.is_open)
 
     def _other(self, line: bytes, values: list[Any]) -> None:
         """Not quite an event's line, or another field of it, or JSON without any event around it."""
@@ -253,6 +260,7 @@ class Frames:
         """Taken as soon as it is JSON: some servers send no blank line after a frame, or only with the next one."""
         if len(text) < 16 and text.strip(b' \t"').upper() == b"[DONE]":
             self._end_frame(values)
+            self._note_name_alone()  # the mark's own, which is passed on without it
             self.is_done = True
         elif not self._lines:
             if not text.strip():
