@@ -47,13 +47,36 @@ def is_error(frame: dict[str, Any]) -> bool:
         return True
     if frame.get("error_msg") or frame.get("error_message"):
         return True
-    if "choices" in frame:
+    # MiniMax's, which has it in every chunk, and beside one that failed `choices: null`.
+    if type(said := frame.get("base_resp")) is dict and said.get("status_code") not in _WELL:
+        return True
+    if frame.get("choices") is not None:
         return False
     if frame.get("object") == "error" or frame.get("type") == "error":
         return True
-    if frame.get("code") not in (None, 0, "0", 200, "200", "") and ("message" in frame or "msg" in frame):
+    if frame.get("code") not in _WELL and ("message" in frame or "msg" in frame):
         return True
-    return _says_that_it_failed(frame) and any(frame.get(name) for name in ("message", "msg", "detail", "reason"))
+    if _says_that_it_failed(frame) and any(frame.get(name) for name in _REASONS):
+        return True
+    return _is_exception(frame)
+
+
+# Codes of what went well.
+_WELL = (None, 0, "0", 200, "200", "")
+_REASONS = ("message", "msg", "detail", "reason", "title")
+_FAULTS = ("Error", "fault", "exception", "__type")
+_CODES = ("errcode", "errCode", "err_code", "err_no", "errno")
+# What stands beside a sentence that is all there is.
+_SENTENCE = {"message", "Message", "id", "request_id", "requestId", "trace_id", "documentation_url"}
+
+
+def _is_exception(frame: dict[str, Any]) -> bool:
+    """As the clouds' own gateways say it, which know nothing of models."""
+    if any(frame.get(name) for name in _FAULTS) or any(frame.get(name) not in _WELL for name in _CODES):
+        return True
+    if frame.keys() <= _SENTENCE and any(type(frame.get(name)) is str for name in ("message", "Message")):
+        return True
+    return any(name.endswith("Exception") and frame[name] for name in frame)
 
 
 def _says_that_it_failed(frame: dict[str, Any]) -> bool:
