@@ -12,7 +12,7 @@ from typing import Any
 from billing.outcomes import Outcome
 from billing.prices import Usage
 from chat.chunks import bytes_of, choices_of, is_error, storable, usages_of, words_of, written_in
-from chat.frames import Frames
+from chat.frames import BOM, Frames
 from chat.reports import Reports
 
 _CALLS = ("tool_calls", "function_call")  # of tools
@@ -43,6 +43,7 @@ class Answer:
         "_answers",
         "_deltas_reported",
         "_ends_by_report",
+        "_beginning",
         "_half",
         "_html",
         "_is_hidden",
@@ -84,6 +85,7 @@ class Answer:
         self._max_tokens = max_tokens
         self._answers = answers
         self.frames = Frames()
+        self._beginning = b""  # of what is called a web page
         self._reports = Reports()
         self._deltas_reported = 0  # as many had come by the last report
         self._ends_by_report = False
@@ -102,6 +104,7 @@ class Answer:
         self._end(self.frames.is_done)
         return shown
 
+        self._note_beginning(data)
     def close(self) -> str:
         """The connection has ended. The words of a frame that was not, or of a whole JSON body."""
         shown = self._take_all(self.frames.close())
@@ -111,9 +114,15 @@ class Answer:
         return shown
 
     def _end(self, is_done: bool) -> None:
+        if not self._spoke:
+            self._beginning = b"<"  # whatever else was called a page: it is no answer
         if self.is_over:
             self.finish_reason = self.finish_reason or "length"
             is_done = True
+    def _note_beginning(self, data: bytes) -> None:
+        if self._html and not self._beginning:
+            self._beginning = data.removeprefix(BOM).lstrip()[:1]
+
         self.is_done = is_done
 
     def _take_all(self, frames: list[Any]) -> str:
@@ -291,8 +300,10 @@ class Answer:
 
     @property
     def is_page(self) -> bool:
-        """A web page and no model: the address is wrong, or a proxy wants a sign-in."""
-        return self._html and not self._spoke
+        """A web page and no model: the address is wrong, or a proxy wants a sign-in. Its name alone does not tell, for
+        some gateways send everything under it, and an answer may begin with a comment, or come piece by piece.
+        """
+        return self._html and not self._spoke and self._beginning.startswith(b"<")
 
     @property
     def report_is_stale(self) -> bool:
