@@ -21,6 +21,8 @@ _CALLS = ("tool_calls", "function_call")  # of tools
 # has four or five, but a line of dashes may be one.
 LEAST_BYTES = 2
 MOST_BYTES = 16
+# Few tokens are longer, and no whole answer's are.
+USUAL_BYTES = 8
 SLACK_TOKENS = 64
 # No call asks for as many: what ends more of them is a fault, and is not remembered.
 MOST_ANSWERS = 1_000
@@ -41,9 +43,10 @@ class Answer:
 
     __slots__ = (
         "_answers",
+        "_beginning",
         "_deltas_reported",
         "_ends_by_report",
-        "_beginning",
+        "_grown_at",
         "_half",
         "_html",
         "_is_hidden",
@@ -82,12 +85,13 @@ class Answer:
         self.error = False  # an error object came
         self.is_done = False  # nothing more is to be read
         self._html = "html" in content_type.lower()
+        self._beginning = b""  # of what is called a web page
         self._max_tokens = max_tokens
         self._answers = answers
         self.frames = Frames()
-        self._beginning = b""  # of what is called a web page
         self._reports = Reports()
         self._deltas_reported = 0  # as many had come by the last report
+        self._grown_at = 0  # bytes that had, when a report last counted more than those before
         self._ends_by_report = False
         self._words: list[str] = []
         self._half = ""  # of a letter
@@ -100,29 +104,29 @@ class Answer:
 
     def feed(self, data: bytes) -> str:
         """What a reader is shown of these bytes; often nothing."""
+        self._note_beginning(data)
         shown = self._take_all(self.frames.feed(data))
         self._end(self.frames.is_done)
         return shown
 
-        self._note_beginning(data)
     def close(self) -> str:
         """The connection has ended. The words of a frame that was not, or of a whole JSON body."""
         shown = self._take_all(self.frames.close())
         if self.frames.is_bare and not self._spoke and not self.is_done:
             self.error = True  # a refusal, sent as a success
+        if not self._spoke:
+            self._beginning = b"<"  # whatever else was called a page: it is no answer
         self._end(self.frames.is_done or (self.frames.is_bare and self._message_came))
         return shown
 
-    def _end(self, is_done: bool) -> None:
-        if not self._spoke:
-            self._beginning = b"<"  # whatever else was called a page: it is no answer
-        if self.is_over:
-            self.finish_reason = self.finish_reason or "length"
-            is_done = True
     def _note_beginning(self, data: bytes) -> None:
         if self._html and not self._beginning:
             self._beginning = data.removeprefix(BOM).lstrip()[:1]
 
+    def _end(self, is_done: bool) -> None:
+        if self.is_over:
+            self.finish_reason = self.finish_reason or "length"
+            is_done = True
         self.is_done = is_done
 
     def _take_all(self, frames: list[Any]) -> str:
@@ -158,8 +162,11 @@ class Answer:
             self._count({"delta": frame["delta"]}, shown="")
         for usage in usages_of(frame, choices):
             self._spoke = True
+            most = self._reports.most
             if self._reports.take(usage):
                 self._deltas_reported = self.deltas
+                if self._reports.most > most:
+                    self._grown_at = self.billed_bytes
                 # Beside words it is a running report, and before them it is one of the input.
                 self._ends_by_report = self.deltas == before and (self.has_begun or not choices)
         return shown
@@ -307,8 +314,14 @@ class Answer:
 
     @property
     def report_is_stale(self) -> bool:
-        """Words came after the last report: some servers report as they go."""
-        return self.deltas > self._deltas_reported
+        """Words came after the last report: some servers report as they go. Or after the last one that counted them:
+        some report in each chunk what that one has, and the largest of those is not the whole.
+        """
+        return self.deltas > self._deltas_reported or self._is_reported_in_parts
+
+    @property
+    def _is_reported_in_parts(self) -> bool:
+        return self.billed_bytes > self._grown_at and self.billed_bytes > USUAL_BYTES * self._reports.most
 
     def report(self) -> Usage | None:
         """What the server says was used. None where it does not say both sides; no output is none where words came."""

@@ -26,8 +26,8 @@ def choices_of(frame: dict[str, Any]) -> list[dict[str, Any]]:
 
 def usages_of(frame: dict[str, Any], choices: list[dict[str, Any]]) -> Iterable[dict[Any, Any]]:
     """Where a report may stand: in the frame, in a choice or its delta, or in an object of the server's own."""
-    # As in `is_error`, written out.
-    found = [frame.get("usage")]
+    # As in `is_error`, written out. The longer names are Gemini's and LangChain's.
+    found = [frame.get("usage"), frame.get("usageMetadata"), frame.get("usage_metadata")]
     for choice in choices:
         found.append(choice.get("usage"))
         if type(said := choice.get("delta")) is dict:

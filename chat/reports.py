@@ -23,13 +23,16 @@ _NAMES = {
     "generatedtokens": "output",
     "completiontokencount": "output",
     "outputtokencount": "output",
+    "candidatestokencount": "output",
     "totaltokens": "total",
     "totaltokencount": "total",
     "reasoningtokens": "reasoning",
     "thinkingtokens": "reasoning",
+    "thoughtstokencount": "reasoning",
     "cachedtokens": "cached",
     "promptcachehittokens": "cached",
     "cachereadinputtokens": "cached",
+    "cachedcontenttokencount": "cached",
 }
 # Parts of the figures above, which `prompt_tokens_details` and its like hold.
 _DETAILS = ("cached", "reasoning")
@@ -51,7 +54,7 @@ class Reports:
 
     def take(self, usage: dict[Any, Any]) -> bool:
         """Whether it says anything of the output, so that it covers what was written until now."""
-        usage = _with_whole_input(usage)
+        usage = _with_whole_sides(usage)
         speaks = self._merge(usage, only=())
         for part in usage.values():
             if type(part) is dict:
@@ -89,6 +92,12 @@ class Reports:
         return max(found, default=None)
 
     @property
+    def most(self) -> int:
+        """Tokens that can have been written by now, as far as it is said."""
+        output = self.tokens_output or 0
+        return output if self.tokens_input is not None else max(output, self.total or 0)
+
+    @property
     def total(self) -> int | None:
         return self._most.get("total")
 
@@ -116,17 +125,21 @@ class Reports:
 # Beside these names the input is a whole already, and what was cached is a part of it.
 _WHOLES = {"prompttokens", "totaltokens"}
 _BESIDE = ("cachereadinputtokens", "cachecreationinputtokens")
+_PARTS = ("candidatestokencount", "thoughtstokencount")
 
 
-def _with_whole_input(usage: dict[Any, Any]) -> dict[Any, Any]:
+def _with_whole_sides(usage: dict[Any, Any]) -> dict[Any, Any]:
     """By Anthropic's names, `input_tokens` leaves out what was read from the cache or written to it: taken for the
-    whole, a long prompt that was cached would be charged as a few tokens.
+    whole, a long prompt that was cached would be charged as a few tokens. By Gemini's, thoughts are beside the output.
     """
     said = {str(name).lower().replace("_", ""): value for name, value in usage.items()}
     beside = [said[name] for name in _BESIDE if _is_count(said.get(name), 0)]
-    if not beside or _WHOLES & said.keys() or not _is_count(said.get("inputtokens"), 0):
-        return usage
-    return {**usage, "prompt_tokens": said["inputtokens"] + sum(beside)}
+    if beside and not _WHOLES & said.keys() and _is_count(said.get("inputtokens"), 0):
+        usage = {**usage, "prompt_tokens": said["inputtokens"] + sum(beside)}
+    parts = [said.get(name) for name in _PARTS]
+    if all(_is_count(part, 0) for part in parts):
+        usage = {**usage, "completion_tokens": sum(parts)}
+    return usage
 
 
 def _is_count(value: Any, least: int) -> bool:
