@@ -10,6 +10,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
+from billing.prices import Usage
 from chat.answer import MOST_ANSWERS, Answer
 from chat.chunks import choices_of
 from chat.frames import BOM, Frames, Read, read_json
@@ -126,6 +127,15 @@ class Whole(Answer):
             except RecursionError:
                 self.error = True
         return shown
+
+    def report(self) -> Usage | None:
+        usage = super().report()
+        if usage is not None or self._max_tokens is not None or self.deltas:
+            return usage
+        # Nothing was to be written, such as for embeddings, so that one figure says all, also where it is the sum.
+        reports = self._reports
+        tokens = reports.total if reports.tokens_input is None else reports.tokens_input
+        return None if tokens is None else Usage(tokens, 0, cached=min(reports.cached, tokens))
 
     @property
     def is_of_events(self) -> bool:

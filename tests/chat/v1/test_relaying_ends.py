@@ -347,6 +347,15 @@ def test_embeddings_cost_their_input_and_hold_nothing_else(workspace, model, ask
     assert line.estimate <= 400 * INPUT
 
 
+@pytest.mark.parametrize("name", ["total_tokens", "prompt_tokens", "input_tokens"])
+def test_the_one_figure_of_embeddings_is_their_input(workspace, model, ask, name):
+    """As Voyage reports it: with a sum alone, all above our estimate was taken for output, and not charged."""
+    model.script = gives({"object": "list", "data": [{"index": 0, "embedding": [0.1]}], "usage": {name: 30}})
+    assert ask("embeddings", messages=None, input="hello" * 8).status_code == 200
+    (line,) = workspace.settled(lines=1)
+    assert (line.outcome, line.tokens_input, line.cost) == ("exact", 30, 30 * INPUT)
+
+
 def test_embeddings_that_are_long_or_unreported_are_passed_on_and_paid(workspace, model, ask):
     rows = [{"index": index, "embedding": [0.123456789] * 400} for index in range(100)]
     model.script = gives({"object": "list", "data": rows, "usage": {"prompt_tokens": 8, "total_tokens": 8}})
