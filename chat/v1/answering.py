@@ -187,7 +187,9 @@ def _told_of(answering: Answering[Call], passed: Passed, settled: Settled) -> To
     # Not what was left of the key's rates: whoever repeats it may have another key, and asks at another time.
     headers = relaying.headers_of_money(answering, completion)
     if passed.is_stream:
-        return _as_told(200, {**EVENTS, **headers}, completion.passed + relaying.end_of(answering, completion, passed))
+        return _as_told(
+            200, {**EVENTS, **headers}, relaying.told_again(completion.passed, answering, completion, passed)
+        )
     return _as_told(200, {"content-type": "application/json", **headers}, completion.passed)
 
 

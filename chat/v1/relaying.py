@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -31,32 +32,81 @@ DONE = b"data: [DONE]\n\n"
 BLANK = b"\n\n"
 # Of an answer and of its model.
 LONGEST_NAME = 256
+# What may be a report of the use, and the longest frame that is looked at for one.
+_MAY_REPORT = re.compile(rb'"usage"\s*:\s*\{')
+LONGEST_REPORT = 16 * 1024
 # What ended the answer was the money, or that it was past its limit: the protocol has one word for both.
 _CUT_BY_US = ("budget", "length")
 
 
 async def stream(answering: Answering[Call], passed: Passed) -> AsyncIterator[bytes]:
     """The bytes of a stream. To close it is to leave."""
+    report = b""
     try:
         async for part in answering.frames():
-            yield comment("waiting") if part is None else part
+            shown, report = (report + comment("waiting"), b"") if part is None else _parted(report, part, passed)
+            if shown:
+                yield shown
         completion = await answering.finished()
         # Some of it never reached him, and must not look like the whole.
-        end = _error(ModelStopped()) if answering.gave_up_reader else end_of(answering, completion, passed)
+        if answering.gave_up_reader:
+            end = report + _error(ModelStopped())
+        else:
+            end = _end_of(answering, completion, passed, report)
     except Exception:
         # A status can no longer say it, and a stream that just stops looks like a lost connection.
         logger.exception("A stream broke on our side: hold=%s", answering.call.id)
-        end = _error(ApiError())
+        end = report + _error(ApiError())
     yield end
 
 
-def end_of(answering: Answering[Call], completion: Completion, passed: Passed) -> bytes:
-    """What stands after the model's own frames; with `completion.passed` before it, the whole stream once more."""
+def _parted(report: bytes, part: bytes, passed: Passed) -> tuple[bytes, bytes]:
+    """What goes out now, and the report at its end, which may be the stream's last frame. `report`: of the part before.
+
+    The helper of OpenAI's Python client takes the use and the fingerprint of the last chunk, and the budget's chunk has
+    neither; other clients add up every report. So for stock clients a report at the end and the budget are one chunk.
+    """
+    if not passed.for_stock_client:
+        return part, b""
+    at = part.rfind(b"\ndata:") + 1
+    if _MAY_REPORT.search(part, at) is None or _report(part[at:]) is None:
+        return report + part, b""
+    return report + part[:at], part[at:]
+
+
+def _report(frame: bytes) -> dict[str, Any] | None:
+    """The chunk of a frame that reports the use, and says nothing that its reader would wait for."""
+    if len(frame) > LONGEST_REPORT or not frame.startswith(b"data:"):
+        return None
+    try:
+        chunk = json.loads(frame[5:])
+    except (ValueError, RecursionError):
+        return None  # more than a chunk
+    choices = chunk.get("choices") if type(chunk) is dict else None
+    if type(choices) is not list or type(chunk.get("usage")) is not dict:
+        return None
+    is_end = all(type(choice) is dict and choice.get("finish_reason") for choice in choices)
+    return chunk if is_end else None
+
+
+def told_again(frames: bytes, answering: Answering[Call], completion: Completion, passed: Passed) -> bytes:
+    """The whole stream once more. `frames`: all that was passed on of the model's own."""
+    shown, report = _parted(b"", frames, passed)
+    return shown + _end_of(answering, completion, passed, report)
+
+
+def _end_of(answering: Answering[Call], completion: Completion, passed: Passed, report: bytes) -> bytes:
+    """What stands after the model's own frames. `report`: the last of these, where it has not gone out."""
     if answering.failure is not None:
-        return _error(answering.failure)
-    chunks = [_budget_chunk(answering, completion, passed)]
+        return report + _error(answering.failure)
+    budgets, reported = _budget_chunk(answering, completion, passed), _report(report)
+    chunks = [budgets]
     if completion.finish_reason in _CUT_BY_US and (missing := _unended(answering)):
         chunks.insert(0, _head(answering, completion, passed) | {"choices": [_ended(i, passed) for i in missing]})
+    if reported is not None:
+        chunks[-1] = {**reported, "choices": [], "budget": budgets["budget"]}
+        if reported["choices"]:
+            chunks.insert(0, {name: value for name, value in reported.items() if name != "usage"})
     return BLANK + b"".join(as_event(chunk) for chunk in chunks) + DONE
 
 

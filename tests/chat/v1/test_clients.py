@@ -87,6 +87,37 @@ def test_the_helper_that_gathers_a_stream_takes_ours(client):
     assert stream.get_final_completion().choices[0].message.content == "Hello, world."
 
 
+USE = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
+END = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": USE}
+REPORTS = {
+    "apart": [END | {"usage": None}, {"choices": [], "usage": USE}],
+    "with the end": [END],
+    "with each word": [{"choices": [], "usage": USE | {"completion_tokens": 0, "total_tokens": 10}}, END],
+}
+
+
+@pytest.mark.parametrize("report", REPORTS)
+@pytest.mark.parametrize("more", [{}, {"extra_headers": {"Idempotency-Key": "k"}}], ids=["bought", "and told again"])
+def test_the_helper_keeps_the_use_that_the_model_reports(client, upstream, report, more):
+    """It takes the use of the last chunk, which said the budget and nothing of it: who asked for it got None."""
+    own = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "system_fingerprint": "fp"}
+    hello = {"choices": [{"index": 0, "delta": {"content": "data: Hello"}, "finish_reason": None}]}
+    chunks = [own | chunk for chunk in [hello, *REPORTS[report]]]
+    upstream.raw = b"".join(b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks) + b"data: [DONE]\n\n"
+    for _ in range(1 + bool(more)):
+        with client.chat.completions.stream(**ASK, stream_options={"include_usage": True}, **more) as stream:
+            came = [event.chunk for event in stream if event.type == "chunk"]
+        whole = stream.get_final_completion()
+        assert whole.usage is not None
+        assert whole.usage.to_dict() == USE
+        assert (whole.choices[0].message.content, whole.system_fingerprint) == ("data: Hello", "fp")
+        # Others add up what they are told.
+        assert sum(chunk.usage.completion_tokens for chunk in came if chunk.usage) == 1
+        assert [chunk.choices[0].finish_reason for chunk in came if chunk.choices] == [None, "stop"]
+        assert (came[-1].choices, came[-1].model_extra["budget"]["outcome"]) == ([], "exact")
+    assert len(upstream.calls) == 1
+
+
 def test_the_async_client_asks_and_reads_several_at_once(door, key, workspace):
     async def ask(client, stream):
         answer = await client.chat.completions.create(**ASK, stream=stream)
