@@ -62,7 +62,10 @@ class BudgetDenied(BudgetError):
         who = raised_by(scope)
         messages = MESSAGES_TO_MEMBERS if who == list(MEMBERS_WHO_RAISE) else MESSAGES
         super().__init__(
-            _sentence(messages[reason], scope),
+            # Where the input alone is too dear, or nothing is written, a shorter answer is none that helps.
+            _sentence(
+                messages[reason], scope, less="a shorter answer" if budget.get("affordable_max_tokens") else "less"
+            ),
             # Only what others hold comes free by itself.
             retry_after_ms=2_000 if reason == "held_by_others" else None,
             reason=reason,
@@ -86,9 +89,9 @@ class EmailNotConfirmed(BudgetDenied):
         ApiError.__init__(self, reason=self.reason, budget=budget, budget_name=name, confirm_email=True)
 
 
-def _sentence(text: str, scope: str | None) -> str:
+def _sentence(text: str, scope: str | None, *, less: str = "") -> str:
     """The text about the budget at this scope."""
-    sentence = text.format(budget=name_of(scope))
+    sentence = text.format(budget=name_of(scope), less=less)
     return sentence[0].upper() + sentence[1:]
 
 
@@ -97,8 +100,8 @@ MESSAGES = {
     "this request.",
     "held_by_others": "The rest of {budget} is held by calls under way. Nothing was spent on this request; try again "
     "in a moment.",
-    "does_not_fit": "This request could cost more than {budget} has left, so nothing was spent on it. Ask for a "
-    "shorter answer; a top-up helps, too.",
+    "does_not_fit": "This request could cost more than {budget} has left, so nothing was spent on it. Ask for "
+    "{less}; a top-up helps, too.",
     "over_limit": "More was used than {budget} had, so nothing is started until it is topped up. Nothing was spent on "
     "this request.",
 }
@@ -106,8 +109,8 @@ MESSAGES = {
 MESSAGES_TO_MEMBERS = {
     "exhausted": "{budget} is used up. An owner or an admin can raise it. Nothing was spent on this request.",
     "held_by_others": MESSAGES["held_by_others"],
-    "does_not_fit": "This request could cost more than {budget} has left, so nothing was spent on it. Ask for a "
-    "shorter answer, or ask an owner or an admin to raise it.",
+    "does_not_fit": "This request could cost more than {budget} has left, so nothing was spent on it. Ask for "
+    "{less}, or ask an owner or an admin to raise it.",
     "over_limit": "More was used than {budget} had, so nothing is started until an owner or an admin raises it. "
     "Nothing was spent on this request.",
 }

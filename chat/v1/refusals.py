@@ -120,7 +120,7 @@ def _denied(exc: BudgetDenied) -> tuple[int, dict[str, str], dict[str, Any]]:
     error = {
         "message": _with_figures(exc),
         "type": "insufficient_budget",
-        "param": "max_tokens" if exc.reason == "does_not_fit" else None,
+        "param": "max_tokens" if exc.reason == "does_not_fit" and exc.budget.get("affordable_max_tokens") else None,
         "code": "budget_held" if is_held else "budget_exhausted",
         **more,
         "budget": _budget(exc),

@@ -38,8 +38,13 @@ def test_a_refusal_for_money_is_sent_once_and_says_what_would_fit(openai, door, 
         "workspace_budget",
     )
     assert budget["top_up_url"] == "https://pay.example/top-up"
+    assert (error["param"], "shorter" in error["message"]) == (None, False)
     (other,) = budget["fits_with"]
     assert other["model"] == "small-model"
+    with pytest.raises(openai.APIStatusError) as refused:
+        door.client(key).embeddings.create(model="embed-model", input="hello " * 200)
+    assert (refused.value.status_code, refused.value.param) == (402, None)
+    assert "Ask for less" in refused.value.message
     # It is no guess: what it names is taken, and one token more would not have been held.
     answer = door.client(key).chat.completions.create(**{**ask, **other})
     assert answer.choices[0].finish_reason == "stop"

@@ -66,6 +66,15 @@ def test_money_that_is_not_there_is_402_and_never_sent_again(reason):
     assert error["message"].endswith("$0.0312 is left, and this request could cost up to $0.164.")
 
 
+@pytest.mark.parametrize(("fits", "advice"), [(780, "a shorter answer"), (0, "less"), (None, "less")])
+@pytest.mark.parametrize("scope", ["tenant:t1", "tenant:t1/workspace:user-1"])
+def test_a_shorter_answer_is_advised_where_one_is_paid_for(scope, fits, advice):
+    """Where the input alone is too dear there is none, nor has an embedding any, which takes no max_tokens at all."""
+    error = refusal(denied("does_not_fit", BUDGET | {"scope": scope, "affordable_max_tokens": fits}))[2]["error"]
+    assert f"Ask for {advice}" in error["message"]
+    assert error["param"] == ("max_tokens" if fits else None)
+
+
 def test_figures_are_decimal_dollars_and_what_is_not_known_is_null():
     exc = denied("does_not_fit")
     exc.extra |= {"resets_at": "2026-12-01T00:00:00+01:00", "fits_with": [{"model": "small", "max_tokens": 4096}]}
