@@ -20,12 +20,14 @@ import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from django.db import connection
 
+from billing.engine.authority import Payer
 from billing.engine.call import Call
 from billing.engine.engine import Engine
 from billing.engine.loop import has_engine, here, on_engine, refuse_in_transaction, refuse_on_loop, run
@@ -47,6 +49,9 @@ from tenants.http import Forbidden
 logger = logging.getLogger(__name__)
 
 KeepCallback = Callable[[Completion], Any]
+
+_FOR_BUILDERS = "model, max_tokens, temperature, app, user_id, key_id, workflow, dimensions, claim, keep"
+_OPTIONS = frozenset(field.name for field in fields(Wanted))
 
 
 # --- for builders ---------------------------------------------------------------------------------------------------
@@ -127,6 +132,11 @@ class SyncWords(Iterator[str]):
 
 
 def _wanted(messages: Sequence[Message], *, keep: KeepCallback | None = None, **options: Any) -> Wanted:
+    if unknown := sorted(options.keys() - _OPTIONS):
+        raise TypeError(
+            f"{', '.join(unknown)}: chat.calls buys texts for texts, and takes {_FOR_BUILDERS}. For tools and whatever "
+            "else a model takes, let an OpenAI client ask /v1."
+        )
     wanted = Wanted(_checked(messages), **options)
     most = wanted.max_tokens
     if most is not None and (type(most) is not int or most < 1):
@@ -323,6 +333,10 @@ class Within:
     @property
     def id(self) -> UUID:
         return self._outer.id
+
+    @property
+    def payer(self) -> Payer:
+        return self._outer.payer
 
     @property
     def pays(self) -> bool:

@@ -301,7 +301,7 @@ class Answering(Generic[P]):
                 self.failure = exc
                 self.terms.upstream.failed(exc.fault)
         except Exception:
-            logger.exception("Reading a model failed on our side")
+            logger.exception("Reading a model failed on our side", extra=self.call.payer.in_logs)
             self.failure = ModelFailed(BROKEN, outcome=Outcome.ESTIMATED if self._parts else Outcome.UNKNOWN)
 
     # --- another model in its place ---
@@ -323,7 +323,7 @@ class Answering(Generic[P]):
         except ApiError as exc:
             self.failure = exc
         except Exception:
-            logger.exception("Asking another model failed on our side")
+            logger.exception("Asking another model failed on our side", extra=self.call.payer.in_logs)
         finally:
             self._is_hopping = False
         self._others.gave_up()
@@ -379,7 +379,9 @@ class Answering(Generic[P]):
         return "budget" if self._growth.is_refused else "cancelled"
 
     def _lapse(self) -> None:
-        logger.error("The money of a call is no longer held, so it is cut: hold=%s", self.call.id)
+        logger.error(
+            "The money of a call is no longer held, so it is cut: hold=%s", self.call.id, extra=self.call.payer.in_logs
+        )
         self._cut("cancelled")
 
     def _cut(self, why: str) -> None:
@@ -400,7 +402,9 @@ class Answering(Generic[P]):
             self._finish(self._ending())
         except Exception:
             # Whatever is wrong with our own words for it, the call is settled by what is surely known.
-            logger.exception("The end of a paid answer failed on our side: hold=%s", self.call.id)
+            logger.exception(
+                "The end of a paid answer failed on our side: hold=%s", self.call.id, extra=self.call.payer.in_logs
+            )
             usage = Usage(self.terms.likely, 0)
             self.failure = ModelFailed(BROKEN, outcome=Outcome.ESTIMATED)
             final = Final(cost(usage, self.terms.price), Outcome.ESTIMATED, usage, self.terms.model)
@@ -480,4 +484,8 @@ class Answering(Generic[P]):
         try:
             await after(as_settled(completion, settled))
         except Exception:  # the builder's own; money and last event are done with already
-            logger.exception("What was to be kept of a paid answer could not be: hold=%s", self.call.id)
+            logger.exception(
+                "What was to be kept of a paid answer could not be: hold=%s",
+                self.call.id,
+                extra=self.call.payer.in_logs,
+            )

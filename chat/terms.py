@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
+from billing.engine.authority import Payer
 from billing.engine.rules import Habit
 from billing.engine.settling import Final, Keep, Settled
 from billing.outcomes import Outcome
@@ -97,6 +98,8 @@ class Paying(Protocol):
 
     @property
     def id(self) -> UUID: ...
+    @property
+    def payer(self) -> Payer: ...
     @property
     def pays(self) -> bool: ...
     @property

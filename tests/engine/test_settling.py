@@ -18,6 +18,7 @@ from billing.usage.models import UsageLine
 from chat import calls
 from chat.errors import ModelFailed
 from tenants.connections import own_connection_params
+from tenants.logs import WithTenant
 from tests.support.authority import AuthorityProbe
 from tests.support.cast import events_of
 from tests.support.money import (
@@ -307,10 +308,23 @@ def test_a_keep_that_raises_changes_neither_money_nor_answer(workspace, upstream
     def keep(completion):
         raise RuntimeError("no room")
 
+    guarded_haiku = guarded(50_000_000, app="haiku")(lambda: calls.complete(MESSAGES, keep=keep).cost)
+    caplog.handler.addFilter(WithTenant())  # as the project's own handler has it
     with workspace.scope():
         assert calls.complete(MESSAGES, app="haiku", keep=keep).cost == TRUE
-    assert eventually(lambda: "could not be" in caplog.text)
+        assert guarded_haiku() == TRUE
+    told = eventually(lambda: [line for line in caplog.records if "could not be" in line.getMessage()][1:])
+    # On the engine's loop nothing is bound, and a builder looks for what went wrong by its workspace.
+    assert {line.tenant for line in caplog.records if "could not be" in line.getMessage()} == {workspace.slug}, told
     assert_books_agree(workspace)
+
+
+def test_an_option_that_there_is_not_is_named_with_those_that_there_are(workspace, upstream, model):
+    with workspace.scope():
+        for buys in (calls.complete, calls.stream):
+            with pytest.raises(TypeError, match=r"^tools: .* max_tokens.* /v1"):
+                buys(MESSAGES, tools=[])
+    assert upstream.calls == []
 
 
 def test_an_iterator_of_words_that_is_closed_is_paid_up_to_there(workspace, upstream, model):
