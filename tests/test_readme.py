@@ -97,22 +97,24 @@ def test_the_guarded_view_pays_and_is_refused(workspace):
     called = []
     world = {"call_your_model": lambda topic: called.append(topic) or {"text": f"on {topic}", "cost": 12_345}}
     exec(GUARDED, world)
-    request = RequestFactory().get("/haiku/?topic=rain", headers={"authorization": f"Bearer {workspace.key()}"})
+    request = RequestFactory().post("/haiku/?topic=rain", headers={"authorization": f"Bearer {workspace.key()}"})
     request.tenant, request.asker = workspace.tenant, None
     with workspace.scope():
+        # A link on anybody's page is a GET of the member's own browser, with their session.
+        assert world["haiku"](RequestFactory().get("/haiku/?topic=rain")).status_code == 405
         assert world["haiku"](request).content == b'{"haiku": "on rain"}'
         assert workspace.ledger()["spent"] == 12_345
         workspace.leave(49_999)
         with pytest.raises(BudgetDenied):
             world["haiku"](request)
     assert called == ["rain"]
-    assert len(GUARDED.strip().splitlines()) <= 14
+    assert len(GUARDED.strip().splitlines()) <= 16
 
 
 def test_the_view_of_one_s_own_is_paid_once_for_each_key(workspace, upstream):
     def ask(topic, **headers):
         headers |= {"authorization": f"Bearer {workspace.key()}"}
-        request = RequestFactory().get("/haiku/", {"topic": topic}, headers=headers)
+        request = RequestFactory().post(f"/haiku/?topic={topic}", headers=headers)
         request.tenant, request.asker = workspace.tenant, None
         return world["haiku"](request)
 
@@ -135,14 +137,15 @@ def test_the_async_view_buys_on_the_plane_and_is_refused(workspace, upstream, se
     monkeypatch.setitem(sys.modules, "readme_urls", urls)
     settings.PLANE_URLCONF = "readme_urls"
     plane = workspace.api().plane
-    answer = plane.get("/api/chat/haiku/?topic=rain")
+    assert plane.get("/api/chat/haiku/?topic=rain").status_code == 405
+    answer = plane.post("/api/chat/haiku/?topic=rain")
     assert answer.json() == {"haiku": "Hello, world.", "microcents": 26_000, "outcome": "exact"}
     assert upstream.calls[-1]["messages"][-1]["content"] == "A haiku on rain."
     (line,) = workspace.lines()
     assert (line.app, line.user_id, line.cost) == ("haiku", workspace.owner.pk, 26_000)
     workspace.leave(0)
-    assert plane.get("/api/chat/haiku/?topic=rain").status_code == 402
-    assert PlaneClient(headers={"host": workspace.host}).get("/api/chat/haiku/?topic=rain").status_code == 401
+    assert plane.post("/api/chat/haiku/?topic=rain").status_code == 402
+    assert PlaneClient(headers={"host": workspace.host}).post("/api/chat/haiku/?topic=rain").status_code == 401
     assert len(upstream.calls) == 1
 
 
@@ -163,11 +166,11 @@ def test_a_key_with_a_limit_buys_nothing_past_it_in_the_views_of_ones_own(
     if block is ON_THE_PLANE:
         monkeypatch.setitem(sys.modules, "readme_urls", urls)
         settings.PLANE_URLCONF = "readme_urls"
-        answer = workspace.api(secret).plane.get("/api/chat/haiku/?topic=rain")
+        answer = workspace.api(secret).plane.post("/api/chat/haiku/?topic=rain")
         assert (answer.status_code, answer.json()["error"]) == (403, "forbidden")
     else:
         headers = {"authorization": f"Bearer {secret}", "idempotency-key": "k-1"}
-        request = RequestFactory().get("/haiku/", {"topic": "rain"}, headers=headers)
+        request = RequestFactory().post("/haiku/?topic=rain", headers=headers)
         request.tenant, request.asker = workspace.tenant, None
         with workspace.scope(), pytest.raises(OutsideItsLimit):
             urls.haiku(request)
