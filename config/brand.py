@@ -36,7 +36,7 @@ class Accent:
     def stylesheet(self) -> str:
         return (
             f":root {{ --accent: {self.light}; --accent-wash: {self.light_wash}; }}\n"
-            "@media (prefers-color-scheme: dark) {\n"
+            "@media screen and (prefers-color-scheme: dark) {\n"
             f"  :root {{ --accent: {self.dark}; --accent-wash: {self.dark_wash}; }}\n"
             "}\n"
         )

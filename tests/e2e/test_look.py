@@ -2,13 +2,17 @@
 
 import re
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from django.utils import timezone
 from playwright.sync_api import expect
 
+from billing.models import BudgetPeriod
+from billing.topups import top_up
 from tests.e2e.conftest import PATIENCE_MS
-from tests.support.factories import ConversationFactory, WorkspaceFactory, said
+from tests.support.factories import ConversationFactory, UsageLineFactory, WorkspaceFactory, said
 from tests.support.web import WebProcess
 
 pytestmark = pytest.mark.browser
@@ -72,6 +76,8 @@ def test_from_an_address_without_a_workspace_one_comes_to_ones_log_in(page, site
 
 def test_sign_up_says_that_it_creates_and_goes_back_to_what_is_wrong(page, site, acme):
     page.goto(site.url + "/signup/")
+    page.get_by_label("Workspace name").fill("Größe & Ærø")
+    expect(page.get_by_label("Address")).to_have_value("grosse-aero")
     for label, text in (("Workspace name", "Mine"), ("Address", "acme"), ("E-mail", "mine@example.org")):
         page.get_by_label(label).fill(text)
     page.get_by_label("Password").fill("another password")
@@ -88,12 +94,24 @@ def test_sign_up_says_that_it_creates_and_goes_back_to_what_is_wrong(page, site,
     expect(button).to_have_text("Create workspace")
 
 
+# Whether an amount's decimals stand below its dollars.
+BROKEN = """decimals => decimals.map((one) => {
+    const dollars = document.createRange();
+    dollars.selectNode(one.previousSibling);
+    return one.getBoundingClientRect().top >= dollars.getBoundingClientRect().bottom;
+})"""
+
+
+def be_owner_of(context, site, workspace):
+    session = workspace.client(workspace.owner).cookies["sessionid"].value
+    context.add_cookies([{"name": "sessionid", "value": session, "url": site.address(workspace.slug)}])
+
+
 @contextmanager
 def without_script(browser, site, workspace, width, height):
     """The chat page of the workspace's owner."""
     context = browser.new_context(java_script_enabled=False, viewport={"width": width, "height": height})
-    session = workspace.client(workspace.owner).cookies["sessionid"].value
-    context.add_cookies([{"name": "sessionid", "value": session, "url": site.address(workspace.slug)}])
+    be_owner_of(context, site, workspace)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.goto(site.address(workspace.slug) + "/")
@@ -114,6 +132,43 @@ def test_without_script_the_refusal_of_a_first_message_is_in_the_window(browser,
         expect(page.locator("textarea[name=prompt]")).to_have_accessible_description(re.compile("used up"))
         assert card["y"] >= 0
         assert card["y"] + card["height"] <= box["y"]
+
+
+def test_on_a_phone_the_budget_page_breaks_no_amount_and_cuts_none(page, site):
+    """A cost was two lines, `$0` and `.12345678`, and the figure of a large budget ran out of the window."""
+    workspace = WorkspaceFactory()
+    top_up(workspace.account, amount=123_456_789_012_345_678, key="large")
+    spent = {
+        "cost": 12_345_678,
+        "created_at": timezone.now(),
+        "app": "summarize",
+        "model": "gpt-4o-mini-2024-07-18",
+        "outcome": "overrun",
+    }
+    with workspace.scope():
+        UsageLineFactory(**spent, tokens_input=128_000, tokens_output=1_024, tokens_cached=64_000, tokens_reasoning=640)
+    period = BudgetPeriod.objects.get(account=workspace.account)
+    began = period.starts_at - timedelta(days=30)
+    over = {
+        "opened_at": began,
+        "closed_at": period.starts_at,
+        "allowance": 100_000_000,
+        "asked": 100_000_000,
+        "spent": 22_234_567_890,
+    }
+    BudgetPeriod.objects.filter(pk=period.pk).update(number=1)
+    BudgetPeriod.objects.create(
+        account=workspace.account, number=0, starts_at=began, ends_at=period.starts_at, carried=12_345_678, **over
+    )
+    be_owner_of(page.context, site, workspace)
+    for width in (320, 360):
+        page.set_viewport_size({"width": width, "height": 700})
+        page.goto(site.address(workspace.slug) + "/budget/")
+        assert wrong_with(page) == []
+        assert page.locator(".lines .places").evaluate_all(BROKEN) == [False, False]
+    # A row is two rows on the screen, and still one of four cells.
+    row = page.get_by_role("table", name="Last calls").get_by_role("row").last
+    expect(row.get_by_role("cell")).to_have_count(4)
 
 
 @pytest.mark.parametrize(("width", "height"), [(360, 740), (740, 360)])

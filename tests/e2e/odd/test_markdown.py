@@ -66,6 +66,9 @@ def test_blocks_are_shown_as_they_end_and_the_page_is_the_same_after_a_reload(si
     assert signed_in.evaluate("document.documentElement.scrollWidth") <= 360
     table = words(signed_in).locator(".words__table")
     assert table.evaluate("box => box.scrollWidth > box.clientWidth")
+    signed_in.emulate_media(media="print")  # on paper nothing scrolls
+    for part in (table, words(signed_in).locator("pre")):
+        assert part.evaluate("box => box.scrollWidth <= box.clientWidth")
 
 
 @pytest.mark.parametrize("where", ["button:has-text('Copy this code')", "a[href='/budget/']:has-text('left')"])
