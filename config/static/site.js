@@ -59,6 +59,11 @@ async function look(seconds) {
   else location.reload();
 }
 
+// Whoever ticks one of several means those that are ticked, and not all.
+addEventListener("change", ({ target }) => {
+  if (target.matches("[data-ticks]:checked")) target.form.elements.which.value = "some";
+});
+
 for (const form of document.querySelectorAll("form[data-suggest-slug]")) {
   const { name, slug } = form.elements;
   let untouched = slug.value === "";
@@ -68,8 +73,11 @@ for (const form of document.querySelectorAll("form[data-suggest-slug]")) {
   });
 }
 
+// Letters that are no other letter with a mark.
+const SPELT = { ß: "ss", æ: "ae", œ: "oe", ø: "o", ł: "l", đ: "d", ð: "d", þ: "th", ı: "i" };
+
 // "Åse & Söhne GmbH" → "ase-sohne-gmbh"; the server has the last word on what a slug may be.
 function slugFrom(name) {
-  const plain = name.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+  const plain = name.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().replace(/[ßæœøłđðþı]/g, (one) => SPELT[one]);
   return plain.replace(/[^a-z0-9]+/g, "-").slice(0, 32).replace(/^-+|-+$/g, "");
 }

@@ -37,6 +37,13 @@ def wrong_with(page):
     return [*found, *([("wide", wide)] if wide > 0 else [])]
 
 
+def test_who_ticks_a_model_of_a_key_means_those_that_are_ticked(signed_in, odd, workspace):
+    """It was a key that may call all of them: the button above stood at "All"."""
+    signed_in.goto(odd.address(workspace.slug) + "/settings/keys/")
+    signed_in.get_by_role("checkbox", name="big").check()
+    expect(signed_in.get_by_role("radio", name="Only those that are ticked")).to_be_checked()
+
+
 def test_a_model_and_a_prompt_are_chosen_and_the_conversation_keeps_its_model(prompt, signed_in, upstream):
     page, picker = signed_in, signed_in.get_by_label("Model", exact=True)
     assert picker.locator("option").all_inner_texts() == [
