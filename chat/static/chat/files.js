@@ -1,4 +1,5 @@
-// The files of the message that is being written: added and removed in place, and given to the question that is sent.
+// The files of the message that is being written: chosen, dropped or pasted, removed in place, and given to the question
+// that is sent.
 // Without this script the same buttons post the form, and the page comes back with what was typed.
 
 import { stayingIn } from "./focus.js";
@@ -17,12 +18,26 @@ let leaving = null; // the AbortController of the files that are on their way
 
 part("add-file").toggleAttribute("data-scripted", true); // hides the button: choosing adds
 chooser.multiple = true;
-chooser.addEventListener("change", async () => {
+chooser.addEventListener("change", () => {
   const chosen = [...chooser.files];
   chooser.value = "";
-  refuse("");
   part("options").matches(":popover-open") && part("options").hidePopover();
-  for (const file of chosen) await add(file);
+  addAll(chosen);
+});
+// Wherever it is dropped: beside the box, the browser would open the file in the place of the page.
+// A picture that is dragged out of a page is a file, too, and has an address.
+const isOfFiles = ({ dataTransfer: data }) => data?.types.includes("Files") && !data.types.includes("text/uri-list");
+addEventListener("dragover", (event) => isOfFiles(event) && event.preventDefault());
+addEventListener("drop", (event) => {
+  if (!isOfFiles(event)) return;
+  event.preventDefault();
+  addAll([...event.dataTransfer.files]);
+});
+form.elements.prompt.addEventListener("paste", (event) => {
+  const { files, types } = event.clipboardData;
+  if (!files.length || types.includes("text/plain")) return; // a table is copied as words and as its picture
+  event.preventDefault();
+  addAll([...files]);
 });
 part("leave-out").addEventListener("click", () => {
   leaving.abort();
@@ -35,9 +50,14 @@ list.addEventListener("click", (event) => {
   remove(button);
 });
 
+async function addAll(files) {
+  refuse("");
+  for (const file of files) await add(file);
+}
+
 async function add(file) {
   const most = Number(chooser.dataset.most);
-  if (file.size > most) return refuse(`${file.name}: ${sentence("file_large", most / 1024 / 1024)}`);
+  if (file.size > most) return refuseOne(file, sentence("file_large", most / 1024 / 1024));
   const body = new FormData();
   body.append("file", file);
   body.append("model", chosenModel(form) ?? ""); // not every model takes pictures
@@ -51,7 +71,7 @@ async function add(file) {
     changed();
     announce(sentence("added"));
   } catch (failure) {
-    if (!signal.aborted) refuse(`${file.name}: ${failure.message}`);
+    if (!signal.aborted) refuseOne(file, failure.message);
   } finally {
     count(-1);
   }
@@ -95,6 +115,11 @@ async function post(address, body, signal) {
 function refuse(message) {
   part("file-refusal").textContent = message;
   part("file-refusal").hidden = !message;
+}
+
+// Beside those of the same choice before it, of which none is to be missed for the last one.
+function refuseOne(file, message) {
+  refuse([part("file-refusal").textContent, `${file.name}: ${message}`].filter(Boolean).join("\n"));
 }
 
 // --- for chat.js ---
