@@ -240,7 +240,8 @@ def _code(tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvTyp
 
 
 def _table_open(tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-    return '<div class="words__table" role="region" aria-label="Table" tabindex="0" dir="auto"><table>\n'
+    # A group and no region: a conversation of many tables would have as many landmarks of one name.
+    return '<div class="words__table" role="group" aria-label="Table" tabindex="0" dir="auto"><table>\n'
 
 
 def _table_close(tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:

@@ -102,6 +102,7 @@ def test_code_says_its_language_and_a_table_has_no_style_of_its_own():
     table = rendered("|a|b|\n|-:|-|\n|1|2|")
     assert '<td class="end">1</td>' in table
     assert "style" not in table
+    assert "region" not in table, "a conversation with two of them had two landmarks of one name"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
