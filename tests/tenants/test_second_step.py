@@ -104,9 +104,13 @@ def test_it_is_set_up_by_the_picture_and_a_right_code_and_its_recovery_codes_are
     with home.scope():
         assert User.objects.get(pk=carol.pk).second_step_at is None
     assert client.post(SET_UP, {"code": pyotp.TOTP(secret).now()}).status_code == 302
+    # A second click, whose browser throws the first one's answer away, leads there, too.
+    for address in (SET_UP, SET_UP + "codes/"):
+        assert client.post(address, {"code": "000000"})["Location"] == SET_UP + "codes/"
     shown = client.get(SET_UP + "codes/").content.decode()
     codes = re.findall(r"(?:[a-z2-7]{4}-){3}[a-z2-7]{4}", shown)
     assert len(set(codes)) == 10
+    assert carol.email in shown, "a sheet of paper says whose they are"
     assert codes[0] not in client.get(SET_UP + "codes/").content.decode()
     assert secret[:4] not in client.get(SET_UP).content.decode()
     with home.scope():

@@ -63,6 +63,8 @@ def _without_a_first_step(request: TenantRequest, target: str) -> HttpResponse:
 def set_up(request: TenantRequest) -> HttpResponse:
     """By the password, then by the first code of a new secret. Once it is on: what there is to do with it."""
     if request.user.second_step_at:
+        if NEW_CODES in request.session:  # of a form that was sent twice, whose first answer went unseen
+            return redirect("recovery_codes")
         left = second_step.recovery_codes_left(request.user)
         return render(request, "users/second_step_on.html", {"codes_left": left})
     started = second_step.begun(request.user) if is_fresh(request) else None
@@ -116,6 +118,8 @@ def recovery_codes(request: TenantRequest) -> HttpResponse:
         return redirect("two_step")
     if request.method == "GET" and (codes := _taken(request)):
         return render(request, "users/second_step_codes.html", {"codes": codes})
+    if request.method == "POST" and NEW_CODES in request.session:  # the same form once more, whose code is used up
+        return redirect("recovery_codes")
     form = PasswordAndCode(request.POST or None, request=request)
     is_right, refusal = looked_at(request, form)
     if is_right:
