@@ -36,7 +36,7 @@ def delete_turn(schema: str, owner_id: int, conversation_id: int, message_id: in
             raise ConversationBusy
         message = conversation.messages.filter(pk=message_id).first()
         if message is None:
-            raise NotFound("There is no such message in this conversation.")
+            raise NotFound("This message is not in the conversation any more.")
         gone = _turn(conversation, message)
         conversation.messages.filter(parent_id__in=gone).exclude(pk__in=gone).update(parent_id=message.parent_id)
         conversation.messages.filter(pk__in=gone).delete()

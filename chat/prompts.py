@@ -51,11 +51,14 @@ def deletable_by(user: User) -> QuerySet[SavedPrompt]:
 
 
 def keep(user: User, **fields: Any) -> SavedPrompt:
-    """Raises TooManyPrompts."""
+    """The same words once more, as a form sent twice has them, are the prompt that is kept. Raises TooManyPrompts."""
     with transaction.atomic(durable=True):
         # Of two at once the second counts the first.
         User.objects.select_for_update(no_key=True).get(pk=user.pk)
-        if own_of(user).count() >= MOST:
+        kept = own_of(user)
+        if (same := kept.filter(**fields).first()) is not None:
+            return same
+        if kept.count() >= MOST:
             raise TooManyPrompts
         prompt: SavedPrompt = SavedPrompt.objects.create(owner=user, **fields)
         return prompt

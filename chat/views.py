@@ -30,7 +30,7 @@ from chat.plainly import note_plain
 from chat.standing import Standing
 from chat.trimming import left_out_of
 from chat.turns import busy_key
-from tenants.http import ApiError, TenantRequest
+from tenants.http import ApiError, NotFound, TenantRequest
 from tenants.resolve import Asker
 from tenants.roles import Action
 from tenants.spelling import number_in
@@ -82,8 +82,10 @@ def delete_turn(request: TenantRequest, pk: int) -> HttpResponse:
         raise Http404
     try:
         editing.delete_turn(request.tenant.schema_name, request.user.pk, pk, form.cleaned_data["message_id"])
-    except ConversationBusy as exc:
-        return _page(request, _own(request, pk), _empty(pk), refusal=exc, status=exc.status)
+    except (ConversationBusy, NotFound) as exc:
+        if (found := _own(request, pk)) is None:
+            raise
+        return _page(request, found, _empty(pk), refusal=exc, status=exc.status)
     messages.success(request, "Deleted. What it cost stays in the usage.")
     return redirect("conversation", pk=pk)
 

@@ -279,6 +279,9 @@ def test_a_deleted_turn_is_gone_with_its_answers_and_what_follows_stays(workspac
     api.chat("four", conversation_id=conversation)
     assert prompts(upstream)[-1] == ["one", "Hello, world.", "three", "Hello, world.", "four"]
     assert len(workspace.settled(lines=5)) == 5, "what was paid stays in the books"
+    again = browser.post(place + "delete-turn/", {"message_id": second["question_id"]})
+    assert (again.status_code, len(turns_of(again.content.decode()))) == (404, 6), "its conversation, and no dead end"
+    assert "not in the conversation any more" in again.content.decode()
 
 
 def test_a_turn_of_another_s_is_not_deleted(workspace, globex):
