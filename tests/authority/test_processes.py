@@ -54,6 +54,13 @@ def test_the_planes_die_with_a_killed_starter(another):
     assert gone(another.admin_url)
 
 
+def test_an_authority_ends_with_whoever_has_it_watched(another):
+    another.let_go()
+    assert another.process.wait(60) == 0
+    assert gone(another.runtime_url)
+    assert gone(another.admin_url)
+
+
 def test_a_plane_that_dies_takes_the_other_along(another):
     runtime = subprocess.run(
         [sys.executable, "-c", _CHILD_OF, str(another.process.pid)], capture_output=True, text=True, check=True

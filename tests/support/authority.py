@@ -37,6 +37,7 @@ class AuthorityProcess:
         self.runtime_port, self.admin_port = free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._log: Any = None
+        self._alive = -1  # ends with us, however we end: an authority that was left over kept the next run's database
 
     @property
     def runtime_url(self) -> str:
@@ -66,10 +67,20 @@ class AuthorityProcess:
             environment["STATE_DIR"] = str(self.state_dir)
         command = [sys.executable, "manage.py", "authority"]
         command += ["--runtime-port", str(self.runtime_port), "--admin-port", str(self.admin_port)]
+        self.let_go()
+        watched, self._alive = os.pipe()
+        command += ["--watch", str(watched)]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - read as long as this object lives
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[watched],
         )
+        os.close(watched)
         self._wait()
 
     def stop(self) -> int | None:
@@ -90,6 +101,12 @@ class AuthorityProcess:
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    def let_go(self) -> None:
+        """As if this process had ended."""
+        if self._alive >= 0:
+            os.close(self._alive)
+            self._alive = -1
 
     def pause(self) -> None:
         """It keeps its connections and answers nothing."""

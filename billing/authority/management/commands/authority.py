@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError
 
 from billing.authority.conf import setting
-from billing.authority.processes import Planes, StartError
+from billing.authority.processes import Planes, StartError, watch_parent
 from billing.authority.schema import bring_up_to_date
 
 
@@ -42,12 +42,14 @@ variables:
         parser.add_argument("--runtime-port", type=int, default=setting("AUTHORITY_RUNTIME_PORT"))
         parser.add_argument("--admin-port", type=int, default=setting("AUTHORITY_ADMIN_PORT"))
         parser.add_argument("--host", default="127.0.0.1", help="address of both listeners (127.0.0.1)")
+        parser.add_argument("--watch", type=int, default=-1, help="file descriptor that ends when the starter does")
 
     def handle(self, *args: Any, **options: Any) -> None:
         planes = Planes(options["host"], options["runtime_port"], options["admin_port"])
         # From here on a signal is an exception, so that it meets `finally` wherever it comes.
         signal.signal(signal.SIGTERM, _leave)
         signal.signal(signal.SIGINT, _leave)
+        watch_parent(options["watch"])
         try:
             bring_up_to_date()
         except OperationalError as error:
