@@ -72,16 +72,18 @@ class _Lines:
 
     # Those that nobody uses, by whose they are. Who used one last is at the end.
     idle: dict[str, list[Connection]] = field(default_factory=dict)
-    open: int = 0
+    open: int = 0  # or being opened
     answered: int = 0  # of these: one that was never answered may wait for another one's end
     # So many it was seen to have at once. Many servers have a thread for each connection, and few of those: one more
     # would wait for as long as an idle one is kept.
     served: int = 1
 
     def opened(self, connection: Connection) -> None:
+        """One that was counted when its opening began."""
         if connection.is_open:
-            self.open += 1
             connection.when_over = functools.partial(self._over, connection)
+        else:
+            self.open -= 1
 
     def was_answered(self, connection: Connection) -> None:
         if connection.is_open and not connection.is_answered:
@@ -243,10 +245,14 @@ class Http:
     # --- opening ---
 
     async def _new(self, lines: _Lines, server: Server, proxy: Server | None) -> Connection:
+        # Already: of two that come at once, each is one more.
+        lines.open += 1
         try:
             connection = await self._opened(server, proxy)
-        except NotSent:
-            lines.served = 1  # it may be another, once it is there again
+        except BaseException as exc:
+            lines.open -= 1
+            if isinstance(exc, NotSent):
+                lines.served = 1  # it may be another, once it is there again
             raise
         lines.opened(connection)
         return connection

@@ -545,6 +545,16 @@ async def test_a_server_is_left_as_many_connections_as_it_was_seen_to_serve_at_o
 
 
 @on_both_loops
+async def test_for_each_of_those_that_come_at_once_another_gives_way():
+    """While the first one's was opened it was not counted, and the second waited for as long as idle ones are kept."""
+    server = Threads(2)
+    async with asyncio.timeout(5), accepting(server) as port, client() as http:
+        await told_at_once(http, port, server)
+        assert [*await asyncio.gather(*(told(http, port, "initech") for _ in range(2)))] == [b"ok"] * 2
+        assert http._lines[f"http://127.0.0.1:{port}"].open == 2
+
+
+@on_both_loops
 async def test_who_waited_for_anothers_connection_to_end_was_not_served_at_once():
     server = Threads(1)
     async with asyncio.timeout(20), accepting(server) as port, client(keep_seconds=0.2) as http:
