@@ -95,7 +95,8 @@ class Growth(Generic[P]):
         self._note(Usage(terms.likely, min(answer.counted(terms.habit.output_ratio), self.held_output)))
         more = next_output(self.held_output, terms.most_output)
         # Cut where twice as much was not to be had, an answer left up to half of its budget unspent.
-        self._ask(min(more, self._shorter) if self._loop.time() < self._shorter_until else more)
+        is_shorter = self._loop.time() < self._shorter_until
+        self._ask(min(more, max(self._shorter, LEAST_MORE)) if is_shorter else more)
 
     def _note(self, now: Usage) -> None:
         used = cost(now, self._terms.price)

@@ -144,6 +144,17 @@ def test_a_budget_is_used_up_to_a_few_tokens_before_an_answer_ends_for_it(worksp
     assert AT_FIRST + more * OUTPUT - held < 8 * OUTPUT
 
 
+def test_a_slow_answer_is_held_no_slices_of_next_to_nothing(workspace, upstream, trusted, monkeypatch):
+    """Halved again and again before the answer waits for it, a slice came to no token, which is granted each time."""
+    monkeypatch.setattr(growing, "GROW_AGAIN_SECONDS", 0.01)
+    upstream.tokens, upstream.delay_between = ["word "] * 100, 0.03
+    api = workspace.api()
+    workspace.leave(AT_FIRST + 3 * OUTPUT)
+    assert api.chat("hello", max_tokens=1_000).json()["finish_reason"] == "budget"
+    workspace.settled(lines=1)
+    assert [one["reserved"]["amount"] for one in reservations_of(workspace)] == [AT_FIRST]
+
+
 @pytest.fixture
 def away(lossy):
     """`with away("database"):` it answers nobody for that time."""
