@@ -86,8 +86,8 @@ class Whole(Answer):
                 super().feed(raw)
                 super().close()
                 return self._ended_events(is_end=self.is_done or super().said_all)
-            # Broken off, or a page or a sentence, which is no answer and not billed.
-            self.error = bool(text) and not text.startswith(b"{")
+            # Broken off, or a page or a sentence, which is no answer and not billed. Nor is a page without a word.
+            self.error = not text.startswith(b"{") if text else self._html
             return ""
         shown = self._take(found)
         if not (choices_of(found) or type(found.get("data")) is list or self.report()):

@@ -421,3 +421,11 @@ def test_a_whole_answer_that_is_nearly_json_is_passed_on_as_json(workspace, mode
     found = json.loads(answer.content.decode(), parse_constant=lambda name: pytest.fail(name))
     assert found["choices"][0]["message"]["content"] == said.decode("utf-8", "replace")
     assert workspace.settled(lines=1)[0].outcome == "exact"
+
+
+@pytest.mark.parametrize("body", [b"", b"\r\n"])
+def test_a_web_page_without_a_word_is_no_answer_in_one_piece_either(workspace, model, ask, body):
+    model.script = gives(body, head=b"Content-Type: text/html\r\n")
+    assert ask().status_code == 502
+    (line,) = workspace.settled(lines=1)
+    assert (line.outcome, line.cost) == ("none", 0)
