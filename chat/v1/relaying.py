@@ -35,6 +35,8 @@ LONGEST_NAME = 256
 # What may be a report of the use, and the longest frame that is looked at for one.
 _MAY_REPORT = re.compile(rb'"usage"\s*:\s*\{')
 LONGEST_REPORT = 16 * 1024
+_EVENT = re.compile(rb"(?:event:[^\r\n]*\r?\n)?data:")
+_LINE_ENDS = (b"\n", b"\r\n")
 # What ended the answer was the money, or that it was past its limit: the protocol has one word for both.
 _CUT_BY_US = ("budget", "length")
 
@@ -68,18 +70,34 @@ def _parted(report: bytes, part: bytes, passed: Passed) -> tuple[bytes, bytes]:
     """
     if not passed.for_stock_client:
         return part, b""
-    at = part.rfind(b"\ndata:") + 1
-    if _MAY_REPORT.search(part, at) is None or _report(part[at:]) is None:
+    if report and part in _LINE_ENDS:
+        # Its blank line, or one more, which says nothing.
+        return b"", report if report.endswith((b"\n\n", b"\n\r\n")) else report + part
+    at = _last_event(part)
+    may_report = len(part) - at <= LONGEST_REPORT and _MAY_REPORT.search(part, at) is not None
+    if not may_report or (chunk := _report(part[at:])) is None:
         return report + part, b""
-    return report + part[:at], part[at:]
+    shown = report + part[:at]
+    if not chunk["choices"]:
+        return shown, part[at:]
+    # The last words and that they are the last, for which a reader waits, go out without it.
+    words = {name: value for name, value in chunk.items() if name != "usage"}
+    return shown + as_event(words), as_event({**chunk, "choices": []})
+
+
+def _last_event(part: bytes) -> int:
+    """Where it begins: with its name, for to OpenAI's clients a name alone is an event, whose data is no JSON."""
+    at = part.rfind(b"\ndata:") + 1
+    before = part.rfind(b"\n", 0, max(0, at - 1)) + 1
+    return before if part.startswith(b"event:", before) else at
 
 
 def _report(frame: bytes) -> dict[str, Any] | None:
-    """The chunk of a frame that reports the use, and says nothing that its reader would wait for."""
-    if len(frame) > LONGEST_REPORT or not frame.startswith(b"data:"):
+    """The chunk of a frame that reports the use, and ends each of its answers."""
+    if (begins := _EVENT.match(frame)) is None:
         return None
     try:
-        chunk = json.loads(frame[5:])
+        chunk = json.loads(frame[begins.end() :])
     except (ValueError, RecursionError):
         return None  # more than a chunk
     choices = chunk.get("choices") if type(chunk) is dict else None
@@ -104,9 +122,9 @@ def _end_of(answering: Answering[Call], completion: Completion, passed: Passed, 
     if completion.finish_reason in _CUT_BY_US and (missing := _unended(answering)):
         chunks.insert(0, _head(answering, completion, passed) | {"choices": [_ended(i, passed) for i in missing]})
     if reported is not None:
-        chunks[-1] = {**reported, "choices": [], "budget": budgets["budget"]}
-        if reported["choices"]:
-            chunks.insert(0, {name: value for name, value in reported.items() if name != "usage"})
+        # Where the model's own report says too little, ours stands in its place.
+        use = budgets.get("usage", reported["usage"])
+        chunks[-1] = {**reported, "usage": use, "budget": budgets["budget"]}
     return BLANK + b"".join(as_event(chunk) for chunk in chunks) + DONE
 
 

@@ -118,6 +118,27 @@ def test_the_helper_keeps_the_use_that_the_model_reports(client, upstream, repor
     assert len(upstream.calls) == 1
 
 
+@pytest.mark.parametrize("report", REPORTS)
+def test_a_report_goes_out_with_the_name_of_its_event(client, upstream, report):
+    """Left behind, the name was to the client an event without data: a JSONDecodeError after a paid answer."""
+    chunks = [{"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]}, *REPORTS[report]]
+    events = [b"event: message\ndata: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks]
+    upstream.raw = b"".join(events) + b"event: message\ndata: [DONE]\n\n"
+    came = list(client.chat.completions.create(**ASK, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in came if chunk.choices) == "Hello"
+    assert came[-1].usage.to_dict() == USE
+    assert came[-1].model_extra["budget"]["outcome"] == "exact"
+
+
+def test_a_report_of_nothing_takes_the_place_of_no_count_of_ours(client, upstream):
+    hello = {"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": "stop"}]}
+    chunks = [hello, {"choices": [], "usage": dict.fromkeys(USE, 0)}]
+    upstream.raw = b"".join(b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks) + b"data: [DONE]\n\n"
+    came = list(client.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True}))
+    assert came[-1].model_extra["budget"]["outcome"] == "estimated"
+    assert min(came[-1].usage.to_dict().values()) > 0
+
+
 def test_the_async_client_asks_and_reads_several_at_once(door, key, workspace):
     async def ask(client, stream):
         answer = await client.chat.completions.create(**ASK, stream=stream)

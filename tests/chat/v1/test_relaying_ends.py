@@ -9,7 +9,7 @@ import pytest
 
 from billing.engine.loop import here
 from chat import llm, whole
-from tests.chat.v1.test_relaying import DONE, frame, said, usage
+from tests.chat.v1.test_relaying import ASK, DONE, frame, said, usage
 from tests.support.money import INPUT, OUTPUT, assert_books_agree, on_loop, trust
 from tests.support.raw_model import CHUNKED
 
@@ -429,3 +429,30 @@ def test_a_web_page_without_a_word_is_no_answer_in_one_piece_either(workspace, m
     assert ask().status_code == 502
     (line,) = workspace.settled(lines=1)
     assert (line.outcome, line.cost) == ("none", 0)
+
+
+STOCK = {"x-stainless-lang": "python"}
+
+
+def test_the_last_words_wait_for_no_report_that_came_with_them(workspace, model, settings, monkeypatch):
+    """They were held back with it, until the model had closed the line and the call was settled."""
+    monkeypatch.setattr(llm, "LAST_FRAME_SECONDS", 0.3)
+    choice = {"index": 0, "delta": {"content": "Hello"}, "finish_reason": "stop"}
+    last = frame({"choices": [choice], "usage": usage(10, 1)})
+    model.script = answers(last, 30)
+    response = workspace.api(alone=True).post(
+        "/v1/chat/completions", {**ASK, "model": settings.LLM_MODEL, "stream": True}, headers=STOCK
+    )
+    first, *rest = response.streaming_content
+    assert json.loads(first.removeprefix(b"data: ")) == {"choices": [choice]}
+    (last,) = (json.loads(line[6:]) for line in b"".join(rest).split(b"\n") if line.startswith(b"data: {"))
+    assert (last["choices"], last["usage"], last["budget"]["outcome"]) == ([], usage(10, 1), "exact")
+
+
+def test_a_report_whose_blank_line_comes_later_goes_out_with_the_budget(workspace, model, settings):
+    model.script = answers(*WORDS, STOP, REPORT.removesuffix(b"\n"), 0.1, b"\n", 0.1, DONE)
+    response = workspace.api(alone=True).post(
+        "/v1/chat/completions", {**ASK, "model": settings.LLM_MODEL, "stream": True}, headers=STOCK
+    )
+    last = json.loads(response.content.removesuffix(DONE).rpartition(b"\n\ndata: ")[2])
+    assert (last["usage"], last["budget"]["outcome"]) == (usage(10, 3), "exact")
