@@ -13,8 +13,8 @@ _LABELS = {"role", "id", "type", "index", "format"}
 LABEL_LENGTH = 64
 # Under any other name something that is not empty is output, also where no text is found in it.
 NO_OUTPUT = {"role", "content", "usage"}
-# What is said of tokens that stand elsewhere, and sounds: neither has as many tokens as its letters tell.
-_NOT_WRITTEN = {"logprobs", "data", "b64_json"}
+# What is said of tokens that stand elsewhere, sounds and seals: none has as many tokens as its letters tell.
+_NOT_WRITTEN = {"logprobs", "data", "b64_json", "thought_signature"}
 
 
 def choices_of(frame: dict[str, Any]) -> list[dict[str, Any]]:
