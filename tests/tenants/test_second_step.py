@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from datetime import timedelta
 from io import StringIO
 
@@ -120,6 +121,32 @@ def test_it_is_set_up_by_the_picture_and_a_right_code_and_its_recovery_codes_are
     assert not any(codes[0].replace("-", "") in digest for digest in kept)
     assert "turned on" in mail
     assert "sign_in.second_step_added" in events(home, carol)
+
+
+def test_a_second_click_is_told_of_no_wrong_code_while_the_first_is_being_answered(home, carol, monkeypatch):
+    client, begun = home.client(carol), second_step.begun
+    first = copy(client)
+    assert client.post(SET_UP, {"begin": "yes"}).status_code == 302
+    with home.scope():
+        sent = {"code": pyotp.TOTP(begun(carol).secret).now()}
+
+    def click():
+        try:
+            return first.post(SET_UP, sent)["Location"]
+        finally:
+            connection.close()
+
+    def begun_just_before(user):
+        found = begun(user)
+        monkeypatch.setattr(second_step, "begun", begun)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(click).result() == SET_UP + "codes/"
+        return found
+
+    monkeypatch.setattr(second_step, "begun", begun_just_before)
+    assert client.post(SET_UP, sent).headers.get("Location") == SET_UP
+    assert client.get(SET_UP)["Location"] == SET_UP + "codes/"
+    assert "recovery codes now" in client.get(SET_UP + "codes/").content.decode()
 
 
 def test_a_browser_that_was_left_open_asks_for_the_password_first(home, carol, monkeypatch):

@@ -76,6 +76,9 @@ def set_up(request: TenantRequest) -> HttpResponse:
         if codes is not None:
             messages.success(request, "Two-step log-in is on.")
             return _show(request, codes)
+        request.user.refresh_from_db(fields=["second_step_at"])
+        if request.user.second_step_at:  # by the same form, which was sent twice
+            return redirect("two_step")
         form.add_error("code", WRONG_CODE)
     context = {"form": form, "set_up": started, "picture": _picture(started.uri)}
     return answer(request, "users/second_step_set_up.html", context, form)
