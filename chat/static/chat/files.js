@@ -35,7 +35,9 @@ addEventListener("drop", (event) => {
 });
 form.elements.prompt.addEventListener("paste", (event) => {
   const { files, types } = event.clipboardData;
-  if (!files.length || types.includes("text/plain")) return; // a table is copied as words and as its picture
+  // A table is copied as words, how they look, and its picture; a file on macOS with its name as words.
+  const looks = types.includes("text/html") || types.includes("text/rtf");
+  if (!files.length || (looks && types.includes("text/plain"))) return;
   event.preventDefault();
   addAll([...files]);
 });
