@@ -9,7 +9,9 @@ from axe_playwright_python.sync_playwright import Axe
 from django.utils import timezone
 from playwright.sync_api import expect
 
+from billing import admin_client
 from billing.models import BudgetPeriod
+from billing.subjects import seat_of
 from billing.topups import top_up
 from tests.e2e.conftest import PATIENCE_MS
 from tests.support.factories import ConversationFactory, UsageLineFactory, WorkspaceFactory, said
@@ -161,6 +163,9 @@ def test_on_a_phone_the_budget_page_breaks_no_amount_and_cuts_none(page, site):
         account=workspace.account, number=0, starts_at=began, ends_at=period.starts_at, carried=12_345_678, **over
     )
     be_owner_of(page.context, site, workspace)
+    seat = f"{workspace.account.scope}/workspace:{seat_of(workspace.owner.pk)}"
+    subject = workspace.account.subject_tenant
+    admin_client.ensure_budget(subject, seat, allocated=12_345_678_901_234, overdraft_limit=0)
     for width in (320, 360):
         page.set_viewport_size({"width": width, "height": 700})
         page.goto(site.address(workspace.slug) + "/budget/")
