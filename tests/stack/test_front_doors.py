@@ -106,6 +106,10 @@ def test_a_body_or_head_over_the_limit_is_refused_without_asking_anybody(front, 
         else:
             assert TooLarge.message in answer.text
 
+    with front.connect() as client:
+        client.sendall(head(path, f"Content-Length: {10**17}"))
+        assert client.recv(100).startswith(b"HTTP/1.1 413 ")
+
     def ask_with_a_large_head() -> bytes:
         with front.connect(30) as client:
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Much: {'x' * 50_000}\r\n\r\n".encode())
