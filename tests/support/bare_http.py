@@ -90,6 +90,15 @@ async def serving(*answers: bytes | Script, closes: bool = False, tls: ssl.SSLCo
         listening.close()
 
 
+@asynccontextmanager
+async def accepting(script, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    listening = await asyncio.start_server(script, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield listening.sockets[0].getsockname()[1]
+    finally:
+        listening.close()
+
+
 def floods(flood: bytes, *before: bytes) -> Script:
     """An answer that goes on as fast as it is read, for as long as anybody is there."""
 
@@ -124,6 +133,15 @@ async def asked(
             answer.release()
         else:
             answer.close()
+
+
+def sockets() -> set[str]:
+    """To be compared with those of before: what earlier tests have left may be closed at any moment."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(path.readlink()))
+    return {name for name in found if name.startswith("socket:")}
 
 
 async def until(so: Callable[[], object]) -> None:
