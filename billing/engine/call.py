@@ -311,7 +311,8 @@ class Call:
             return await self._settle_until_landed(final, keep)
         finally:
             self._engine.ended(self)
-            # Whose cut it is knows the call: all that is kept of both would stay until the collector comes by.
+            # It belongs to an object that knows this call: the two would keep each other in memory, with all that they
+            # know, until the garbage collector runs.
             self.on_lapse = None
 
     async def _settle_until_landed(self, final: Final, keep: Keep | None) -> Settled:

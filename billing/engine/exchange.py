@@ -271,8 +271,8 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.whose = ""  # its last request
         self.is_open = True
-        self.is_answered = False  # once, at least
-        self.when_over: Callable[[], None] | None = None  # told once
+        self.is_answered = False  # it has brought an answer
+        self.when_over: Callable[[], None] | None = None  # called once, when it is no longer open
         self.line = line  # below TLS, and below a tunnel
         self.transport: asyncio.Transport | None = None
         self._answer: Answer | None = None

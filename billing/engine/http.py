@@ -73,9 +73,10 @@ class _Lines:
     # Those that nobody uses, by whose they are. Who used one last is at the end.
     idle: dict[str, list[Connection]] = field(default_factory=dict)
     open: int = 0  # or being opened
-    answered: int = 0  # of these: one that was never answered may wait for another one's end
-    # So many it was seen to have at once. Many servers have a thread for each connection, and few of those: one more
-    # would wait for as long as an idle one is kept.
+    # Of these, those that have brought an answer. Another one may be waiting until the server has a thread for it.
+    answered: int = 0
+    # The most that were ever open and answered at once. Many servers have a thread for each connection, and few
+    # threads: one connection more would wait for as long as an idle one is kept.
     served: int = 1
 
     def opened(self, connection: Connection) -> None:
